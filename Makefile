@@ -1,0 +1,68 @@
+# make demo and make test each work alone on a machine that has python3, make and git.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-strip-extras --python-version 3.11 --no-header pyproject.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types check crm bench example lock clean
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("winback needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -m venv $(VENV)
+
+# $(1): which lock. The stamp is newer than its lock when the environment matches it.
+define install
+	@echo "Installing requirements/$(1).txt into $(VENV) (once, about a minute) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/$(1).txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+endef
+
+$(VENV)/laptop.stamp: requirements/laptop.txt pyproject.toml | $(BIN)/python
+	$(call install,laptop)
+
+$(VENV)/dev.stamp: requirements/dev.txt pyproject.toml | $(BIN)/python
+	$(call install,dev)
+	@touch $(VENV)/laptop.stamp
+
+demo: $(VENV)/laptop.stamp  ## the whole product on this machine, in about two minutes
+	@$(BIN)/winback demo
+
+crm: $(VENV)/laptop.stamp  ## open the local CRM that the demo filled
+	@$(BIN)/winback crm
+
+example: $(VENV)/laptop.stamp  ## the job over real loan applications (needs the data, see examples/)
+	@$(BIN)/python examples/loan_applications/run.py
+
+test: $(VENV)/dev.stamp  ## every test
+	@$(BIN)/pytest
+
+lint: $(VENV)/dev.stamp  ## ruff, import-linter, sqlfluff, workflow and Dockerfile checks
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+	@cd dbt && ../$(BIN)/sqlfluff lint --disable-progress-bar models tests
+	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(BIN)/hadolint Dockerfile
+
+types: $(VENV)/dev.stamp  ## mypy, strict
+	@$(BIN)/mypy
+
+check: lint types test  ## what the landing runs
+
+bench: $(VENV)/laptop.stamp  ## speed, as ratios measured in one run
+	@$(BIN)/python bench/scoring_step.py
+	@$(BIN)/python bench/idle_run.py
+
+lock:  ## resolve requirements/*.txt again from pyproject.toml
+	@$(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet uv
+	@$(COMPILE) --extra train --extra sandbox --group dev --output-file requirements/dev.txt
+	@$(COMPILE) --extra train --extra sandbox --constraint requirements/dev.txt --output-file requirements/laptop.txt
+	@$(COMPILE) --constraint requirements/dev.txt --output-file requirements/job.txt
+
+clean:  ## remove what the demo wrote
+	@rm -rf var

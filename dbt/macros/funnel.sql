@@ -1,0 +1,29 @@
+{#- What config/funnel.yml says, as SQL. -#}
+
+{% macro quoted(names) -%}
+  {%- if names -%} ('{{ names | join("', '") }}') {%- else -%} (cast(null as string)) {%- endif -%}
+{%- endmacro %}
+
+{% macro outcome_of(event_name) -%}
+  case
+    when {{ event_name }} in {{ quoted(var('completion_events')) }} then 'finished'
+    when {{ event_name }} in {{ quoted(var('abandonment_events')) }} then 'gave_up'
+    when {{ event_name }} in {{ quoted(var('closing_events')) }} then 'closed'
+  end
+{%- endmacro %}
+
+{#- 0 for the first step; null for a step the funnel does not know. -#}
+{% macro step_index(step) -%}
+  {%- if var('steps') -%}
+  case {{ step }} {% for name in var('steps') %} when '{{ name }}' then {{ loop.index0 }} {% endfor %} end
+  {%- else -%} cast(null as bigint) {%- endif -%}
+{%- endmacro %}
+
+{% macro kinds() -%} {{ return(['navigation', 'input', 'upload', 'help', 'error']) }} {%- endmacro %}
+
+{% macro is_kind(event_name, kind) -%} {{ event_name }} in {{ quoted(var('event_kinds').get(kind, [])) }} {%- endmacro %}
+
+{#- Late beyond what the incremental tables can take in. History that the backfill read is never too late. -#}
+{% macro is_too_late(occurred_at, loaded_at) -%}
+  ({{ loaded_at }} >= {{ moment(var('history_until')) }} and {{ loaded_at }} > {{ add_days(occurred_at, var('max_lateness_days')) }})
+{%- endmacro %}

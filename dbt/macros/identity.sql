@@ -1,0 +1,13 @@
+{#- Ids made from content, so that the same rows get the same id in any run and on any warehouse. -#}
+
+{% macro md5_hex(text) -%} {{ return(adapter.dispatch('md5_hex')(text)) }} {%- endmacro %}
+{% macro duckdb__md5_hex(text) -%} md5({{ text }}) {%- endmacro %}
+{% macro bigquery__md5_hex(text) -%} to_hex(md5({{ text }})) {%- endmacro %}
+
+{#- A user and a moment: a session by its start, an exit by its last event. -#}
+{% macro moment_id(user_id, moment) -%}
+  {{ md5_hex("concat(" ~ user_id ~ ", '|', cast(" ~ microseconds(moment) ~ " as string))") }}
+{%- endmacro %}
+
+{#- 60 bits of md5 as a whole number: what the experiment's arms are drawn from, equal on both warehouses. -#}
+{% macro stable_number(text) -%} cast(concat('0x', substr({{ md5_hex(text) }}, 1, 15)) as bigint) {%- endmacro %}

@@ -1,0 +1,6 @@
+{#- dbt-duckdb refuses a dict in partition_by, so partitions and clusters exist on BigQuery only. -#}
+{% macro by_day(column) -%}
+  {{ return({'field': column, 'data_type': 'date', 'granularity': 'day'} if target.type == 'bigquery' else none) }}
+{%- endmacro %}
+
+{% macro by_user() -%} {{ return(['user_id'] if target.type == 'bigquery' else none) }} {%- endmacro %}

@@ -1,0 +1,44 @@
+{{ config(
+    materialized='incremental',
+    incremental_strategy='merge',
+    unique_key='session_id',
+    partition_by=by_day('started_on'),
+    cluster_by=by_user(),
+    incremental_predicates=["DBT_INTERNAL_DEST.started_on >= " ~ first_day_in_reach()],
+    on_schema_change='append_new_columns',
+) }}
+
+{#- Named one by one, so that a column appended later cannot slip into another's place in the union below. -#}
+{% set columns = [
+    'session_id', 'user_id', 'started_at', 'ended_at', 'started_on', 'duration_microseconds', 'count_events',
+    'count_navigation', 'count_input', 'count_upload', 'count_help', 'count_error', 'count_event_names', 'count_steps',
+    'count_devices', 'count_pauses', 'longest_pause_microseconds', 'fields_filled_ratio', 'furthest_step_index',
+    'last_step_index', 'device_type', 'last_event_name', 'last_loaded_at',
+] %}
+
+with touched as (
+    select * from {{ ref('int_users_touched') }}
+),
+
+current_sessions as (
+    select
+        {{ columns | join(', ') }},
+        false as is_dissolved
+    from {{ ref('int_sessions_this_run') }}
+)
+
+select * from current_sessions
+{% if is_incremental() %}
+    -- A late event may join two sessions: the second ceases to exist. A merge on the id alone would leave it behind.
+    union all
+    select
+        {% for column in columns %} before.{{ column }}, {% endfor %}
+        true as is_dissolved
+    from {{ this }} as before
+    inner join touched on before.user_id = touched.user_id
+    where
+        before.started_on >= {{ first_day_in_reach() }}
+        and {{ microseconds_between('before.ended_at', 'touched.first_new_at') }} < {{ gap_microseconds() }}
+        and not before.is_dissolved
+        and not exists (select 1 from current_sessions where current_sessions.session_id = before.session_id)
+{% endif %}

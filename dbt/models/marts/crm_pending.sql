@@ -1,0 +1,51 @@
+{{ config(materialized='view') }}
+
+with desired as (
+    select * from {{ ref('crm_profiles') }}
+),
+
+acknowledged as (
+    select * from {{ ref('crm_acknowledged') }}
+)
+
+select
+    desired.user_id,
+    desired.desired_hash,
+    -- Taking a voucher away comes first: a late grant costs little, a late withdrawal is a wrong message.
+    coalesce(acknowledged.is_voucher_eligible, false) and not desired.is_voucher_eligible as is_withdrawal,
+    desired.churn_probability,
+    desired.churn_risk_band,
+    desired.churn_reasons,
+    desired.churn_scored_at,
+    desired.churn_model_version,
+    desired.is_voucher_eligible,
+    desired.voucher_reason,
+    desired.voucher_valid_until,
+    desired.experiment_arm,
+    acknowledged.churn_probability as acknowledged_churn_probability,
+    acknowledged.churn_risk_band as acknowledged_churn_risk_band,
+    acknowledged.churn_reasons as acknowledged_churn_reasons,
+    acknowledged.churn_scored_at as acknowledged_churn_scored_at,
+    acknowledged.churn_model_version as acknowledged_churn_model_version,
+    acknowledged.is_voucher_eligible as acknowledged_is_voucher_eligible,
+    acknowledged.voucher_reason as acknowledged_voucher_reason,
+    acknowledged.voucher_valid_until as acknowledged_voucher_valid_until,
+    acknowledged.experiment_arm as acknowledged_experiment_arm
+from desired
+left join acknowledged on desired.user_id = acknowledged.user_id
+where
+    not desired.is_erased
+    -- A CRM that never heard of a user need not hear that there is nothing to say.
+    and (acknowledged.acknowledged_at is not null or desired.churn_probability is not null)
+    and desired.desired_hash is distinct from acknowledged.rejected_hash
+    and (
+        desired.churn_risk_band is distinct from acknowledged.churn_risk_band
+        or desired.churn_reasons is distinct from acknowledged.churn_reasons
+        or desired.is_voucher_eligible is distinct from acknowledged.is_voucher_eligible
+        or desired.voucher_reason is distinct from acknowledged.voucher_reason
+        or desired.voucher_valid_until is distinct from acknowledged.voucher_valid_until
+        or desired.experiment_arm is distinct from acknowledged.experiment_arm
+        -- Each attribute written costs money: a score that moved by less than the step waits for company.
+        or (desired.churn_probability is null) is distinct from (acknowledged.churn_probability is null)
+        or abs(desired.churn_probability - acknowledged.churn_probability) >= {{ var('churn_probability_step') }}
+    )

@@ -1,0 +1,79 @@
+with decisions as (
+    select * from {{ ref('stg_ops__decisions') }}
+),
+
+-- Exits that closed inside the backfill are history: they train the model and are never scored.
+undecided as (
+    select exits.*
+    from {{ ref('fct_unfinished_exits') }} as exits
+    where
+        exits.exited_on >= {{ first_day_in_reach() }}
+        and not exits.is_dissolved
+        and exits.closed_at > {{ moment(var('history_until')) }}
+        and exits.closed_at <= {{ moment(var('until_at')) }}
+        and not exists (
+            select 1 from decisions
+            where
+                decisions.exit_id = exits.exit_id
+                and decisions.decided_at >= {{ moment(var('from_at'), plus_days=-(var('max_lateness_days') + 2)) }}
+        )
+),
+
+users as (
+    select distinct user_id from undecided
+),
+
+profiles as (
+    select
+        profiles.user_id,
+        profiles.has_marketing_consent,
+        profiles.erased_at
+    from {{ ref('stg_app__users') }} as profiles
+    inner join users on profiles.user_id = users.user_id
+    where profiles.updated_at < {{ moment(var('until_at')) }}
+    qualify row_number() over (partition by profiles.user_id order by profiles.updated_at desc) = 1
+),
+
+grants as (
+    select
+        decisions.user_id,
+        max(decisions.decided_at) as last_granted_at
+    from decisions
+    inner join users on decisions.user_id = users.user_id
+    where
+        decisions.is_eligible
+        and decisions.decided_at >= {{ moment(var('from_at'), plus_days=-var('cool_down_days')) }}
+    group by decisions.user_id
+),
+
+redemptions as (
+    select
+        redemptions.user_id,
+        max(redemptions.redeemed_at) as last_redeemed_at
+    from {{ ref('stg_app__voucher_redemptions') }} as redemptions
+    inner join users on redemptions.user_id = users.user_id
+    where redemptions.loaded_at < {{ moment(var('until_at')) }}
+    group by redemptions.user_id
+)
+
+select
+    undecided.closed_at,
+    case
+        when profiles.erased_at is not null then 'erased'
+        when outcomes.outcome is not null then outcomes.outcome
+        when row_number() over (partition by undecided.user_id order by undecided.exited_at desc) > 1 then 'superseded'
+    end as skip_reason,
+    {{ stable_number('undecided.user_id') }} as user_number,
+    coalesce(profiles.has_marketing_consent, false) as has_marketing_consent,
+    grants.last_granted_at,
+    redemptions.last_redeemed_at,
+    features.*
+from undecided
+inner join {{ ref('fct_exit_features_logged') }} as features
+    on
+        undecided.exit_id = features.exit_id
+        and features.exited_on >= {{ first_day_in_reach() }}
+left join profiles on undecided.user_id = profiles.user_id
+left join {{ ref('int_outcomes') }} as outcomes on undecided.user_id = outcomes.user_id
+left join grants on undecided.user_id = grants.user_id
+left join redemptions on undecided.user_id = redemptions.user_id

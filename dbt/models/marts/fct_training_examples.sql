@@ -1,0 +1,52 @@
+-- Matured: the label window has passed and so has the time in which its events may still arrive.
+with matured as (
+    select
+        exit_id,
+        user_id,
+        exited_at,
+        {{ add_days('exited_at', var('label_window_days')) }} as label_until
+    from {{ ref('fct_unfinished_exits') }}
+    where
+        not is_dissolved
+        and exited_at <= {{ moment(var('until_at'), plus_days=-(var('label_window_days') + var('max_lateness_days'))) }}
+),
+
+decisions as (
+    select * from {{ ref('stg_ops__decisions') }}
+),
+
+-- Whoever held a voucher at any time within the label window was treated, by whichever decision.
+treated as (
+    select distinct matured.exit_id
+    from matured
+    inner join decisions on matured.user_id = decisions.user_id
+    where
+        decisions.is_eligible
+        and decisions.decided_at < matured.label_until
+        and decisions.valid_until > matured.exited_at
+),
+
+labelled as (
+    select
+        matured.*,
+        case
+            when outcomes.finished_at > matured.exited_at and outcomes.finished_at <= matured.label_until then 0
+            -- Closed for a reason that is not the user's: nobody knows what the user would have done.
+            when outcomes.closed_at > matured.exited_at and outcomes.closed_at <= matured.label_until then null
+            else 1
+        end as label
+    from matured
+    left join {{ ref('int_outcomes') }} as outcomes on matured.user_id = outcomes.user_id
+)
+
+select
+    {{ to_bigint('labelled.label') }} as label,
+    labelled.label_until,
+    coalesce(decisions.experiment_arm, 'none') as experiment_arm,
+    treated.exit_id is not null as is_treated,
+    features.*
+from labelled
+inner join {{ ref('fct_exit_features_logged') }} as features on labelled.exit_id = features.exit_id
+left join decisions on labelled.exit_id = decisions.exit_id
+left join treated on labelled.exit_id = treated.exit_id
+where labelled.label is not null

@@ -1,0 +1,21 @@
+select
+    run_id,
+    epoch,
+    user_id,
+    desired_hash,
+    fields_sent,
+    attempted_at,
+    cast(attempted_at as date) as attempted_on,
+    outcome,
+    http_status,
+    error_code,
+    churn_probability,
+    churn_risk_band,
+    churn_reasons,
+    churn_scored_at,
+    churn_model_version,
+    is_voucher_eligible,
+    voucher_reason,
+    voucher_valid_until,
+    experiment_arm
+from {{ source('ops', 'deliveries') }}

@@ -1,0 +1,37 @@
+"""What may go wrong, named by what the caller must do.
+
+WinbackError
+├── RetryableError   exit 1: nothing is half done; run the same command again
+├── ContractError    exit 2: configuration, input or contract is wrong; a retry fails the same way
+└── CircuitOpenError exit 3: stopped on purpose before doing harm; a person should look
+
+BusyError is no failure: another run is at it, and this one leaves with exit code 0.
+"""
+
+
+class WinbackError(Exception):
+    """Base of all errors a person is meant to read; its text says what, where, and what to do next."""
+
+    exit_code = 1
+
+
+class RetryableError(WinbackError):
+    """A passing fault. The next run continues from the tables."""
+
+
+class ContractError(WinbackError):
+    """Settings, input files, the feature contract or the bundle are not what they must be."""
+
+    exit_code = 2
+
+
+class CircuitOpenError(WinbackError):
+    """Too much was refused to go on."""
+
+    exit_code = 3
+
+
+class BusyError(WinbackError):
+    """Another process holds the data. Not a failure: that run does the work."""
+
+    exit_code = 0

@@ -1,0 +1,45 @@
+"""What may the rooms ask of the data, whichever warehouse holds it?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from warehouse.tables import Table
+
+
+class Reader(Protocol):
+    """Reads. Times come back as aware UTC."""
+
+    def relation(self, layer: str, name: str) -> str:
+        """Return the quoted, qualified name of a table for use in `query`."""
+
+    def exists(self, layer: str, name: str) -> bool:
+        """Say whether the table or view is there."""
+
+    def query(self, sql: str, parameters: dict[str, Any] | None = None) -> pa.Table:
+        """Answer a query whose result is small. Parameters are written `$name`."""
+
+    def stream(self, sql: str, chunk_rows: int) -> Iterator[pa.RecordBatch]:
+        """Answer a query in chunks of at most `chunk_rows` rows, so that memory stays bounded."""
+
+
+class Warehouse(Reader, Protocol):
+    """Reads and appends. Nothing is updated in place; `discard` removes only rows that no commit made visible."""
+
+    def prepare(self) -> None:
+        """Create the schemas and tables of `warehouse.tables` where they are missing."""
+
+    def append(self, table: Table, rows: pa.Table | Iterator[pa.RecordBatch]) -> int:
+        """Append rows in one transaction and return how many: all of them or, on any error, none."""
+
+    def append_once(self, table: Table, row: dict[str, Any]) -> bool:
+        """Append one row under the table's unique key; False if another row has the key already."""
+
+    def discard(self, table: Table, run_id: str) -> None:
+        """Remove the rows that this run staged and will not commit."""
+
+    def close(self) -> None:
+        """Let go of the data."""

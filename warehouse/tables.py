@@ -1,0 +1,205 @@
+"""Which tables does Python write, and with which columns?
+
+Append-only, all of them: a state is a view over what was appended. dbt reads the `ops` tables as sources.
+Times are UTC. A `?` in the raw tables of the design is `required=False` here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its Arrow type and whether every row must have a value."""
+
+    name: str
+    type: pa.DataType
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that Python writes. `key` names what a row is one of; `is_unique` has the warehouse enforce it."""
+
+    layer: str
+    name: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+    is_unique: bool = False
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema of an append."""
+        return pa.schema([pa.field(c.name, c.type, nullable=not c.required) for c in self.columns])
+
+
+def _columns(required: dict[str, pa.DataType], optional: dict[str, pa.DataType]) -> tuple[Column, ...]:
+    return tuple(Column(n, t) for n, t in required.items()) + tuple(Column(n, t, False) for n, t in optional.items())
+
+
+_TEXT, _NUMBER, _COUNT, _FLAG = pa.string(), pa.float64(), pa.int64(), pa.bool_()
+
+APP_EVENTS = Table(
+    "raw",
+    "app_events",
+    ("event_id", "loaded_at"),
+    _columns(
+        {
+            "event_id": _TEXT,
+            "user_id": _TEXT,
+            "event_name": _TEXT,
+            "occurred_at": TIMESTAMP,
+            "loaded_at": TIMESTAMP,
+        },
+        {"device_type": _TEXT, "step": _TEXT, "fields_filled_ratio": _NUMBER, "properties": _TEXT},
+    ),
+)
+
+USERS = Table(
+    "raw",
+    "users",
+    ("user_id", "updated_at"),
+    _columns(
+        {"user_id": _TEXT, "created_at": TIMESTAMP, "updated_at": TIMESTAMP, "marketing_consent": _FLAG},
+        {
+            "age": _COUNT,
+            "income": _NUMBER,
+            "employment_type": _TEXT,
+            "marital_status": _TEXT,
+            "previous_year_filing": _FLAG,
+            "referral_source": _TEXT,
+            "country": _TEXT,
+            "erased_at": TIMESTAMP,
+        },
+    ),
+)
+
+VOUCHER_REDEMPTIONS = Table(
+    "raw",
+    "voucher_redemptions",
+    ("redemption_id",),
+    _columns(
+        {
+            "redemption_id": _TEXT,
+            "user_id": _TEXT,
+            "campaign": _TEXT,
+            "redeemed_at": TIMESTAMP,
+            "loaded_at": TIMESTAMP,
+        },
+        {},
+    ),
+)
+
+RUNS = Table(
+    "ops",
+    "runs",
+    ("epoch",),
+    _columns(
+        {
+            "epoch": _COUNT,
+            "run_id": _TEXT,
+            "kind": _TEXT,  # backfill | hourly
+            "window_from": TIMESTAMP,
+            "window_until": TIMESTAMP,
+            "count_exits": _COUNT,
+            "count_scored": _COUNT,
+            "count_skipped": _COUNT,
+            "count_eligible": _COUNT,
+            "committed_at": TIMESTAMP,
+        },
+        {"model_version": _TEXT, "policy_version": _TEXT},
+    ),
+    is_unique=True,
+)
+
+DECISIONS = Table(
+    "ops",
+    "decisions",
+    ("exit_id", "run_id"),
+    _columns(
+        {
+            "exit_id": _TEXT,
+            "user_id": _TEXT,
+            "exited_at": TIMESTAMP,
+            "run_id": _TEXT,
+            "epoch": _COUNT,
+            "decided_at": TIMESTAMP,
+            "disposition": _TEXT,  # scored | skipped
+            "is_eligible": _FLAG,
+        },
+        {
+            "skip_reason": _TEXT,
+            "churn_probability": _NUMBER,
+            "churn_risk_band": _TEXT,
+            "churn_reasons": _TEXT,
+            "model_version": _TEXT,
+            "policy_version": _TEXT,
+            "experiment_arm": _TEXT,
+            "eligibility_reason": _TEXT,
+            "valid_until": TIMESTAMP,
+        },
+    ),
+)
+
+# What the CRM holds of a user, in the order of the design's section "In the CRM".
+CRM_STATE: dict[str, pa.DataType] = {
+    "churn_probability": _NUMBER,
+    "churn_risk_band": _TEXT,
+    "churn_reasons": _TEXT,
+    "churn_scored_at": TIMESTAMP,
+    "churn_model_version": _TEXT,
+    "is_voucher_eligible": _FLAG,
+    "voucher_reason": _TEXT,
+    "voucher_valid_until": TIMESTAMP,
+    "experiment_arm": _TEXT,
+}
+
+DELIVERIES = Table(
+    "ops",
+    "deliveries",
+    ("user_id", "run_id"),
+    _columns(
+        {
+            "run_id": _TEXT,
+            "epoch": _COUNT,
+            "user_id": _TEXT,
+            "desired_hash": _TEXT,
+            "fields_sent": _TEXT,
+            "attempted_at": TIMESTAMP,
+            "outcome": _TEXT,  # delivered | rejected | retry (a person asked for a dead letter to be tried again)
+        },
+        {"http_status": _COUNT, "error_code": _TEXT, **CRM_STATE},  # the state is what the CRM holds after the delivery
+    ),
+)
+
+REPORTS = Table(
+    "ops",
+    "reports",
+    ("run_id",),
+    _columns(
+        {
+            "run_id": _TEXT,
+            "epoch": _COUNT,
+            "window_until": TIMESTAMP,
+            "started_at": TIMESTAMP,
+            "ended_at": TIMESTAMP,
+            "count_events": _COUNT,
+            "count_events_late": _COUNT,
+            "count_events_too_late": _COUNT,
+            "count_delivered": _COUNT,
+            "count_rejected": _COUNT,
+            "count_deferred": _COUNT,
+            "count_suppressed": _COUNT,
+            "count_unchanged": _COUNT,
+        },
+        {"stopped_because": _TEXT},
+    ),
+)
+
+RAW = {"events": APP_EVENTS, "users": USERS, "redemptions": VOUCHER_REDEMPTIONS}
+ALL = (APP_EVENTS, USERS, VOUCHER_REDEMPTIONS, RUNS, DECISIONS, DELIVERIES, REPORTS)
