@@ -1,1 +1,1 @@
-
+"""Desired state minus acknowledged state, sent until the CRM has said yes to every row."""

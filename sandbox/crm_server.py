@@ -25,7 +25,7 @@ from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Response as WerkzeugResponse
 
-from sandbox.crm_store import IDENTIFIERS, RESERVED, SEGMENTS, Attributes, CrmStore, group_writes, profile_key
+from sandbox.crm_store import SEGMENTS, Attributes, CrmStore, group_writes, profile_key
 
 TRACK_OBJECTS = 75  # attributes, events and purchases combined, per request
 IDS_PER_REQUEST = 50  # export and delete
@@ -66,7 +66,7 @@ class _Allowance:
     requests: int = 3_000  # Braze: 3,000 requests to /users/track per 3 seconds and workspace
     seconds: float = 3
     used: int = 0
-    resets_at: datetime = datetime.min.replace(tzinfo=UTC)
+    resets_at: datetime = datetime(1970, 1, 1, tzinfo=UTC)
 
     def take(self, now: datetime) -> bool:
         """Use one request; False when none is left."""
@@ -92,11 +92,14 @@ class _HangUpError(ConnectionResetError):
         self.reset = reset
 
 
-def _message(status: int, text: str, **headers: str) -> Response:
-    response = jsonify(message=text)
+def _reply(status: int, **body: object) -> Response:
+    response = jsonify(body)
     response.status_code = status
-    response.headers.update(headers)
     return response
+
+
+def _message(status: int, text: str) -> Response:
+    return _reply(status, message=text)
 
 
 def _body() -> dict[str, Any]:
@@ -111,7 +114,7 @@ def _body() -> dict[str, Any]:
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if not isinstance(body, dict):
-        raise ValueError("not an object")  # noqa: TRY004 one class for every unusable body
+        raise ValueError("not an object")
     return body
 
 
@@ -137,44 +140,38 @@ def _row_error(component: str, item: object, refused_ids: set[str]) -> str | Non
     return None
 
 
-def create_app(store: CrmStore, *, api_key: str, clock: Callable[[], datetime]) -> Flask:
-    """Build the app. Tests may set `app.config["ALLOWANCE"].requests` to meet the rate limit sooner."""
-    app = Flask(__name__)
-    # A hang-up must reach the handler of the connection; a bug of ours must reach the log.
-    app.config.update(PROPAGATE_EXCEPTIONS=True, ALLOWANCE=_Allowance())
-    app.json.sort_keys = False  # type: ignore[attr-defined]
-    app.url_map.merge_slashes = False  # an external id may hold two slashes
-    _add_wire(app, store, api_key, clock)
-    _add_pages(app, store, clock)
+class _Wire:
+    """The API: one method per endpoint, and what they share."""
 
-    @app.after_request
-    def _harden(response: Response) -> Response:
-        response.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-        return response
+    def __init__(self, store: CrmStore, api_key: str, clock: Callable[[], datetime], allowance: _Allowance) -> None:
+        self.store, self.clock, self.allowance = store, clock, allowance
+        self.authorization = f"Bearer {api_key}".encode()
+        self.lock = threading.Lock()
+        self.faults = _Faults()
+        self.counts, self.by_status = Counter[str](), Counter[str]()
 
-    return app
+    def add_to(self, app: Flask) -> None:
+        app.before_request(self.authorise)
+        app.after_request(self.count)
+        app.post("/users/track")(self.track)
+        app.post("/users/export/ids")(self.export)
+        app.post("/users/delete")(self.delete)
+        app.route("/_control/faults", methods=["GET", "POST", "DELETE"])(self.control)
+        app.get("/_control/requests")(self.requests)
 
-
-def _add_wire(app: Flask, store: CrmStore, api_key: str, clock: Callable[[], datetime]) -> None:
-    allowance: _Allowance = app.config["ALLOWANCE"]
-    faults, counts, by_status, lock = _Faults(), Counter[str](), Counter[str](), threading.Lock()
-
-    @app.before_request
-    def authorise() -> Response | None:
-        expected = f"Bearer {api_key}".encode()
+    def authorise(self) -> Response | None:
         given = request.headers.get("Authorization", "").encode()
-        if request.path.startswith("/users/") and not hmac.compare_digest(given, expected):
+        if request.path.startswith("/users/") and not hmac.compare_digest(given, self.authorization):
             return _message(401, "Invalid API key")
         return None
 
-    @app.after_request
-    def count(response: Response) -> Response:
+    def count(self, response: Response) -> Response:
         if request.path == "/users/track":
-            with lock:
-                by_status[str(response.status_code)] += 1
+            with self.lock:
+                self.by_status[str(response.status_code)] += 1
         return response
 
-    def write(body: dict[str, Any]) -> Response:
+    def write(self, body: dict[str, Any]) -> Response:
         parts = {name: body[name] for name in _COMPONENTS if name in body}
         wrong = next((name for name, items in parts.items() if not isinstance(items, list)), None)
         if wrong is not None:
@@ -189,93 +186,106 @@ def _add_wire(app: Flask, store: CrmStore, api_key: str, clock: Callable[[], dat
         for name, items in parts.items():
             accepted[name] = []
             for index, item in enumerate(items):
-                if error := _row_error(name, item, faults.refused_ids):
+                if error := _row_error(name, item, self.faults.refused_ids):
                     errors.append({"type": error, "input_array": name, "index": index})
                 else:
                     accepted[name].append(item)
             answer[f"{name}_processed"] = len(accepted[name])
-        store.apply(accepted.get("attributes", []), clock())  # events and purchases are accepted and not kept
-        with lock:
-            counts["objects"] += size
-            counts["attributes_written"] += sum(len(item.keys() - RESERVED) for item in accepted.get("attributes", []))
-        response = jsonify(answer | ({"errors": errors} if errors else {}))
-        response.status_code = 201
-        return response
+        # Events and purchases are accepted and not kept: winback sends none.
+        written = self.store.apply(accepted.get("attributes", []), self.clock())
+        with self.lock:
+            self.counts["objects"] += size
+            self.counts["attributes_written"] += written
+        return _reply(201, **answer, **({"errors": errors} if errors else {}))
 
-    @app.post("/users/track")
-    def track() -> Response:
-        with lock:
-            allowed = allowance.take(clock())
-            headers = allowance.headers()
-            fault = faults.queue.popleft() if allowed and faults.queue else {}
-            if hangs_up := fault.get("kind") in {"reset", "lose_reply"}:
-                by_status["no reply"] += 1
+    def track(self) -> Response:
+        with self.lock:
+            allowed = self.allowance.take(self.clock())
+            headers = self.allowance.headers()
+            fault = self.faults.queue.popleft() if allowed and self.faults.queue else {}
+            if fault.get("kind") in {"reset", "lose_reply"}:
+                self.by_status["no reply"] += 1
+        if fault.get("kind") == "reset":
+            request.get_data()  # else the reset can meet the client while it is still sending, which looks different
+            raise _HangUpError(reset=True)
         if not allowed:
-            return _message(429, "You have exceeded the rate limit.", **headers)
-        if fault.get("kind") == "status":
+            response = _message(429, "You have exceeded the rate limit.")
+        elif fault.get("kind") == "status":
             status = HTTPStatus(fault["status"])
+            response = _message(status, str(fault.get("message", status.phrase)))
             if fault.get("retry_after") is not None:
                 headers["Retry-After"] = str(fault["retry_after"])
-            return _message(status, fault.get("message", status.phrase), **headers)
-        if fault.get("kind") == "reset":
-            raise _HangUpError(reset=True)
-        try:
-            response = write(_body())
-        except ValueError as error:
-            response = _message(400, f"The request body is not a JSON object: {error}")
-        if hangs_up:
+        else:
+            response = self.parse_and_write()
+        if fault.get("kind") == "lose_reply":
             raise _HangUpError(reset=False)
         response.headers.update(headers)
         return response
 
-    @app.post("/users/export/ids")
-    def export() -> Response:
+    def parse_and_write(self) -> Response:
+        try:
+            body = _body()
+        except ValueError as error:
+            return _message(400, f"The request body is not a JSON object: {error}")
+        return self.write(body)
+
+    def export(self) -> Response:
         try:
             ids = _ids(_body())
         except ValueError as error:
             return _message(400, str(error))
-        found = {each: attributes for each in ids if (attributes := store.profile(each)) is not None}
+        found = {each: attributes for each in ids if (attributes := self.store.profile(each)) is not None}
         users = [{"external_id": each, "custom_attributes": attributes} for each, attributes in found.items()]
         unknown = [each for each in ids if each not in found]
-        response = jsonify(message="success", users=users, **({"invalid_user_ids": unknown} if unknown else {}))
-        response.status_code = 201
-        return response
+        return _reply(201, message="success", users=users, **({"invalid_user_ids": unknown} if unknown else {}))
 
-    @app.post("/users/delete")
-    def delete() -> Response:
+    def delete(self) -> Response:
         try:
             ids = _ids(_body())
         except ValueError as error:
             return _message(400, str(error))
-        response = jsonify(deleted=store.delete(ids), message="success")
-        response.status_code = 201
-        return response
+        return _reply(201, deleted=self.store.delete(ids), message="success")
 
-    @app.route("/_control/faults", methods=["GET", "POST", "DELETE"])
-    def control() -> Response:
-        with lock:
+    def control(self) -> Response:
+        with self.lock:
             if request.method == "DELETE":
-                faults.queue.clear()
-                faults.refused_ids.clear()
+                self.faults.queue.clear()
+                self.faults.refused_ids.clear()
             elif request.method == "POST":
                 try:
-                    wrong = faults.add(_body())
+                    wrong = self.faults.add(_body())
                 except ValueError as error:
                     wrong = str(error)
                 if wrong:
                     return _message(400, wrong)
-            return jsonify(queue=list(faults.queue), row_error_external_ids=sorted(faults.refused_ids))
+            return jsonify(queue=list(self.faults.queue), row_error_external_ids=sorted(self.faults.refused_ids))
 
-    @app.get("/_control/requests")
-    def requests_so_far() -> Response:
-        with lock:
-            statuses = dict(sorted(by_status.items()))
+    def requests(self) -> Response:
+        with self.lock:
+            statuses = dict(sorted(self.by_status.items()))
             return jsonify(
                 requests=sum(statuses.values()),
-                objects=counts["objects"],
-                attributes_written=counts["attributes_written"],
+                objects=self.counts["objects"],
+                attributes_written=self.counts["attributes_written"],
                 by_status=statuses,
             )
+
+
+def create_app(store: CrmStore, *, api_key: str, clock: Callable[[], datetime]) -> Flask:
+    """Build the app. Tests may set `app.config["ALLOWANCE"].requests` to meet the rate limit sooner."""
+    app = Flask(__name__)
+    # A hang-up must reach the handler of the connection; a bug of ours must reach the log.
+    app.config.update(PROPAGATE_EXCEPTIONS=True, ALLOWANCE=_Allowance())
+    app.url_map.merge_slashes = False  # an external id may hold two slashes
+    _Wire(store, api_key, clock, app.config["ALLOWANCE"]).add_to(app)
+    _add_pages(app, store, clock)
+
+    @app.after_request
+    def _harden(response: Response) -> Response:
+        response.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+        return response
+
+    return app
 
 
 def _add_pages(app: Flask, store: CrmStore, clock: Callable[[], datetime]) -> None:
@@ -345,7 +355,7 @@ class _Handler(WSGIRequestHandler):
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Say nothing: a demo sends thousands."""
 
-    def connection_dropped(self, error: BaseException, environ: dict[str, Any] | None = None) -> None:
+    def connection_dropped(self, error: BaseException, environ: dict[str, Any] | None = None) -> None:  # noqa: ARG002 werkzeug's signature
         """Close the connection, with a reset if the app asked for one."""
         self.close_connection = True
         if isinstance(error, _HangUpError) and error.reset:
@@ -377,7 +387,8 @@ class LocalCrm:
                 "127.0.0.1", port, self.app, threaded=True, request_handler=_Handler, fd=listener.fileno()
             )
         self.url = f"http://127.0.0.1:{self._server.port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, name="local-crm", daemon=True)
+        # Looked at every 20 ms whether to stop; the default of half a second would be most of a test's time.
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="local-crm", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -1,4 +1,4 @@
-"""What does the local CRM know about each user, and how did it come to know it?
+"""What does the local CRM know about each user, and since when? SQLite answers.
 
 Two facts live in one SQLite file: the profile as it is now, and every change that made it so. A third table counts
 what was written per field, changed or not, because a CRM bills each attribute it is sent ("data points").
@@ -134,8 +134,11 @@ class CrmStore:
         with self._lock:
             self._db.close()
 
-    def apply(self, objects: Iterable[Mapping[str, object]], received_at: datetime) -> None:
-        """Write attribute objects in their order, all or none. A null removes; objects that name no user are skipped."""
+    def apply(self, objects: Iterable[Mapping[str, object]], received_at: datetime) -> int:
+        """Write attribute objects in their order, all or none, and return how many attributes that was.
+
+        A null removes the attribute. Objects that name no user are skipped.
+        """
         at = received_at.astimezone(UTC).isoformat()
         rows = [(key, item) for item in objects if (key := profile_key(item)) is not None]
         with self._transaction() as db:
@@ -171,6 +174,7 @@ class CrmStore:
                 " set written = written + excluded.written",
                 list(written.items()),
             )
+        return sum(written.values())
 
     def delete(self, external_ids: Sequence[str]) -> int:
         """Forget these users, history included, and return how many were known."""

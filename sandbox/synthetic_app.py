@@ -1,4 +1,4 @@
-"""What would the raw tables of a tax-filing app hold, if we knew why its users leave?
+"""What the raw tables of a tax-filing app would hold, if we knew why its users leave.
 
 `generate` is a pure function of its arguments: it plays the transition rule of `sandbox.synthetic_truth` in rounds
 (round k is the k-th session of every user still active), then delivers the events the way a real pipeline does:
@@ -10,8 +10,7 @@
 - nothing that occurred or was loaded at or after the period's end is there.
 
 Users arrive with the weekly and daily rhythm of `synthetic_truth`, more of them towards the deadline: a day's weight
-is exp(-days to the deadline / `ARRIVAL_RAMP_DAYS`). About 3 % withdraw their marketing consent and .2 % are erased
-(after their last event): either is a second version row in `users`.
+is exp(-days to the deadline / `ARRIVAL_RAMP_DAYS`).
 """
 
 from dataclasses import dataclass
@@ -20,18 +19,18 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from sandbox import synthetic_tables as tables
 from sandbox import synthetic_truth as truth
-from sandbox.synthetic_truth import MICROSECONDS, SECONDS_PER_DAY, Bools, Floats, Ints, People, Sessions
+from sandbox.synthetic_tables import Columns
+from sandbox.synthetic_truth import MICROSECONDS, SECONDS_PER_DAY, Bools, Ints, People, Sessions
 
 ARRIVAL_RAMP_DAYS = 60.0
-SESSIONS_MAX = 60  # a user still unfinished after 60 sessions is dropped; none was met in 100,000
+SESSIONS_MAX = 60  # ends the loop whatever the constants; of 100,000 users none had more than 12
 LATENESS_SHARES = (0.8998, 0.09, 0.01, 0.0002)
 LATENESS_SECONDS = ((1, 300), (300, 3_600), (3_600, 26 * 3_600), (4 * 86_400, 6 * 86_400))
 DUPLICATE_SHARE, DUPLICATE_SECONDS = 0.01, (1.0, 1_800.0)
-Columns = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -68,14 +67,15 @@ def generate(*, seed: int, count_users: int, starts_on: date, count_days: int) -
 
     last_us = arrived_us.copy()
     np.maximum.at(last_us, played["user"], np.where(is_kept, played["at_us"], 0))
-    ids = _ids("u-", np.arange(count_users), 7)
+    ids = tables.ids("u-", np.arange(count_users), 7)
     # An exit is true to the raw tables when its last event made it into them.
     is_exit_kept = is_kept[played["is_exit"]]
+    exits = {name: column[is_exit_kept] for name, column in exits.items()}
     return SyntheticApp(
-        events=_events_table(events, ids),
-        users=_users_table(rng, people, arrived_us, last_us, end_us, ids),
-        redemptions=_redemptions_table(rng, arrived_us, end_us, ids),
-        exits_truth=_exits_table({name: column[is_exit_kept] for name, column in exits.items()}, ids),
+        events=tables.events_table(events, ids),
+        users=tables.users_table(rng, people, ids, arrived_us=arrived_us, last_us=last_us, end_us=end_us),
+        redemptions=tables.redemptions_table(rng, arrived_us, end_us, ids),
+        exits_truth=tables.exits_table(exits, people, ids),
     )
 
 
@@ -110,22 +110,27 @@ def _play(rng: np.random.Generator, people: People, arrived_us: Ints, end_us: in
         events.append(rows)
 
         left = np.flatnonzero(is_exit)
-        state = {
-            "z": who.z[left],
-            "progress_ratio": session.progress_ratio[left],
-            "count_errors": session.count_errors[left],
-            "count_helps": session.count_helps[left],
-            "days_to_deadline": (deadline_us - rows["at_us"][rows["is_exit"]]) / (SECONDS_PER_DAY * MICROSECONDS),
-        }
-        causes = {"is_previous_filer": who.is_previous_filer[left], "referral": who.referral[left]}
-        probability = truth.return_probability(**state, **causes)
-        action, next_us = truth.what_next(rng, who.take(left), probability, rows["at_us"][rows["is_exit"]])
+        leavers, exited_us = who.take(left), rows["at_us"][rows["is_exit"]]
+        days_to_deadline = (deadline_us - exited_us) / (SECONDS_PER_DAY * MICROSECONDS)
+        probability = truth.return_probability(
+            z=leavers.z,
+            progress_ratio=session.progress_ratio[left],
+            count_errors=session.count_errors[left],
+            count_helps=session.count_helps[left],
+            is_previous_filer=leavers.is_previous_filer,
+            referral=leavers.referral,
+            days_to_deadline=days_to_deadline,
+        )
+        action, next_us = truth.what_next(rng, leavers, probability, exited_us)
         exits.append(
             {
                 "user": user[left],
-                "exited_us": rows["at_us"][rows["is_exit"]],
+                "exited_us": exited_us,
                 "session_number": np.full(left.size, session_number),
-                **state,
+                "progress_ratio": session.progress_ratio[left],
+                "count_errors": session.count_errors[left],
+                "count_helps": session.count_helps[left],
+                "days_to_deadline": days_to_deadline,
                 "return_probability": probability,
                 "action": action,
                 "next_us": next_us,
@@ -186,5 +191,3 @@ def _deliver(rng: np.random.Generator, played: Columns, end_us: int) -> tuple[Co
     number = rng.permutation(count)  # ids tell nothing about the order of events
     delivered = {name: column[source[order]] for name, column in played.items()}
     return {**delivered, "number": number[source[order]], "loaded_us": loaded_us[order]}, is_kept
-
-

@@ -17,7 +17,7 @@ from sandbox.synthetic_truth import MICROSECONDS, SECONDS_PER_DAY, Bools, Floats
 Columns = dict[str, np.ndarray]
 
 REGISTERED_SECONDS_BEFORE = (20.0, 900.0)
-CONSENT_SHARE, WITHDRAWN_SHARE, ERASED_SHARE, ERASED_DAYS = 0.80, 0.0375, 0.002, (0.1, 5.0)
+CONSENT_SHARE, WITHDRAWN_SHARE, ERASED_SHARE, ERASED_DAYS = 0.80, 0.0375, 0.0025, (0.1, 5.0)
 REDEEMED_SHARE, REDEMPTION_LOAD_SECONDS = 0.04, (1.0, 600.0)
 MARITAL_STATUSES, MARITAL_SHARES = ("single", "married", "divorced"), (0.45, 0.43, 0.12)
 COUNTRIES, COUNTRY_SHARES = ("DE", "AT", "NL", "FR"), (0.70, 0.12, 0.10, 0.08)
@@ -68,7 +68,6 @@ EXITS_TRUTH = pa.schema(
         "user_id": pa.string(),
         "exited_at": AT,
         "session_number": pa.int64(),
-        "propensity_z": pa.float64(),
         "progress_ratio": pa.float64(),
         "count_errors": pa.int64(),
         "count_helps": pa.int64(),
@@ -76,17 +75,26 @@ EXITS_TRUTH = pa.schema(
         "return_probability": pa.float64(),
         "next_action": pa.string(),
         "next_at": AT,
+        "z": pa.float64(),
+        "is_previous_filer": pa.bool_(),
+        "employment": pa.int64(),
+        "referral": pa.int64(),
+        "favourite_device": pa.int64(),
+        "is_switcher": pa.bool_(),
+        "pace_style": pa.float64(),
+        "error_style": pa.float64(),
     }
 )
-# Indexed like truth.EVENT_NAMES; -1 or absent means null.
+# JSON by event, in the order of truth.EVENT_NAMES.
 PROPERTIES = (*[None] * 3, '{"kind":"payslip"}', '{"topic":"tax_class"}', '{"code":"E_FORMAT"}', *[None] * 3)
 
 
-def events_table(events: Columns, ids: pa.Array) -> pa.Table:
+def events_table(events: Columns, user_ids: pa.Array) -> pa.Table:
+    """Return `app_events`, one row per delivery, in the order given."""
     return pa.table(
         {
-            "event_id": _ids("e-", events["number"], 9),
-            "user_id": ids.take(pa.array(events["user"])),
+            "event_id": ids("e-", events["number"], 9),
+            "user_id": user_ids.take(pa.array(events["user"])),
             "event_name": _words(truth.EVENT_NAMES, events["name"]),
             "occurred_at": _at(events["at_us"]),
             "loaded_at": _at(events["loaded_us"]),
@@ -100,8 +108,9 @@ def events_table(events: Columns, ids: pa.Array) -> pa.Table:
 
 
 def users_table(
-    rng: np.random.Generator, people: People, arrived_us: Ints, last_us: Ints, end_us: int, ids: pa.Array
+    rng: np.random.Generator, people: People, user_ids: pa.Array, *, arrived_us: Ints, last_us: Ints, end_us: int
 ) -> pa.Table:
+    """Return `users`, one row per version: what a user declares, registered just before the first session."""
     count = arrived_us.size
     created_us = arrived_us - (rng.uniform(*REGISTERED_SECONDS_BEFORE, count) * MICROSECONDS).astype(np.int64)
     age = np.clip(rng.normal(39.0, 12.0, count), 18, 85).astype(np.int64)
@@ -109,7 +118,7 @@ def users_table(
     country = rng.choice(len(COUNTRIES), count, p=COUNTRY_SHARES)
     first = pa.table(
         {
-            "user_id": ids,
+            "user_id": user_ids,
             "created_at": _at(created_us),
             "updated_at": _at(created_us),
             "age": _nullable(age, rng.random(count) < AGE_NULL_SHARE),
@@ -139,15 +148,16 @@ def users_table(
     return pa.concat_tables([first, pa.table(second, schema=USERS)])
 
 
-def redemptions_table(rng: np.random.Generator, arrived_us: Ints, end_us: int, ids: pa.Array) -> pa.Table:
+def redemptions_table(rng: np.random.Generator, arrived_us: Ints, end_us: int, user_ids: pa.Array) -> pa.Table:
+    """Return `voucher_redemptions`: a few users at random moments, whatever they do otherwise."""
     user = np.flatnonzero(rng.random(arrived_us.size) < REDEEMED_SHARE)
     redeemed_us = arrived_us[user] + (rng.random(user.size) * (end_us - arrived_us[user])).astype(np.int64)
     loaded_us = redeemed_us + (rng.uniform(*REDEMPTION_LOAD_SECONDS, user.size) * MICROSECONDS).astype(np.int64)
     is_kept = loaded_us < end_us
     return pa.table(
         {
-            "redemption_id": _ids("r-", np.flatnonzero(is_kept), 7),
-            "user_id": ids.take(pa.array(user[is_kept])),
+            "redemption_id": ids("r-", np.flatnonzero(is_kept), 7),
+            "user_id": user_ids.take(pa.array(user[is_kept])),
             "campaign": pa.array(["spring"] * int(is_kept.sum()), pa.string()),
             "redeemed_at": _at(redeemed_us[is_kept]),
             "loaded_at": _at(loaded_us[is_kept]),
@@ -156,13 +166,17 @@ def redemptions_table(rng: np.random.Generator, arrived_us: Ints, end_us: int, i
     )
 
 
-def exits_table(exits: Columns, ids: pa.Array) -> pa.Table:
+def exits_table(exits: Columns, people: People, user_ids: pa.Array) -> pa.Table:
+    """Return `exits_truth`, one row per unfinished exit: the state it was left in and the user's hidden causes.
+
+    Columns of `People` keep its names and codes (an employment is an index of `EMPLOYMENTS`, and so on). `next_at` may
+    lie after the period's end, and is null where the user is lost.
+    """
     return pa.table(
         {
-            "user_id": ids.take(pa.array(exits["user"])),
+            "user_id": user_ids.take(pa.array(exits["user"])),
             "exited_at": _at(exits["exited_us"]),
             "session_number": exits["session_number"],
-            "propensity_z": exits["z"],
             "progress_ratio": exits["progress_ratio"],
             "count_errors": exits["count_errors"],
             "count_helps": exits["count_helps"],
@@ -170,12 +184,14 @@ def exits_table(exits: Columns, ids: pa.Array) -> pa.Table:
             "return_probability": exits["return_probability"],
             "next_action": _words(truth.NEXT_ACTIONS, exits["action"]),
             "next_at": _nullable(exits["next_us"], exits["action"] == truth.LOST).cast(AT),
+            **{field.name: getattr(people, field.name)[exits["user"]] for field in fields(People)},
         },
         schema=EXITS_TRUTH,
     )
 
 
-def _ids(prefix: str, numbers: Ints, digits: int) -> pa.Array:
+def ids(prefix: str, numbers: Ints, digits: int) -> pa.Array:
+    """Return the numbers as ids of a fixed width."""
     return pc.binary_join_element_wise(prefix, pc.utf8_lpad(pa.array(numbers).cast(pa.string()), digits, "0"), "")
 
 

@@ -17,7 +17,8 @@ below hold the numbers; the formulas repeat them for the reader.
        .028 exp(.12 z + N(0, .35)) x .85 [mobile] x .75 [contractor] x 1.25 [previous] x .85 ^ (errors so far here)
 
    Seconds between events: ln s = ln 24 - .20 z + p + ln 1.3 [mobile] + N(0, .8), p ~ N(0, .30) being a user's own pace;
-   3 % are pauses of 4 to 20 minutes.
+   3 % are pauses of 4 to 20 minutes. Bounds: 2 to 70 body events, 24 minutes a gap, 115 minutes a session. A user has
+   a favourite device; a quarter of users draw a device anew in 40 % of their sessions.
 2. **Finished**: the ratio reaches 1, and the session ends with `filing_submitted`.
 3. **Gave up**: otherwise the session ends with `filing_deleted`, with the probability
    logistic(-4.2 - .5 z + .25 errors - .8 progress), errors counted in this session, progress being the ratio so far.
@@ -25,15 +26,18 @@ below hold the numbers; the formulas repeat them for the reader.
    days later (`filing_rejected`, about 1 % of users), whatever the user would have done.
 5. **Returns**: otherwise with `return_probability`, the logistic of
 
-       1.95 + 1.1 z + 1.4 progress - .30 min(errors, 6) - .15 min(helps, 4) + .45 [previous]
+       1.9 + 1.1 z + 1.4 progress - .30 min(errors, 6) - .15 min(helps, 4) + .45 [previous]
        + (0 search, -.35 social ad, +.35 friend) + 1.0 exp(-days to the deadline / 21)
 
-   after ln hours = ln 36 - .25 z + N(0, 1.25). A return 6 hours or more away moves to an hour of its day drawn from
-   `HOUR_WEIGHTS`, and on days that `WEEKDAY_WEIGHTS` makes quiet to the next day.
+   after ln hours = ln 40 - .25 z + N(0, 1.25), kept within .8 to 720. A return 6 hours or more away moves to an hour
+   of its day drawn from `HOUR_WEIGHTS`, and on days that `WEEKDAY_WEIGHTS` makes quiet to the next day.
 6. **Lost**: otherwise no event follows.
 
-The deadline is `DAYS_FROM_PERIOD_END_TO_DEADLINE` after the period's end. Measured on 20,000 users and 90 days: see
-MEASURED.
+The deadline is `DAYS_FROM_PERIOD_END_TO_DEADLINE` after the period's end.
+
+Measured (20,000 users, 90 days): 3.2 sessions of 14 events per user; 63 % of the users with 42 days to do it finish;
+label base rate .40. AUC of XGBoost on session features .79, of `return_probability` alone .81, of XGBoost that is also
+told z and `return_probability` .83: who returns, and when, stays a draw.
 """
 
 from dataclasses import dataclass, fields
@@ -89,11 +93,11 @@ OUTCOME_SECONDS = (5.0, 90.0)
 
 DELETE_BASE, DELETE_PER_Z, DELETE_PER_ERROR, DELETE_PER_PROGRESS = -4.2, -0.5, 0.25, -0.8
 REJECT_PROBABILITY, REJECT_DAYS = 0.004, (1.0, 3.0)
-RETURN_BASE, RETURN_PER_Z, RETURN_PER_PROGRESS = 1.95, 1.1, 1.4
+RETURN_BASE, RETURN_PER_Z, RETURN_PER_PROGRESS = 1.9, 1.1, 1.4
 RETURN_PER_ERROR, RETURN_ERRORS_MAX, RETURN_PER_HELP, RETURN_HELPS_MAX = -0.30, 6, -0.15, 4
 RETURN_PREVIOUS, RETURN_REFERRALS = 0.45, (0.0, -0.35, 0.35)
 RETURN_DEADLINE, RETURN_DEADLINE_DAYS = 1.0, 21.0
-DELAY_HOURS, DELAY_PER_Z, DELAY_SIGMA = 36.0, -0.25, 1.25
+DELAY_HOURS, DELAY_PER_Z, DELAY_SIGMA = 40.0, -0.25, 1.25
 DELAY_HOURS_MIN, DELAY_HOURS_MAX, DELAY_HOURS_SAME_SITTING = 0.8, 720.0, 6.0  # .8 h = 48 min: always a new session
 HOUR_WEIGHTS = (2, 1, 1, 1, 1, 1, 2, 4, 5, 6, 6, 6, 7, 6, 5, 5, 6, 8, 11, 14, 15, 13, 8, 4)  # UTC, evening peak
 WEEKDAY_WEIGHTS = (0.90, 0.90, 0.85, 0.80, 0.60, 0.80, 1.00)  # Monday first; Friday is quiet, Sunday is tax day
@@ -207,8 +211,8 @@ def play_session(rng: np.random.Generator, people: People, progress_before: Floa
     field = field * np.where(is_contractor, FIELD_CONTRACTOR, 1.0) * np.where(is_previous, FIELD_PREVIOUS, 1.0)
     drag = FIELD_PER_ERROR ** np.cumsum(names == ERROR, axis=1)
     gain = np.where(names == SAVED, field[:, None] * drag * np.exp(FIELD_SIGMA * rng.standard_normal(shape)), 0.0)
-    # Rounded down to 4 decimals, so that 1 means full.
-    ratios = np.floor(np.minimum(1.0, progress_before[:, None] + np.cumsum(gain, axis=1)) * 1e4) / 1e4
+    # Rounded down to 4 decimals, so that 1 means full; 1e-6 keeps a ratio of the session before from falling by .0001.
+    ratios = np.floor(np.minimum(1.0, progress_before[:, None] + np.cumsum(gain, axis=1)) * 1e4 + 1e-6) / 1e4
 
     pace = PACE_SECONDS * np.exp(PACE_PER_Z * z + people.pace_style) * np.where(is_mobile, PACE_MOBILE, 1.0)
     gaps = pace[:, None] * np.exp(PACE_SIGMA * rng.standard_normal(shape))

@@ -1,1 +1,1 @@
-
+"""Features in, decisions out."""

@@ -1,1 +1,1 @@
-
+"""One file per CRM, and the transport they share."""

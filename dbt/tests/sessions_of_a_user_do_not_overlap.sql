@@ -1,0 +1,16 @@
+-- Between two sessions of a user lies at least the inactivity gap; with less they are one. This run's users only.
+with sessions as (
+    select
+        sessions.user_id,
+        sessions.session_id,
+        sessions.started_at,
+        lag(sessions.ended_at) over (partition by sessions.user_id order by sessions.started_at) as previous_ended_at
+    from {{ ref('int_sessions') }} as sessions
+    inner join {{ ref('int_users_touched') }} as touched on sessions.user_id = touched.user_id
+    where
+        sessions.started_on >= {{ first_day_in_reach() }}
+        and not sessions.is_dissolved
+)
+
+select * from sessions
+where {{ microseconds_between('previous_ended_at', 'started_at') }} < {{ gap_microseconds() }}

@@ -1,0 +1,5 @@
+"""`python -m jobs` is `winback`."""
+
+from jobs.cli import main
+
+main()

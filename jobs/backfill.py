@@ -1,0 +1,70 @@
+"""How does history come in: everything loaded before a moment, as one epoch, with nothing decided or sent?"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+
+from jobs.house import House
+from jobs.transform import SINCE_EVER, Window
+from warehouse import ledger
+from warehouse.errors import ContractError
+
+
+@dataclass(frozen=True)
+class Backfilled:
+    """What history holds; counts of rows."""
+
+    until: datetime
+    count_events: int
+    count_sessions: int
+    count_exits: int
+
+
+def backfill(house: House, until: datetime) -> Backfilled:
+    """Build every model over history up to `until` (UTC) and commit it as the first epoch.
+
+    May be repeated until it has committed: a crash leaves tables that the next try rebuilds.
+
+    Raises: ContractError when history is committed already, or there is none.
+    """
+    committed = ledger.first_epoch(house.warehouse)
+    if committed:
+        raise ContractError(
+            f"History up to {committed.window_until:%Y-%m-%d %H:%M} is committed already. Go on with: winback hourly"
+        )
+    window = Window(from_at=SINCE_EVER, until_at=until, history_until=until)
+    house.narrator.step("Building history", window_until=until)
+    house.transform(window).build("backfill", full_refresh=True)
+
+    def count(layer: str, name: str, where: str = "true") -> int:
+        sql = f"select count(*) as n from {house.warehouse.relation(layer, name)} where {where}"  # noqa: S608
+        return int(house.warehouse.query(sql).column("n")[0].as_py())
+
+    result = Backfilled(
+        until=until,
+        count_events=count("intermediate", "int_events__deduplicated"),
+        count_sessions=count("intermediate", "int_sessions", "not is_dissolved"),
+        count_exits=count("marts", "fct_unfinished_exits", "not is_dissolved"),
+    )
+    if not result.count_events:
+        raise ContractError(
+            f"No event was loaded before {until:%Y-%m-%d %H:%M} UTC. Load some first: winback load --events FILE --users FILE"
+        )
+    ledger.commit(
+        house.warehouse,
+        ledger.Epoch(
+            epoch=0,
+            run_id=f"00000000-backfill-{uuid.uuid4().hex[:8]}",
+            kind="backfill",
+            window_from=SINCE_EVER,
+            window_until=until,
+            count_exits=0,
+            count_scored=0,
+            count_skipped=0,
+            count_eligible=0,
+            committed_at=house.now(),
+        ),
+    )
+    return result

@@ -1,0 +1,272 @@
+"""Which commands are there, and what do they print?"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from jobs import screens
+from jobs.narration import logger, narrator
+from jobs.settings import Settings, read_settings
+from warehouse.errors import BusyError, WinbackError
+
+as_json = click.option("--json", "is_json", is_flag=True, help="One machine-readable object on stdout.")
+
+
+class Moment(click.ParamType):
+    """A time: 2026-06-01, 2026-06-01T10:00, or with a zone; without one it is UTC."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Return an aware UTC datetime."""
+        try:
+            moment = datetime.fromisoformat(value)
+        except (TypeError, ValueError):
+            self.fail(f"{value!r} is no time; write 2026-06-01T10:00 or 2026-06-01T10:00+02:00", param, ctx)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+class Commands(click.Group):
+    """The job's own commands, and those of rooms that the job does not import."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name them all."""
+        return sorted({*super().list_commands(ctx), *(e.name for e in entry_points(group="winback.commands"))})
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Load one; a room whose libraries are not installed says which one is missing when it is called."""
+        own = super().get_command(ctx, name)
+        if own:
+            return own
+        for entry in entry_points(group="winback.commands", name=name):
+            try:
+                command: click.Command = entry.load()
+            except ModuleNotFoundError as error:
+                missing = error.name
+
+                @click.command(name, short_help="(not installed here)")
+                def absent() -> None:
+                    raise click.ClickException(f"{name} needs {missing}, which the scoring image leaves out. Install the sandbox extra.")
+
+                return absent
+            return command
+        return None
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="winback")
+def cli() -> None:
+    """Score the users who left unfinished, decide who may get a voucher, keep the CRM in step.
+
+    \b
+    winback load --events events.parquet --users users.parquet
+    winback backfill --until 2026-06-01
+    winback train
+    winback hourly
+    """
+
+
+@cli.command()
+@click.option("--events", type=click.Path(path_type=Path), help="Parquet or CSV of raw.app_events.")
+@click.option("--users", type=click.Path(path_type=Path), help="Parquet or CSV of raw.users.")
+@click.option("--redemptions", type=click.Path(path_type=Path), help="Parquet or CSV of raw.voucher_redemptions.")
+@as_json
+def load(events: Path | None, users: Path | None, redemptions: Path | None, is_json: bool) -> None:
+    """Load raw data; all of it or nothing, and the same file twice changes nothing.
+
+    \b
+    winback load --events events.parquet --users users.csv
+    """
+    from jobs.loading import load_files  # noqa: PLC0415 - commands import what they need: `--help` stays fast
+
+    files = {name: path for name, path in (("events", events), ("users", users), ("redemptions", redemptions)) if path}
+    if not files:
+        raise click.UsageError("Name at least one file: --events, --users or --redemptions.")
+    _run(is_json, lambda settings, voice: load_files(settings, files, voice), screens.loaded)
+
+
+@cli.command()
+@click.option("--until", type=Moment(), required=True, help="History is what was loaded before this time.")
+@as_json
+def backfill(until: datetime, is_json: bool) -> None:
+    """Take history in as one epoch; nothing is decided and nothing sent.
+
+    \b
+    winback backfill --until 2026-06-01
+    """
+    from jobs.backfill import backfill as run  # noqa: PLC0415
+    from jobs.house import open_house  # noqa: PLC0415
+
+    def act(settings: Settings, voice: Any) -> Any:
+        with open_house(settings, narrator=voice) as house:
+            return run(house, until)
+
+    _run(is_json, act, screens.backfilled)
+
+
+@cli.command()
+@click.option("--until", type=Moment(), help="Use labels known by this time; default: the watermark.")
+@as_json
+def train(until: datetime | None, is_json: bool) -> None:
+    """Fit a model on matured examples, evaluate it, and write its bundle and card. The first becomes the champion.
+
+    \b
+    winback train
+    """
+    from jobs.house import open_house  # noqa: PLC0415
+    from jobs.training import train as run  # noqa: PLC0415
+
+    def act(settings: Settings, voice: Any) -> Any:
+        with open_house(settings, narrator=voice) as house:
+            return run(house, until)
+
+    _run(is_json, act, screens.trained)
+
+
+@cli.command()
+@click.argument("version")
+@as_json
+def promote(version: str, is_json: bool) -> None:
+    """Make a trained version the champion; the next run uses it.
+
+    \b
+    winback promote 20260601T100000Z-1a2b3c4d
+    """
+    from scoring import bundles  # noqa: PLC0415
+
+    def act(settings: Settings, _: Any) -> Any:
+        return {"champion": version, "before": bundles.promote(settings.models, version)}
+
+    _run(is_json, act, screens.promoted)
+
+
+@cli.command()
+@click.option("--until", type=Moment(), help="End of the run window; default: now minus the safety lag.")
+@click.option("--dry-run", is_flag=True, help="Build, score and decide, but commit and send nothing.")
+@as_json
+def hourly(until: datetime | None, dry_run: bool, is_json: bool) -> None:
+    """Run once: features, scores, decisions, audience, sync.
+
+    \b
+    winback hourly
+    winback hourly --until 2026-06-01T10:00 --json
+    Exit codes: 0 done, 1 failed and safe to retry, 2 configuration or contract, 3 too many rejections.
+    """
+    from jobs.hourly import hourly as run  # noqa: PLC0415
+    from jobs.house import open_house  # noqa: PLC0415
+
+    def act(settings: Settings, voice: Any) -> Any:
+        with open_house(settings, narrator=voice) as house:
+            return run(house, until, dry_run=dry_run)
+
+    result = _run(is_json, act, screens.ran)
+    if result.stopped:
+        raise result.stopped
+
+
+@cli.command()
+@as_json
+def status(is_json: bool) -> None:
+    """Show the watermark, the last runs, what is pending or rejected, and the model.
+
+    \b
+    winback status
+    """
+    from jobs.house import open_house  # noqa: PLC0415
+    from jobs.status import status as run  # noqa: PLC0415
+
+    def act(settings: Settings, _: Any) -> Any:
+        with open_house(settings) as house:
+            return run(house)
+
+    _run(is_json, act, screens.status)
+
+
+@cli.command("dead-letters")
+@click.argument("action", type=click.Choice(["list", "retry"]), default="list")
+@as_json
+def dead_letters(action: str, is_json: bool) -> None:
+    """List the users the CRM rejected, by reason, or have the next run try them again.
+
+    \b
+    winback dead-letters
+    winback dead-letters retry
+    """
+    from jobs import dead_letters as letters  # noqa: PLC0415
+    from jobs.house import open_house  # noqa: PLC0415
+
+    def act(settings: Settings, _: Any) -> Any:
+        with open_house(settings) as house:
+            return letters.listed(house) if action == "list" else {"retried": letters.retry(house)}
+
+    _run(is_json, act, screens.dead_letters)
+
+
+def _run(is_json: bool, act: Callable[[Settings, Any], Any], show: Callable[[Console, Any], None]) -> Any:
+    """Read the settings, act, and print the answer: one object, or something a person likes to read."""
+    settings = read_settings()
+    voice = narrator()
+    try:
+        answer = act(settings, voice)
+    finally:
+        voice.close()
+    if is_json:
+        click.echo(json.dumps(_plain(answer), default=str, ensure_ascii=False))
+    else:
+        show(Console(), answer)
+    return answer
+
+
+def _plain(answer: Any) -> Any:
+    if hasattr(answer, "as_dict"):
+        return answer.as_dict()
+    if hasattr(answer, "__dataclass_fields__"):
+        return {name: _plain(getattr(answer, name)) for name in answer.__dataclass_fields__}
+    if isinstance(answer, dict):
+        return {key: _plain(value) for key, value in answer.items()}
+    if isinstance(answer, datetime):
+        return answer.isoformat()
+    return answer
+
+
+def main() -> None:
+    """Run the command line; errors become a sentence and an exit code."""
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Exit as leave:
+        sys.exit(leave.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BusyError as error:
+        _say("info", str(error))
+        sys.exit(error.exit_code)
+    except WinbackError as error:
+        _say("error", str(error))
+        sys.exit(error.exit_code)
+    except Exception as error:  # noqa: BLE001 - the last resort: say where, but not what, for it may quote a user's data
+        places = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(Path(__file__).parents[1])]
+        where = f"{Path(places[-1].filename).name}:{places[-1].lineno}" if places else "an unknown place"
+        _say("error", f"Unexpected {type(error).__name__} at {where}. Nothing is half done; running again is safe.")
+        sys.exit(1)
+
+
+def _say(severity: str, text: str) -> None:
+    if sys.stderr.isatty():
+        color = {"error": "red", "info": "yellow"}[severity]
+        Console(stderr=True).print(f"[{color}]{severity.capitalize()}:[/] ", end="")
+        click.echo(text, err=True)
+    else:
+        getattr(logger(), severity)(text)

@@ -1,0 +1,75 @@
+"""What is a run made of: the settings, the files people edit, the warehouse, the CRM, the clock?
+
+The one composition root. Everything below gets values and small interfaces; tests build a House of their own parts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from crm_sync.destination import Destination
+from crm_sync.destinations.braze import Braze
+from crm_sync.destinations.transport import RetryBudget
+from crm_sync.fields import FieldMapping, load_fields
+from jobs.funnel import Funnel, load_funnel
+from jobs.narration import Narrator, Silence
+from jobs.settings import Settings
+from jobs.transform import Transform, Window
+from scoring.policy import Policy, load_policy
+from warehouse.duckdb import DuckDBWarehouse
+from warehouse.interface import Warehouse
+
+
+def utc_now() -> datetime:
+    """The one clock."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class House:
+    """Everything a job needs."""
+
+    settings: Settings
+    funnel: Funnel
+    policy: Policy
+    fields: FieldMapping
+    warehouse: Warehouse
+    destination: Destination
+    now: Callable[[], datetime] = utc_now
+    monotonic: Callable[[], float] = time.monotonic
+    narrator: Narrator = field(default_factory=Silence)
+
+    def transform(self, window: Window) -> Transform:
+        """The dbt project over a window."""
+        extra: dict[str, Any] = {
+            "cool_down_days": self.policy.voucher.cool_down_days,
+            "churn_probability_step": self.fields.churn_probability_step,
+        }
+        return Transform(self.settings.warehouse, self.settings.dbt_target, self.funnel, extra, window)
+
+
+@contextmanager
+def open_house(settings: Settings, **parts: Any) -> Iterator[House]:
+    """Read the configuration, open the warehouse and connect the CRM; `parts` replace what a test or a command brings.
+
+    Raises: ContractError for a wrong file, BusyError when another run holds the warehouse.
+    """
+    funnel = load_funnel(settings.config / "funnel.yml")
+    policy = load_policy(settings.config / "vouchers.yml")
+    fields = load_fields(settings.config / "crm_fields.yml")
+    destination = parts.pop("destination", None) or Braze(
+        settings.crm_url,
+        settings.crm_api_key.get_secret_value(),
+        budget=RetryBudget(settings.retry_budget_seconds),
+    )
+    warehouse = DuckDBWarehouse(settings.warehouse_path)
+    try:
+        warehouse.prepare()
+        yield House(settings, funnel, policy, fields, warehouse, destination, **parts)
+    finally:
+        warehouse.close()

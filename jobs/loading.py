@@ -1,0 +1,22 @@
+"""How do files come into the raw tables from the command line?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from jobs.house import utc_now
+from jobs.narration import Narrator
+from jobs.settings import Settings
+from warehouse.duckdb import DuckDBWarehouse
+from warehouse.loading import Loaded, load
+
+
+def load_files(settings: Settings, files: Mapping[str, Path], voice: Narrator) -> dict[str, Loaded]:
+    """Load files into the embedded warehouse; see warehouse.loading."""
+    warehouse = DuckDBWarehouse(settings.warehouse_path)
+    try:
+        warehouse.prepare()
+        return load(warehouse, files, now=utc_now(), advance=voice.progress("Loading", None))
+    finally:
+        warehouse.close()

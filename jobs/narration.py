@@ -1,0 +1,120 @@
+"""How does a job tell what it is doing: bars on a terminal, JSON lines elsewhere, always on stderr?"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Protocol
+
+import structlog
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+Advance = Callable[[int], None]
+
+
+class Narrator(Protocol):
+    """Told of steps and progress. Gets counts, times and names of steps: never ids or values of users."""
+
+    def step(self, what: str, **facts: Any) -> None:
+        """A step begins."""
+
+    def progress(self, what: str, total: int | None) -> Advance:
+        """A long step begins; the returned function is told how many more are done."""
+
+    def close(self) -> None:
+        """All is done."""
+
+
+class Silence:
+    """Says nothing: for tests, and for commands that finish at once."""
+
+    def step(self, what: str, **facts: Any) -> None:
+        """Say nothing."""
+
+    def progress(self, what: str, total: int | None) -> Advance:  # noqa: ARG002
+        """Say nothing."""
+        return lambda _: None
+
+    def close(self) -> None:
+        """Say nothing."""
+
+
+class Bars:
+    """A spinner and bars for somebody who is watching; each finished step leaves one line."""
+
+    def __init__(self) -> None:
+        """Take the terminal."""
+        self._progress = Progress(
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+        )
+        self._progress.start()
+
+    def step(self, what: str, **facts: Any) -> None:  # noqa: ARG002
+        """Finish what ran before and begin this."""
+        self._finish()
+        self._progress.add_task(what, total=None)
+
+    def progress(self, what: str, total: int | None) -> Advance:
+        """Begin a bar."""
+        self._finish()
+        task = self._progress.add_task(what, total=total)
+        return lambda done: self._progress.advance(task, done)
+
+    def close(self) -> None:
+        """Finish everything and give the terminal back."""
+        self._finish()
+        self._progress.stop()
+
+    def _finish(self) -> None:
+        for task in self._progress.tasks:
+            if not task.finished:
+                done = max(int(task.completed), 1)
+                self._progress.update(task.id, total=done, completed=done)
+
+
+class Lines:
+    """One JSON line a step, as Cloud Logging and its kin read them."""
+
+    def __init__(self) -> None:
+        """Write to stderr: stdout belongs to the answer."""
+        self._log = logger()
+
+    def step(self, what: str, **facts: Any) -> None:
+        """Write the step and its facts."""
+        self._log.info(what, **{k: v.isoformat() if isinstance(v, datetime) else v for k, v in facts.items()})
+
+    def progress(self, what: str, total: int | None) -> Advance:
+        """Write that the step began; batches are not worth a line each."""
+        self._log.info(what, total=total)
+        return lambda _: None
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def narrator() -> Narrator:
+    """Bars where a person watches, lines elsewhere."""
+    return Bars() if sys.stderr.isatty() else Lines()
+
+
+def logger() -> Any:
+    """A logger of JSON lines with `severity` and `message`, the names Cloud Logging gives meaning to."""
+
+    def name_severity(_: Any, method: str, event: dict[str, Any]) -> dict[str, Any]:
+        return {"severity": method.upper(), "message": event.pop("event"), **event}
+
+    return structlog.wrap_logger(
+        structlog.PrintLogger(sys.stderr),
+        processors=[
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+            name_severity,
+            structlog.processors.JSONRenderer(),
+        ],
+    )

@@ -1,0 +1,140 @@
+"""What does a person read after a command? Short, and the number they came for first."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from jobs.backfill import Backfilled
+from jobs.hourly import Result
+from jobs.status import Status
+
+NUMBER = "right"
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim", title_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else NUMBER)
+    return table
+
+
+def _time(moment: datetime | None) -> str:
+    return f"{moment:%Y-%m-%d %H:%M}" if moment else "never"
+
+
+def _reasons(counts: dict[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {count:,}" for name, count in ordered) or "none"
+
+
+def loaded(console: Console, answer: dict[str, Any]) -> None:
+    """Rows new and known, a file a line."""
+    table = _table("file", "rows", "new", "known")
+    for name, one in answer.items():
+        table.add_row(name, f"{one.rows:,}", f"{one.new:,}", f"{one.known:,}")
+    console.print(table)
+    for name, one in answer.items():
+        if one.ignored_columns:
+            console.print(f"{name}: ignored columns {', '.join(one.ignored_columns)}", highlight=False)
+
+
+def backfilled(console: Console, answer: Backfilled) -> None:
+    """How much history there is."""
+    console.print(
+        f"History up to [bold]{_time(answer.until)}[/]: {answer.count_events:,} events, {answer.count_sessions:,} sessions, "
+        f"{answer.count_exits:,} unfinished exits.",
+        highlight=False,
+    )
+    console.print("Next: winback train, then winback hourly", style="dim")
+
+
+def trained(console: Console, answer: Any) -> None:
+    """The version and how good it is."""
+    m = answer.metrics
+    console.print(f"Model [bold]{answer.version}[/]{' is the champion' if answer.is_first else ''}", highlight=False)
+    console.print(
+        f"AUC {m['auc']:.3f}, average precision {m['average_precision']:.3f}, Brier {m['brier']:.3f} "
+        f"(base rate alone {m['brier_base_rate']:.3f}), calibration error {m['ece']:.3f}, lift at 10 % {m['lift_at_10']:.2f}",
+        highlight=False,
+    )
+    console.print(f"Card: {answer.folder / 'card.html'}", style="dim", highlight=False, soft_wrap=True)
+    if not answer.is_first:
+        console.print(f"Use it: winback promote {answer.version}", style="dim", highlight=False)
+
+
+def promoted(console: Console, answer: dict[str, Any]) -> None:
+    """Which version is used from now on."""
+    console.print(f"Champion is [bold]{answer['champion']}[/], before it was {answer['before'] or 'none'}.", highlight=False)
+
+
+def ran(console: Console, answer: Result) -> None:
+    """Counts in, counts out."""
+    sent, found = answer.sync, answer.arrivals
+    title = "Dry run" if answer.is_dry_run else f"Epoch {answer.epoch}"
+    console.print(
+        f"[bold]{title}[/] {_time(answer.window_from)} to {_time(answer.window_until)} UTC, {answer.seconds:.1f} s", highlight=False
+    )
+    table = _table("", "", "")
+    table.show_header = False
+    late = f"{found.late:,} late, {found.too_late:,} too late"
+    table.add_row("events", f"{found.events:,}", late)
+    if answer.scoring:
+        table.add_row("unfinished exits", f"{answer.scoring.exits:,}", f"skipped: {_reasons(answer.scoring.skipped)}")
+        table.add_row("scored", f"{answer.scoring.scored:,}", _reasons(answer.scoring.bands))
+        table.add_row("vouchers", f"{answer.scoring.eligible:,}", _reasons(answer.scoring.eligibility_reasons))
+    table.add_row(
+        "pending for the CRM",
+        f"{sent.pending:,}",
+        f"delivered {sent.delivered:,} ({sent.withdrawals:,} withdrawn), rejected {sent.rejected:,}, deferred {sent.deferred:,}, "
+        f"suppressed {sent.suppressed:,}",
+    )
+    table.columns[2].justify = "left"
+    console.print(table, highlight=False)
+
+
+def status(console: Console, answer: Status) -> None:
+    """The state in four lines and the last runs."""
+    console.print(f"watermark        [bold]{_time(answer.watermark)}[/] UTC, {answer.count_epochs} epochs", highlight=False)
+    console.print(f"model            {answer.model_version or 'none: winback train'}", highlight=False)
+    console.print(f"voucher eligible {answer.voucher_eligible:,}", highlight=False)
+    console.print(f"pending          {answer.pending:,}, dead letters {answer.dead_letters:,}", highlight=False)
+    table = _table("epoch", "until", "exits", "scored", "vouchers", title="\nlast epochs")
+    for epoch in answer.epochs:
+        table.add_row(
+            str(epoch.epoch) if epoch.kind == "hourly" else f"{epoch.epoch} {epoch.kind}",
+            _time(epoch.window_until),
+            f"{epoch.count_exits:,}",
+            f"{epoch.count_scored:,}",
+            f"{epoch.count_eligible:,}",
+        )
+    console.print(table)
+    table = _table("ended", "epoch", "delivered", "rejected", "deferred", "stopped because", title="\nlast runs")
+    for report in answer.reports:
+        table.add_row(
+            _time(report.ended_at),
+            str(report.epoch),
+            f"{report.count_delivered:,}",
+            f"{report.count_rejected:,}",
+            f"{report.count_deferred:,}",
+            report.stopped_because or "",
+        )
+    console.print(table)
+
+
+def dead_letters(console: Console, answer: Any) -> None:
+    """Rejections by reason, or how many will be tried again."""
+    if isinstance(answer, dict):
+        console.print(f"{answer['retried']:,} dead letters will be sent again by the next run.", highlight=False)
+        return
+    if not answer:
+        console.print("No dead letters.")
+        return
+    table = _table("reason", "users", "first", "last")
+    for row in answer:
+        table.add_row(row["rejected_code"] or "unknown", f"{row['count_users']:,}", _time(row["first_at"]), _time(row["last_at"]))
+    console.print(table)
+    console.print("After the cause is mended: winback dead-letters retry", style="dim")

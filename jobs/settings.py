@@ -1,0 +1,77 @@
+"""What did the environment set, and is it all right?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from warehouse.errors import ContractError
+
+_LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
+
+
+def _crm_url(url: str) -> str:
+    parts = urlsplit(url)
+    if not parts.hostname or parts.username or parts.password or parts.query:
+        raise ValueError("must be a scheme and a host, for instance https://rest.fra-01.braze.eu")
+    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOCAL_HOSTS):
+        raise ValueError("must be https; http only to this machine")
+    return url.rstrip("/")
+
+
+def _warehouse(url: str) -> str:
+    if url.startswith("bigquery://"):
+        raise ValueError("bigquery:// is not supported by the job yet; the dbt project compiles for it. Use duckdb:///path")
+    if not url.startswith("duckdb:///") or url == "duckdb:///":
+        raise ValueError("must be duckdb:///path/to/file.duckdb (three slashes, four before an absolute path)")
+    return url
+
+
+class Settings(BaseSettings):
+    """Every setting, one environment variable each: WINBACK_ and the name in capitals. README.md has the table."""
+
+    model_config = SettingsConfigDict(env_prefix="WINBACK_", frozen=True, extra="ignore")
+
+    warehouse: Annotated[str, AfterValidator(_warehouse)] = Field(
+        "duckdb:///var/winback.duckdb", description="Where the data is: `duckdb:///path`."
+    )
+    models: Path = Field(Path("var/models"), description="Folder of the model bundles.")
+    config: Path = Field(Path("config"), description="Folder of funnel.yml, features.yml, vouchers.yml, crm_fields.yml.")
+    crm: Literal["braze"] = Field("braze", description="Which CRM: `braze`.")
+    crm_url: Annotated[str, AfterValidator(_crm_url)] = Field(
+        "http://127.0.0.1:8765", description="The CRM's REST endpoint; https, or http on this machine."
+    )
+    crm_api_key: SecretStr = Field(SecretStr("local-key"), description="The CRM's key, with permission `users.track`.")
+    safety_lag_seconds: int = Field(
+        120, ge=0, le=86_400, description="`until` is now minus this, so that rows still being written are not skipped."
+    )
+    run_deadline_seconds: int = Field(
+        2_700, gt=0, description="When to stop sending and leave the rest to the next run."
+    )
+    retry_budget_seconds: float = Field(120, gt=0, description="How long one request to the CRM is tried again.")
+    max_rejected_ratio: float = Field(
+        0.5, ge=0, le=1, description="Above this share of rejected users the circuit breaker stops the sync (exit 3)."
+    )
+    dbt_target: Path = Field(Path("var/dbt"), description="Folder for what dbt compiles and logs.")
+    threads: int = Field(0, ge=0, description="Threads for scoring; 0 is every core.")
+
+    @property
+    def warehouse_path(self) -> Path:
+        """The DuckDB file."""
+        return Path(self.warehouse.removeprefix("duckdb:///"))
+
+
+def read_settings() -> Settings:
+    """Read the environment.
+
+    Raises: ContractError that lists every wrong variable at once, without its value: it may be a secret.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [f"  WINBACK_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors(include_input=False, include_url=False)]
+        raise ContractError("Some settings cannot be used:\n" + "\n".join(lines)) from None

@@ -1,0 +1,50 @@
+"""Which commands does the sandbox add to `winback`?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+DEFAULT_CRM = Path("var/crm.sqlite")
+DEFAULT_PORT = 8765
+
+
+@click.command()
+@click.option("--port", default=DEFAULT_PORT, show_default=True, help="Port on this machine; 0 takes a free one.")
+@click.option("--database", type=click.Path(path_type=Path), default=DEFAULT_CRM, show_default=True, help="Its profiles.")
+def crm(port: int, database: Path) -> None:
+    r"""Run the local CRM and its page until Ctrl-C.
+
+    \b
+    winback crm
+    """
+    from sandbox.crm_server import LocalCrm  # noqa: PLC0415 - Flask only when it is needed
+
+    try:
+        server = LocalCrm(database, port=port)
+    except OSError:
+        raise click.ClickException(f"Port {port} is taken. Is the CRM running already? Or choose another: --port 0") from None
+    click.echo(f"Local CRM at {server.url} (Ctrl-C leaves)", err=True)
+    server.serve_forever()
+
+
+@click.command()
+@click.option("--users", "count_users", default=20_000, show_default=True, help="Users of the synthetic app.")
+@click.option("--seed", default=7, show_default=True, help="Another seed, another app.")
+@click.option("--json", "is_json", is_flag=True, help="One machine-readable object on stdout.")
+def demo(count_users: int, seed: int, is_json: bool) -> None:
+    r"""Show the whole product on this machine: an app, its history, a model, eight hours, a CRM.
+
+    \b
+    winback demo
+    """
+    from sandbox.demo import run_demo  # noqa: PLC0415
+
+    answer = run_demo(count_users=count_users, seed=seed, is_quiet=is_json)
+    if is_json:
+        click.echo(json.dumps(answer, default=str))
+    if not answer["ok"]:
+        sys.exit(1)

@@ -1,0 +1,155 @@
+"""What does somebody see who has two minutes: events become scores and vouchers, and a CRM that follows them?"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from crm_sync.destinations.braze import Braze
+from jobs.backfill import backfill
+from jobs.hourly import Result, hourly
+from jobs.house import open_house
+from jobs.narration import narrator
+from jobs.settings import read_settings
+from jobs.training import train
+from sandbox.commands import DEFAULT_CRM
+from sandbox.crm_server import LocalCrm
+from sandbox.crm_store import SEGMENTS
+from sandbox.synthetic_app import generate
+from warehouse.duckdb import DuckDBWarehouse
+from warehouse.errors import ContractError
+from warehouse.loading import load
+
+STARTS_ON = date(2026, 4, 1)
+COUNT_DAYS = 90
+# A Monday morning near the deadline, with a week of events left after it.
+BACKFILL_UNTIL = datetime(2026, 6, 22, 8, tzinfo=UTC)
+COUNT_HOURS = 8
+API_KEY = "local-key"
+
+
+def run_demo(*, count_users: int, seed: int, is_quiet: bool = False) -> dict[str, Any]:
+    """Run it in the default places, so that `winback status` and `winback crm` show it afterwards.
+
+    Raises: ContractError when those places hold something that is not an earlier demo.
+    """
+    settings = read_settings()
+    warehouse_file, models, folder = settings.warehouse_path, settings.models, settings.warehouse_path.parent / "demo"
+    _clear(warehouse_file, models, DEFAULT_CRM, folder)
+    console = Console(quiet=is_quiet)
+    started = time.monotonic()
+    voice = narrator()
+
+    voice.step("Making a synthetic tax app", users=count_users)
+    app = generate(seed=seed, count_users=count_users, starts_on=STARTS_ON, count_days=COUNT_DAYS)
+    app.write(folder)
+    warehouse = DuckDBWarehouse(warehouse_file)
+    try:
+        warehouse.prepare()
+        files = {name: folder / f"{name}.parquet" for name in ("events", "users", "redemptions")}
+        ends_at = datetime.combine(STARTS_ON + timedelta(days=COUNT_DAYS), datetime.min.time(), UTC)
+        load(warehouse, files, now=ends_at, advance=voice.progress("Loading", None))
+    finally:
+        warehouse.close()
+
+    with LocalCrm(DEFAULT_CRM, api_key=API_KEY) as crm:
+        with open_house(settings, narrator=voice, destination=Braze(crm.url, API_KEY)) as house:
+            history = backfill(house, BACKFILL_UNTIL)
+            trained = train(house)
+            hours = [hourly(house, BACKFILL_UNTIL + timedelta(hours=n + 1)) for n in range(COUNT_HOURS)]
+            voice.step("Repeating the last hour")
+            repeated = hourly(house, hours[-1].window_until)
+        voice.close()
+        segments = crm.store.segment_counts()
+    seconds = time.monotonic() - started
+
+    console.print(
+        f"\n[bold]{app.events.num_rows:,} events[/] of {count_users:,} users made {history.count_sessions:,} sessions and "
+        f"{history.count_exits:,} unfinished exits before {BACKFILL_UNTIL:%d %B %H:%M} UTC.\n"
+        f"A model learned from the matured ones: [bold]AUC {trained.metrics['auc']:.3f}[/] on later exits "
+        f"(calibration error {trained.metrics['ece']:.3f}). Then, hour by hour:\n",
+        highlight=False,
+    )
+    console.print(_hours([*hours, repeated]))
+    console.print()
+    console.print(_segments(segments))
+    ok = repeated.sync.pending == 0 and all(not h.stopped and not h.sync.rejected for h in hours)
+    console.print(
+        "\n[green]✓[/] The last hour, repeated, sent nothing."
+        if ok
+        else f"\n[red]✗[/] The last hour, repeated, sent {repeated.sync.delivered} users.",
+        highlight=False,
+    )
+    console.print(f"\nIt took {seconds:.0f} s. Where to look now:", highlight=False)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_row("  make crm", "the CRM's page: segments, profiles and their history")
+    table.add_row(f"  {trained.folder / 'card.html'}", "the model's card")
+    table.add_row("  .venv/bin/winback status", "watermark, runs, what is pending")
+    table.add_row(f"  .venv/bin/winback hourly --until {hours[-1].window_until + timedelta(hours=1):%Y-%m-%dT%H:%M}", "the next hour (with `make crm` running)")
+    console.print(table, highlight=False, soft_wrap=True)
+    return {
+        "ok": ok,
+        "seconds": round(seconds, 1),
+        "metrics": trained.metrics,
+        "hours": [h.as_dict() for h in hours],
+        "repeated": repeated.as_dict(),
+        "segments": segments,
+    }
+
+
+def _clear(warehouse_file: Path, models: Path, crm: Path, folder: Path) -> None:
+    """Remove an earlier demo; anything else stays and is named."""
+    if not folder.is_dir() and any(p.exists() for p in (warehouse_file, models, crm)):
+        raise ContractError(
+            f"{warehouse_file.parent} holds data that no demo made. Move it, or set WINBACK_WAREHOUSE and WINBACK_MODELS elsewhere."
+        )
+    DuckDBWarehouse(warehouse_file).close()  # says who holds the file, if anybody does
+    for path in (warehouse_file, warehouse_file.with_name(warehouse_file.name + ".wal")):
+        path.unlink(missing_ok=True)
+    for path in crm.parent.glob(crm.name + "*"):
+        path.unlink()
+    for path in (models, folder):
+        shutil.rmtree(path, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _hours(results: list[Result]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("hour until", "events", "late", "exits", "skipped", "scored", "high", "vouchers", "sent", "withdrawn", "attributes"):
+        table.add_column(column, justify="right")
+    for index, r in enumerate(results):
+        is_repeat = index == len(results) - 1
+        s = r.scoring
+        numbers = (
+            r.arrivals.events,
+            r.arrivals.late,
+            s.exits if s else 0,
+            sum(s.skipped.values()) if s else 0,
+            s.scored if s else 0,
+            s.bands.get("high", 0) if s else 0,
+            s.eligible if s else 0,
+            r.sync.delivered,
+            r.sync.withdrawals,
+            r.sync.attributes,
+        )
+        table.add_row(
+            f"{r.window_until:%a %H:%M}" + (" again" if is_repeat else ""),
+            *(f"{n:,}" for n in numbers),
+            style="bold" if is_repeat else None,
+        )
+    return table
+
+
+def _segments(counts: dict[str, int]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("segment in the CRM")
+    table.add_column("users", justify="right")
+    for slug, count in counts.items():
+        table.add_row(SEGMENTS[slug].title, f"{count:,}")
+    return table

@@ -1,0 +1,110 @@
+"""Where does a trained model live, and is it the one that was written?
+
+A bundle is a folder: `model.json` (native XGBoost JSON, never a pickle), `contract.json`, `metrics.json`, `card.md`, plots, and
+`manifest.json` with the sha256 of each. A file named `champion` beside the bundles holds the version the job uses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from scoring.contract import FeatureContract
+from warehouse.errors import ContractError
+
+FORMAT = 1
+_CHAMPION = "champion"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle."""
+
+    version: str
+    folder: Path
+    contract: FeatureContract
+    trained_at: datetime
+    metrics: dict[str, float]
+
+    @property
+    def model_path(self) -> Path:
+        """The model in XGBoost's JSON."""
+        return self.folder / "model.json"
+
+
+def seal(folder: Path, *, version: str, trained_at: datetime) -> None:
+    """Write the manifest, last: a folder without one is no bundle."""
+    files = {p.name: _sha256(p) for p in sorted(folder.iterdir()) if p.name != "manifest.json"}
+    manifest = {"format": FORMAT, "version": version, "trained_at": trained_at.isoformat(), "sha256": files}
+    _replace(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+
+
+def load_bundle(models: Path, version: str) -> Bundle:
+    """Read a bundle and verify every file.
+
+    Raises: ContractError when it is absent, incomplete, altered, or of another format.
+    """
+    folder = models / version
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+    except (OSError, ValueError):
+        raise ContractError(
+            f"There is no complete model bundle {version} in the models folder. Train one: winback train"
+        ) from None
+    if manifest.get("format") != FORMAT:
+        raise ContractError(
+            f"Model bundle {version} has format {manifest.get('format')}, this program reads {FORMAT}. "
+            "Deploy the program that wrote it, or train again."
+        )
+    for name, expected in manifest["sha256"].items():
+        path = folder / name
+        if not path.is_file() or _sha256(path) != expected:
+            raise ContractError(
+                f"Model bundle {version}: {name} is missing or was altered (sha256 differs). "
+                "Restore it, or promote another version: winback promote VERSION"
+            )
+    return Bundle(
+        version=version,
+        folder=folder,
+        contract=FeatureContract.model_validate_json((folder / "contract.json").read_text()),
+        trained_at=datetime.fromisoformat(manifest["trained_at"]),
+        metrics=json.loads((folder / "metrics.json").read_text()),
+    )
+
+
+def versions(models: Path) -> list[str]:
+    """Every complete bundle, oldest first (versions begin with their time).
+
+    A folder whose name begins with a dot is one that training was still writing when it was stopped.
+    """
+    return sorted(p.parent.name for p in models.glob("*/manifest.json") if not p.parent.name.startswith("."))
+
+
+def champion(models: Path) -> str | None:
+    """The version in use, or None before the first promotion."""
+    pointer = models / _CHAMPION
+    return pointer.read_text().strip() or None if pointer.is_file() else None
+
+
+def promote(models: Path, version: str) -> str | None:
+    """Make a version the champion and return the one before. The bundle is verified first."""
+    load_bundle(models, version)
+    before = champion(models)
+    _replace(models / _CHAMPION, version + "\n")
+    return before
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old text or the new, never half of it."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)

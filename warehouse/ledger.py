@@ -1,0 +1,105 @@
+"""Which epochs are committed, and what has each run told of itself?
+
+An epoch is a run window whose decisions count. It exists when `ops.runs` has its row, and not before: decisions staged under a
+run that never committed are nobody's. The number of the next epoch follows from the last, so two runs that start from the same
+facts contend for the same number and one of them wins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from warehouse.interface import Reader, Warehouse
+from warehouse.tables import REPORTS, RUNS
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A committed run window [window_from, window_until) over loaded_at, UTC."""
+
+    epoch: int
+    run_id: str
+    kind: str
+    window_from: datetime
+    window_until: datetime
+    count_exits: int
+    count_scored: int
+    count_skipped: int
+    count_eligible: int
+    committed_at: datetime
+    model_version: str | None = None
+    policy_version: str | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run that came to its end did; times UTC, counts of rows."""
+
+    run_id: str
+    epoch: int
+    window_until: datetime
+    started_at: datetime
+    ended_at: datetime
+    count_events: int
+    count_events_late: int
+    count_events_too_late: int
+    count_delivered: int
+    count_rejected: int
+    count_deferred: int
+    count_suppressed: int
+    count_unchanged: int
+    stopped_because: str | None = None
+
+
+def last_epoch(warehouse: Reader) -> Epoch | None:
+    """The newest committed epoch: its `window_until` is the watermark."""
+    return next(iter(epochs(warehouse, limit=1)), None)
+
+
+def first_epoch(warehouse: Reader) -> Epoch | None:
+    """The oldest epoch, the backfill: up to its `window_until` is history."""
+    rows = _rows(warehouse, "runs", "epoch", 1)
+    return Epoch(**rows[0]) if rows else None
+
+
+def epochs(warehouse: Reader, limit: int) -> list[Epoch]:
+    """The last epochs, newest first."""
+    return [Epoch(**row) for row in _rows(warehouse, "runs", "epoch desc", limit)]
+
+
+def last_report(warehouse: Reader) -> Report | None:
+    """The newest report: its run was the last to bring the audience and the sync to an end."""
+    rows = _rows(warehouse, "reports", "epoch desc, ended_at desc", 1)
+    return Report(**rows[0]) if rows else None
+
+
+def reports(warehouse: Reader, limit: int) -> list[Report]:
+    """The last reports, newest first."""
+    return [Report(**row) for row in _rows(warehouse, "reports", "epoch desc, ended_at desc", limit)]
+
+
+def commit(warehouse: Warehouse, epoch: Epoch) -> Epoch:
+    """Make an epoch count, or adopt the one that was first; returns the winner.
+
+    The single place where a run becomes visible. Under a unique key of the epoch's number one contender wins; the other reads
+    the winner's row and discards what it staged itself.
+    """
+    if warehouse.append_once(RUNS, asdict(epoch)):
+        return epoch
+    sql = f"select * from {warehouse.relation('ops', 'runs')} where epoch = $epoch"  # noqa: S608
+    return Epoch(**warehouse.query(sql, {"epoch": epoch.epoch}).to_pylist()[0])
+
+
+def write_report(warehouse: Warehouse, report: Report) -> None:
+    """Append a run's report."""
+    warehouse.append(REPORTS, pa.Table.from_pylist([asdict(report)], schema=REPORTS.schema))
+
+
+def _rows(warehouse: Reader, table: str, order: str, limit: int) -> list[dict[str, Any]]:
+    sql = f"select * from {warehouse.relation('ops', table)} order by {order} limit {limit}"  # noqa: S608
+    rows: list[dict[str, Any]] = warehouse.query(sql).to_pylist()
+    return rows

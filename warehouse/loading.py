@@ -1,0 +1,308 @@
+"""How raw data gets in from Parquet and CSV files: all of it, once, or nothing.
+
+Every file is staged beside the tables and checked; only when all files hold are new rows stored, in one transaction.
+A row is new when its key is not in the table yet, so loading a file again changes nothing.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import glob
+import gzip
+import io
+import zlib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+
+from warehouse import checks
+from warehouse.checks import Problem
+from warehouse.duckdb import DuckDBWarehouse
+from warehouse.errors import ContractError, RetryableError
+from warehouse.tables import APP_EVENTS, RAW, Table
+
+MAX_ROWS_NAMED = 5
+CHUNK_BYTES = 1 << 20  # a header longer than this is none
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What became of a file's rows: `count_rows` = `count_new` + `count_already_there` + `count_repeated`.
+
+    `count_repeated` are rows after the first of their key within the file. `count_differing` are rows not stored whose
+    content differs from the row kept under their key: only events, which are redelivered, may have any.
+    """
+
+    count_rows: int
+    count_new: int
+    count_already_there: int
+    count_repeated: int
+    count_differing: int
+    ignored_columns: tuple[str, ...] = ()  # in the file, unknown to the table
+    absent_columns: tuple[str, ...] = ()  # optional, not in the file: null in every row
+
+
+@dataclass
+class _File:
+    """A file on its way in: how DuckDB reads it, the SQL name of each known column, and what is wrong so far."""
+
+    key: str
+    table: Table
+    path: Path
+    source: str = ""
+    is_text: bool = False
+    columns: dict[str, str] = field(default_factory=dict)
+    unusable: set[str] = field(default_factory=set)
+    ignored: tuple[str, ...] = ()
+    count_differing: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+    def refuse(self, what: str, fix: str) -> None:
+        self.problems.append(Problem(self.path.name, what, fix))
+
+    def refuse_rows(
+        self, connection: duckdb.DuckDBPyConnection, sql: str, what: str, fix: str, column: str | None = None
+    ) -> None:
+        count, rows = _rows(connection, sql)
+        if count:
+            self.problems.append(Problem(self.path.name, what, fix, column, rows, count))
+
+
+def load(
+    warehouse: DuckDBWarehouse,
+    files: Mapping[str, Path],
+    *,
+    now: datetime,
+    advance: Callable[[int], None] | None = None,
+) -> dict[str, Loaded]:
+    """Store the new rows of the files, named by the keys of `warehouse.tables.RAW`; no time may be after the aware `now`.
+
+    `advance` is told the files' bytes as they are done: half of a file's when it is checked, the rest when it is stored.
+    An empty text is stored as null. Columns that the table does not have are ignored and reported.
+
+    Raises: ContractError with the problems of all files, RetryableError when DuckDB itself fails; nothing is stored then.
+    """
+    if now.tzinfo is None:
+        raise ValueError("now must have a time zone")
+    connection = warehouse.connection
+    incoming = [_File(key, RAW[key], path) for key, path in files.items()]
+    done = advance or (lambda _: None)
+    try:
+        warehouse.prepare()
+        for file in incoming:
+            if _open(connection, file):
+                _stage(connection, file, now.astimezone(UTC).replace(tzinfo=None))
+                done(file.path.stat().st_size // 2)
+        if problems := [problem for file in incoming for problem in file.problems]:
+            raise ContractError(checks.message(problems))
+        return _store(connection, incoming, done)
+    except duckdb.Error as error:
+        kind = type(error).__name__  # not its message, nor the error chained: DuckDB's messages quote rows
+        hint = "Are memory and disk large enough? Load again."
+        raise RetryableError(f"Nothing was loaded: DuckDB failed ({kind}). {hint}") from None
+    finally:
+        with suppress(duckdb.Error):
+            for file in incoming:
+                for step in ("staged", "first", "there", "rejects", "scans"):
+                    connection.execute(f"drop table if exists temp.{step}_{file.key}")
+
+
+def _open(connection: duckdb.DuckDBPyConnection, file: _File) -> bool:
+    """Find how the file is read and its columns; say whether it can be read at all."""
+    name = file.path.name.lower()
+    try:
+        with file.path.open("rb") as stream:
+            is_empty = not stream.read(1)
+    except FileNotFoundError:
+        file.refuse("there is no such file", "Check the path.")
+        return False
+    except OSError:
+        file.refuse("cannot be opened", "Is it a file, and may you read it?")
+        return False
+    if not name.endswith((".parquet", ".csv", ".csv.gz")):
+        file.refuse("of an unknown kind", "Convert it to .parquet, .csv or .csv.gz.")
+        return False
+    if is_empty:
+        file.refuse("empty (0 bytes)", "Export it again.")
+        return False
+    is_parquet = name.endswith(".parquet")
+    names = _open_parquet(connection, file) if is_parquet else _open_csv(file, is_gzip=name.endswith(".gz"))
+    if names is None:
+        return False
+    file.problems += checks.match_names(file.path.name, file.table, names)
+    known = {column.name for column in file.table.columns}
+    file.ignored = tuple(name or f"(column {place})" for place, name in enumerate(names, 1) if name not in known)
+    return bool(file.columns)
+
+
+def _open_parquet(connection: duckdb.DuckDBPyConnection, file: _File) -> list[str] | None:
+    # Hive partitioning would add columns for folders named like dt=2026-01-31.
+    file.source = f"read_parquet({_literal(file.path)}, hive_partitioning = false)"
+    try:
+        found = {row[0]: row[1] for row in connection.execute(f"describe select * from {file.source}").fetchall()}
+        for column in file.table.columns:
+            if column.name not in found:
+                continue
+            file.columns[column.name] = f'"{column.name}"'
+            if problem := checks.wrong_type(file.path.name, column, found[column.name]):
+                # A column without any value may have any type: writers guess one.
+                file.columns[column.name] = "null"
+                if connection.execute(f'select count("{column.name}") from {file.source}').fetchall() != [(0,)]:
+                    file.unusable.add(column.name)
+                    file.problems.append(problem)
+    except duckdb.OutOfMemoryException:
+        raise
+    except duckdb.Error:
+        file.refuse("not a whole Parquet file", "It is truncated, damaged or of another kind: export it again.")
+        return None
+    return list(found)
+
+
+def _open_csv(file: _File, *, is_gzip: bool) -> list[str] | None:
+    try:
+        with gzip.open(file.path) if is_gzip else file.path.open("rb") as stream:
+            start = stream.read(CHUNK_BYTES)
+            while is_gzip and stream.read(CHUNK_BYTES):
+                pass  # to the end: DuckDB takes a truncated gzip file for a short one
+    except (OSError, EOFError, zlib.error):
+        file.refuse("not a whole gzip file", "It is truncated, damaged or of another kind: export it again.")
+        return None
+    text = codecs.getincrementaldecoder("utf-8-sig")(errors="replace").decode(start)
+    names: list[str] = []
+    with suppress(csv.Error):
+        names = next(csv.reader(io.StringIO(text, newline=""), strict=True), [])
+    file.is_text = True
+    known = {column.name for column in file.table.columns}
+    file.columns = {name: f"c{index}" for index, name in enumerate(names) if name in known}
+    types = ", ".join(f"'c{index}': 'varchar'" for index in range(len(names)))
+    file.source = f"""read_csv(
+        {_literal(file.path)}, columns = {{{types}}}, auto_detect = false, header = true, delim = ',', quote = '"',
+        escape = '"', nullstr = '', compression = '{"gzip" if is_gzip else "none"}', hive_partitioning = false,
+        store_rejects = true, rejects_table = 'rejects_{file.key}', rejects_scan = 'scans_{file.key}'
+    )"""
+    return names
+
+
+def _stage(connection: duckdb.DuckDBPyConnection, file: _File, now: datetime) -> None:
+    """Copy the rows to a temporary table, with a bit for each check that a row breaks, and gather the breaches."""
+    is_comparable = not file.problems
+    rules = {column.name: checks.rule(column, is_text=file.is_text, now=now) for column in file.table.columns}
+    raws = [f'({file.columns.get(name, "null")})::{rule.read_as} as "raw_{name}"' for name, rule in rules.items()]
+    values = [f'{rule.value} as "{name}"' for name, rule in rules.items()]
+    checked = file.columns.keys() - file.unusable
+    found = [check for name in rules if name in checked for check in rules[name].checks]
+    found += checks.across_columns(file.table, now)
+    bits = " + ".join(f"case when {check.breach} then {1 << bit} else 0 end" for bit, check in enumerate(found))
+    try:
+        connection.execute(f"""
+            create temp table staged_{file.key} as
+            with raw as (select {", ".join(raws)} from {file.source}),
+            read as (select *, {", ".join(values)} from raw)
+            select {_names(file.table)}, {bits or 0} as breaches from read
+        """)
+    except duckdb.OutOfMemoryException:
+        raise
+    except duckdb.Error:
+        file.refuse("cannot be read", "Is it whole, in UTF-8, with one kind of line end? Export it again.")
+        return
+    if file.is_text and _has_rejects(connection, file):
+        return  # rejected rows are not staged: the row numbers of the others would be wrong
+    for bit, check in enumerate(found):
+        sql = f"select rowid + 1 as row from staged_{file.key} where breaches & {1 << bit} <> 0"
+        file.refuse_rows(connection, sql, check.what, check.fix, check.column)
+    if is_comparable:
+        _compare(connection, file)
+
+
+def _has_rejects(connection: duckdb.DuckDBPyConnection, file: _File) -> bool:
+    """Gather the rows that DuckDB could not split into columns; it counts lines, a line break in quotes not among them."""
+    rejects = f"rejects_{file.key}"
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for (name,) in connection.execute(f"select distinct error_type::varchar from {rejects} order by 1").fetchall():
+        kinds.setdefault(checks.rejected(name), []).append(f"'{name}'")
+    for (what, fix), names in kinds.items():
+        sql = f"select distinct line - 1 as row from {rejects} where error_type::varchar in ({', '.join(names)})"
+        file.refuse_rows(connection, sql, what, fix)
+    return bool(kinds)
+
+
+def _compare(connection: duckdb.DuckDBPyConnection, file: _File) -> None:
+    """Find each key's first row, the keys already stored, and the rows that contradict the one kept under their key."""
+    key = ", ".join(file.table.key)
+    others = [column.name for column in file.table.columns if column.name not in file.table.key]
+    differs = " or ".join(f'new."{name}" is distinct from kept."{name}"' for name in others)
+    stored, staged, first, there = _stored(file), f"staged_{file.key}", f"first_{file.key}", f"there_{file.key}"
+    connection.execute(f"""
+        create temp table {first} as
+        select {key}, min(rowid) as first, count(*) as copies from {staged} where breaches = 0 group by {key};
+        create temp table {there} as
+        select distinct first from {first} inner join {stored} using ({key})
+    """)
+    differing = f"""
+        select new.rowid + 1 as row from {staged} as new inner join {stored} as kept using ({key})
+        where breaches = 0 and ({differs})
+        union
+        select new.rowid + 1 from (select * from {first} where copies > 1) as first
+        inner join {staged} as new using ({key}) inner join {staged} as kept on kept.rowid = first.first
+        where new.breaches = 0 and ({differs})
+    """
+    if file.table is APP_EVENTS:
+        file.count_differing, _ = _rows(connection, differing)
+        return
+    what = "the same as in the warehouse or in a row above, but the other columns differ,"
+    fix = (
+        "A changed user needs a later updated_at." if file.key == "users" else "Give each redemption an id of its own."
+    )
+    file.refuse_rows(connection, differing, what, fix, key)
+
+
+def _store(
+    connection: duckdb.DuckDBPyConnection, incoming: list[_File], done: Callable[[int], None]
+) -> dict[str, Loaded]:
+    """Insert the new rows of all files in one transaction and count what became of the others."""
+    loaded = {}
+    connection.begin()
+    try:
+        for file in incoming:
+            steps = [f"{step}_{file.key}" for step in ("staged", "first", "there")]
+            connection.execute(f"""
+                insert into {_stored(file)} by name select {_names(file.table)} from {steps[0]} as staged
+                semi join {steps[1]} as first on staged.rowid = first.first
+                anti join {steps[2]} as there on staged.rowid = there.first
+            """)
+            rows, keys, there = (connection.execute(f"select count(*) from {step}").fetchall()[0][0] for step in steps)
+            absent = tuple(column.name for column in file.table.columns if column.name not in file.columns)
+            counts = (rows, keys - there, there, rows - keys, file.count_differing)
+            loaded[file.key] = Loaded(*counts, file.ignored, absent)
+            size = file.path.stat().st_size
+            done(size - size // 2)
+        connection.commit()
+    except BaseException:
+        with suppress(duckdb.Error):
+            connection.rollback()
+        raise
+    return loaded
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[int, list[int]]:
+    """Return how many rows a query over `row` finds, and the first of them."""
+    count, rows = connection.execute(f"select count(*), min(row, {MAX_ROWS_NAMED}) from ({sql})").fetchall()[0]
+    return count, rows or []
+
+
+def _stored(file: _File) -> str:
+    return f'"{file.table.layer}"."{file.table.name}"'
+
+
+def _names(table: Table) -> str:
+    return ", ".join(f'"{column.name}"' for column in table.columns)
+
+
+def _literal(path: Path) -> str:
+    """Quote a path for SQL; DuckDB would expand a `*` in it."""
+    return "'" + glob.escape(str(path)).replace("'", "''") + "'"
