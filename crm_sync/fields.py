@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from warehouse.errors import ContractError
 from warehouse.tables import CRM_STATE
@@ -17,6 +17,8 @@ from warehouse.tables import CRM_STATE
 # They ride along with a change; alone they cause none.
 RIDE_ALONG = ("churn_scored_at", "churn_model_version")
 LIST_SEPARATOR = "; "
+# They say whose profile is written: a field sent under such a name would be written to somebody else's.
+IDENTIFIERS = {"external_id", "user_alias", "braze_id", "email", "phone"}
 
 Value = str | float | bool | list[str] | None
 
@@ -46,6 +48,8 @@ class FieldMapping(BaseModel):
         names = [p.property for p in self.fields.values()]
         if len(set(names)) < len(names):
             raise ValueError("two fields are written to one property")
+        if identifiers := IDENTIFIERS & set(names):
+            raise ValueError(f"a field is written to what identifies a user: {sorted(identifiers)}")
         return self
 
 
@@ -56,7 +60,7 @@ def load_fields(path: Path) -> FieldMapping:
     """
     try:
         return FieldMapping.model_validate(yaml.safe_load(path.read_text()))
-    except (OSError, yaml.YAMLError, ValidationError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or not valid
         raise ContractError(f"{path.name} is no field mapping: {error}") from None
 
 
@@ -87,7 +91,7 @@ def change(row: Mapping[str, Any], mapping: FieldMapping) -> Change:
         if kept != acknowledged:
             attributes[target.property] = _to_wire(field, kept)
     if not set(attributes) - {mapping.fields[f].property for f in RIDE_ALONG}:
-        attributes = {}
+        attributes, state = {}, {field: row[f"acknowledged_{field}"] for field in mapping.fields}
     return Change(row["user_id"], row["desired_hash"], row["is_withdrawal"], attributes, state)
 
 

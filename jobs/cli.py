@@ -92,7 +92,7 @@ def load(events: Path | None, users: Path | None, redemptions: Path | None, is_j
     files = {name: path for name, path in (("events", events), ("users", users), ("redemptions", redemptions)) if path}
     if not files:
         raise click.UsageError("Name at least one file: --events, --users or --redemptions.")
-    _run(is_json, lambda settings, voice: load_files(settings, files, voice), screens.loaded)
+    answer_command(is_json, lambda settings, voice: load_files(settings, files, voice), screens.loaded)
 
 
 @cli.command()
@@ -111,7 +111,7 @@ def backfill(until: datetime, is_json: bool) -> None:
         with open_house(settings, narrator=voice) as house:
             return run(house, until)
 
-    _run(is_json, act, screens.backfilled)
+    answer_command(is_json, act, screens.backfilled)
 
 
 @cli.command()
@@ -130,7 +130,7 @@ def train(until: datetime | None, is_json: bool) -> None:
         with open_house(settings, narrator=voice) as house:
             return run(house, until)
 
-    _run(is_json, act, screens.trained)
+    answer_command(is_json, act, screens.trained)
 
 
 @cli.command()
@@ -147,7 +147,7 @@ def promote(version: str, is_json: bool) -> None:
     def act(settings: Settings, _: Any) -> Any:
         return {"champion": version, "before": bundles.promote(settings.models, version)}
 
-    _run(is_json, act, screens.promoted)
+    answer_command(is_json, act, screens.promoted)
 
 
 @cli.command()
@@ -169,7 +169,7 @@ def hourly(until: datetime | None, dry_run: bool, is_json: bool) -> None:
         with open_house(settings, narrator=voice) as house:
             return run(house, until, dry_run=dry_run)
 
-    result = _run(is_json, act, screens.ran)
+    result = answer_command(is_json, act, screens.ran)
     if result.stopped:
         raise result.stopped
 
@@ -189,7 +189,7 @@ def status(is_json: bool) -> None:
         with open_house(settings) as house:
             return run(house)
 
-    _run(is_json, act, screens.status)
+    answer_command(is_json, act, screens.status)
 
 
 @cli.command("dead-letters")
@@ -209,10 +209,10 @@ def dead_letters(action: str, is_json: bool) -> None:
         with open_house(settings) as house:
             return letters.listed(house) if action == "list" else {"retried": letters.retry(house)}
 
-    _run(is_json, act, screens.dead_letters)
+    answer_command(is_json, act, screens.dead_letters)
 
 
-def _run(is_json: bool, act: Callable[[Settings, Any], Any], show: Callable[[Console, Any], None]) -> Any:
+def answer_command(is_json: bool, act: Callable[[Settings, Any], Any], show: Callable[[Console, Any], None]) -> Any:
     """Read the settings, act, and print the answer: one object, or something a person likes to read."""
     settings = read_settings()
     voice = narrator()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from warehouse.errors import ContractError
 
@@ -51,5 +51,5 @@ def load_funnel(path: Path) -> Funnel:
     """
     try:
         return Funnel.model_validate(yaml.safe_load(path.read_text()))
-    except (OSError, yaml.YAMLError, ValidationError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or not valid
         raise ContractError(f"{path.name} is no funnel: {error}") from None

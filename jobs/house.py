@@ -43,6 +43,7 @@ class House:
     now: Callable[[], datetime] = utc_now
     monotonic: Callable[[], float] = time.monotonic
     narrator: Narrator = field(default_factory=Silence)
+    parsed: dict[str, Any] = field(default_factory=dict)  # dbt projects already parsed by this process
 
     def transform(self, window: Window) -> Transform:
         """The dbt project over a window."""
@@ -50,7 +51,7 @@ class House:
             "cool_down_days": self.policy.voucher.cool_down_days,
             "churn_probability_step": self.fields.churn_probability_step,
         }
-        return Transform(self.settings.warehouse, self.settings.dbt_target, self.funnel, extra, window)
+        return Transform(self.settings.warehouse, self.settings.dbt_target, self.funnel, extra, window, self.parsed)
 
 
 @contextmanager
@@ -67,7 +68,7 @@ def open_house(settings: Settings, **parts: Any) -> Iterator[House]:
         settings.crm_api_key.get_secret_value(),
         budget=RetryBudget(settings.retry_budget_seconds),
     )
-    warehouse = DuckDBWarehouse(settings.warehouse_path)
+    warehouse = DuckDBWarehouse(settings.warehouse_path, memory_limit=settings.memory_limit)
     try:
         warehouse.prepare()
         yield House(settings, funnel, policy, fields, warehouse, destination, **parts)

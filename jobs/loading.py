@@ -14,9 +14,9 @@ from warehouse.loading import Loaded, load
 
 def load_files(settings: Settings, files: Mapping[str, Path], voice: Narrator) -> dict[str, Loaded]:
     """Load files into the embedded warehouse; see warehouse.loading."""
-    warehouse = DuckDBWarehouse(settings.warehouse_path)
+    warehouse = DuckDBWarehouse(settings.warehouse_path, memory_limit=settings.memory_limit)
     try:
-        warehouse.prepare()
-        return load(warehouse, files, now=utc_now(), advance=voice.progress("Loading", None))
+        total = sum(path.stat().st_size for path in files.values() if path.is_file())
+        return load(warehouse, files, now=utc_now(), advance=voice.progress("Loading", total))
     finally:
         warehouse.close()

@@ -33,13 +33,15 @@ def _reasons(counts: dict[str, int]) -> str:
 
 def loaded(console: Console, answer: dict[str, Any]) -> None:
     """Rows new and known, a file a line."""
-    table = _table("file", "rows", "new", "known")
+    table = _table("", "rows", "new", "already there", "repeated")
     for name, one in answer.items():
-        table.add_row(name, f"{one.rows:,}", f"{one.new:,}", f"{one.known:,}")
+        counts = (one.count_rows, one.count_new, one.count_already_there, one.count_repeated)
+        table.add_row(name, *(f"{count:,}" for count in counts))
     console.print(table)
     for name, one in answer.items():
         if one.ignored_columns:
             console.print(f"{name}: ignored columns {', '.join(one.ignored_columns)}", highlight=False)
+    console.print("Next: winback backfill --until TIME, or winback hourly", style="dim")
 
 
 def backfilled(console: Console, answer: Backfilled) -> None:
@@ -58,7 +60,7 @@ def trained(console: Console, answer: Any) -> None:
     console.print(f"Model [bold]{answer.version}[/]{' is the champion' if answer.is_first else ''}", highlight=False)
     console.print(
         f"AUC {m['auc']:.3f}, average precision {m['average_precision']:.3f}, Brier {m['brier']:.3f} "
-        f"(base rate alone {m['brier_base_rate']:.3f}), calibration error {m['ece']:.3f}, lift at 10 % {m['lift_at_10']:.2f}",
+        f"(base rate alone {m['brier_baseline']:.3f}), calibration error {m['calibration_error']:.3f}, lift at 10 % {m['lift_at_10_percent']:.2f}",
         highlight=False,
     )
     console.print(f"Card: {answer.folder / 'card.html'}", style="dim", highlight=False, soft_wrap=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -14,13 +14,30 @@ from warehouse.errors import ContractError
 _LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 
 
+def _split(url: str) -> SplitResult | None:
+    """None where there is no host or no such port; urllib's own errors would quote the value."""
+    try:
+        parts = urlsplit(url)
+        return parts if parts.hostname and parts.port != 0 else None
+    except ValueError:
+        return None
+
+
 def _crm_url(url: str) -> str:
-    parts = urlsplit(url)
-    if not parts.hostname or parts.username or parts.password or parts.query:
+    parts = _split(url)
+    has_space = any(c.isspace() for c in url)
+    if parts is None or has_space or parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("must be a scheme and a host, for instance https://rest.fra-01.braze.eu")
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOCAL_HOSTS):
         raise ValueError("must be https; http only to this machine")
     return url.rstrip("/")
+
+
+def _api_key(key: SecretStr) -> SecretStr:
+    text = key.get_secret_value()
+    if not text or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("must be the key alone, without a space or a line break (does the secret end in one?)")
+    return key
 
 
 def _warehouse(url: str) -> str:
@@ -45,18 +62,25 @@ class Settings(BaseSettings):
     crm_url: Annotated[str, AfterValidator(_crm_url)] = Field(
         "http://127.0.0.1:8765", description="The CRM's REST endpoint; https, or http on this machine."
     )
-    crm_api_key: SecretStr = Field(SecretStr("local-key"), description="The CRM's key, with permission `users.track`.")
+    crm_api_key: Annotated[SecretStr, AfterValidator(_api_key)] = Field(
+        SecretStr("local-key"), description="The CRM's key, with permission `users.track`."
+    )
     safety_lag_seconds: int = Field(
         120, ge=0, le=86_400, description="`until` is now minus this, so that rows still being written are not skipped."
     )
     run_deadline_seconds: int = Field(
         2_700, gt=0, description="When to stop sending and leave the rest to the next run."
     )
-    retry_budget_seconds: float = Field(120, gt=0, description="How long one request to the CRM is tried again.")
+    retry_budget_seconds: float = Field(
+        120, gt=0, allow_inf_nan=False, description="How long one request to the CRM is tried again."
+    )
     max_rejected_ratio: float = Field(
         0.5, ge=0, le=1, description="Above this share of rejected users the circuit breaker stops the sync (exit 3)."
     )
     dbt_target: Path = Field(Path("var/dbt"), description="Folder for what dbt compiles and logs.")
+    memory_limit: str = Field(
+        "2GB", pattern=r"^[0-9]+(\.[0-9]+)?(MB|GB)$", description="What DuckDB may hold in memory before it spills to disk."
+    )
     threads: int = Field(0, ge=0, description="Threads for scoring; 0 is every core.")
 
     @property

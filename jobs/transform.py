@@ -6,7 +6,7 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,19 @@ class Window:
 class Transform:
     """The dbt project over one window; parsed once, then built in parts."""
 
-    def __init__(self, warehouse_url: str, target: Path, funnel: Funnel, extra: dict[str, Any], window: Window) -> None:
-        """Say where and over what; nothing runs yet. `extra` are vars from the other configuration files."""
+    def __init__(
+        self,
+        warehouse_url: str,
+        target: Path,
+        funnel: Funnel,
+        extra: dict[str, Any],
+        window: Window,
+        parsed: dict[str, Any] | None = None,
+    ) -> None:
+        """Say where and over what; nothing runs yet.
+
+        `extra` are vars from the other configuration files. `parsed` keeps parsed projects from one window to the next.
+        """
         # dbt's profile reads this; it is set here, in the one room that may touch the environment.
         os.environ["WINBACK_WAREHOUSE"] = _absolute(warehouse_url)
         os.environ["DBT_SEND_ANONYMOUS_USAGE_STATS"] = "false"
@@ -56,26 +67,24 @@ class Transform:
             "--profiles-dir", str(PROJECT),
             "--target-path", str(target.absolute()),
             "--log-path", str(target.absolute()),
+            "--no-write-json",
             "--vars", json.dumps({**funnel.as_vars(), **extra, **window.as_vars()}),
         ]  # fmt: skip
-        self._manifest: Any = None
+        self._key = json.dumps({**funnel.as_vars(), **extra, "warehouse": warehouse_url})
+        self._from_at = window.from_at
+        self._parsed = {} if parsed is None else parsed
 
     def build(self, selector: str, *, full_refresh: bool = False) -> None:
-        """Build one selector of dbt/selectors.yml with its data tests; unit tests belong to development.
+        """Build one selector of dbt/selectors.yml with its data tests.
 
         Raises: ContractError when a data test fails, RetryableError when a model does.
         """
         from dbt.cli.main import dbtRunner  # noqa: PLC0415 - importing dbt takes a second, which `--help` need not pay
 
-        arguments = ["build", "--selector", selector, "--exclude-resource-type", "unit_test", *self._options]
+        arguments = ["build", "--selector", selector, *self._options]
         if full_refresh:
             arguments.append("--full-refresh")
-        if self._manifest is None:
-            parsed = dbtRunner().invoke(["parse", *self._options])
-            if not parsed.success:
-                raise ContractError(f"The dbt project does not parse: {_first_line(parsed.exception)}")
-            self._manifest = parsed.result
-        answer = dbtRunner(manifest=self._manifest).invoke(arguments)
+        answer = dbtRunner(manifest=self._manifest()).invoke(arguments)
         if answer.success:
             return
         nodes = getattr(answer.result, "results", None) or []
@@ -87,6 +96,23 @@ class Transform:
         if all(str(node.status) == "fail" for node in failed):
             raise ContractError(f"{text}\nThe data breaks a rule of the dbt project. Nothing was decided or sent.")
         raise RetryableError(text)
+
+    def _manifest(self) -> Any:
+        """The parsed project; a parse takes 1.7 s, so one serves the windows that follow within a week.
+
+        Of what dbt reads while parsing only the merges' lower bounds depend on the window: those of an earlier window are
+        right for a later one, and a little wider than need be. Everything else is rendered when it is built.
+        """
+        from dbt.cli.main import dbtRunner  # noqa: PLC0415
+
+        from_at, manifest = self._parsed.get(self._key, (None, None))
+        if from_at is None or not from_at <= self._from_at <= from_at + timedelta(days=7):
+            parsed = dbtRunner().invoke(["parse", *self._options])
+            if not parsed.success:
+                raise ContractError(f"The dbt project does not parse: {_first_line(parsed.exception)}")
+            manifest = parsed.result
+            self._parsed[self._key] = (self._from_at, manifest)
+        return manifest
 
 
 def _absolute(url: str) -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import click
+
+from jobs.cli import Moment, answer_command, as_json
 
 DEFAULT_CRM = Path("var/crm.sqlite")
 DEFAULT_PORT = 8765
@@ -16,7 +19,7 @@ DEFAULT_PORT = 8765
 @click.option("--port", default=DEFAULT_PORT, show_default=True, help="Port on this machine; 0 takes a free one.")
 @click.option("--database", type=click.Path(path_type=Path), default=DEFAULT_CRM, show_default=True, help="Its profiles.")
 def crm(port: int, database: Path) -> None:
-    r"""Run the local CRM and its page until Ctrl-C.
+    """Run the local CRM and its page until Ctrl-C.
 
     \b
     winback crm
@@ -32,11 +35,30 @@ def crm(port: int, database: Path) -> None:
 
 
 @click.command()
+@click.option("--until", type=Moment(), required=True, help="Where to stop.")
+@click.option("--every", "hours", default=24, show_default=True, help="Hours in one run window.")
+@click.option("--database", type=click.Path(path_type=Path), default=DEFAULT_CRM, show_default=True, help="The CRM's.")
+@as_json
+def replay(until: datetime, hours: int, database: Path, is_json: bool) -> None:
+    """Run loaded history through the job window by window, against a local CRM, and say how well the scores did.
+
+    \b
+    winback replay --until 2026-06-29 --every 24
+    """
+    from sandbox import screens  # noqa: PLC0415 - the model libraries only when they are needed
+    from sandbox.replay import replay as run  # noqa: PLC0415
+
+    answer_command(
+        is_json, lambda settings, voice: run(settings, until, timedelta(hours=hours), database, voice), screens.replayed
+    )
+
+
+@click.command()
 @click.option("--users", "count_users", default=20_000, show_default=True, help="Users of the synthetic app.")
 @click.option("--seed", default=7, show_default=True, help="Another seed, another app.")
 @click.option("--json", "is_json", is_flag=True, help="One machine-readable object on stdout.")
 def demo(count_users: int, seed: int, is_json: bool) -> None:
-    r"""Show the whole product on this machine: an app, its history, a model, eight hours, a CRM.
+    """Show the whole product on this machine: an app, its history, a model, eight hours, a CRM.
 
     \b
     winback demo

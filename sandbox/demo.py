@@ -13,14 +13,14 @@ from rich.table import Table
 
 from crm_sync.destinations.braze import Braze
 from jobs.backfill import backfill
-from jobs.hourly import Result, hourly
+from jobs.hourly import hourly
 from jobs.house import open_house
 from jobs.narration import narrator
 from jobs.settings import read_settings
 from jobs.training import train
+from sandbox import screens
 from sandbox.commands import DEFAULT_CRM
 from sandbox.crm_server import LocalCrm
-from sandbox.crm_store import SEGMENTS
 from sandbox.synthetic_app import generate
 from warehouse.duckdb import DuckDBWarehouse
 from warehouse.errors import ContractError
@@ -49,9 +49,8 @@ def run_demo(*, count_users: int, seed: int, is_quiet: bool = False) -> dict[str
     voice.step("Making a synthetic tax app", users=count_users)
     app = generate(seed=seed, count_users=count_users, starts_on=STARTS_ON, count_days=COUNT_DAYS)
     app.write(folder)
-    warehouse = DuckDBWarehouse(warehouse_file)
+    warehouse = DuckDBWarehouse(warehouse_file, memory_limit=settings.memory_limit)
     try:
-        warehouse.prepare()
         files = {name: folder / f"{name}.parquet" for name in ("events", "users", "redemptions")}
         ends_at = datetime.combine(STARTS_ON + timedelta(days=COUNT_DAYS), datetime.min.time(), UTC)
         load(warehouse, files, now=ends_at, advance=voice.progress("Loading", None))
@@ -73,12 +72,12 @@ def run_demo(*, count_users: int, seed: int, is_quiet: bool = False) -> dict[str
         f"\n[bold]{app.events.num_rows:,} events[/] of {count_users:,} users made {history.count_sessions:,} sessions and "
         f"{history.count_exits:,} unfinished exits before {BACKFILL_UNTIL:%d %B %H:%M} UTC.\n"
         f"A model learned from the matured ones: [bold]AUC {trained.metrics['auc']:.3f}[/] on later exits "
-        f"(calibration error {trained.metrics['ece']:.3f}). Then, hour by hour:\n",
+        f"(calibration error {trained.metrics['calibration_error']:.3f}). Then, hour by hour:\n",
         highlight=False,
     )
-    console.print(_hours([*hours, repeated]))
+    console.print(screens.runs([*hours, repeated]))
     console.print()
-    console.print(_segments(segments))
+    console.print(screens.segments(segments))
     ok = repeated.sync.pending == 0 and all(not h.stopped and not h.sync.rejected for h in hours)
     console.print(
         "\n[green]✓[/] The last hour, repeated, sent nothing."
@@ -117,39 +116,3 @@ def _clear(warehouse_file: Path, models: Path, crm: Path, folder: Path) -> None:
     for path in (models, folder):
         shutil.rmtree(path, ignore_errors=True)
     folder.mkdir(parents=True)
-
-
-def _hours(results: list[Result]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("hour until", "events", "late", "exits", "skipped", "scored", "high", "vouchers", "sent", "withdrawn", "attributes"):
-        table.add_column(column, justify="right")
-    for index, r in enumerate(results):
-        is_repeat = index == len(results) - 1
-        s = r.scoring
-        numbers = (
-            r.arrivals.events,
-            r.arrivals.late,
-            s.exits if s else 0,
-            sum(s.skipped.values()) if s else 0,
-            s.scored if s else 0,
-            s.bands.get("high", 0) if s else 0,
-            s.eligible if s else 0,
-            r.sync.delivered,
-            r.sync.withdrawals,
-            r.sync.attributes,
-        )
-        table.add_row(
-            f"{r.window_until:%a %H:%M}" + (" again" if is_repeat else ""),
-            *(f"{n:,}" for n in numbers),
-            style="bold" if is_repeat else None,
-        )
-    return table
-
-
-def _segments(counts: dict[str, int]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("segment in the CRM")
-    table.add_column("users", justify="right")
-    for slug, count in counts.items():
-        table.add_row(SEGMENTS[slug].title, f"{count:,}")
-    return table

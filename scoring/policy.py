@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import numpy as np
 import numpy.typing as npt
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from warehouse.errors import ContractError
 
@@ -104,7 +104,7 @@ def load_policy(path: Path) -> Policy:
     """
     try:
         return Policy.model_validate(yaml.safe_load(path.read_text()))
-    except (OSError, yaml.YAMLError, ValidationError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or not valid
         raise ContractError(f"{path.name} is no voucher policy: {error}") from None
 
 

@@ -22,8 +22,8 @@ def reasons(contract: FeatureContract, matrix: Matrix, contributions: npt.NDArra
     if not len(matrix):
         return pa.array([], pa.string())
     phrases, offsets = _phrases(contract)
-    # The phrase of each value: for a category by its index, for a number by the side of the median. The top of the range is
-    # never low: most users filed last year, so the median is 1, and one who did must not be told to have not.
+    # The phrase of each value: for a category by its index, for a number by the side of the median. The top of the range
+    # is never low: where most users filed last year the median is 1, and one who did must not be called one who did not.
     medians = np.array([np.nan if f.median is None else f.median for f in contract.features], dtype=np.float32)
     tops = np.array([f.range[1] if f.range else np.nan for f in contract.features], dtype=np.float32)
     is_category = np.array([f.type == "category" for f in contract.features])
@@ -40,6 +40,9 @@ def reasons(contract: FeatureContract, matrix: Matrix, contributions: npt.NDArra
         counts = strength[rows, best] > 0
         columns.append(pc.if_else(pa.array(counts), phrase, pa.scalar(None, pa.string())))
         strength[rows, best] = -np.inf
+    # Without a strongest reason there is none at all. Such a row must not be all nulls: the join would leave it out, and
+    # every row after it would get its neighbour's reasons (seen with pyarrow 26.0.1; narwhals-dev/narwhals#3965).
+    columns[0] = pc.fill_null(columns[0], "")
     joined = pc.binary_join_element_wise(*columns, SEPARATOR, null_handling="skip")
     return pc.if_else(pc.equal(joined, ""), pa.scalar(None, pa.string()), joined)
 

@@ -78,7 +78,7 @@ def warnings(report: Report) -> list[str]:
         said.append(
             f"the history is short: the gap before the test period is {m['gap_days']:.1f} days instead of a label "
             f"window of {report.label_window_days}. Some labels learned from reach into the test period, so the "
-            "figures flatter."
+            "figures may flatter."
         )
     if m["calibration_error"] > _CALIBRATION_WARNING:
         said.append(

@@ -22,10 +22,13 @@ PARAMETERS: dict[str, Any] = {
     "tree_method": "hist",
     "max_depth": 4,
     "eta": 0.05,
-    "subsample": 0.8,
-    "colsample_bytree": 0.8,
-    "min_child_weight": 10,
+    "subsample": 0.6,
+    "colsample_bytree": 0.5,
+    "lambda": 10,
 }
+# Exits of one user resemble each other, and time passes between fit and use: small leaves learn yesterday's users by heart. On the
+# loan log, leaves of a weight of 100 instead of 10 took the AUC of later exits from .836 to .853.
+LEAF_RATIO, MIN_LEAF_WEIGHT, MAX_LEAF_WEIGHT = 1 / 100, 1, 100
 
 
 class Fitter:
@@ -38,7 +41,7 @@ class Fitter:
     def rounds(self, fit: tuple[Matrix, Labels], validation: tuple[Matrix, Labels]) -> tuple[xgb.Booster, int]:
         """Fit until the validation rows' log loss has stopped improving; return the best booster and its rounds."""
         booster = xgb.train(
-            self.parameters,
+            self._for(len(fit[1])),
             self._data(*fit),
             MAX_ROUNDS,
             evals=[(self._data(*validation), "validation")],
@@ -50,7 +53,7 @@ class Fitter:
 
     def fixed(self, matrix: Matrix, label: Labels, rounds: int) -> xgb.Booster:
         """Fit this many rounds."""
-        return xgb.train(self.parameters, self._data(matrix, label), rounds)
+        return xgb.train(self._for(len(label)), self._data(matrix, label), rounds)
 
     def probability(self, booster: xgb.Booster, matrix: Matrix) -> Floats:
         """Return the probability of label 1 of each row."""
@@ -63,6 +66,10 @@ class Fitter:
         """
         parts = booster.predict(self._data(matrix), pred_contribs=True, approx_contribs=True)
         return cast(Floats, np.abs(parts[:, :-1]).mean(axis=0).astype(np.float64))
+
+    def _for(self, rows: int) -> dict[str, Any]:
+        weight = min(max(LEAF_RATIO * rows, MIN_LEAF_WEIGHT), MAX_LEAF_WEIGHT)
+        return {**self.parameters, "min_child_weight": weight}
 
     def _data(self, matrix: Matrix, label: Labels | None = None) -> xgb.DMatrix:
         return xgb.DMatrix(

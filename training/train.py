@@ -159,8 +159,9 @@ def _check_split(label: Labels, split: Split) -> None:
 
 def _new_users(rows: pa.Table, split: Split, truth: Labels, probability: Floats) -> dict[str, float]:
     """Measure apart the test exits of users who were not learned from: the others might be known by heart."""
-    users = rows.column("user_id").to_numpy()
-    is_new = ~np.isin(users[split.test], users[: split.validation.stop])
+    users = rows.column("user_id")
+    known = users.slice(0, split.validation.stop).combine_chunks()
+    is_new = ~pc.is_in(users.slice(split.test.start), value_set=known).to_numpy()
     auc = evaluate.auc(truth[is_new], probability[is_new])
     return {"new_users_ratio": float(is_new.mean()), **({} if auc is None else {"auc_new_users": auc})}
 
@@ -168,8 +169,8 @@ def _new_users(rows: pa.Table, split: Split, truth: Labels, probability: Floats)
 def _devices(rows: pa.Table, split: Split, truth: Labels, probability: Floats) -> list[Slice]:
     if "device_type" not in rows.column_names:
         return []
-    names = rows.column("device_type").cast(pa.string()).to_pylist()[split.test]
-    return evaluate.slices(names, truth, probability)
+    names = rows.column("device_type").slice(split.test.start).cast(pa.string())
+    return evaluate.slices(names.to_pylist(), truth, probability)
 
 
 def _moment(microseconds: np.int64) -> datetime:

@@ -94,7 +94,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Rule:
-    """How a column is staged: the type it is read as and, over `raw_<name>` and `<name>`, the value stored and the checks."""
+    """How a column is staged: its type when read, the value stored (of `raw_<name>`) and the checks."""
 
     read_as: str
     value: str
@@ -114,14 +114,15 @@ def message(problems: Sequence[Problem]) -> str:
 
 
 def match_names(file: str, table: Table, names: Sequence[str]) -> list[Problem]:
-    """Refuse missing and doubled columns. Of a misspelt one only the position is told: a file without header has data there."""
+    """Refuse missing and doubled columns. Of a misspelt one the place is told: headerless, it is data."""
     known = {column.name for column in table.columns}
     if known.isdisjoint(names):
         needed = ", ".join(column.name for column in table.columns if column.required)
         fix = f"Needed: {needed}. In a CSV file the first line names them, separated by commas."
         return [Problem(file, "names none of the columns", fix)]
     problems = []
-    strangers = {re.sub(r"[\W_]", "", name).lower(): place for place, name in enumerate(names, 1) if name not in known}
+    plain = [re.sub(r"[\W_]", "", name).lower() for name in names]
+    strangers = {plain[place - 1]: place for place, name in enumerate(names, 1) if name not in known}
     for column in table.columns:
         if names.count(column.name) > 1:
             problems.append(Problem(file, "the column is there more than once", "Keep one.", column.name))
@@ -133,12 +134,12 @@ def match_names(file: str, table: Table, names: Sequence[str]) -> list[Problem]:
 
 
 def rejected(error_type: str) -> tuple[str, str]:
-    """Return what is wrong, and the fix, for a DuckDB `error_type` of a CSV row that it could not split into columns."""
+    """Return what is wrong, and the fix, for DuckDB's `error_type` of a CSV row that it could not split."""
     return _REJECTED.get(error_type, ("unreadable", "Export the file again."))
 
 
 def wrong_type(file: str, column: Column, stored_as: str) -> Problem | None:
-    """Refuse a Parquet column that cannot become ours without guessing. Of a type one word is told: an enum lists values."""
+    """Refuse a Parquet column that would need guessing. Of its type one word is told: the rest may hold names."""
     kind = _KINDS[str(column.type)]
     word = "LIST" if stored_as.endswith("]") else stored_as.split("(", maxsplit=1)[0]
     if word in kind.accepted:
@@ -158,11 +159,8 @@ def rule(column: Column, *, is_text: bool, now: datetime) -> Rule:
         value = _utc(f"case when {form} then try_cast({raw} as timestamptz) end" if is_text else raw)
         others = _timestamp_checks(column.name, is_text=is_text, now=now)
     elif kind == "bool":
-        value = (
-            f"case when lower({raw}) in {_TRUE} then true when lower({raw}) in {_FALSE} then false end"
-            if is_text
-            else raw
-        )
+        said = f"case when lower({raw}) in {_TRUE} then true when lower({raw}) in {_FALSE} then false end"
+        value = said if is_text else raw
         breach = f"{raw} is not null and {name} is null"
         others = [Check(column.name, breach, "neither true nor false", "Write true or false.")]
     else:
@@ -179,12 +177,8 @@ def across_columns(table: Table, now: datetime) -> Iterator[Check]:
     if table is APP_EVENTS:
         # Bounded by now first: the sum could overflow.
         breach = f"case when loaded_at <= timestamp '{now}' then occurred_at > loaded_at + {_CLOCK_AHEAD} end"
-        yield Check(
-            "occurred_at",
-            breach,
-            "more than 1 day after loaded_at",
-            "Are both in UTC, and was the device's clock right?",
-        )
+        fix = "Are both in UTC, and was the device's clock right?"
+        yield Check("occurred_at", breach, "more than 1 day after loaded_at", fix)
 
 
 def _utc(zoned: str) -> str:

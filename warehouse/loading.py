@@ -28,6 +28,8 @@ from warehouse.tables import APP_EVENTS, RAW, Table
 
 MAX_ROWS_NAMED = 5
 CHUNK_BYTES = 1 << 20  # a header longer than this is none
+# What DuckDB raises when memory, or the disk it spills to, is full. Damaged Parquet (400 ways tried) raises others.
+OUT_OF_SPACE = (duckdb.OutOfMemoryException, duckdb.IOException)
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class _File:
     key: str
     table: Table
     path: Path
+    size_bytes: int = 0
     source: str = ""
     is_text: bool = False
     columns: dict[str, str] = field(default_factory=dict)
@@ -80,12 +83,12 @@ def load(
     now: datetime,
     advance: Callable[[int], None] | None = None,
 ) -> dict[str, Loaded]:
-    """Store the new rows of the files, named by the keys of `warehouse.tables.RAW`; no time may be after the aware `now`.
+    """Store the new rows of files named by the keys of `warehouse.tables.RAW`; no time may be after the aware `now`.
 
-    `advance` is told the files' bytes as they are done: half of a file's when it is checked, the rest when it is stored.
+    `advance` is told bytes done, in sum the files' sizes: half of each when it is checked, the rest when stored.
     An empty text is stored as null. Columns that the table does not have are ignored and reported.
 
-    Raises: ContractError with the problems of all files, RetryableError when DuckDB itself fails; nothing is stored then.
+    Raises: ContractError with the problems of all files, RetryableError when DuckDB itself fails; nothing is stored.
     """
     if now.tzinfo is None:
         raise ValueError("now must have a time zone")
@@ -97,7 +100,7 @@ def load(
         for file in incoming:
             if _open(connection, file):
                 _stage(connection, file, now.astimezone(UTC).replace(tzinfo=None))
-                done(file.path.stat().st_size // 2)
+                done(file.size_bytes // 2)
         if problems := [problem for file in incoming for problem in file.problems]:
             raise ContractError(checks.message(problems))
         return _store(connection, incoming, done)
@@ -117,7 +120,7 @@ def _open(connection: duckdb.DuckDBPyConnection, file: _File) -> bool:
     name = file.path.name.lower()
     try:
         with file.path.open("rb") as stream:
-            is_empty = not stream.read(1)
+            file.size_bytes = stream.seek(0, io.SEEK_END)
     except FileNotFoundError:
         file.refuse("there is no such file", "Check the path.")
         return False
@@ -127,7 +130,7 @@ def _open(connection: duckdb.DuckDBPyConnection, file: _File) -> bool:
     if not name.endswith((".parquet", ".csv", ".csv.gz")):
         file.refuse("of an unknown kind", "Convert it to .parquet, .csv or .csv.gz.")
         return False
-    if is_empty:
+    if not file.size_bytes:
         file.refuse("empty (0 bytes)", "Export it again.")
         return False
     is_parquet = name.endswith(".parquet")
@@ -155,7 +158,7 @@ def _open_parquet(connection: duckdb.DuckDBPyConnection, file: _File) -> list[st
                 if connection.execute(f'select count("{column.name}") from {file.source}').fetchall() != [(0,)]:
                     file.unusable.add(column.name)
                     file.problems.append(problem)
-    except duckdb.OutOfMemoryException:
+    except OUT_OF_SPACE:
         raise
     except duckdb.Error:
         file.refuse("not a whole Parquet file", "It is truncated, damaged or of another kind: export it again.")
@@ -205,7 +208,7 @@ def _stage(connection: duckdb.DuckDBPyConnection, file: _File, now: datetime) ->
             read as (select *, {", ".join(values)} from raw)
             select {_names(file.table)}, {bits or 0} as breaches from read
         """)
-    except duckdb.OutOfMemoryException:
+    except OUT_OF_SPACE:
         raise
     except duckdb.Error:
         file.refuse("cannot be read", "Is it whole, in UTF-8, with one kind of line end? Export it again.")
@@ -220,7 +223,7 @@ def _stage(connection: duckdb.DuckDBPyConnection, file: _File, now: datetime) ->
 
 
 def _has_rejects(connection: duckdb.DuckDBPyConnection, file: _File) -> bool:
-    """Gather the rows that DuckDB could not split into columns; it counts lines, a line break in quotes not among them."""
+    """Gather the rows that DuckDB could not split; it counts lines, blank ones too, but no line break within quotes."""
     rejects = f"rejects_{file.key}"
     kinds: dict[tuple[str, str], list[str]] = {}
     for (name,) in connection.execute(f"select distinct error_type::varchar from {rejects} order by 1").fetchall():
@@ -279,8 +282,7 @@ def _store(
             absent = tuple(column.name for column in file.table.columns if column.name not in file.columns)
             counts = (rows, keys - there, there, rows - keys, file.count_differing)
             loaded[file.key] = Loaded(*counts, file.ignored, absent)
-            size = file.path.stat().st_size
-            done(size - size // 2)
+            done(file.size_bytes - file.size_bytes // 2)
         connection.commit()
     except BaseException:
         with suppress(duckdb.Error):

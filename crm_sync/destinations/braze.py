@@ -50,13 +50,14 @@ def verdicts(reply: Reply, count: int) -> list[Outcome]:
     outcomes = [Outcome("delivered", reply.status)] * count
     for error in errors:
         index = error.get("index") if isinstance(error, dict) else None
-        if not isinstance(index, int) or not 0 <= index < count or error.get("input_array") != "attributes":
+        if type(index) is not int or not 0 <= index < count or error.get("input_array") != "attributes":
             return [Outcome("rejected", reply.status, "unknown_error_shape")] * count
         outcomes[index] = Outcome("rejected", reply.status, _code(error))
     return outcomes
 
 
 def _code(error: dict[str, Any]) -> str:
-    """Braze's sentence as a code: its words may quote what was sent, so only letters of the known part are kept."""
+    """Braze's sentence as a code: it may quote what was sent, so only its plain words, like external_id, are kept."""
     text = str(error.get("type", "unknown")).split(":")[0].split("'")[0]
-    return "_".join("".join(c if c.isalpha() else " " for c in text.lower()).split()[:8]) or "unknown"
+    words = [word.strip(".,;!?()") for word in text.lower().split()]
+    return "_".join([word for word in words if word.replace("_", "").isalpha()][:8]) or "unknown"

@@ -11,15 +11,16 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import requests
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
 
 from crm_sync.destination import BatchRefusedError, UnavailableError
 from warehouse.errors import ContractError, WinbackError
 
 TIMEOUT_SECONDS = (5.0, 30.0)  # to connect, to read
 MAX_WAIT_SECONDS = 60.0
-# A status says what to do. Any other 4xx is a refusal of what was sent: trying the same again cannot help.
-TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
+# A status says what to do. Any 5xx is the other side's trouble (520 to 529 come from gateways) and may pass; any other
+# 4xx is a refusal of what was sent: trying the same again cannot help.
+TRY_AGAIN = {408, 425, 429}
 STOP = {401, 403, 404}
 
 
@@ -53,7 +54,8 @@ class RateLimit:
         """Return when the next request may go out."""
         while True:
             now = self.clock()
-            while self._sent and self._sent[0] <= now - self.seconds:
+            # The same sum as below: with another one, rounding could leave nothing to wait for and nothing to pop.
+            while self._sent and self._sent[0] + self.seconds <= now:
                 self._sent.popleft()
             if len(self._sent) < self.count:
                 self._sent.append(now)
@@ -91,7 +93,7 @@ class Transport:
         retrying = Retrying(
             retry=retry_if_exception_type(PassingFault),
             wait=_wait(budget),
-            stop=stop_after_delay(budget.seconds),
+            stop=stop_before_delay(budget.seconds),
             sleep=budget.sleep,
             reraise=True,
         )
@@ -104,10 +106,12 @@ class Transport:
         self._limit.wait()
         try:
             reply = self._session.post(self._url + path, json=body, timeout=TIMEOUT_SECONDS, allow_redirects=False)
+        except requests.exceptions.InvalidURL:
+            raise ContractError("WINBACK_CRM_URL is no address that a request could be sent to.") from None
         except requests.RequestException as error:
             # Only the kind: the text of these errors holds addresses and sometimes parts of the request.
             raise PassingFault(type(error).__name__) from None
-        if reply.status_code in TRY_AGAIN:
+        if reply.status_code in TRY_AGAIN or reply.status_code >= 500:
             raise PassingFault(f"HTTP {reply.status_code}", _asked_wait(reply))
         if reply.status_code in STOP or 300 <= reply.status_code < 400:
             raise ContractError(
@@ -118,7 +122,7 @@ class Transport:
             raise BatchRefusedError(reply.status_code, f"http_{reply.status_code}")
         try:
             content = reply.json()
-        except requests.RequestException:
+        except (ValueError, RecursionError):  # not JSON, a number too long for Python, nested too deeply
             raise PassingFault(f"HTTP {reply.status_code} without JSON") from None
         if not isinstance(content, dict):
             raise PassingFault(f"HTTP {reply.status_code} with JSON of another shape")
@@ -131,8 +135,8 @@ def _wait(budget: RetryBudget) -> Callable[[RetryCallState], float]:
     def wait(state: RetryCallState) -> float:
         fault = state.outcome.exception() if state.outcome else None
         asked = fault.wait_seconds if isinstance(fault, PassingFault) else None
-        # What the server asks for is never shortened.
-        return max(asked, 0.0) if asked is not None else float(backoff(state))
+        # What the server asks for is never shortened. A wait of nothing, or one that is over, is none: else we would hammer.
+        return asked if asked is not None and asked > 0 else float(backoff(state))
 
     return wait
 

@@ -18,13 +18,13 @@ ripened as (
         and closed_at <= {{ moment(var('until_at')) }}
 ),
 
--- ... and late events may change sessions that had closed before.
+-- ... and late events may change sessions that had closed before, or be an outcome at the very moment of closing.
 changed as (
     select sessions.*
     from sessions
     inner join {{ ref('int_users_touched') }} as touched on sessions.user_id = touched.user_id
     where
-        sessions.closed_at > touched.first_new_at
+        sessions.closed_at >= touched.first_new_at
         and sessions.closed_at <= {{ moment(var('until_at')) }}
 ),
 

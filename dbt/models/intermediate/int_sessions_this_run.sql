@@ -82,5 +82,5 @@ select
     {{ microseconds_between('sessions.started_at', 'sessions.ended_at') }} as duration_microseconds
 from sessions
 inner join touched on sessions.user_id = touched.user_id
--- Sessions that ended a gap or more before the first new event cannot have changed; the oldest may also be cut by the reach.
+-- Sessions that ended a gap or more before the first new event cannot have changed; the reach may even cut the oldest.
 where {{ microseconds_between('sessions.ended_at', 'touched.first_new_at') }} < {{ gap_microseconds() }}

@@ -47,5 +47,7 @@ where
         or desired.experiment_arm is distinct from acknowledged.experiment_arm
         -- Each attribute written costs money: a score that moved by less than the step waits for company.
         or (desired.churn_probability is null) is distinct from (acknowledged.churn_probability is null)
-        or abs(desired.churn_probability - acknowledged.churn_probability) >= {{ var('churn_probability_step') }}
+        -- Rounded to its 4 decimals, since .70 - .65 is less than .05 in binary.
+        or round(abs(desired.churn_probability - acknowledged.churn_probability), 4)
+        >= {{ var('churn_probability_step') }}
     )

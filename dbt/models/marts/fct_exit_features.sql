@@ -19,13 +19,15 @@ history as (
         exits.exited_at,
         sessions.*,
         sessions.session_id = exits.session_id as is_last,
-        lag(sessions.device_type) over (partition by exits.exit_id order by sessions.started_at) as previous_device_type,
-        lag(sessions.ended_at) over (partition by exits.exit_id order by sessions.started_at) as previous_ended_at
+        lag(sessions.device_type) over (partition by exits.exit_id order by sessions.started_at)
+            as previous_device_type,
+        lag(sessions.ended_at) over (partition by exits.exit_id order by sessions.started_at)
+            as previous_ended_at
     from exits
     inner join {{ ref('int_sessions') }} as sessions
         on
             exits.user_id = sessions.user_id
-            and sessions.ended_at <= exits.exited_at
+            and exits.exited_at >= sessions.ended_at
             and sessions.started_at > {{ add_days('exits.exited_at', -var('feature_history_days')) }}
     where
         sessions.started_on >= {{ first_day_in_reach(-var('feature_history_days')) }}
@@ -76,7 +78,7 @@ profiles as (
         users.referral_source
     from exits
     inner join {{ ref('stg_app__users') }} as users
-        on exits.user_id = users.user_id and users.updated_at <= exits.exited_at
+        on exits.user_id = users.user_id and exits.exited_at >= users.updated_at
     qualify row_number() over (partition by exits.exit_id order by users.updated_at desc) = 1
 )
 
@@ -139,8 +141,9 @@ select
     {{ to_double('profiles.income') }} as income,
     profiles.employment_type,
     profiles.marital_status,
-    {{ to_bigint('case when profiles.has_previous_year_filing then 1 when not profiles.has_previous_year_filing then 0 end') }}
-        as has_previous_year_filing,
+    {{ to_bigint("
+        case when profiles.has_previous_year_filing then 1 when not profiles.has_previous_year_filing then 0 end
+    ") }} as has_previous_year_filing,
     profiles.referral_source,
 
     -- proof: nothing here happened after the exit

@@ -8,17 +8,17 @@
     on_schema_change='append_new_columns',
 ) }}
 
--- The first row of an exit stays: what the model saw is what a later model must learn from, whatever arrives afterwards.
+-- The first row of an exit stays, whatever arrives later: what the model saw is what the next model must learn from.
 select features.*
 from {{ ref('fct_exit_features') }} as features
 inner join {{ ref('int_exits_this_run') }} as exits on features.exit_id = exits.exit_id
 where
     features.exited_on >= {{ first_day_in_reach() }}
-    {% if is_incremental() %}
-        and not exists (
-            select 1 from {{ this }} as logged
-            where
-                logged.exit_id = features.exit_id
-                and logged.exited_on >= {{ first_day_in_reach() }}
-        )
-    {% endif %}
+{% if is_incremental() %}
+    and not exists (
+        select 1 from {{ this }} as logged
+        where
+            logged.exit_id = features.exit_id
+            and logged.exited_on >= {{ first_day_in_reach() }}
+    )
+{% endif %}

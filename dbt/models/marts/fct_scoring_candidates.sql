@@ -15,7 +15,8 @@ undecided as (
             select 1 from decisions
             where
                 decisions.exit_id = exits.exit_id
-                and decisions.decided_at >= {{ moment(var('from_at'), plus_days=-(var('max_lateness_days') + 2)) }}
+                -- From midnight, as the exits: a decision a few hours older than from_at minus the reach still counts.
+                and decisions.decided_at >= cast({{ first_day_in_reach() }} as timestamp)
         )
 ),
 

@@ -30,7 +30,9 @@ labelled as (
     select
         matured.*,
         case
-            when outcomes.finished_at > matured.exited_at and outcomes.finished_at <= matured.label_until then 0
+            -- Had finished before, and only the news came too late to take the exit back: there was nothing left to finish.
+            when outcomes.finished_at <= matured.exited_at then null
+            when outcomes.finished_at <= matured.label_until then 0
             -- Closed for a reason that is not the user's: nobody knows what the user would have done.
             when outcomes.closed_at > matured.exited_at and outcomes.closed_at <= matured.label_until then null
             else 1

@@ -35,7 +35,7 @@ select * from current_exits
     inner join touched on before.user_id = touched.user_id
     where
         before.exited_on >= {{ first_day_in_reach() }}
-        and before.closed_at > touched.first_new_at
+        and before.closed_at >= touched.first_new_at
         and not before.is_dissolved
         and not exists (select 1 from current_exits where current_exits.exit_id = before.exit_id)
 {% endif %}

@@ -1,0 +1,60 @@
+"""What does a person read after the demo or a replay?"""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from jobs.hourly import Result
+from sandbox.crm_store import SEGMENTS
+from sandbox.replay import Replayed
+
+
+def replayed(console: Console, answer: Replayed) -> None:
+    """The runs, and the hindsight."""
+    console.print(runs([*answer.runs, answer.repeated]))
+    if answer.auc is None:
+        console.print(f"\nLabels known: {answer.count_known:,}; too few to judge the scores.", highlight=False)
+    else:
+        console.print(
+            f"\nAUC of the scores sent against outcomes known later: [bold]{answer.auc:.3f}[/] "
+            f"({answer.count_known:,} exits, {answer.churn_ratio:.1%} did not finish in time)",
+            highlight=False,
+        )
+
+
+def runs(results: list[Result]) -> Table:
+    """A run a line; the last is the repetition."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("until", "events", "late", "exits", "skipped", "scored", "high", "vouchers", "sent", "withdrawn"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for index, r in enumerate(results):
+        is_repeat = index == len(results) - 1
+        s = r.scoring
+        numbers = (
+            r.arrivals.events,
+            r.arrivals.late,
+            s.exits if s else 0,
+            sum(s.skipped.values()) if s else 0,
+            s.scored if s else 0,
+            s.bands.get("high", 0) if s else 0,
+            s.eligible if s else 0,
+            r.sync.delivered,
+            r.sync.withdrawals,
+        )
+        table.add_row(
+            f"{r.window_until:%d %b %H:%M}" + (" again" if is_repeat else ""),
+            *(f"{n:,}" for n in numbers),
+            style="bold" if is_repeat else None,
+        )
+    return table
+
+
+def segments(counts: dict[str, int]) -> Table:
+    """What marketing sees."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("segment in the CRM")
+    table.add_column("users", justify="right")
+    for slug, count in counts.items():
+        table.add_row(SEGMENTS[slug].title, f"{count:,}")
+    return table

@@ -1,0 +1,352 @@
+"""Training learns what is there to learn, judges it fairly, and leaves a bundle that can be trusted."""
+
+import json
+import shutil
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scoring.bundles import champion, load_bundle, versions
+from scoring.contract import Feature, FeatureContract
+from training import evaluate
+from training.bundle import write_bundle
+from training.card import Report, as_markdown
+from training.page import as_html
+from training.plots import Curves
+from training.split import MIN_TRAIN_RATIO, split_by_time
+from training.train import Trained, train
+from warehouse.errors import ContractError
+
+TRAINED_AT = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
+START = datetime(2026, 1, 1, tzinfo=UTC)
+DAY_US = 86_400_000_000
+CONTRACT = FeatureContract(
+    features=(
+        Feature(name="fields_filled_ratio", type="number", range=(0, 1), low="little is filled in"),
+        Feature(name="count_errors", type="number", range=(0, 100), missing="refused", high="many errors"),
+        Feature(name="device_type", type="category", reason="uses {value}"),
+        Feature(name="income", type="number", range=(0, 1e9)),
+    )
+)
+
+
+def make(count: int = 1_500, *, days: float = 80, signal: float = 1.0, seed: int = 3) -> pa.Table:
+    """Make examples, one exit each, evenly over the days; 0 `signal` makes the label pure chance."""
+    rng = np.random.default_rng(seed)
+    filled, errors = rng.random(count), rng.poisson(2, count)
+    device = rng.choice(["mobile", "desktop", "tablet"], count, p=[0.5, 0.4, 0.1])
+    log_odds = signal * (3 - 6 * filled + 0.5 * (errors - 2) + 1.0 * (device == "mobile"))
+    return pa.table(
+        {
+            "label": pa.array((rng.random(count) < 1 / (1 + np.exp(-log_odds))).astype(np.int64)),
+            "is_treated": pa.array(np.zeros(count, dtype=bool)),
+            "exit_id": [f"exit-{i:06}" for i in range(count)],
+            "user_id": [f"user-{i:06}" for i in rng.permutation(count)],
+            "exited_at": [START + timedelta(days=days * i / count) for i in range(count)],
+            "fields_filled_ratio": pa.array(filled, mask=rng.random(count) < 0.05),
+            "count_errors": errors,
+            "device_type": pa.array(device),
+            "income": rng.normal(40_000, 9_000, count).round(),
+        }
+    )
+
+
+def put(table: pa.Table, name: str, values: Any) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, pa.array(values))
+
+
+def fit(table: pa.Table, models: Path, **changes: Any) -> Trained:
+    arguments = {"trained_at": TRAINED_AT, "label_window_days": 14, "threads": 1, **changes}
+    return train(table, CONTRACT, models, **arguments)
+
+
+@pytest.fixture(scope="module")
+def examples() -> pa.Table:
+    return make()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="module")
+def trained(examples: pa.Table, models: Path) -> Trained:
+    return fit(examples, models)
+
+
+# The split
+
+
+@given(
+    moments=st.lists(st.integers(0, 100 * DAY_US), min_size=1, max_size=60).map(sorted),
+    gap_us=st.integers(0, 30 * DAY_US),
+)
+def test_every_row_is_in_one_part_and_no_training_row_is_nearer_to_the_test_than_the_gap(
+    moments: list[int], gap_us: int
+) -> None:
+    split = split_by_time(np.array(moments, dtype=np.int64), gap_us)
+    parts = [moments[part] for part in split.parts.values()]
+    assert [moment for part in parts for moment in part] == moments
+    fitted, validation, gap, test = parts
+    assert test
+    assert min(test) >= split.test_from_us
+    assert all(moment + split.gap_us <= split.test_from_us for moment in fitted + validation)
+    assert all(moment + split.gap_us > split.test_from_us > moment for moment in gap)
+    assert not fitted or max(fitted) < min(validation)
+
+
+@given(
+    moments=st.lists(st.integers(0, 100 * DAY_US), min_size=1, max_size=60).map(sorted),
+    gap_us=st.integers(1, 90 * DAY_US),
+)
+def test_the_gap_is_shortened_only_where_it_would_leave_too_little_to_learn_from(
+    moments: list[int], gap_us: int
+) -> None:
+    exited_us = np.array(moments, dtype=np.int64)
+    split = split_by_time(exited_us, gap_us)
+    assert split.gap_us <= gap_us
+    with_whole_gap = int((exited_us <= split.test_from_us - gap_us).sum())
+    if split.gap_us < gap_us:
+        assert with_whole_gap < MIN_TRAIN_RATIO * len(moments)
+    if split.gap_us > 1:
+        assert split.validation.stop >= MIN_TRAIN_RATIO * len(moments)
+
+
+def test_the_test_period_is_the_last_fifth_of_the_time() -> None:
+    split = split_by_time(np.arange(0, 101, dtype=np.int64) * DAY_US, 14 * DAY_US)
+    assert split.parts == {
+        "fit": slice(0, 56),
+        "validation": slice(56, 67),
+        "gap": slice(67, 80),
+        "test": slice(80, 101),
+    }
+
+
+# What is learned, and how it is judged
+
+
+def test_a_model_learned_from_a_clear_signal_beats_the_base_rate(trained: Trained) -> None:
+    assert trained.metrics["auc"] > 0.8
+    assert trained.metrics["brier_skill"] > 0.3
+    assert trained.metrics["lift_at_10_percent"] > 1.5
+    assert trained.metrics["calibration_error"] < 0.1
+
+
+def test_labels_of_pure_chance_cannot_be_learned_and_the_card_says_so(tmp_path: Path) -> None:
+    noise = fit(make(signal=0, count=3_000), tmp_path)
+    assert noise.metrics["auc"] == pytest.approx(0.5, abs=0.06)
+    assert noise.metrics["brier_skill"] == pytest.approx(0, abs=0.03)
+    says_useless = "no better than always answering the average" in (noise.folder / "card.md").read_text()
+    assert says_useless == (noise.metrics["brier_skill"] <= 0)
+
+
+def test_examples_of_users_who_held_a_voucher_never_reach_the_fit(
+    examples: pa.Table, trained: Trained, tmp_path: Path
+) -> None:
+    treated = put(make(count=400, seed=8), "is_treated", [True] * 400)
+    treated = put(treated, "label", pc.subtract(1, treated.column("label")).to_pylist())
+    treated = put(treated, "device_type", ["fridge"] * 400)
+    both = fit(pa.concat_tables([treated, examples]), tmp_path)
+    assert (both.folder / "model.json").read_bytes() == (trained.folder / "model.json").read_bytes()
+    assert "fridge" not in (both.folder / "contract.json").read_text()
+    assert both.metrics == trained.metrics | {"count_treated_left_out": 400.0}
+
+
+def test_the_same_examples_give_the_same_bytes_in_any_order_and_on_any_number_of_threads(
+    examples: pa.Table, trained: Trained, tmp_path: Path
+) -> None:
+    shuffled = examples.take(pa.array(np.random.default_rng(0).permutation(examples.num_rows)))
+    again = fit(shuffled, tmp_path, threads=2)
+    assert again.version == trained.version
+    for name in ("model.json", "contract.json", "metrics.json", "plots.png", "card.md", "card.html"):
+        assert (again.folder / name).read_bytes() == (trained.folder / name).read_bytes(), name
+
+
+def test_another_seed_gives_another_model(examples: pa.Table, trained: Trained, tmp_path: Path) -> None:
+    assert fit(examples, tmp_path, seed=1).version != trained.version
+
+
+def test_categories_and_medians_are_learned_from_what_ships(trained: Trained, models: Path) -> None:
+    filled, errors, device, income = load_bundle(models, trained.version).contract.features
+    assert device.categories == ("desktop", "mobile", "tablet")
+    assert filled.median == pytest.approx(0.5, abs=0.05)
+    assert (errors.median, income.categories) == (2, ())
+
+
+def test_a_short_history_shortens_the_gap_and_the_card_says_so(tmp_path: Path) -> None:
+    short = fit(make(count=800, days=30), tmp_path)
+    assert short.metrics["gap_days"] == pytest.approx(0.4 * 30, abs=0.1)
+    assert "the gap before the test period is 12.0 days instead of a label window of 14" in (
+        (short.folder / "card.md").read_text()
+    )
+
+
+def test_a_whole_gap_is_one_label_window(trained: Trained) -> None:
+    assert trained.metrics["gap_days"] == 14
+    assert "the history is short" not in (trained.folder / "card.md").read_text()
+
+
+def test_users_met_in_training_are_told_apart_in_the_test(examples: pa.Table, tmp_path: Path) -> None:
+    half = examples.num_rows // 2
+    users = [f"user-{i % half}" for i in range(examples.num_rows)]
+    assert fit(put(examples, "user_id", users), tmp_path).metrics["new_users_ratio"] < 0.5
+
+
+@pytest.mark.parametrize(
+    ("label", "probability", "expected"),
+    [
+        ([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], {"auc": 1.0, "calibration_error": 0.15, "brier": 0.025}),
+        ([0, 0, 1, 1], [0.9, 0.8, 0.2, 0.1], {"auc": 0.0, "calibration_error": 0.85, "brier": 0.725}),
+        ([0, 1, 0, 1], [0.5, 0.5, 0.5, 0.5], {"auc": 0.5, "brier": 0.25, "brier_skill": 0.0, "base_rate": 0.5}),
+        ([1, *[0] * 19], [0.9, *[0.1] * 19], {"lift_at_10_percent": 10.0, "base_rate": 0.05}),
+    ],
+)
+def test_the_metrics_are_those_of_the_textbook(
+    label: list[int], probability: list[float], expected: dict[str, float]
+) -> None:
+    metrics = evaluate.measure(np.array(label), np.array(probability), train_rate=0.5)
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected)
+
+
+def test_small_slices_are_not_shown() -> None:
+    label, probability = np.tile([0, 1], 55), np.tile([0.25, 0.75], 55)
+    shown = evaluate.slices(["mobile"] * 60 + [None] * 50, label, probability)
+    assert [(s.name, s.count, s.auc) for s in shown] == [("mobile", 60, 1.0), ("unknown", 50, 1.0)]
+    assert evaluate.slices(["mobile"] * 49, label[:49], probability[:49]) == []
+
+
+# The bundle
+
+
+def test_the_first_bundle_becomes_champion_and_the_next_one_does_not(
+    examples: pa.Table, trained: Trained, tmp_path: Path
+) -> None:
+    shutil.copytree(trained.folder.parent, tmp_path, dirs_exist_ok=True)
+    second = fit(examples, tmp_path, seed=1, trained_at=TRAINED_AT + timedelta(hours=1))
+    assert (trained.is_first, second.is_first) == (True, False)
+    assert champion(tmp_path) == trained.version
+    assert versions(tmp_path) == [trained.version, second.version]
+
+
+def test_a_bundle_verifies_and_a_flipped_byte_is_refused(trained: Trained, models: Path, tmp_path: Path) -> None:
+    bundle = load_bundle(models, trained.version)
+    assert (bundle.trained_at, bundle.metrics) == (TRAINED_AT, trained.metrics)
+    shutil.copytree(trained.folder, tmp_path / trained.version)
+    model = tmp_path / trained.version / "model.json"
+    content = bytearray(model.read_bytes())
+    content[len(content) // 2] ^= 1
+    model.write_bytes(content)
+    with pytest.raises(ContractError, match=r"model\.json is missing or was altered"):
+        load_bundle(tmp_path, trained.version)
+
+
+def test_training_the_same_again_keeps_the_bundle_that_is_there(
+    examples: pa.Table, trained: Trained, models: Path
+) -> None:
+    before = (trained.folder / "manifest.json").stat().st_mtime_ns
+    assert fit(examples, models) == replace(trained, is_first=False)
+    assert (trained.folder / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_a_crash_while_writing_leaves_no_bundle_and_the_next_attempt_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report, curves = a_report(), Curves(np.array([0, 1]), np.array([0.2, 0.7]), ["a"], np.array([0.1]))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.bundle.os", SimpleNamespace(replace=killed))
+    with pytest.raises(KeyboardInterrupt):
+        write_bundle(tmp_path, b"{}", report, curves)
+    monkeypatch.undo()
+    assert versions(tmp_path) == []
+    version = write_bundle(tmp_path, b"{}", report, curves)
+    assert [path.name for path in tmp_path.iterdir()] == [version]
+
+
+# The card
+
+
+def a_report(**metrics: float) -> Report:
+    named = "auc average_precision brier brier_baseline brier_skill log_loss calibration_error lift_at_10_percent"
+    counts = "count_rounds count_fit count_validation count_gap count_test count_treated_left_out"
+    values = dict.fromkeys(f"{named} {counts} new_users_ratio".split(), 0.01)
+    values |= {"gap_days": 14, "base_rate": 0.4, "train_rate": 0.4, **metrics}
+    slices = [evaluate.Slice("<b>|x", 60, 0.4, 0.4, None)]
+    return Report(values, CONTRACT, slices, {"fit": (START, TRAINED_AT, 0.4)}, TRAINED_AT, 14, 0)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "warning"),
+    [
+        ({"brier_skill": -0.01}, "no better than always answering the average"),
+        ({"gap_days": 3.5}, "is 3.5 days instead of a label window of 14"),
+        ({"calibration_error": 0.08}, "off by 8.0% on average"),
+        ({"train_rate": 0.3}, "went from 30% in the fit to 40% in the test"),
+    ],
+)
+def test_the_card_warns_of_what_speaks_against_the_model(metrics: dict[str, float], warning: str) -> None:
+    assert "Mind" not in as_markdown(a_report(), "v")
+    assert warning in as_markdown(a_report(**metrics), "v")
+    assert warning in as_html(a_report(**metrics), "v", b"")
+
+
+def test_words_from_the_data_are_escaped() -> None:
+    assert "<b>|x" not in as_html(a_report(), "v", b"")
+    assert "<b>\\|x" in as_markdown(a_report(), "v")
+
+
+def test_the_card_shows_nobody(trained: Trained, examples: pa.Table) -> None:
+    texts = [(trained.folder / name).read_text() for name in ("card.md", "card.html", "metrics.json", "contract.json")]
+    for ids in ("user_id", "exit_id"):
+        assert not any(value in text for value in examples.column(ids).to_pylist() for text in texts)
+
+
+def test_the_page_needs_no_other_file(trained: Trained) -> None:
+    page = (trained.folder / "card.html").read_text()
+    assert page.count('src="') == page.count('src="data:image/png;base64,') == 1
+    assert "http" not in page
+    assert "@import" not in page
+
+
+def test_the_metrics_file_is_what_training_returned(trained: Trained) -> None:
+    assert json.loads((trained.folder / "metrics.json").read_text()) == trained.metrics
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda t: t.slice(0, 199), "holds 199 untreated examples; training needs 200"),
+        (lambda t: put(t, "is_treated", [True] * t.num_rows), "holds 0 untreated examples"),
+        (lambda t: put(t, "label", [1] * t.num_rows), "ended unfinished.*completion_events"),
+        (lambda t: put(t, "label", [0] * t.num_rows), "ended finished"),
+        (lambda t: put(t, "label", [2] * t.num_rows), "label holds 2"),
+        (lambda t: put(t, "label", [None, *[1] * (t.num_rows - 1)]), "label holds None"),
+        (lambda t: put(t, "label", [1] * (t.num_rows - 400) + [0] * 400), "the fit period holds .* not both outcomes"),
+        (lambda t: put(t, "exited_at", [START] * t.num_rows), "the fit period holds 0 of 1500 examples"),
+        (lambda t: t.drop_columns(["income"]), "column income is absent"),
+        (lambda t: t.drop_columns(["label", "user_id"]), "lacks label, user_id"),
+        (lambda t: put(t, "count_errors", [None] * t.num_rows), "count_errors is null in 1500 of 1500 rows"),
+        (lambda t: put(t, "fields_filled_ratio", [70.0] * t.num_rows), "Has its unit changed"),
+    ],
+)
+def test_examples_that_cannot_be_learned_from_are_refused_and_nothing_is_written(
+    spoil: Any, message: str, examples: pa.Table, tmp_path: Path
+) -> None:
+    with pytest.raises(ContractError, match=message):
+        fit(spoil(examples), tmp_path / "models")
+    assert not (tmp_path / "models").exists()
