@@ -1,7 +1,7 @@
 """How long does the scoring step take for a million exits, next to the bare prediction on the same matrix?
 
-The step reads the mart, checks the contract, encodes, predicts, decides, explains and writes the decisions. Each figure comes from
-a process of its own, so that peak memory is the step's and not the bench's; the ratio is of medians of the same run.
+The step reads the mart, checks the contract, encodes, predicts, decides, explains and writes the decisions. Each figure comes
+from a process of its own, so that peak memory is the step's and not the bench's; the ratio is of medians of the same run.
 
     python bench/scoring_step.py [--rows 1000000] [--repeat 3]
 """
@@ -69,7 +69,9 @@ def prepare(folder: Path, rows: int) -> None:
     rng = np.random.default_rng(1)
     ranks = np.nan_to_num(matrix[:, :6]).argsort(axis=0).argsort(axis=0) / len(matrix) - 0.5
     label = rng.random(len(matrix)) < 1 / (1 + np.exp(-(2 * ranks[:, 0] - 3 * ranks[:, 1] + 2 * ranks[:, 5] - 0.8)))
-    data = xgb.DMatrix(matrix, label, feature_names=contract.names, feature_types=contract.feature_types, enable_categorical=True)
+    data = xgb.DMatrix(
+        matrix, label, feature_names=contract.names, feature_types=contract.feature_types, enable_categorical=True
+    )
     booster = xgb.train({"objective": "binary:logistic", "max_depth": 6, "eta": 0.03}, data, num_boost_round=300)
     bundle = folder / "models" / "bench"
     bundle.mkdir(parents=True)
@@ -127,7 +129,9 @@ def main() -> int:
     peak = max(r["peak_megabytes"] for r in results["step"])
     last = results["step"][-1]
     print(f"bare inplace_predict   {predict:6.2f} s   {arguments.rows / predict:12,.0f} rows/s")
-    print(f"scoring step           {step:6.2f} s   {arguments.rows / step:12,.0f} rows/s   bands {last['bands']}, vouchers {last['eligible']}")
+    print(
+        f"scoring step           {step:6.2f} s   {arguments.rows / step:12,.0f} rows/s   bands {last['bands']}, vouchers {last['eligible']}"
+    )
     print(f"ratio {step / predict:.2f} (bound {BOUND_RATIO}), peak memory {peak:,.0f} MB (bound {BOUND_MEGABYTES:,})")
     return 0 if step / predict <= BOUND_RATIO and peak < BOUND_MEGABYTES else 1
 

@@ -1,7 +1,7 @@
 """How does the CRM come to hold the desired state, with nothing counted as delivered that it did not confirm?
 
-Withdrawals first, then the most valuable. Every row ends in one outcome; delivered and rejected rows are logged after the CRM's own
-word for them, so a crash between the reply and the log means one more upsert of the same state, never a loss.
+Withdrawals first, then the most valuable. Every row ends in one outcome; delivered and rejected rows are logged after the CRM's
+own word for them, so a crash between the reply and the log means one more upsert of the same state, never a loss.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def sync(
     mapping: FieldMapping,
     plan: Plan,
     *,
-    advance: Callable[[int], None] = lambda rows: None,
+    advance: Callable[[int], None] | None = None,
 ) -> tuple[SyncCounts, WinbackError | None]:
     """Send what is pending. Returns the counts and, when it had to stop early, why; what is left stays pending.
 
@@ -80,7 +80,8 @@ def sync(
         except UnavailableError as error:
             stopped = error
             break
-        advance(len(batch))
+        if advance:
+            advance(len(batch))
         stopped = _circuit(counts, plan.max_rejected_ratio)
         if stopped:
             break
@@ -90,14 +91,14 @@ def sync(
 
 def count_pending(warehouse: Warehouse) -> int:
     """How many users' desired state differs from what the CRM acknowledged, dead letters aside."""
-    sql = f"select count(*) as n from {warehouse.relation('marts', 'crm_pending')}"  # noqa: S608
+    sql = f"select count(*) as n from {warehouse.relation('marts', 'crm_pending')}"
     return int(warehouse.query(sql).column("n")[0].as_py())
 
 
 def _count_suppressed(warehouse: Warehouse) -> int:
     """Users whom the CRM is not told about: erased, or without consent and never mentioned."""
     sql = (
-        f"select count(*) as n from {warehouse.relation('marts', 'crm_profiles')} as p "  # noqa: S608
+        f"select count(*) as n from {warehouse.relation('marts', 'crm_profiles')} as p "
         f"left join {warehouse.relation('marts', 'crm_acknowledged')} as a on p.user_id = a.user_id "
         "where p.is_erased or (p.voucher_reason = 'no_consent' and p.churn_probability is null and a.acknowledged_at is null)"
     )
@@ -106,7 +107,7 @@ def _count_suppressed(warehouse: Warehouse) -> int:
 
 def _changes(warehouse: Warehouse, mapping: FieldMapping, counts: SyncCounts) -> Iterator[Change]:
     sql = (
-        f"select * from {warehouse.relation('marts', 'crm_pending')} "  # noqa: S608
+        f"select * from {warehouse.relation('marts', 'crm_pending')} "
         "order by is_withdrawal desc, is_voucher_eligible desc, churn_probability desc nulls last, user_id"
     )
     for rows in warehouse.stream(sql, READ_ROWS):

@@ -39,7 +39,7 @@ def backfill(house: House, until: datetime) -> Backfilled:
     house.transform(window).build("backfill", full_refresh=True)
 
     def count(layer: str, name: str, where: str = "true") -> int:
-        sql = f"select count(*) as n from {house.warehouse.relation(layer, name)} where {where}"  # noqa: S608
+        sql = f"select count(*) as n from {house.warehouse.relation(layer, name)} where {where}"
         return int(house.warehouse.query(sql).column("n")[0].as_py())
 
     result = Backfilled(

@@ -22,7 +22,7 @@ from warehouse.errors import BusyError, WinbackError
 as_json = click.option("--json", "is_json", is_flag=True, help="One machine-readable object on stdout.")
 
 
-class Moment(click.ParamType):
+class Moment(click.ParamType["datetime"]):
     """A time: 2026-06-01, 2026-06-01T10:00, or with a zone; without one it is UTC."""
 
     name = "time"
@@ -52,15 +52,22 @@ class Commands(click.Group):
             try:
                 command: click.Command = entry.load()
             except ModuleNotFoundError as error:
-                missing = error.name
-
-                @click.command(name, short_help="(not installed here)")
-                def absent() -> None:
-                    raise click.ClickException(f"{name} needs {missing}, which the scoring image leaves out. Install the sandbox extra.")
-
-                return absent
+                command = _absent(name, str(error.name))
             return command
         return None
+
+
+def _absent(name: str, missing: str) -> click.Command:
+    """A command that says why it is not there."""
+
+    @click.command(name, short_help="(not installed here)", context_settings={"ignore_unknown_options": True})
+    @click.argument("arguments", nargs=-1)
+    def absent(arguments: tuple[str, ...]) -> None:  # noqa: ARG001
+        raise click.ClickException(
+            f"{name} needs {missing}, which the scoring image leaves out. Install the sandbox extra."
+        )
+
+    return absent
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -257,7 +264,11 @@ def main() -> None:
         _say("error", str(error))
         sys.exit(error.exit_code)
     except Exception as error:  # noqa: BLE001 - the last resort: say where, but not what, for it may quote a user's data
-        places = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(Path(__file__).parents[1])]
+        places = [
+            f
+            for f in traceback.extract_tb(error.__traceback__)
+            if Path(f.filename).is_relative_to(Path(__file__).parents[1])
+        ]
         where = f"{Path(places[-1].filename).name}:{places[-1].lineno}" if places else "an unknown place"
         _say("error", f"Unexpected {type(error).__name__} at {where}. Nothing is half done; running again is safe.")
         sys.exit(1)

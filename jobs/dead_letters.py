@@ -24,7 +24,7 @@ def listed(house: House) -> list[dict[str, Any]]:
         where rejected_hash is not null
         group by rejected_code
         order by count_users desc, rejected_code
-        """  # noqa: S608
+        """
     ).to_pylist()
     return rows
 
@@ -39,7 +39,7 @@ def retry(house: House) -> int:
         select user_id, rejected_hash as desired_hash
         from {house.warehouse.relation("marts", "crm_acknowledged")}
         where rejected_hash is not null
-        """  # noqa: S608
+        """
     )
     if not dead.num_rows:
         return 0

@@ -1,7 +1,7 @@
 """One run: window, features, score, decide, commit, audience, sync, report.
 
-Killed anywhere, the next run continues from the tables alone: nothing counts before `ops.runs` has the epoch's row, and every step
-after that is taken again from what the last report says was done.
+Killed anywhere, the next run continues from the tables alone: nothing counts before `ops.runs` has the epoch's row, and every
+step after that is taken again from what the last report says was done.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def _arrivals(house: House, window: Window) -> Arrivals:
             count(case when loaded_at > occurred_at + $lateness then 1 end) as too_late
         from {house.warehouse.relation("raw", "app_events")}
         where loaded_at >= $from_at and loaded_at < $until_at
-    """  # noqa: S608
+    """
     parameters = {
         "gap": gap,
         "lateness": timedelta(days=house.funnel.max_lateness_days),
@@ -202,5 +202,3 @@ def _report(house: House, result: Result, started_at: datetime) -> None:
             stopped_because=str(result.stopped) if result.stopped else None,
         ),
     )
-
-

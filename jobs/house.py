@@ -51,7 +51,9 @@ class House:
             "cool_down_days": self.policy.voucher.cool_down_days,
             "churn_probability_step": self.fields.churn_probability_step,
         }
-        return Transform(self.settings.warehouse, self.settings.dbt_target, self.funnel, extra, window, self.parsed)
+        return Transform(
+            self.settings.warehouse, self.settings.dbt_target, self.funnel, extra, window, parsed=self.parsed
+        )
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, MutableMapping
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -107,7 +107,7 @@ def narrator() -> Narrator:
 def logger() -> Any:
     """A logger of JSON lines with `severity` and `message`, the names Cloud Logging gives meaning to."""
 
-    def name_severity(_: Any, method: str, event: dict[str, Any]) -> dict[str, Any]:
+    def name_severity(_: Any, method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
         return {"severity": method.upper(), "message": event.pop("event"), **event}
 
     return structlog.wrap_logger(

@@ -12,13 +12,11 @@ from jobs.backfill import Backfilled
 from jobs.hourly import Result
 from jobs.status import Status
 
-NUMBER = "right"
-
 
 def _table(*columns: str, title: str | None = None) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim", title_style="bold")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else NUMBER)
+        table.add_column(column, justify="left" if index == 0 else "right")
     return table
 
 
@@ -60,7 +58,8 @@ def trained(console: Console, answer: Any) -> None:
     console.print(f"Model [bold]{answer.version}[/]{' is the champion' if answer.is_first else ''}", highlight=False)
     console.print(
         f"AUC {m['auc']:.3f}, average precision {m['average_precision']:.3f}, Brier {m['brier']:.3f} "
-        f"(base rate alone {m['brier_baseline']:.3f}), calibration error {m['calibration_error']:.3f}, lift at 10 % {m['lift_at_10_percent']:.2f}",
+        f"(base rate alone {m['brier_baseline']:.3f}), "
+        f"calibration error {m['calibration_error']:.3f}, lift at 10 % {m['lift_at_10_percent']:.2f}",
         highlight=False,
     )
     console.print(f"Card: {answer.folder / 'card.html'}", style="dim", highlight=False, soft_wrap=True)
@@ -70,7 +69,9 @@ def trained(console: Console, answer: Any) -> None:
 
 def promoted(console: Console, answer: dict[str, Any]) -> None:
     """Which version is used from now on."""
-    console.print(f"Champion is [bold]{answer['champion']}[/], before it was {answer['before'] or 'none'}.", highlight=False)
+    console.print(
+        f"Champion is [bold]{answer['champion']}[/], before it was {answer['before'] or 'none'}.", highlight=False
+    )
 
 
 def ran(console: Console, answer: Result) -> None:
@@ -78,7 +79,8 @@ def ran(console: Console, answer: Result) -> None:
     sent, found = answer.sync, answer.arrivals
     title = "Dry run" if answer.is_dry_run else f"Epoch {answer.epoch}"
     console.print(
-        f"[bold]{title}[/] {_time(answer.window_from)} to {_time(answer.window_until)} UTC, {answer.seconds:.1f} s", highlight=False
+        f"[bold]{title}[/] {_time(answer.window_from)} to {_time(answer.window_until)} UTC, {answer.seconds:.1f} s",
+        highlight=False,
     )
     table = _table("", "", "")
     table.show_header = False
@@ -100,7 +102,9 @@ def ran(console: Console, answer: Result) -> None:
 
 def status(console: Console, answer: Status) -> None:
     """The state in four lines and the last runs."""
-    console.print(f"watermark        [bold]{_time(answer.watermark)}[/] UTC, {answer.count_epochs} epochs", highlight=False)
+    console.print(
+        f"watermark        [bold]{_time(answer.watermark)}[/] UTC, {answer.count_epochs} epochs", highlight=False
+    )
     console.print(f"model            {answer.model_version or 'none: winback train'}", highlight=False)
     console.print(f"voucher eligible {answer.voucher_eligible:,}", highlight=False)
     console.print(f"pending          {answer.pending:,}, dead letters {answer.dead_letters:,}", highlight=False)
@@ -137,6 +141,8 @@ def dead_letters(console: Console, answer: Any) -> None:
         return
     table = _table("reason", "users", "first", "last")
     for row in answer:
-        table.add_row(row["rejected_code"] or "unknown", f"{row['count_users']:,}", _time(row["first_at"]), _time(row["last_at"]))
+        table.add_row(
+            row["rejected_code"] or "unknown", f"{row['count_users']:,}", _time(row["first_at"]), _time(row["last_at"])
+        )
     console.print(table)
     console.print("After the cause is mended: winback dead-letters retry", style="dim")

@@ -42,7 +42,9 @@ def _api_key(key: SecretStr) -> SecretStr:
 
 def _warehouse(url: str) -> str:
     if url.startswith("bigquery://"):
-        raise ValueError("bigquery:// is not supported by the job yet; the dbt project compiles for it. Use duckdb:///path")
+        raise ValueError(
+            "bigquery:// is not supported by the job yet; the dbt project compiles for it. Use duckdb:///path"
+        )
     if not url.startswith("duckdb:///") or url == "duckdb:///":
         raise ValueError("must be duckdb:///path/to/file.duckdb (three slashes, four before an absolute path)")
     return url
@@ -57,7 +59,9 @@ class Settings(BaseSettings):
         "duckdb:///var/winback.duckdb", description="Where the data is: `duckdb:///path`."
     )
     models: Path = Field(Path("var/models"), description="Folder of the model bundles.")
-    config: Path = Field(Path("config"), description="Folder of funnel.yml, features.yml, vouchers.yml, crm_fields.yml.")
+    config: Path = Field(
+        Path("config"), description="Folder of funnel.yml, features.yml, vouchers.yml, crm_fields.yml."
+    )
     crm: Literal["braze"] = Field("braze", description="Which CRM: `braze`.")
     crm_url: Annotated[str, AfterValidator(_crm_url)] = Field(
         "http://127.0.0.1:8765", description="The CRM's REST endpoint; https, or http on this machine."
@@ -79,7 +83,9 @@ class Settings(BaseSettings):
     )
     dbt_target: Path = Field(Path("var/dbt"), description="Folder for what dbt compiles and logs.")
     memory_limit: str = Field(
-        "2GB", pattern=r"^[0-9]+(\.[0-9]+)?(MB|GB)$", description="What DuckDB may hold in memory before it spills to disk."
+        "2GB",
+        pattern=r"^[0-9]+(\.[0-9]+)?(MB|GB)$",
+        description="What DuckDB may hold in memory before it spills to disk.",
     )
     threads: int = Field(0, ge=0, description="Threads for scoring; 0 is every core.")
 
@@ -97,5 +103,8 @@ def read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        lines = [f"  WINBACK_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors(include_input=False, include_url=False)]
+        lines = [
+            f"  WINBACK_{str(e['loc'][0]).upper()}: {e['msg']}"
+            for e in error.errors(include_input=False, include_url=False)
+        ]
         raise ContractError("Some settings cannot be used:\n" + "\n".join(lines)) from None

@@ -47,7 +47,7 @@ def status(house: House, *, last: int = 5) -> Status:
     def count(name: str, where: str) -> int:
         if not warehouse.exists("marts", name):
             return 0
-        sql = f"select count(*) as n from {warehouse.relation('marts', name)} where {where}"  # noqa: S608
+        sql = f"select count(*) as n from {warehouse.relation('marts', name)} where {where}"
         return int(warehouse.query(sql).column("n")[0].as_py())
 
     return Status(

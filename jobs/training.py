@@ -27,11 +27,15 @@ def train(house: House, until: datetime | None = None) -> Any:
         raise ContractError("There is no history yet. Begin with: winback backfill --until TIME")
     found = list(entry_points(group="winback.training", name="train"))
     if not found:
-        raise ContractError("Training is not installed here: it belongs to the `train` extra, not to the scoring image.")
+        raise ContractError(
+            "Training is not installed here: it belongs to the `train` extra, not to the scoring image."
+        )
     try:
         trainer = found[0].load()
     except ModuleNotFoundError as error:
-        raise ContractError(f"Training is not installed here: {error.name} is missing. It belongs to the `train` extra.") from None
+        raise ContractError(
+            f"Training is not installed here: {error.name} is missing. It belongs to the `train` extra."
+        ) from None
 
     until = min(until or last.window_until, last.window_until)
     house.narrator.step("Building examples", until=until)
@@ -40,8 +44,8 @@ def train(house: House, until: datetime | None = None) -> Any:
     relation = house.warehouse.relation("marts", "fct_training_examples")
     # Ordered, so that training again on the same rows gives the same model.
     examples = pa.Table.from_batches(
-        list(house.warehouse.stream(f"select * from {relation} order by exited_at, exit_id", CHUNK_ROWS)),  # noqa: S608
-        schema=house.warehouse.query(f"select * from {relation} limit 0").schema,  # noqa: S608
+        list(house.warehouse.stream(f"select * from {relation} order by exited_at, exit_id", CHUNK_ROWS)),
+        schema=house.warehouse.query(f"select * from {relation} limit 0").schema,
     )
     house.narrator.step("Training", examples=examples.num_rows)
     return trainer(
@@ -51,5 +55,5 @@ def train(house: House, until: datetime | None = None) -> Any:
         trained_at=house.now(),
         label_window_days=house.funnel.label_window_days,
         threads=house.settings.threads,
-        advance=lambda what: house.narrator.step(what),
+        advance=house.narrator.step,
     )

@@ -52,6 +52,7 @@ class Transform:
         funnel: Funnel,
         extra: dict[str, Any],
         window: Window,
+        *,
         parsed: dict[str, Any] | None = None,
     ) -> None:
         """Say where and over what; nothing runs yet.

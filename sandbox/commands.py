@@ -17,7 +17,9 @@ DEFAULT_PORT = 8765
 
 @click.command()
 @click.option("--port", default=DEFAULT_PORT, show_default=True, help="Port on this machine; 0 takes a free one.")
-@click.option("--database", type=click.Path(path_type=Path), default=DEFAULT_CRM, show_default=True, help="Its profiles.")
+@click.option(
+    "--database", type=click.Path(path_type=Path), default=DEFAULT_CRM, show_default=True, help="Its profiles."
+)
 def crm(port: int, database: Path) -> None:
     """Run the local CRM and its page until Ctrl-C.
 
@@ -29,7 +31,9 @@ def crm(port: int, database: Path) -> None:
     try:
         server = LocalCrm(database, port=port)
     except OSError:
-        raise click.ClickException(f"Port {port} is taken. Is the CRM running already? Or choose another: --port 0") from None
+        raise click.ClickException(
+            f"Port {port} is taken. Is the CRM running already? Or choose another: --port 0"
+        ) from None
     click.echo(f"Local CRM at {server.url} (Ctrl-C leaves)", err=True)
     server.serve_forever()
 

@@ -217,7 +217,7 @@ class CrmStore:
         """Return one page of a segment, highest churn probability first."""
         where = SEGMENTS[slug].where  # our own SQL, looked up by slug: nothing of the request is spliced in
         rows = self._rows(
-            f"select external_id, attributes from profiles where {where}"  # noqa: S608
+            f"select external_id, attributes from profiles where {where}"
             f" order by {_field('churn_probability')} desc, external_id limit ? offset ?",
             (limit, offset),
         )
@@ -227,7 +227,7 @@ class CrmStore:
         """Return how many profiles fall in each tenth of churn_probability; 1.0 belongs to the last."""
         bins = [0] * 10
         expression = f"max(0, min(9, cast({_field('churn_probability')} * 10 as integer)))"
-        sql = f"select {expression}, count(*) from profiles where {_HAS_SCORE} group by 1"  # noqa: S608 our own SQL
+        sql = f"select {expression}, count(*) from profiles where {_HAS_SCORE} group by 1"
         for position, count in self._rows(sql):
             bins[int(position)] = int(count)
         return bins
@@ -235,7 +235,7 @@ class CrmStore:
     def voucher_reasons(self) -> list[tuple[str, int]]:
         """Return how many profiles carry each voucher_reason, commonest first."""
         reason = _field("voucher_reason")
-        sql = f"select {reason}, count(*) from profiles where {reason} is not null group by 1 order by 2 desc, 1"  # noqa: S608
+        sql = f"select {reason}, count(*) from profiles where {reason} is not null group by 1 order by 2 desc, 1"
         return [(str(code), int(count)) for code, count in self._rows(sql)]
 
     def writes_per_field(self) -> dict[str, int]:
@@ -264,13 +264,13 @@ class CrmStore:
         return {key: json.loads(text) for key, text in self._rows(sql, (_json(list(keys)),))}
 
     def _changes(self, tail: str, parameters: Sequence[object]) -> list[Change]:
-        rows = self._rows(f"select external_id, received_at, field, before, after from changes {tail}", parameters)  # noqa: S608
+        rows = self._rows(f"select external_id, received_at, field, before, after from changes {tail}", parameters)
         return [Change(key, datetime.fromisoformat(at), field, _value(a), _value(b)) for key, at, field, a, b in rows]
 
     def _counts(self, rules: Mapping[str, str]) -> dict[str, int]:
         # One pass over the profiles for all rules: SQLite parses each JSON once.
         columns = ", ".join(f"count(*) filter (where {where})" for where in rules.values())
-        (row,) = self._rows(f"select {columns} from profiles")  # noqa: S608 our own SQL
+        (row,) = self._rows(f"select {columns} from profiles")
         return dict(zip(rules, row, strict=True))
 
 

@@ -90,7 +90,10 @@ def run_demo(*, count_users: int, seed: int, is_quiet: bool = False) -> dict[str
     table.add_row("  make crm", "the CRM's page: segments, profiles and their history")
     table.add_row(f"  {trained.folder / 'card.html'}", "the model's card")
     table.add_row("  .venv/bin/winback status", "watermark, runs, what is pending")
-    table.add_row(f"  .venv/bin/winback hourly --until {hours[-1].window_until + timedelta(hours=1):%Y-%m-%dT%H:%M}", "the next hour (with `make crm` running)")
+    table.add_row(
+        f"  .venv/bin/winback hourly --until {hours[-1].window_until + timedelta(hours=1):%Y-%m-%dT%H:%M}",
+        "the next hour (with `make crm` running)",
+    )
     console.print(table, highlight=False, soft_wrap=True)
     return {
         "ok": ok,
@@ -106,7 +109,8 @@ def _clear(warehouse_file: Path, models: Path, crm: Path, folder: Path) -> None:
     """Remove an earlier demo; anything else stays and is named."""
     if not folder.is_dir() and any(p.exists() for p in (warehouse_file, models, crm)):
         raise ContractError(
-            f"{warehouse_file.parent} holds data that no demo made. Move it, or set WINBACK_WAREHOUSE and WINBACK_MODELS elsewhere."
+            f"{warehouse_file.parent} holds data that no demo made. "
+            "Move it, or set WINBACK_WAREHOUSE and WINBACK_MODELS elsewhere."
         )
     DuckDBWarehouse(warehouse_file).close()  # says who holds the file, if anybody does
     for path in (warehouse_file, warehouse_file.with_name(warehouse_file.name + ".wal")):

@@ -74,7 +74,7 @@ def _hindsight(house: House, history_until: datetime, until: datetime) -> tuple[
         from {warehouse.relation("marts", "fct_training_examples")} as examples
         inner join {warehouse.relation("staging", "stg_ops__decisions")} as decisions
             on examples.exit_id = decisions.exit_id and decisions.disposition = 'scored'
-        """  # noqa: S608
+        """
     )
     labels = known.column("label").to_numpy()
     if len(set(labels.tolist())) < 2:

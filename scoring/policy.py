@@ -130,7 +130,8 @@ class Decided:
     @property
     def is_eligible(self) -> Flags:
         """Whether the row gets a voucher."""
-        return self.reason == 0
+        granted: Flags = self.reason == 0
+        return granted
 
 
 def decide(candidates: Candidates, policy: Policy, *, decided_at: datetime, granted_today: int) -> Decided:

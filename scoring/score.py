@@ -7,8 +7,9 @@ rows is a few numbers and two ids each, about 150 bytes; the wide features stay 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,7 @@ MIN_ROWS_FOR_DISTINCT_SCORES = 50
 
 _KEYS = ["exit_id", "user_id", "exited_at"]
 _POLICY_INPUTS = ["user_number", "has_marketing_consent", "last_granted_at", "last_redeemed_at"]
+Numbers = npt.NDArray[np.float64]
 _HIGH = RISK_BANDS.index("high")
 
 
@@ -58,11 +60,21 @@ class ScoringCounts:
 class _Scored:
     """The scored rows so far: narrow columns, and the features of those whose reasons may yet be asked for."""
 
-    keys: list[pa.Table]
-    inputs: list[pa.Table]
-    probability: list[npt.NDArray[np.float64]]
-    reasons: list[pa.Array]
-    waiting: list[tuple[npt.NDArray[np.int64], Matrix]]
+    keys: list[pa.Table] = field(default_factory=list)
+    inputs: list[pa.Table] = field(default_factory=list)
+    probabilities: list[Numbers] = field(default_factory=list)
+    reasons: list[pa.Array] = field(default_factory=list)
+    waiting: list[tuple[npt.NDArray[np.int64], Matrix]] = field(default_factory=list)
+
+    @property
+    def probability(self) -> Numbers:
+        """Of all rows, in order."""
+        return np.concatenate(self.probabilities) if self.probabilities else np.empty(0, np.float64)
+
+    def input(self, name: str) -> npt.NDArray[np.int64]:
+        """One policy input of all rows as whole numbers: flags 0 or 1, times in microseconds, null 0."""
+        parts = [rows.column(name).cast(pa.int64()).fill_null(0).to_numpy() for rows in self.inputs]
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
 
 def score(
@@ -71,7 +83,7 @@ def score(
     policy: Policy,
     run: Run,
     *,
-    advance: Callable[[int], None] = lambda rows: None,
+    advance: Callable[[int], None] | None = None,
     chunk_rows: int = CHUNK_ROWS,
 ) -> ScoringCounts:
     """Score, decide and stage every candidate; `advance` is told of rows done, for a progress bar.
@@ -79,166 +91,153 @@ def score(
     Raises: ContractError when the mart and the model do not fit, or the scores are all one.
     """
     relation = warehouse.relation("marts", MART)
-    model.contract.check_columns(warehouse.query(f"select * from {relation} limit 0").schema, MART)  # noqa: S608
-    day = run.decided_at.replace(hour=0, minute=0, second=0, microsecond=0)
-    granted_today = _granted_since(warehouse, day)
-
-    scored = _predict(warehouse, model, policy, relation, advance, chunk_rows)
-    probability = np.concatenate(scored.probability) if scored.probability else np.empty(0, np.float64)
+    model.contract.check_columns(warehouse.query(f"select * from {relation} limit 0").schema, MART)
+    step = _Step(warehouse, model, policy, run, relation)
+    scored = step.predict(chunk_rows, advance)
+    probability = scored.probability
     if len(probability) >= MIN_ROWS_FOR_DISTINCT_SCORES and (probability == probability[0]).all():
         raise ContractError(
             f"All {len(probability)} scores are {probability[0]:.4f}. A feature was lost between the mart and the model: "
             "compare the mart's rows with the contract. Nothing was decided."
         )
-    decided = _decide(scored, probability, policy, run, granted_today)
-    texts = _explain(scored, decided, model)
-    bands = policy.bands(probability)
+    decided = step.decide(scored)
+    texts = step.explain(scored, decided)
 
     skipped: dict[str, int] = {}
-    count = warehouse.append(
-        DECISIONS,
-        _rows(warehouse, relation, run, policy, model, scored, probability, bands, decided, texts, skipped),
-    )
+    rows = chain(step.scored_rows(scored, decided, texts), step.skipped_rows(skipped))
+    count = warehouse.append(DECISIONS, rows)
     counts = ScoringCounts(
-        exits=int(warehouse.query(f"select count(*) as n from {relation}").column("n")[0].as_py()),  # noqa: S608
+        exits=int(warehouse.query(f"select count(*) as n from {relation}").column("n")[0].as_py()),
         scored=len(probability),
         skipped=skipped,
         eligible=int(decided.is_eligible.sum()),
-        bands=_tally(bands, RISK_BANDS),
+        bands=_tally(policy.bands(probability), RISK_BANDS),
         eligibility_reasons=_tally(decided.reason, ELIGIBILITY_REASONS),
     )
     if not counts.exits == counts.scored + sum(counts.skipped.values()) == count:
-        raise ContractError(f"{counts.exits} candidates, but {count} decisions: rows were lost or doubled. Nothing was committed.")
+        raise ContractError(
+            f"{counts.exits} candidates, but {count} decisions: rows were lost or doubled. Nothing was committed."
+        )
     return counts
 
 
-def _granted_since(warehouse: Warehouse, day: datetime) -> int:
-    sql = (
-        f"select count(*) as n from {warehouse.relation('ops', 'decisions')} as d "  # noqa: S608
-        f"inner join {warehouse.relation('ops', 'runs')} as r on d.run_id = r.run_id "
-        f"where d.is_eligible and d.decided_at >= timestamp '{day:%Y-%m-%d} 00:00:00'"
-    )
-    return int(warehouse.query(sql).column("n")[0].as_py())
+@dataclass(frozen=True)
+class _Step:
+    """The parts of one scoring step."""
 
+    warehouse: Warehouse
+    model: Model
+    policy: Policy
+    run: Run
+    relation: str
 
-def _predict(
-    warehouse: Warehouse,
-    model: Model,
-    policy: Policy,
-    relation: str,
-    advance: Callable[[int], None],
-    chunk_rows: int,
-) -> _Scored:
-    names = ", ".join([*_KEYS, *_POLICY_INPUTS, *model.contract.names])
-    scored = _Scored([], [], [], [], [])
-    lowest = policy.voucher.probability_range[0]
-    offset = 0
-    for batch in warehouse.stream(f"select {names} from {relation} where skip_reason is null", chunk_rows):  # noqa: S608
-        matrix = model.contract.encode(batch, MART)
-        # Four decimals, as the CRM shows it: band and eligibility must agree with the number a person can see.
-        probability = np.round(model.predict(matrix).astype(np.float64), 4)
-        high = policy.bands(probability) == _HIGH
-        texts = reasons(model.contract, matrix[high], model.contributions(matrix[high])) if high.any() else pa.array([], pa.string())
-        scored.keys.append(pa.Table.from_batches([batch.select(_KEYS)]))
-        scored.inputs.append(pa.Table.from_batches([batch.select(_POLICY_INPUTS)]))
-        scored.probability.append(probability)
-        scored.reasons.append(_spread(high, texts))
-        may_be_granted = np.flatnonzero(~high & (probability >= lowest))
-        scored.waiting.append((may_be_granted + offset, matrix[may_be_granted]))
-        offset += len(matrix)
-        advance(len(matrix))
-    return scored
+    def predict(self, chunk_rows: int, advance: Callable[[int], None] | None) -> _Scored:
+        """Read and score, chunk by chunk, with the reasons of the high band."""
+        model, scored, offset = self.model, _Scored(), 0
+        lowest = self.policy.voucher.probability_range[0]
+        names = ", ".join([*_KEYS, *_POLICY_INPUTS, *model.contract.names])
+        sql = f"select {names} from {self.relation} where skip_reason is null"
+        for batch in self.warehouse.stream(sql, chunk_rows):
+            matrix = model.contract.encode(batch, MART)
+            # Four decimals, as the CRM shows it: band and eligibility must agree with the number a person can see.
+            probability: Numbers = np.round(model.predict(matrix).astype(np.float64), 4).astype(np.float64)
+            high = self.policy.bands(probability) == _HIGH
+            may_be_granted = np.flatnonzero(~high & (probability >= lowest))
+            scored.keys.append(pa.Table.from_batches([batch.select(_KEYS)]))
+            scored.inputs.append(pa.Table.from_batches([batch.select(_POLICY_INPUTS)]))
+            scored.probabilities.append(probability)
+            scored.reasons.append(_spread(high, self._reasons(matrix[high])))
+            scored.waiting.append((may_be_granted + offset, matrix[may_be_granted]))
+            offset += len(matrix)
+            if advance:
+                advance(len(matrix))
+        return scored
 
-
-def _decide(scored: _Scored, probability: npt.NDArray[np.float64], policy: Policy, run: Run, granted_today: int) -> Decided:
-    inputs = pa.concat_tables(scored.inputs) if scored.inputs else pa.table({name: pa.array([], pa.int64()) for name in _POLICY_INPUTS})
-
-    def numbers(name: str) -> npt.NDArray[np.int64]:
-        values = inputs.column(name)
-        return np.asarray(values.cast(pa.int64()).fill_null(0).to_numpy(), dtype=np.int64)
-
-    candidates = Candidates(
-        probability=probability,
-        user_number=numbers("user_number"),
-        has_marketing_consent=numbers("has_marketing_consent").astype(bool),
-        last_granted_us=numbers("last_granted_at"),
-        last_redeemed_us=numbers("last_redeemed_at"),
-    )
-    return decide(candidates, policy, decided_at=run.decided_at, granted_today=granted_today)
-
-
-def _explain(scored: _Scored, decided: Decided, model: Model) -> pa.ChunkedArray:
-    """Add the reasons of those who get a voucher without being in the high band."""
-    texts = pa.chunked_array(scored.reasons, pa.string())
-    granted = [(rows[decided.is_eligible[rows]], matrix[decided.is_eligible[rows]]) for rows, matrix in scored.waiting]
-    rows = np.concatenate([r for r, _ in granted]) if granted else np.empty(0, np.int64)
-    if not len(rows):
-        return texts
-    matrix = np.concatenate([m for _, m in granted])
-    more = reasons(model.contract, matrix, model.contributions(matrix))
-    flags = np.zeros(len(texts), dtype=bool)
-    flags[rows] = True
-    return pc.coalesce(texts, _spread(flags, more))
-
-
-def _rows(
-    warehouse: Warehouse,
-    relation: str,
-    run: Run,
-    policy: Policy,
-    model: Model,
-    scored: _Scored,
-    probability: npt.NDArray[np.float64],
-    bands: npt.NDArray[np.int8],
-    decided: Decided,
-    texts: pa.ChunkedArray,
-    skipped: dict[str, int],
-) -> Iterator[pa.RecordBatch]:
-    """Yield the decisions: scored chunk by chunk, then the skipped, which are counted into `skipped` on the way."""
-    always = {"run_id": run.run_id, "epoch": run.epoch, "decided_at": run.decided_at}
-    offset = 0
-    for keys in scored.keys:
-        part = slice(offset, offset + keys.num_rows)
-        eligible = pa.array(decided.is_eligible[part])
-        yield _stamp(
-            keys,
-            {
-                "disposition": "scored",
-                "model_version": model.version,
-                "policy_version": policy.version,
-                **always,
-            },
-            {
-                "churn_probability": pa.array(probability[part]),
-                "churn_risk_band": _named(bands[part], RISK_BANDS),
-                "churn_reasons": texts.slice(offset, keys.num_rows).combine_chunks(),
-                "experiment_arm": _named(decided.arm[part], ARMS),
-                "is_eligible": eligible,
-                "eligibility_reason": _named(decided.reason[part], ELIGIBILITY_REASONS),
-                "valid_until": pc.if_else(eligible, pa.scalar(decided.valid_until, TIMESTAMP), pa.scalar(None, TIMESTAMP)),
-            },
+    def decide(self, scored: _Scored) -> Decided:
+        """Apply the policy to all rows at once."""
+        candidates = Candidates(
+            probability=scored.probability,
+            user_number=scored.input("user_number"),
+            has_marketing_consent=scored.input("has_marketing_consent").astype(bool),
+            last_granted_us=scored.input("last_granted_at"),
+            last_redeemed_us=scored.input("last_redeemed_at"),
         )
-        offset += keys.num_rows
-    sql = f"select {', '.join(_KEYS)}, skip_reason from {relation} where skip_reason is not null"  # noqa: S608
-    for batch in warehouse.stream(sql, CHUNK_ROWS):
-        for entry in pc.value_counts(batch.column("skip_reason")).to_pylist():
-            skipped[entry["values"]] = skipped.get(entry["values"], 0) + entry["counts"]
-        never = pa.array(np.zeros(batch.num_rows, dtype=bool))
-        yield _stamp(pa.Table.from_batches([batch]), {"disposition": "skipped", **always}, {"is_eligible": never})
+        return decide(candidates, self.policy, decided_at=self.run.decided_at, granted_today=self._granted_today())
 
+    def explain(self, scored: _Scored, decided: Decided) -> pa.ChunkedArray:
+        """Add the reasons of those who get a voucher without being in the high band."""
+        texts = pa.chunked_array(scored.reasons, pa.string())
+        eligible = decided.is_eligible
+        granted = [(rows[eligible[rows]], matrix[eligible[rows]]) for rows, matrix in scored.waiting]
+        rows = np.concatenate([r for r, _ in granted]) if granted else np.empty(0, np.int64)
+        if not len(rows):
+            return texts
+        flags = np.zeros(len(texts), dtype=bool)
+        flags[rows] = True
+        return pc.coalesce(texts, _spread(flags, self._reasons(np.concatenate([m for _, m in granted]))))
 
-def _stamp(rows: pa.Table, constants: dict[str, object], columns: dict[str, pa.Array]) -> pa.RecordBatch:
-    """Add columns to rows, those of one value as dictionaries."""
-    for name, value in constants.items():
-        kind = DECISIONS.schema.field(name).type
-        if pa.types.is_string(kind):
-            values = _named(np.zeros(rows.num_rows, dtype=np.int8), (str(value),))
-        else:
-            values = pa.repeat(pa.scalar(value, kind), rows.num_rows)
-        rows = rows.append_column(name, values)
-    for name, values in columns.items():
-        rows = rows.append_column(name, values)
-    return rows.combine_chunks().to_batches()[0]
+    def scored_rows(self, scored: _Scored, decided: Decided, texts: pa.ChunkedArray) -> Iterator[pa.RecordBatch]:
+        """Yield the decisions of the scored exits, a chunk at a time."""
+        probability = scored.probability
+        bands = self.policy.bands(probability)
+        valid_until, never = pa.scalar(decided.valid_until, TIMESTAMP), pa.scalar(None, TIMESTAMP)
+        offset = 0
+        for keys in scored.keys:
+            part = slice(offset, offset + keys.num_rows)
+            eligible = pa.array(decided.is_eligible[part])
+            yield self._stamp(
+                keys,
+                "scored",
+                {"model_version": self.model.version, "policy_version": self.policy.version},
+                {
+                    "churn_probability": pa.array(probability[part]),
+                    "churn_risk_band": _named(bands[part], RISK_BANDS),
+                    "churn_reasons": texts.slice(offset, keys.num_rows).combine_chunks(),
+                    "experiment_arm": _named(decided.arm[part], ARMS),
+                    "is_eligible": eligible,
+                    "eligibility_reason": _named(decided.reason[part], ELIGIBILITY_REASONS),
+                    "valid_until": pc.if_else(eligible, valid_until, never),
+                },
+            )
+            offset += keys.num_rows
+
+    def skipped_rows(self, skipped: dict[str, int]) -> Iterator[pa.RecordBatch]:
+        """Yield the decisions of exits that are not scored, and count them by reason on the way."""
+        sql = f"select {', '.join(_KEYS)}, skip_reason from {self.relation} where skip_reason is not null"
+        for batch in self.warehouse.stream(sql, CHUNK_ROWS):
+            for entry in pc.value_counts(batch.column("skip_reason")).to_pylist():
+                skipped[entry["values"]] = skipped.get(entry["values"], 0) + entry["counts"]
+            not_eligible = {"is_eligible": pa.array(np.zeros(batch.num_rows, dtype=bool))}
+            yield self._stamp(pa.Table.from_batches([batch]), "skipped", {}, not_eligible)
+
+    def _reasons(self, matrix: Matrix) -> pa.Array:
+        if not len(matrix):
+            return pa.array([], pa.string())
+        return reasons(self.model.contract, matrix, self.model.contributions(matrix))
+
+    def _granted_today(self) -> int:
+        """Vouchers granted by committed runs on the day of this one."""
+        day = self.run.decided_at.replace(hour=0, minute=0, second=0, microsecond=0)
+        decisions, runs = self.warehouse.relation("ops", "decisions"), self.warehouse.relation("ops", "runs")
+        sql = (
+            f"select count(*) as n from {decisions} as decisions inner join {runs} as runs "
+            "on decisions.run_id = runs.run_id where decisions.is_eligible "
+            f"and decisions.decided_at >= timestamp '{day:%Y-%m-%d} 00:00:00'"
+        )
+        return int(self.warehouse.query(sql).column("n")[0].as_py())
+
+    def _stamp(
+        self, rows: pa.Table, disposition: str, versions: dict[str, str], columns: dict[str, pa.Array]
+    ) -> pa.RecordBatch:
+        """Add what all rows of a run share, and the columns."""
+        run = self.run
+        for name, text in {"disposition": disposition, "run_id": run.run_id, **versions}.items():
+            rows = rows.append_column(name, _named(np.zeros(rows.num_rows, dtype=np.int8), (text,)))
+        rows = rows.append_column("epoch", pa.repeat(pa.scalar(run.epoch, pa.int64()), rows.num_rows))
+        rows = rows.append_column("decided_at", pa.repeat(pa.scalar(run.decided_at, TIMESTAMP), rows.num_rows))
+        for name, values in columns.items():
+            rows = rows.append_column(name, values)
+        return rows.combine_chunks().to_batches()[0]
 
 
 def _named(indexes: npt.NDArray[np.int8], names: tuple[str, ...]) -> pa.Array:

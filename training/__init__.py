@@ -1,1 +1,1 @@
-"""From matured examples to a sealed model bundle, offline. Knows no job, no CRM, no clock and no environment."""
+"""Offline: examples in, a verified model bundle out."""

@@ -112,7 +112,9 @@ class DuckDBWarehouse:
 
     def discard(self, table: Table, run_id: str) -> None:
         """Remove the rows that this run staged."""
-        self.connection.execute(f"delete from {self.relation(table.layer, table.name)} where run_id = $run_id", {"run_id": run_id})
+        self.connection.execute(
+            f"delete from {self.relation(table.layer, table.name)} where run_id = $run_id", {"run_id": run_id}
+        )
 
     def close(self) -> None:
         """Close the file."""

@@ -1,0 +1,107 @@
+"""Can a machine read what a job says, and a person watch it, while stdout stays clean?"""
+
+import io
+import json
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from jobs import narration
+from jobs.narration import Bars, Lines, Narrator, Silence, logger, narrator
+
+TEN = datetime(2026, 6, 15, 10, tzinfo=UTC)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def tell(voice: Narrator) -> None:
+    """A whole run."""
+    voice.step("Building features", window_from=TEN, epoch=3)
+    advance = voice.progress("Scoring", None)
+    advance(10)
+    advance = voice.progress("Sending to the CRM", 300)
+    advance(75)
+    advance(75)
+    voice.progress("Nothing to send", 0)
+    voice.step("Done")
+    voice.close()
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """The lines on stderr, and nothing on stdout."""
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.endswith("\n")
+    return [json.loads(line) for line in err.splitlines()]
+
+
+def test_lines_are_one_json_object_a_step_on_stderr_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    tell(Lines())
+    lines = said(capsys)
+    times = [datetime.fromisoformat(line.pop("time")) for line in lines]
+    assert {time.utcoffset() for time in times} == {TEN.utcoffset()}
+    assert lines == [
+        {"severity": "INFO", "message": "Building features", "window_from": "2026-06-15T10:00:00+00:00", "epoch": 3},
+        {"severity": "INFO", "message": "Scoring", "total": None},
+        {"severity": "INFO", "message": "Sending to the CRM", "total": 300},
+        {"severity": "INFO", "message": "Nothing to send", "total": 0},
+        {"severity": "INFO", "message": "Done"},
+    ]
+
+
+@pytest.mark.parametrize("severity", ["info", "warning", "error"])
+def test_a_message_of_several_lines_and_letters_stays_one_line(
+    severity: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = 'Some settings cannot be used:\n  "WINBACK_CRM"\u2028 naïve ✓'
+    getattr(logger(), severity)(text)
+    (line,) = said(capsys)
+    assert (line["severity"], line["message"], sorted(line)) == (
+        severity.upper(),
+        text,
+        ["message", "severity", "time"],
+    )
+
+
+def test_silence_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    tell(Silence())
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("is_terminal", "kind"), [(True, Bars), (False, Lines)])
+def test_bars_are_for_a_terminal_and_lines_for_everything_else(
+    is_terminal: bool, kind: type[Narrator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal() if is_terminal else io.StringIO())
+    voice = narrator()
+    voice.close()
+    assert isinstance(voice, kind)
+
+
+@pytest.mark.parametrize("columns", [None, "1", "20", "400"])
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_bars_tell_a_whole_run_on_a_screen_of_any_width_or_none(
+    columns: str | None, is_terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns:
+        monkeypatch.setenv("COLUMNS", columns)
+    screen = Terminal() if is_terminal else io.StringIO()
+    monkeypatch.setattr(narration, "Console", lambda **_: Console(file=screen))
+    tell(Bars())
+    assert capsys.readouterr() == ("", "")
+    if columns == "400":
+        assert "Sending to the CRM" in screen.getvalue()
+
+
+def test_bars_may_be_closed_twice_and_before_anything_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(narration, "Console", lambda **_: Console(file=Terminal()))
+    voice = Bars()
+    voice.close()
+    voice.close()

@@ -1,0 +1,255 @@
+"""Is everything wrong with the environment or the funnel told at once, by name, and without a secret?"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from jobs.funnel import Funnel, load_funnel
+from jobs.settings import Settings, read_settings
+from warehouse.errors import ContractError
+
+CANARY = "kEy-7f3a9c51"
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"WINBACK_{name.upper()}", raising=False)
+
+
+def refusal(monkeypatch: pytest.MonkeyPatch, **environment: str) -> str:
+    for name, value in environment.items():
+        monkeypatch.setenv(f"WINBACK_{name}", value)
+    with pytest.raises(ContractError) as told:
+        read_settings()
+    return str(told.value)
+
+
+def test_without_any_setting_the_job_runs_on_a_laptop() -> None:
+    found = read_settings()
+    assert found.model_dump() | {"crm_api_key": found.crm_api_key.get_secret_value()} == {
+        "warehouse": "duckdb:///var/winback.duckdb",
+        "models": Path("var/models"),
+        "config": Path("config"),
+        "crm": "braze",
+        "crm_url": "http://127.0.0.1:8765",
+        "crm_api_key": "local-key",
+        "safety_lag_seconds": 120,
+        "run_deadline_seconds": 2_700,
+        "retry_budget_seconds": 120,
+        "max_rejected_ratio": 0.5,
+        "dbt_target": Path("var/dbt"),
+        "memory_limit": "2GB",
+        "threads": 0,
+    }
+
+
+def test_every_setting_is_read_from_a_variable_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {
+        "warehouse": "duckdb:////data/winback.duckdb",
+        "models": "/models",
+        "config": "/config",
+        "crm": "braze",
+        "crm_url": "https://rest.fra-01.braze.eu/",
+        "crm_api_key": CANARY,
+        "safety_lag_seconds": "0",
+        "run_deadline_seconds": "60",
+        "retry_budget_seconds": "1.5",
+        "max_rejected_ratio": "1",
+        "dbt_target": "/target",
+        "memory_limit": "1.5GB",
+        "threads": "2",
+    }
+    assert set(environment) == set(Settings.model_fields)
+    for name, value in environment.items():
+        monkeypatch.setenv(f"WINBACK_{name.upper()}", value)
+    found = read_settings()
+    assert found.crm_url == "https://rest.fra-01.braze.eu"
+    assert found.crm_api_key.get_secret_value() == CANARY
+    assert found.warehouse_path == Path("/data/winback.duckdb")
+    assert (found.run_deadline_seconds, found.retry_budget_seconds, found.threads) == (60, 1.5, 2)
+    assert (found.safety_lag_seconds, found.max_rejected_ratio, found.memory_limit) == (0, 1.0, "1.5GB")
+    assert (found.models, found.config, found.dbt_target) == (Path("/models"), Path("/config"), Path("/target"))
+
+
+def test_every_wrong_setting_is_told_at_once_and_no_value_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = {
+        "WAREHOUSE": f"postgres://{CANARY}",
+        "CRM": CANARY,
+        "CRM_URL": f"https://user:{CANARY}@rest.fra-01.braze.eu",
+        "CRM_API_KEY": f"{CANARY}\n",
+        "SAFETY_LAG_SECONDS": CANARY,
+        "RUN_DEADLINE_SECONDS": "0",
+        "RETRY_BUDGET_SECONDS": "-0.5",
+        "MAX_REJECTED_RATIO": "1.01",
+        "MEMORY_LIMIT": CANARY,
+        "THREADS": "-1",
+    }
+    text = refusal(monkeypatch, **wrong)
+    lines = text.splitlines()
+    assert lines[0] == "Some settings cannot be used:"
+    assert [line.split(":")[0].strip() for line in lines[1:]] == [f"WINBACK_{name}" for name in wrong]
+    assert CANARY not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WAREHOUSE", ""),
+        ("WAREHOUSE", "duckdb:///"),
+        ("WAREHOUSE", "duckdb://var/winback.duckdb"),
+        ("WAREHOUSE", "bigquery://project/prefix"),
+        ("CRM", "hubspot"),
+        ("CRM_URL", ""),
+        ("CRM_URL", "rest.fra-01.braze.eu"),
+        ("CRM_URL", "https://"),
+        ("CRM_URL", "https://[::1"),
+        ("CRM_URL", "https://host:port"),
+        ("CRM_URL", "https://host:99999"),
+        ("CRM_URL", "https://host:0"),
+        ("CRM_URL", "https://host\n"),
+        ("CRM_URL", "https://host?key=1"),
+        ("CRM_URL", "https://host#part"),
+        ("CRM_URL", "https://user@host"),
+        ("CRM_URL", "ftp://host"),
+        # http: to this machine and nowhere else
+        ("CRM_URL", "http://rest.fra-01.braze.eu"),
+        ("CRM_URL", "http://localhost.example.org"),
+        ("CRM_URL", "http://127.0.0.1.example.org"),
+        ("CRM_URL", "http://127.0.0.1@example.org"),
+        ("CRM_URL", "http://0.0.0.0"),
+        ("CRM_API_KEY", ""),
+        ("CRM_API_KEY", "key\n"),
+        ("CRM_API_KEY", " key"),
+        ("CRM_API_KEY", "key and more"),
+        ("CRM_API_KEY", "kéy"),
+        ("SAFETY_LAG_SECONDS", "-1"),
+        ("SAFETY_LAG_SECONDS", "86401"),
+        ("SAFETY_LAG_SECONDS", "1.5"),
+        ("RUN_DEADLINE_SECONDS", ""),
+        ("RETRY_BUDGET_SECONDS", "inf"),
+        ("RETRY_BUDGET_SECONDS", "nan"),
+        ("MAX_REJECTED_RATIO", "nan"),
+        ("MAX_REJECTED_RATIO", "-0.1"),
+        ("MEMORY_LIMIT", "2"),
+        ("MEMORY_LIMIT", "half of it"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    text = refusal(monkeypatch, **{name: value})
+    assert text.count("WINBACK_") == 1
+    assert f"WINBACK_{name}: " in text
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://localhost:8765",
+        "http://127.0.0.1",
+        "http://[::1]:8765",
+        "https://rest.fra-01.braze.eu",
+        "https://rest.fra-01.braze.eu:8443",
+        "https://proxy.example.org/braze",
+    ],
+)
+def test_https_anywhere_and_http_on_this_machine_are_taken(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("WINBACK_CRM_URL", url)
+    assert read_settings().crm_url == url
+
+
+def test_the_key_is_in_no_text_made_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WINBACK_CRM_API_KEY", CANARY)
+    found = read_settings()
+    assert CANARY not in f"{found} {found!r} {found.model_dump()} {found.model_dump_json()}"
+
+
+# The funnel
+
+
+def funnel_file(tmp_path: Path, **changes: Any) -> Path:
+    content = {"completion_events": ["submitted"], "steps": ["start", "end"], "event_kinds": {"input": ["saved"]}}
+    path = tmp_path / "funnel.yml"
+    path.write_text(yaml.safe_dump(content | changes))
+    return path
+
+
+def test_a_funnel_needs_no_more_than_what_counts_as_finished(tmp_path: Path) -> None:
+    path = tmp_path / "funnel.yml"
+    path.write_text("completion_events: [paid]")
+    assert load_funnel(path).as_vars() == {
+        "completion_events": ["paid"],
+        "abandonment_events": [],
+        "closing_events": [],
+        "session_gap_minutes": 30,
+        "max_lateness_days": 3,
+        "label_window_days": 14,
+        "feature_history_days": 90,
+        "pause_seconds": 120,
+        "steps": [],
+        "event_kinds": {},
+    }
+
+
+@pytest.mark.parametrize("folder", ["config", "examples/loan_applications"])
+def test_the_funnels_that_ship_can_be_used(folder: str) -> None:
+    found = load_funnel(Path(__file__).parents[1] / folder / "funnel.yml")
+    assert isinstance(found, Funnel)
+    assert found.completion_events
+
+
+@pytest.mark.parametrize("name", ["submitted", "Bought: 2 teas, naïve, {{ fast }} 100 %", "x" * 200])
+def test_an_event_may_be_called_almost_anything(tmp_path: Path, name: str) -> None:
+    assert load_funnel(funnel_file(tmp_path, completion_events=[name])).completion_events == [name]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"completion_events": []}, "completion_events"),
+        ({"completion_events": "submitted"}, "completion_events"),
+        ({"abandonment_events": ["submitted"]}, "given as more than one outcome: submitted"),
+        ({"closing_events": ["left", "submitted"], "abandonment_events": ["left"]}, "one outcome: left, submitted"),
+        ({"completion_events": ["it's done"]}, "completion_events.0"),
+        ({"completion_events": ['say "done"']}, "completion_events.0"),
+        ({"completion_events": ["done\\"]}, "completion_events.0"),
+        ({"completion_events": ["do\nne"]}, "completion_events.0"),
+        ({"completion_events": ["done\n"]}, "completion_events.0"),
+        ({"completion_events": ["x" * 201]}, "completion_events.0"),
+        ({"completion_events": [""]}, "completion_events.0"),
+        ({"completion_events": [7]}, "completion_events.0"),
+        ({"steps": ["start", "it's"]}, "steps.1"),
+        ({"event_kinds": {"shouting": ["x"]}}, "event_kinds.shouting"),
+        ({"event_kinds": {"input": ["it's"]}}, "event_kinds.input.0"),
+        ({"session_gap_minutes": 0}, "session_gap_minutes"),
+        ({"session_gap_minutes": 1441}, "session_gap_minutes"),
+        ({"max_lateness_days": 31}, "max_lateness_days"),
+        ({"label_window_days": 1.5}, "label_window_days"),
+        ({"feature_history_days": 0}, "feature_history_days"),
+        ({"pause_seconds": 0}, "pause_seconds"),
+        ({"sesion_gap_minutes": 30}, "sesion_gap_minutes"),
+    ],
+)
+def test_a_wrong_funnel_is_refused_with_its_file_and_the_field(
+    tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(ContractError) as told:
+        load_funnel(funnel_file(tmp_path, **changes))
+    assert "funnel.yml is no funnel" in str(told.value)
+    assert named in str(told.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"completion_events: [", b"completion_events: [\xe4]"])
+def test_a_file_that_is_no_funnel_at_all_is_refused_with_its_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "funnel.yml"
+    path.write_bytes(content)
+    with pytest.raises(ContractError, match=r"funnel\.yml is no funnel"):
+        load_funnel(path)
+
+
+def test_a_missing_funnel_is_refused_with_its_name(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match=r"funnel\.yml"):
+        load_funnel(tmp_path / "funnel.yml")
