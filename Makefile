@@ -35,8 +35,19 @@ demo: $(VENV)/laptop.stamp  ## the whole product on this machine, in about two m
 crm: $(VENV)/laptop.stamp  ## open the local CRM that the demo filled
 	@$(BIN)/winback crm
 
-example: $(VENV)/laptop.stamp  ## the job over real loan applications (needs the data, see examples/)
-	@$(BIN)/python examples/loan_applications/run.py
+# The commands of examples/loan_applications/README.md, in order. var/loans is this target's own and begins empty.
+example: export WINBACK_CONFIG := examples/loan_applications
+example: export WINBACK_WAREHOUSE := duckdb:///var/loans/winback.duckdb
+example: export WINBACK_MODELS := var/loans/models
+example: export WINBACK_DBT_TARGET := var/loans/dbt
+example: $(if $(LOANS),$(VENV)/laptop.stamp)  ## the job over real loan applications: make example LOANS=folder
+	@test -n "$(LOANS)" || { echo "Say where the data is: make example LOANS=path/to/loan_applications (see examples/loan_applications/README.md)"; exit 2; }
+	@for file in app_events users; do test -f "$(LOANS)/$$file.parquet" || { echo "There is no $$file.parquet in $(LOANS)."; exit 2; }; done
+	@rm -rf var/loans
+	@$(BIN)/winback load --events "$(LOANS)/app_events.parquet" --users "$(LOANS)/users.parquet"
+	@$(BIN)/winback backfill --until 2011-12-15
+	@$(BIN)/winback train
+	@$(BIN)/winback replay --until 2012-01-14 --every 6 --database var/loans/crm.sqlite
 
 test: $(VENV)/dev.stamp  ## every test
 	@$(BIN)/pytest

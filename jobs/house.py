@@ -19,7 +19,7 @@ from crm_sync.fields import FieldMapping, load_fields
 from jobs.funnel import Funnel, load_funnel
 from jobs.narration import Narrator, Silence
 from jobs.settings import Settings
-from jobs.transform import Transform, Window
+from jobs.transform import Transform, Window, release
 from scoring.policy import Policy, load_policy
 from warehouse.duckdb import DuckDBWarehouse
 from warehouse.interface import Warehouse
@@ -75,4 +75,5 @@ def open_house(settings: Settings, **parts: Any) -> Iterator[House]:
         warehouse.prepare()
         yield House(settings, funnel, policy, fields, warehouse, destination, **parts)
     finally:
+        release()
         warehouse.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -71,7 +72,8 @@ class Transform:
             "--no-write-json",
             "--vars", json.dumps({**funnel.as_vars(), **extra, **window.as_vars()}),
         ]  # fmt: skip
-        self._key = json.dumps({**funnel.as_vars(), **extra, "warehouse": warehouse_url})
+        # dbt names a DuckDB database after its file; where the file lies does not matter to the parsed project.
+        self._key = json.dumps({**funnel.as_vars(), **extra, "database": Path(warehouse_url).stem})
         self._from_at = window.from_at
         self._parsed = {} if parsed is None else parsed
 
@@ -114,6 +116,13 @@ class Transform:
             manifest = parsed.result
             self._parsed[self._key] = (self._from_at, manifest)
         return manifest
+
+
+def release() -> None:
+    """Have dbt let go of the DuckDB file: it keeps a connection for the life of the process."""
+    module = sys.modules.get("dbt.adapters.duckdb.connections")
+    if module:
+        module.DuckDBConnectionManager.close_all_connections()
 
 
 def _absolute(url: str) -> str:

@@ -1,0 +1,48 @@
+# The scoring image: what one hourly run needs, and nothing of training or the sandbox.
+#
+#   docker build -t winback .
+#   docker run --rm --read-only --tmpfs /tmp -v winback-data:/data winback
+#
+# The base is pinned by tag. Where images are promoted by digest, replace both FROM lines with what
+#   docker buildx imagetools inspect python:3.11-slim
+# prints: FROM python:3.11-slim@sha256:...
+
+FROM python:3.11-slim AS build
+RUN python -m venv /venv
+WORKDIR /app
+COPY requirements/job.txt requirements/job.txt
+RUN /venv/bin/python -m pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements/job.txt
+# README.md because pyproject.toml names it.
+COPY pyproject.toml README.md LICENSE ./
+COPY scoring scoring
+COPY crm_sync crm_sync
+COPY warehouse warehouse
+COPY jobs jobs
+COPY dbt dbt
+COPY config config
+# Editable: jobs/transform.py finds the dbt project beside itself. In site-packages that place, dbt/, is the library's.
+# The build backend is in the lock, so nothing is downloaded here.
+RUN /venv/bin/python -m pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation -e .
+
+FROM python:3.11-slim
+LABEL org.opencontainers.image.title="winback" \
+      org.opencontainers.image.description="Scores the users who left unfinished and keeps the CRM in step, hourly" \
+      org.opencontainers.image.licenses="Apache-2.0"
+RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin winback \
+    && install --directory --owner=winback --group=winback /data
+COPY --from=build /venv /venv
+COPY --from=build /app /app
+# Only /data (the warehouse and the models, a volume) and /tmp are written, so the root may be mounted read-only.
+ENV PATH=/venv/bin:$PATH \
+    HOME=/tmp \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    WINBACK_WAREHOUSE=duckdb:////data/winback.duckdb \
+    WINBACK_MODELS=/data/models \
+    WINBACK_CONFIG=/app/config \
+    WINBACK_DBT_TARGET=/tmp/dbt
+WORKDIR /app
+USER 10001
+VOLUME /data
+ENTRYPOINT ["winback"]
+CMD ["hourly"]
