@@ -1,0 +1,101 @@
+"""Does the whole job hold over real events, with nothing but another configuration?"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from crm_sync.destinations.braze import Braze
+from jobs.backfill import backfill
+from jobs.hourly import hourly
+from jobs.house import open_house
+from jobs.training import train
+from jobs.transform import SINCE_EVER, Window
+from sandbox.crm_server import LocalCrm
+from tests.test_increments import NONE, build, differences
+from tests.world import API_KEY, NOW, settings_in
+from warehouse.duckdb import DuckDBWarehouse
+from warehouse.loading import load
+
+DATA = Path(__file__).parents[2] / "shared" / "data" / "loan_applications"
+EXAMPLE = Path(__file__).parents[1] / "examples" / "loan_applications"
+HISTORY_UNTIL = datetime(2011, 12, 15, tzinfo=UTC)
+ENDS_AT = datetime(2012, 1, 14, tzinfo=UTC)
+# A day hour by hour, then windows of six hours.
+HOURS = [*range(1, 25), *range(30, 30 * 24 + 1, 6)]
+
+pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the loan applications are not part of the project")
+
+
+def test_the_job_holds_over_real_loan_applications(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, config=EXAMPLE)
+    warehouse = DuckDBWarehouse(settings.warehouse_path)
+    load(warehouse, {"events": DATA / "app_events.parquet", "users": DATA / "users.parquet"}, now=NOW)
+    warehouse.close()
+
+    with (
+        LocalCrm(tmp_path / "crm.sqlite", api_key=API_KEY, clock=lambda: NOW) as crm,
+        open_house(settings, destination=Braze(crm.url, API_KEY), now=lambda: NOW) as house,
+    ):
+        backfill(house, HISTORY_UNTIL)
+        train(house)
+        relation = house.warehouse.relation
+        for hours in HOURS:
+            result = hourly(house, HISTORY_UNTIL + timedelta(hours=hours))
+
+            assert result.stopped is None
+            assert result.sync.pending == result.sync.delivered
+            approved = house.warehouse.query(
+                "select distinct user_id from raw.app_events where event_name = 'A_APPROVED' and loaded_at < $until",
+                {"until": result.window_until.replace(tzinfo=None)},
+            ).column("user_id")
+            eligible = {user for user, held in crm.store.profiles().items() if held["voucher_eligible"]}
+            assert not eligible & set(approved.to_pylist())
+        assert result.window_until == ENDS_AT
+
+        again = hourly(house, ENDS_AT)
+        assert (again.scoring, again.sync.pending) == (None, 0)
+
+        house.transform(Window(SINCE_EVER, ENDS_AT, HISTORY_UNTIL)).build("examples")
+        known = house.warehouse.query(
+            f"""
+            select examples.label, decisions.churn_probability
+            from {relation("marts", "fct_training_examples")} as examples
+            inner join {relation("staging", "stg_ops__decisions")} as decisions using (exit_id)
+            where decisions.disposition = 'scored'
+            """
+        )
+        auc = roc_auc_score(known.column("label").to_numpy(), known.column("churn_probability").to_numpy())
+        assert auc >= 0.80
+        assert known.num_rows > 2_000
+
+        # Exactly once: as many decisions as exits, and none twice. What was decided before a late event moved the exit stays.
+        counts = house.warehouse.query(
+            f"""
+            with exits as (
+                select exit_id from {relation("marts", "fct_unfinished_exits")}
+                where not is_dissolved and closed_at > $history_until
+            )
+            select
+                (select count(*) from exits) as exits,
+                count(*) as decisions,
+                count(distinct decisions.exit_id) as decided,
+                count(exits.exit_id) as decided_exits
+            from {relation("staging", "stg_ops__decisions")} as decisions
+            left join exits on decisions.exit_id = exits.exit_id
+            """,
+            {"history_until": HISTORY_UNTIL.replace(tzinfo=None)},
+        ).to_pylist()[0]
+        assert counts["decisions"] == counts["decided"]
+        assert counts["decided_exits"] == counts["exits"] > 8_000
+
+    one_go = tmp_path / "one_go"
+    one_go.mkdir()
+    warehouse = DuckDBWarehouse(one_go / "winback.duckdb")
+    load(warehouse, {"events": DATA / "app_events.parquet", "users": DATA / "users.parquet"}, now=NOW)
+    warehouse.close()
+    build(one_go, {}, HISTORY_UNTIL, [ENDS_AT], config=EXAMPLE)
+    assert differences(tmp_path, one_go) == NONE
