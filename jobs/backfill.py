@@ -6,7 +6,7 @@ import uuid
 from dataclasses import dataclass
 from datetime import datetime
 
-from jobs.house import House
+from jobs.house import House, not_in_the_future
 from jobs.transform import SINCE_EVER, Window
 from warehouse import ledger
 from warehouse.errors import ContractError
@@ -34,6 +34,7 @@ def backfill(house: House, until: datetime) -> Backfilled:
         raise ContractError(
             f"History up to {committed.window_until:%Y-%m-%d %H:%M} is committed already. Go on with: winback hourly"
         )
+    not_in_the_future(house, until)
     window = Window(from_at=SINCE_EVER, until_at=until, history_until=until)
     house.narrator.step("Building history", window_until=until)
     house.transform(window).build("backfill", full_refresh=True)

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from crm_sync.sync import Plan, SyncCounts, count_pending, sync
-from jobs.house import House
+from jobs.house import House, not_in_the_future
 from jobs.transform import Transform, Window
 from scoring import bundles
 from scoring.model import Model
@@ -69,6 +69,7 @@ def hourly(house: House, until: datetime | None = None, *, dry_run: bool = False
         raise ContractError(
             f"Until {until:%Y-%m-%d %H:%M} lies before the watermark {last.window_until:%Y-%m-%d %H:%M}: that hour is decided."
         )
+    not_in_the_future(house, until)
     reported = ledger.last_report(house.warehouse)
     window = Window(
         from_at=last.window_until,

@@ -22,6 +22,7 @@ from jobs.settings import Settings
 from jobs.transform import Transform, Window, release
 from scoring.policy import Policy, load_policy
 from warehouse.duckdb import DuckDBWarehouse
+from warehouse.errors import ContractError
 from warehouse.interface import Warehouse
 
 
@@ -53,6 +54,18 @@ class House:
         }
         return Transform(
             self.settings.warehouse, self.settings.dbt_target, self.funnel, extra, window, parsed=self.parsed
+        )
+
+
+def not_in_the_future(house: House, until: datetime) -> None:
+    """Refuse a window's end that lies ahead: rows loaded until then would lie in no later window.
+
+    Raises: ContractError.
+    """
+    if until > house.now():
+        raise ContractError(
+            f"Until {until:%Y-%m-%d %H:%M} UTC lies in the future: what is loaded before it would never be read. "
+            "Choose a time that has passed."
         )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from jobs.house import utc_now
 from jobs.narration import Narrator
 from jobs.settings import Settings
+from warehouse import ledger
 from warehouse.duckdb import DuckDBWarehouse
 from warehouse.loading import Loaded, load
 
@@ -16,7 +17,10 @@ def load_files(settings: Settings, files: Mapping[str, Path], voice: Narrator) -
     """Load files into the embedded warehouse; see warehouse.loading."""
     warehouse = DuckDBWarehouse(settings.warehouse_path, memory_limit=settings.memory_limit)
     try:
+        warehouse.prepare()
+        last = ledger.last_epoch(warehouse)
+        watermark = last.window_until if last else None
         total = sum(path.stat().st_size for path in files.values() if path.is_file())
-        return load(warehouse, files, now=utc_now(), advance=voice.progress("Loading", total))
+        return load(warehouse, files, now=utc_now(), watermark=watermark, advance=voice.progress("Loading", total))
     finally:
         warehouse.close()

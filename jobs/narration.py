@@ -74,7 +74,8 @@ class Bars:
 
     def _finish(self) -> None:
         for task in self._progress.tasks:
-            if not task.finished:
+            # A bar of known length stays as it is: one that stopped early must not look complete.
+            if task.total is None:
                 done = max(int(task.completed), 1)
                 self._progress.update(task.id, total=done, completed=done)
 

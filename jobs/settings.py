@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import SplitResult, urlsplit
@@ -84,7 +86,7 @@ class Settings(BaseSettings):
     dbt_target: Path = Field(Path("var/dbt"), description="Folder for what dbt compiles and logs.")
     memory_limit: str = Field(
         "2GB",
-        pattern=r"^[0-9]+(\.[0-9]+)?(MB|GB)$",
+        pattern=r"^[1-9][0-9]*(\.[0-9]+)?(MB|GB)$",
         description="What DuckDB may hold in memory before it spills to disk.",
     )
     threads: int = Field(0, ge=0, description="Threads for scoring; 0 is every core.")
@@ -100,11 +102,25 @@ def read_settings() -> Settings:
 
     Raises: ContractError that lists every wrong variable at once, without its value: it may be a secret.
     """
+    lines = _unknown()
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
-        lines = [
+        lines += [
             f"  WINBACK_{str(e['loc'][0]).upper()}: {e['msg']}"
             for e in error.errors(include_input=False, include_url=False)
         ]
-        raise ContractError("Some settings cannot be used:\n" + "\n".join(lines)) from None
+    if lines:
+        raise ContractError("Some settings cannot be used:\n" + "\n".join(lines))
+    return settings
+
+
+def _unknown() -> list[str]:
+    """A misspelt variable would be ignored in silence, and its default used."""
+    known = [f"WINBACK_{name.upper()}" for name in Settings.model_fields]
+    lines = []
+    for name in sorted(os.environ):
+        if name.upper().startswith("WINBACK_") and name.upper() not in known:
+            near = get_close_matches(name.upper(), known, n=1)
+            lines.append(f"  {name}: there is no such setting" + (f"; did you mean {near[0]}?" if near else ""))
+    return lines

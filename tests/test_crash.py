@@ -41,9 +41,7 @@ def in_a_process(world: World, place: int) -> int:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
-    history: Path, parsed: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Any]:
+def undisturbed(history: Path, parsed: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("undisturbed")
     copy_history(history, folder)
     with LocalCrm(folder / "crm.sqlite", api_key=API_KEY, clock=lambda: NOW) as crm:
@@ -55,7 +53,9 @@ def undisturbed(
 
 
 @pytest.mark.parametrize("place", range(1, PLACES + 1))
-def test_a_run_killed_at_any_effect_is_finished_by_the_next(world: World, undisturbed: dict[str, Any], place: int) -> None:
+def test_a_run_killed_at_any_effect_is_finished_by_the_next(
+    world: World, undisturbed: dict[str, Any], place: int
+) -> None:
     assert in_a_process(world, place) == -signal.SIGKILL
 
     world.run(HOURS)

@@ -60,7 +60,7 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 
 def parse(arguments: list[str]) -> None:
-    """Let click read a command line, running nothing. A name alone may stand for the command in running text."""
+    """Let click read a command line, running nothing. A name alone stands for the command, as in running text."""
     context = click.Context(cli, info_name="winback")
     name, command, rest = cli.resolve_command(context, list(arguments))
     assert command is not None

@@ -13,7 +13,7 @@ from jobs import dead_letters
 from jobs.hourly import hourly
 from jobs.status import status
 from scoring import bundles
-from tests.world import HISTORY_UNTIL, World, at, settings_in
+from tests.world import HISTORY_UNTIL, NOW, World, at, settings_in
 from warehouse.errors import CircuitOpenError, ContractError, RetryableError
 
 # What the CRM must hold of a user, as its own attributes.
@@ -178,7 +178,9 @@ def test_a_rejected_user_waits_as_a_dead_letter_until_a_person_asks(world: World
     with world.house() as house:
         plan = hourly(house, at(1), dry_run=True)
     assert plan.scoring is not None
-    user = world.query("select user_id from marts.fct_scoring_candidates where has_marketing_consent order by user_id")[0]["user_id"]
+    user = world.query("select user_id from marts.fct_scoring_candidates where has_marketing_consent order by user_id")[
+        0
+    ]["user_id"]
     fault = {"kind": "row_error", "external_ids": [user]}
     requests.post(f"{world.crm.url}/_control/faults", json=fault, timeout=5).raise_for_status()
 
@@ -226,7 +228,7 @@ def test_a_dry_run_decides_nothing_and_sends_nothing(world: World) -> None:
 def test_a_late_event_makes_a_new_exit_and_leaves_the_old_decision(world: World) -> None:
     world.run(2)
     before = decisions(world)
-    scored = [d for d in before if d["disposition"] == "scored"][0]
+    scored = next(d for d in before if d["disposition"] == "scored")
     moved = scored["exited_at"] + timedelta(minutes=10)
     world.append_event(scored["user_id"], "help_opened", moved, at(2.5))
 
@@ -254,7 +256,11 @@ def test_the_day_s_budget_holds_over_many_runs(world: World, tmp_path: Path) -> 
     config = tmp_path / "config"
     config.mkdir()
     for path in settings_in(world.folder).config.iterdir():
-        text = path.read_text().replace("budget_per_day: 1000", "budget_per_day: 5").replace("budget_per_run: 200", "budget_per_run: 3")
+        text = (
+            path.read_text()
+            .replace("budget_per_day: 1000", "budget_per_day: 5")
+            .replace("budget_per_run: 200", "budget_per_run: 3")
+        )
         (config / path.name).write_text(text)
     settings = settings_in(world.folder, config=config)
 
@@ -270,7 +276,12 @@ def test_a_run_says_what_is_missing(world: World, tmp_path: Path) -> None:
         hourly(house, at(1))
     with world.house() as house, pytest.raises(ContractError, match="before the watermark 2026-05-20 16:00"):
         hourly(house, at(-1))
-    with world.house(settings=settings_in(world.folder, models=empty)) as house, pytest.raises(ContractError, match="winback train"):
+    with world.house() as house, pytest.raises(ContractError, match="2026-06-01 00:01 UTC lies in the future"):
+        hourly(house, NOW + timedelta(minutes=1))
+    with (
+        world.house(settings=settings_in(world.folder, models=empty)) as house,
+        pytest.raises(ContractError, match="winback train"),
+    ):
         hourly(house, at(1))
 
 

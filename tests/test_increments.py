@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,10 @@ TABLES = {
     "int_outcomes": ("intermediate", "true"),
     "int_sessions": ("intermediate", "not is_dissolved"),
     "fct_unfinished_exits": ("marts", "not is_dissolved"),
-    "fct_exit_features": ("marts", "exit_id in (select exit_id from marts.fct_unfinished_exits where not is_dissolved)"),
+    "fct_exit_features": (
+        "marts",
+        "exit_id in (select exit_id from marts.fct_unfinished_exits where not is_dissolved)",
+    ),
 }
 
 
@@ -37,7 +41,7 @@ def build(
     with open_house(settings_in(folder, **changes), parsed=parsed) as house:
         first = Window(from_at=SINCE_EVER, until_at=cuts[0], history_until=history_until)
         house.transform(first).build("backfill", full_refresh=True)
-        for from_at, until_at in zip(cuts, cuts[1:], strict=False):
+        for from_at, until_at in pairwise(cuts):
             house.transform(Window(from_at, until_at, history_until)).build("features")
 
 
@@ -52,7 +56,10 @@ def differences(increments: Path, one_go: Path) -> dict[str, int]:
             there = f"select * from one_go.{schema}.{table} where {counts.replace('marts.', 'one_go.marts.')}"
             sql = f"(({here}) except all ({there})) union all (({there}) except all ({here}))"
             found[table] = int(warehouse.query(f"select count(*) as n from ({sql})").column("n")[0].as_py())
-            assert warehouse.query(f"select count(*) as n from ({there})").column("n")[0].as_py() or table != "int_sessions"
+            assert (
+                warehouse.query(f"select count(*) as n from ({there})").column("n")[0].as_py()
+                or table != "int_sessions"
+            )
         return found
     finally:
         warehouse.close()
@@ -95,7 +102,9 @@ events = st.builds(
     Event,
     user=st.integers(0, 2),
     name=st.sampled_from(NAMES[:3] * 5 + NAMES[3:]),
-    minute=st.one_of(st.integers(0, 600), st.integers(0, 8 * 24 * 60), st.sampled_from([0, 29, 30, 31, 59, 60, 61, 240])),
+    minute=st.one_of(
+        st.integers(0, 600), st.integers(0, 8 * 24 * 60), st.sampled_from([0, 29, 30, 31, 59, 60, 61, 240])
+    ),
     late_minutes=st.one_of(st.integers(0, 5), st.integers(0, 26 * 60), st.sampled_from([0, 4320, 4321, 6000])),
     is_doubled=st.booleans(),
 )
@@ -107,28 +116,37 @@ def rows_of(stream: Sequence[Event], seed: int) -> pa.Table:
     rows = []
     for number, event in enumerate(stream):
         occurred = START + timedelta(minutes=event.minute)
-        row = {
+        loaded = occurred + timedelta(minutes=event.late_minutes)
+        row: dict[str, Any] = {
             "event_id": f"e-{number}",
             "user_id": f"u-{event.user}",
             "event_name": event.name,
             "occurred_at": occurred,
-            "loaded_at": occurred + timedelta(minutes=event.late_minutes),
+            "loaded_at": loaded,
             "step": ["start", "income", None][number % 3],
             "device_type": ["mobile", "desktop", None][number % 3],
             "fields_filled_ratio": (number % 11) / 10 if event.name == "field_saved" else None,
         }
         rows.append(row)
         if event.is_doubled:
-            rows.append(row | {"loaded_at": row["loaded_at"] + timedelta(hours=7)})
+            rows.append(row | {"loaded_at": loaded + timedelta(hours=7)})
     random.Random(seed).shuffle(rows)  # noqa: S311 - any order will do, as long as it is the same one
     return pa.Table.from_pylist(rows, schema=APP_EVENTS.schema)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(stream=st.lists(events, min_size=3, max_size=25), cuts=edges, history_minutes=st.integers(0, 24 * 60), seed=st.integers(0, 9))
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(
+    stream=st.lists(events, min_size=3, max_size=25),
+    cuts=edges,
+    history_minutes=st.integers(0, 24 * 60),
+    seed=st.integers(0, 9),
+)
 def test_any_stream_cut_into_any_windows_equals_one_go(
     tmp_path_factory: pytest.TempPathFactory,
     parsed: dict[str, Any],
+    *,
     stream: list[Event],
     cuts: list[int],
     history_minutes: int,

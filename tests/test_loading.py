@@ -632,3 +632,21 @@ def test_one_empty_cell_keeps_everything_out(
         place = len(tables[key]) + 1
         assert refusal(opened, files) == [f"{key}.parquet, {column}: empty in row {place}. Give every row a value."]
         opened.close()
+
+
+def test_a_new_row_that_no_run_would_read_is_refused(warehouse: DuckDBWarehouse, tmp_path: Path) -> None:
+    path = tmp_path / "events.csv"
+    path.write_text(lines(EVENTS, EVENT))
+    load(warehouse, {"events": path}, now=NOW)
+    watermark = datetime(2026, 2, 1, 11, tzinfo=UTC)
+    path.write_text(lines(EVENTS, EVENT, event(event_id="e2"), event(event_id="e3", loaded_at="2026-02-01T11:00:00Z")))
+
+    with pytest.raises(ContractError) as refusal:
+        load(warehouse, {"events": path}, now=NOW, watermark=watermark)
+
+    assert str(refusal.value).splitlines()[1] == (
+        "events.csv, loaded_at: new, but before the watermark (2026-02-01 11:00 UTC), and no run would read it: in row 2. "
+        "Give the time at which the row is loaded now."
+    )
+    path.write_text(lines(EVENTS, EVENT, event(event_id="e3", loaded_at="2026-02-01T11:00:00Z")))
+    assert load(warehouse, {"events": path}, now=NOW, watermark=watermark)["events"].count_new == 1

@@ -253,3 +253,12 @@ def test_a_file_that_is_no_funnel_at_all_is_refused_with_its_name(tmp_path: Path
 def test_a_missing_funnel_is_refused_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(ContractError, match=r"funnel\.yml"):
         load_funnel(tmp_path / "funnel.yml")
+
+
+def test_a_misspelt_variable_is_named_with_the_one_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WINBACK_CRM_URI", "https://secret.example")
+    with pytest.raises(ContractError) as refusal:
+        read_settings()
+    assert str(refusal.value) == (
+        "Some settings cannot be used:\n  WINBACK_CRM_URI: there is no such setting; did you mean WINBACK_CRM_URL?"
+    )

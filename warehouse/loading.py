@@ -81,9 +81,13 @@ def load(
     files: Mapping[str, Path],
     *,
     now: datetime,
+    watermark: datetime | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> dict[str, Loaded]:
     """Store the new rows of files named by the keys of `warehouse.tables.RAW`; no time may be after the aware `now`.
+
+    New rows with a `loaded_at` before the aware `watermark` are refused: the runs that read that time are over, and none
+    to come would see them.
 
     `advance` is told bytes done, in sum the files' sizes: half of each when it is checked, the rest when stored.
     An empty text is stored as null. Columns that the table does not have are ignored and reported.
@@ -99,7 +103,7 @@ def load(
         warehouse.prepare()
         for file in incoming:
             if _open(connection, file):
-                _stage(connection, file, now.astimezone(UTC).replace(tzinfo=None))
+                _stage(connection, file, _naive(now), _naive(watermark) if watermark else None)
                 done(file.size_bytes // 2)
         if problems := [problem for file in incoming for problem in file.problems]:
             raise ContractError(checks.message(problems))
@@ -191,7 +195,7 @@ def _open_csv(file: _File, *, is_gzip: bool) -> list[str] | None:
     return names
 
 
-def _stage(connection: duckdb.DuckDBPyConnection, file: _File, now: datetime) -> None:
+def _stage(connection: duckdb.DuckDBPyConnection, file: _File, now: datetime, watermark: datetime | None) -> None:
     """Copy the rows to a temporary table, with a bit for each check that a row breaks, and gather the breaches."""
     is_comparable = not file.problems
     rules = {column.name: checks.rule(column, is_text=file.is_text, now=now) for column in file.table.columns}
@@ -220,6 +224,8 @@ def _stage(connection: duckdb.DuckDBPyConnection, file: _File, now: datetime) ->
         file.refuse_rows(connection, sql, check.what, check.fix, check.column)
     if is_comparable:
         _compare(connection, file)
+        if watermark and "loaded_at" in file.columns:
+            _refuse_unseen(connection, file, watermark)
 
 
 def _has_rejects(connection: duckdb.DuckDBPyConnection, file: _File) -> bool:
@@ -262,6 +268,22 @@ def _compare(connection: duckdb.DuckDBPyConnection, file: _File) -> None:
         "A changed user needs a later updated_at." if file.key == "users" else "Give each redemption an id of its own."
     )
     file.refuse_rows(connection, differing, what, fix, key)
+
+
+def _refuse_unseen(connection: duckdb.DuckDBPyConnection, file: _File, watermark: datetime) -> None:
+    """Find new rows that no run would read any more."""
+    sql = f"""
+        select staged.rowid + 1 as row from staged_{file.key} as staged
+        semi join first_{file.key} as first on staged.rowid = first.first
+        anti join there_{file.key} as there on staged.rowid = there.first
+        where staged.loaded_at < timestamp '{watermark}'
+    """
+    what = f"new, but before the watermark ({watermark:%Y-%m-%d %H:%M} UTC), and no run would read it:"
+    file.refuse_rows(connection, sql, what, "Give the time at which the row is loaded now.", "loaded_at")
+
+
+def _naive(moment: datetime) -> datetime:
+    return moment.astimezone(UTC).replace(tzinfo=None)
 
 
 def _store(
