@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from crm_sync.destination import BatchRefusedError, Destination, Outcome, UnavailableError
 from crm_sync.fields import Change, FieldMapping, change
-from warehouse.errors import CircuitOpenError, RetryableError, WinbackError
+from warehouse.errors import CircuitOpenError, ContractError, RetryableError, WinbackError
 from warehouse.interface import Warehouse
 from warehouse.tables import DELIVERIES
 
@@ -63,10 +63,7 @@ def sync(
     *,
     advance: Callable[[int], None] | None = None,
 ) -> tuple[SyncCounts, WinbackError | None]:
-    """Send what is pending. Returns the counts and, when it had to stop early, why; what is left stays pending.
-
-    Raises: ContractError when the CRM refuses the credentials.
-    """
+    """Send what is pending. Returns the counts and, when it had to stop early, why; what is left stays pending."""
     counts = SyncCounts(pending=count_pending(warehouse), suppressed=_count_suppressed(warehouse))
     stopped: WinbackError | None = None
     changes = _changes(warehouse, mapping, counts)
@@ -77,7 +74,7 @@ def sync(
         try:
             for part, outcomes in _send(destination, batch, counts):
                 _log(warehouse, plan, part, outcomes, counts)
-        except UnavailableError as error:
+        except (UnavailableError, ContractError) as error:
             stopped = error
             break
         if advance:

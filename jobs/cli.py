@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -176,7 +177,14 @@ def hourly(until: datetime | None, dry_run: bool, is_json: bool) -> None:
         with open_house(settings, narrator=voice) as house:
             return run(house, until, dry_run=dry_run)
 
-    result = answer_command(is_json, act, screens.ran)
+    try:
+        result = answer_command(is_json, act, screens.ran)
+    except BusyError as busy:
+        # Not a failure: the run that holds the data does the work of this one.
+        _say("info", str(busy))
+        if is_json:
+            click.echo(json.dumps({"skipped": str(busy)}))
+        return
     if result.stopped:
         raise result.stopped
 
@@ -228,7 +236,7 @@ def answer_command(is_json: bool, act: Callable[[Settings, Any], Any], show: Cal
     finally:
         voice.close()
     if is_json:
-        click.echo(json.dumps(_plain(answer), default=str, ensure_ascii=False))
+        click.echo(json.dumps(_plain(answer), ensure_ascii=False))
     else:
         show(Console(), answer)
     return answer
@@ -236,14 +244,16 @@ def answer_command(is_json: bool, act: Callable[[Settings, Any], Any], show: Cal
 
 def _plain(answer: Any) -> Any:
     if hasattr(answer, "as_dict"):
-        return answer.as_dict()
+        return _plain(answer.as_dict())
     if hasattr(answer, "__dataclass_fields__"):
         return {name: _plain(getattr(answer, name)) for name in answer.__dataclass_fields__}
     if isinstance(answer, dict):
         return {key: _plain(value) for key, value in answer.items()}
+    if isinstance(answer, list | tuple):
+        return [_plain(value) for value in answer]
     if isinstance(answer, datetime):
         return answer.isoformat()
-    return answer
+    return str(answer) if isinstance(answer, Path) else answer
 
 
 def main() -> None:
@@ -257,9 +267,6 @@ def main() -> None:
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
-    except BusyError as error:
-        _say("info", str(error))
-        sys.exit(error.exit_code)
     except WinbackError as error:
         _say("error", str(error))
         sys.exit(error.exit_code)
@@ -270,7 +277,10 @@ def main() -> None:
             if Path(f.filename).is_relative_to(Path(__file__).parents[1])
         ]
         where = f"{Path(places[-1].filename).name}:{places[-1].lineno}" if places else "an unknown place"
-        _say("error", f"Unexpected {type(error).__name__} at {where}. Nothing is half done; running again is safe.")
+        hint = "Nothing is half done; running again is safe. WINBACK_DEBUG=1 shows more, perhaps with users' data."
+        if os.environ.get("WINBACK_DEBUG", "").lower() in ("1", "true", "yes"):
+            traceback.print_exception(error)
+        _say("error", f"Unexpected {type(error).__name__} at {where}. {hint}")
         sys.exit(1)
 
 

@@ -110,13 +110,17 @@ def hourly(house: House, until: datetime | None = None, *, dry_run: bool = False
     )
     if not dry_run:
         _report(house, result, started_at)
+    house.narrator.report(**result.as_dict())
     return result
 
 
 def _score(house: House, run: Run) -> tuple[ScoringCounts, str]:
     version = bundles.champion(house.settings.models)
     if version is None:
-        raise ContractError("There is no model yet. Train one: winback train")
+        raise ContractError(
+            "The folder WINBACK_MODELS has no champion. Train a model (winback train), "
+            "or put a bundle there and promote it (winback promote VERSION)."
+        )
     model = Model(bundles.load_bundle(house.settings.models, version), threads=house.settings.threads)
     counts = score(house.warehouse, model, house.policy, run, advance=house.narrator.progress("Scoring", None))
     return counts, version

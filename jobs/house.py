@@ -83,6 +83,11 @@ def open_house(settings: Settings, **parts: Any) -> Iterator[House]:
         settings.crm_api_key.get_secret_value(),
         budget=RetryBudget(settings.retry_budget_seconds),
     )
+    if not settings.warehouse_path.is_file():
+        raise ContractError(
+            f"There is no warehouse {settings.warehouse_path.name} in its folder. "
+            "Load data first (winback load --events FILE --users FILE), or correct WINBACK_WAREHOUSE."
+        )
     warehouse = DuckDBWarehouse(settings.warehouse_path, memory_limit=settings.memory_limit)
     try:
         warehouse.prepare()

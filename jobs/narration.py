@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 import structlog
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 Advance = Callable[[int], None]
 
@@ -22,6 +23,9 @@ class Narrator(Protocol):
 
     def progress(self, what: str, total: int | None) -> Advance:
         """A long step begins; the returned function is told how many more are done."""
+
+    def report(self, **facts: Any) -> None:
+        """A run has ended: the one line that monitoring reads."""
 
     def close(self) -> None:
         """All is done."""
@@ -37,8 +41,21 @@ class Silence:
         """Say nothing."""
         return lambda _: None
 
+    def report(self, **facts: Any) -> None:
+        """Say nothing."""
+
     def close(self) -> None:
         """Say nothing."""
+
+
+class _Count(ProgressColumn):
+    """How many of how many, where there is more than one."""
+
+    def render(self, task: Task) -> Text:
+        """Return `1,200/5,000`, `1,200` of an unknown number, or nothing."""
+        if task.total is None:
+            return Text(f"{task.completed:,.0f}" if task.completed else "")
+        return Text(f"{task.completed:,.0f}/{task.total:,.0f}" if task.total > 1 else "", style="progress.download")
 
 
 class Bars:
@@ -50,7 +67,7 @@ class Bars:
             SpinnerColumn(finished_text="[green]✓"),
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            _Count(),
             TimeElapsedColumn(),
             console=Console(stderr=True),
         )
@@ -66,6 +83,9 @@ class Bars:
         self._finish()
         task = self._progress.add_task(what, total=total)
         return lambda done: self._progress.advance(task, done)
+
+    def report(self, **facts: Any) -> None:
+        """Leave it to the screen that follows."""
 
     def close(self) -> None:
         """Finish everything and give the terminal back."""
@@ -95,6 +115,10 @@ class Lines:
         """Write that the step began; batches are not worth a line each."""
         self._log.info(what, total=total)
         return lambda _: None
+
+    def report(self, **facts: Any) -> None:
+        """Write the run's line."""
+        self._log.info("Run ended", **facts)
 
     def close(self) -> None:
         """Nothing is held."""

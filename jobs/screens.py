@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from jobs.backfill import Backfilled
-from jobs.hourly import Result
-from jobs.status import Status
+if TYPE_CHECKING:  # they bring dbt's and the model's libraries, which `--help` need not wait for
+    from jobs.backfill import Backfilled
+    from jobs.hourly import Result
+    from jobs.status import Status
 
 
 def _table(*columns: str, title: str | None = None) -> Table:
@@ -39,7 +40,7 @@ def loaded(console: Console, answer: dict[str, Any]) -> None:
     for name, one in answer.items():
         if one.ignored_columns:
             console.print(f"{name}: ignored columns {', '.join(one.ignored_columns)}", highlight=False)
-    console.print("Next: winback backfill --until TIME, or winback hourly", style="dim")
+    console.print("Next: winback backfill --until TIME once, then winback hourly", style="dim")
 
 
 def backfilled(console: Console, answer: Backfilled) -> None:
@@ -84,19 +85,23 @@ def ran(console: Console, answer: Result) -> None:
     )
     table = _table("", "", "")
     table.show_header = False
+    table.columns[2].justify = "left"
     late = f"{found.late:,} late, {found.too_late:,} too late"
     table.add_row("events", f"{found.events:,}", late)
     if answer.scoring:
         table.add_row("unfinished exits", f"{answer.scoring.exits:,}", f"skipped: {_reasons(answer.scoring.skipped)}")
         table.add_row("scored", f"{answer.scoring.scored:,}", _reasons(answer.scoring.bands))
         table.add_row("vouchers", f"{answer.scoring.eligible:,}", _reasons(answer.scoring.eligibility_reasons))
+    if answer.is_dry_run:
+        console.print(table, highlight=False)
+        console.print("Nothing was committed or sent.", style="dim")
+        return
     table.add_row(
         "pending for the CRM",
         f"{sent.pending:,}",
         f"delivered {sent.delivered:,} ({sent.withdrawals:,} withdrawn), rejected {sent.rejected:,}, deferred {sent.deferred:,}, "
         f"suppressed {sent.suppressed:,}",
     )
-    table.columns[2].justify = "left"
     console.print(table, highlight=False)
 
 
@@ -119,6 +124,7 @@ def status(console: Console, answer: Status) -> None:
         )
     console.print(table)
     table = _table("ended", "epoch", "delivered", "rejected", "deferred", "stopped because", title="\nlast runs")
+    table.columns[-1].justify = "left"
     for report in answer.reports:
         table.add_row(
             _time(report.ended_at),

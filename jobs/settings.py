@@ -89,6 +89,7 @@ class Settings(BaseSettings):
         pattern=r"^[1-9][0-9]*(\.[0-9]+)?(MB|GB)$",
         description="What DuckDB may hold in memory before it spills to disk.",
     )
+    debug: bool = Field(False, description="Show tracebacks of unexpected errors. They may quote users' data.")
     threads: int = Field(0, ge=0, description="Threads for scoring; 0 is every core.")
 
     @property
@@ -107,7 +108,7 @@ def read_settings() -> Settings:
         settings = Settings()
     except ValidationError as error:
         lines += [
-            f"  WINBACK_{str(e['loc'][0]).upper()}: {e['msg']}"
+            f"  WINBACK_{str(e['loc'][0]).upper()}: {e['msg'].removeprefix('Value error, ')}"
             for e in error.errors(include_input=False, include_url=False)
         ]
     if lines:

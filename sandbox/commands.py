@@ -20,7 +20,8 @@ DEFAULT_PORT = 8765
 @click.option(
     "--database", type=click.Path(path_type=Path), default=DEFAULT_CRM, show_default=True, help="Its profiles."
 )
-def crm(port: int, database: Path) -> None:
+@as_json
+def crm(port: int, database: Path, is_json: bool) -> None:
     """Run the local CRM and its page until Ctrl-C.
 
     \b
@@ -34,7 +35,10 @@ def crm(port: int, database: Path) -> None:
         raise click.ClickException(
             f"Port {port} is taken. Is the CRM running already? Or choose another: --port 0"
         ) from None
-    click.echo(f"Local CRM at {server.url} (Ctrl-C leaves)", err=True)
+    if is_json:
+        click.echo(json.dumps({"url": server.url}))
+    else:
+        click.echo(f"Local CRM at {server.url} (Ctrl-C leaves)", err=True)
     server.serve_forever()
 
 
@@ -62,7 +66,7 @@ def replay(until: datetime, hours: int, database: Path, is_json: bool) -> None:
 @click.option("--seed", default=7, show_default=True, help="Another seed, another app.")
 @click.option("--json", "is_json", is_flag=True, help="One machine-readable object on stdout.")
 def demo(count_users: int, seed: int, is_json: bool) -> None:
-    """Show the whole product on this machine: an app, its history, a model, eight hours, a CRM.
+    """Show the whole product on this machine: an app, its history, a model, a day and twelve hours, a CRM.
 
     \b
     winback demo

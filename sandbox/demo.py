@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from crm_sync.destinations.braze import Braze
 from jobs.backfill import backfill
 from jobs.hourly import hourly
 from jobs.house import open_house
-from jobs.narration import narrator
+from jobs.narration import Silence, narrator
 from jobs.settings import read_settings
 from jobs.training import train
 from sandbox import screens
@@ -28,9 +28,10 @@ from warehouse.loading import load
 
 STARTS_ON = date(2026, 4, 1)
 COUNT_DAYS = 90
-# A Monday morning near the deadline, with a week of events left after it.
-BACKFILL_UNTIL = datetime(2026, 6, 22, 8, tzinfo=UTC)
-COUNT_HOURS = 8
+# A Sunday near the deadline, with a week of events left after it. The first run catches up the day that was missed, then hour
+# follows hour.
+BACKFILL_UNTIL = datetime(2026, 6, 21, 8, tzinfo=UTC)
+CATCH_UP_HOURS, COUNT_HOURS = 24, 12
 API_KEY = "local-key"
 
 
@@ -61,9 +62,14 @@ def run_demo(*, count_users: int, seed: int, is_quiet: bool = False) -> dict[str
         with open_house(settings, narrator=voice, destination=Braze(crm.url, API_KEY)) as house:
             history = backfill(house, BACKFILL_UNTIL)
             trained = train(house)
-            hours = [hourly(house, BACKFILL_UNTIL + timedelta(hours=n + 1)) for n in range(COUNT_HOURS)]
-            voice.step("Repeating the last hour")
-            repeated = hourly(house, hours[-1].window_until)
+            quiet = replace(house, narrator=Silence())
+            hours = []
+            for n in range(COUNT_HOURS + 1):
+                until = BACKFILL_UNTIL + timedelta(hours=CATCH_UP_HOURS + n)
+                voice.step(f"Running until {until:%d %B %H:%M}", until=until)
+                hours.append(hourly(quiet, until))
+            voice.step("Repeating the last hour", until=hours[-1].window_until)
+            repeated = hourly(quiet, hours[-1].window_until)
         voice.close()
         segments = crm.store.segment_counts()
     seconds = time.monotonic() - started
@@ -72,7 +78,7 @@ def run_demo(*, count_users: int, seed: int, is_quiet: bool = False) -> dict[str
         f"\n[bold]{app.events.num_rows:,} events[/] of {count_users:,} users made {history.count_sessions:,} sessions and "
         f"{history.count_exits:,} unfinished exits before {BACKFILL_UNTIL:%d %B %H:%M} UTC.\n"
         f"A model learned from the matured ones: [bold]AUC {trained.metrics['auc']:.3f}[/] on later exits "
-        f"(calibration error {trained.metrics['calibration_error']:.3f}). Then, hour by hour:\n",
+        f"(calibration error {trained.metrics['calibration_error']:.3f}). Then a missed day, and hour by hour:\n",
         highlight=False,
     )
     console.print(screens.runs([*hours, repeated]))
@@ -86,15 +92,14 @@ def run_demo(*, count_users: int, seed: int, is_quiet: bool = False) -> dict[str
         highlight=False,
     )
     console.print(f"\nIt took {seconds:.0f} s. Where to look now:", highlight=False)
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_row("  make crm", "the CRM's page: segments, profiles and their history")
-    table.add_row(f"  {trained.folder / 'card.html'}", "the model's card")
-    table.add_row("  .venv/bin/winback status", "watermark, runs, what is pending")
-    table.add_row(
-        f"  .venv/bin/winback hourly --until {hours[-1].window_until + timedelta(hours=1):%Y-%m-%dT%H:%M}",
-        "the next hour (with `make crm` running)",
-    )
-    console.print(table, highlight=False, soft_wrap=True)
+    next_hour = hours[-1].window_until + timedelta(hours=1)
+    for what, how in (
+        ("The CRM's page, with segments, profiles and their history", "make crm"),
+        ("The model's card", str(trained.folder / "card.html")),
+        ("Watermark, last runs, what is pending", ".venv/bin/winback status"),
+        ("The next hour, while make crm runs", f".venv/bin/winback hourly --until {next_hour:%Y-%m-%dT%H:%M}"),
+    ):
+        console.print(f"  {what}\n    [bold]{how}[/]", highlight=False, soft_wrap=True)
     return {
         "ok": ok,
         "seconds": round(seconds, 1),

@@ -26,25 +26,23 @@ def replayed(console: Console, answer: Replayed) -> None:
 def runs(results: list[Result]) -> Table:
     """A run a line; the last is the repetition."""
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("until", "events", "late", "exits", "skipped", "scored", "high", "vouchers", "sent", "withdrawn"):
+    for column in ("until", "events", "exits", "skipped", "scored", "vouchers", "sent", "withdrawn"):
         table.add_column(column, justify="right", no_wrap=True)
-    for index, r in enumerate(results):
+    for index, run in enumerate(results):
         is_repeat = index == len(results) - 1
-        s = r.scoring
+        scoring = run.scoring
         numbers = (
-            r.arrivals.events,
-            r.arrivals.late,
-            s.exits if s else 0,
-            sum(s.skipped.values()) if s else 0,
-            s.scored if s else 0,
-            s.bands.get("high", 0) if s else 0,
-            s.eligible if s else 0,
-            r.sync.delivered,
-            r.sync.withdrawals,
+            run.arrivals.events,
+            scoring.exits if scoring else 0,
+            sum(scoring.skipped.values()) if scoring else 0,
+            scoring.scored if scoring else 0,
+            scoring.eligible if scoring else 0,
+            run.sync.delivered,
+            run.sync.withdrawals,
         )
         table.add_row(
-            f"{r.window_until:%d %b %H:%M}" + (" again" if is_repeat else ""),
-            *(f"{n:,}" for n in numbers),
+            "the same again" if is_repeat else f"{run.window_until:%d %b %H:%M}",
+            *(f"{number:,}" for number in numbers),
             style="bold" if is_repeat else None,
         )
     return table

@@ -52,9 +52,8 @@ def load_bundle(models: Path, version: str) -> Bundle:
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
     except (OSError, ValueError):
-        raise ContractError(
-            f"There is no complete model bundle {version} in the models folder. Train one: winback train"
-        ) from None
+        known = ", ".join(versions(models)) or "none"
+        raise ContractError(f"There is no complete model bundle {version}. There are: {known}.") from None
     if manifest.get("format") != FORMAT:
         raise ContractError(
             f"Model bundle {version} has format {manifest.get('format')}, this program reads {FORMAT}. "

@@ -42,6 +42,7 @@ def test_without_any_setting_the_job_runs_on_a_laptop() -> None:
         "max_rejected_ratio": 0.5,
         "dbt_target": Path("var/dbt"),
         "memory_limit": "2GB",
+        "debug": False,
         "threads": 0,
     }
 
@@ -60,6 +61,7 @@ def test_every_setting_is_read_from_a_variable_of_its_name(monkeypatch: pytest.M
         "max_rejected_ratio": "1",
         "dbt_target": "/target",
         "memory_limit": "1.5GB",
+        "debug": "1",
         "threads": "2",
     }
     assert set(environment) == set(Settings.model_fields)

@@ -73,6 +73,19 @@ class DuckDBWarehouse:
             name = self.relation(table.layer, table.name)
             self.connection.execute(f"create table if not exists {name} ({', '.join(columns)})")
 
+        self._refuse_renamed()
+
+    def _refuse_renamed(self) -> None:
+        """Views name the database after the file they were made in; under another name they lead nowhere."""
+        texts = self.connection.execute("select sql from duckdb_views() where not internal").fetchall()
+        layers = "|".join(["staging", *sorted({table.layer for table in ALL})])
+        named = {name for (sql,) in texts for name in re.findall(rf'"?([^"\s.(]+)"?\."?(?:{layers})"?\.', sql)}
+        if named - {self.path.stem}:
+            raise ContractError(
+                f"{self.path.name} was made as {sorted(named)[0]}{self.path.suffix}, and its views know no other name. "
+                "Give it that name back; only its folder may change."
+            )
+
     def query(self, sql: str, parameters: dict[str, Any] | None = None) -> pa.Table:
         """Answer a query whose result is small."""
         return _aware(self.connection.execute(sql, parameters or {}).to_arrow_table())

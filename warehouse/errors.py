@@ -2,10 +2,10 @@
 
 WinbackError
 ├── RetryableError   exit 1: nothing is half done; run the same command again
+│   └── BusyError     another process holds the data; for an hourly run no failure, for that process does the work (exit 0)
 ├── ContractError    exit 2: configuration, input or contract is wrong; a retry fails the same way
 └── CircuitOpenError exit 3: stopped on purpose before doing harm; a person should look
 
-BusyError is no failure: another run is at it, and this one leaves with exit code 0.
 """
 
 
@@ -31,7 +31,5 @@ class CircuitOpenError(WinbackError):
     exit_code = 3
 
 
-class BusyError(WinbackError):
-    """Another process holds the data. Not a failure: that run does the work."""
-
-    exit_code = 0
+class BusyError(RetryableError):
+    """Another process holds the data."""

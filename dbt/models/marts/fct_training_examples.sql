@@ -30,7 +30,7 @@ labelled as (
     select
         matured.*,
         case
-            -- Had finished before, and only the news came too late to take the exit back: there was nothing left to finish.
+            -- Had finished before, and only the news came too late to take the exit back: nothing was left to finish.
             when outcomes.finished_at <= matured.exited_at then null
             when outcomes.finished_at <= matured.label_until then 0
             -- Closed for a reason that is not the user's: nobody knows what the user would have done.
