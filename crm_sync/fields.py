@@ -8,11 +8,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from warehouse.errors import ContractError
 from warehouse.tables import CRM_STATE
+from warehouse.yaml_files import read_yaml
 
 # They ride along with a change; alone they cause none.
 RIDE_ALONG = ("churn_scored_at", "churn_model_version")
@@ -58,10 +57,7 @@ def load_fields(path: Path) -> FieldMapping:
 
     Raises: ContractError with the file and what is wrong in it.
     """
-    try:
-        return FieldMapping.model_validate(yaml.safe_load(path.read_text()))
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or not valid
-        raise ContractError(f"{path.name} is no field mapping: {error}") from None
+    return read_yaml(path, FieldMapping, "field mapping")
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from warehouse.errors import ContractError
+from warehouse.yaml_files import read_yaml
 
 # Names become SQL literals in dbt: anything but a quote or a backslash may stand in one.
 EventName = Annotated[str, Field(pattern=r"^[^'\"\\\n]{1,200}$")]
@@ -49,7 +48,4 @@ def load_funnel(path: Path) -> Funnel:
 
     Raises: ContractError with the file and what is wrong in it.
     """
-    try:
-        return Funnel.model_validate(yaml.safe_load(path.read_text()))
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or not valid
-        raise ContractError(f"{path.name} is no funnel: {error}") from None
+    return read_yaml(path, Funnel, "funnel")

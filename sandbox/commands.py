@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 
 from jobs.cli import Moment, answer_command, as_json
+from sandbox import DEFAULT_CRM
 
-DEFAULT_CRM = Path("var/crm.sqlite")
 DEFAULT_PORT = 8765
 
 

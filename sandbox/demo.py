@@ -18,8 +18,7 @@ from jobs.house import open_house
 from jobs.narration import Silence, narrator
 from jobs.settings import read_settings
 from jobs.training import train
-from sandbox import screens
-from sandbox.commands import DEFAULT_CRM
+from sandbox import DEFAULT_CRM, screens
 from sandbox.crm_server import LocalCrm
 from sandbox.synthetic_app import generate
 from warehouse.duckdb import DuckDBWarehouse

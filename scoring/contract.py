@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from warehouse.errors import ContractError
+from warehouse.yaml_files import read_yaml
 
 Matrix = npt.NDArray[np.float32]
 
@@ -155,10 +155,7 @@ def load_contract(path: Path) -> FeatureContract:
 
     Raises: ContractError with the file and what is wrong in it.
     """
-    try:
-        return FeatureContract.model_validate(yaml.safe_load(path.read_text()))
-    except (OSError, yaml.YAMLError, ValidationError) as error:
-        raise ContractError(f"{path.name} is no feature contract: {error}") from None
+    return read_yaml(path, FeatureContract, "feature contract")
 
 
 def _is_text(kind: pa.DataType) -> bool:

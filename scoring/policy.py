@@ -13,10 +13,9 @@ from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from warehouse.errors import ContractError
+from warehouse.yaml_files import read_yaml
 
 # Stable codes, in the order in which they are asked; the first that applies is the answer.
 # `holdout` comes after everything about the user, so that it marks exactly those who would have been considered.
@@ -102,10 +101,7 @@ def load_policy(path: Path) -> Policy:
 
     Raises: ContractError with the file and what is wrong in it.
     """
-    try:
-        return Policy.model_validate(yaml.safe_load(path.read_text()))
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or not valid
-        raise ContractError(f"{path.name} is no voucher policy: {error}") from None
+    return read_yaml(path, Policy, "voucher policy")
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def test_a_wrong_key_leaves_with_2_and_names_the_setting_but_not_the_key(world: 
         (["hourly"], {"WINBACK_WAREHOUSE": "bigquery://p/d"}, "is not supported by the job yet"),
         (["hourly", "--until", "soon"], {}, "is no time"),
         (["hourly", "--until", "2020-01-01"], {}, "before the watermark"),
-        (["hourly"], {"WINBACK_CONFIG": "/nowhere"}, "funnel.yml is no funnel"),
+        (["hourly"], {"WINBACK_CONFIG": "/nowhere"}, "There is no funnel.yml in /nowhere/"),
         (["backfill", "--until", "2026-01-01"], {}, "is committed already"),
         (["promote", "nobody"], {}, "no complete model bundle nobody. There are: 2026"),
         (["load"], {}, "Name at least one file"),

@@ -379,8 +379,10 @@ def written(tmp_path: Path, section: str, **changes: Any) -> Path:
     return path
 
 
-def test_the_file_that_ships_is_the_policy_these_tests_speak_of() -> None:
-    assert load_policy(Path(__file__).parents[1] / "config/vouchers.yml") == policy(EXPERIMENT)
+@pytest.mark.parametrize("folder", ["config", "examples/loan_applications"])
+def test_the_files_that_ship_are_policies(folder: str) -> None:
+    shipped = load_policy(Path(__file__).parents[1] / folder / "vouchers.yml")
+    assert 0 < shipped.experiment.holdout_ratio < 1
 
 
 def test_every_change_of_the_policy_changes_its_version_and_nothing_else_does(tmp_path: Path) -> None:

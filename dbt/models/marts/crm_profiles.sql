@@ -100,24 +100,11 @@ last_grants as (
 {% endif %}
 
 consents as (
-    select
-        users.user_id,
-        users.has_marketing_consent,
-        users.erased_at
-    from {{ ref('stg_app__users') }} as users
-    inner join known on users.user_id = known.user_id
-    where users.updated_at < {{ moment(var('until_at')) }}
-    qualify row_number() over (partition by users.user_id order by users.updated_at desc) = 1
+    {{ latest_profiles('known') }}
 ),
 
 redemptions as (
-    select
-        redemptions.user_id,
-        max(redemptions.redeemed_at) as last_redeemed_at
-    from {{ ref('stg_app__voucher_redemptions') }} as redemptions
-    inner join known on redemptions.user_id = known.user_id
-    where redemptions.loaded_at < {{ moment(var('until_at')) }}
-    group by redemptions.user_id
+    {{ last_redemptions('known') }}
 ),
 
 -- The first thing that takes a score or a voucher away, if any.

@@ -25,14 +25,7 @@ users as (
 ),
 
 profiles as (
-    select
-        profiles.user_id,
-        profiles.has_marketing_consent,
-        profiles.erased_at
-    from {{ ref('stg_app__users') }} as profiles
-    inner join users on profiles.user_id = users.user_id
-    where profiles.updated_at < {{ moment(var('until_at')) }}
-    qualify row_number() over (partition by profiles.user_id order by profiles.updated_at desc) = 1
+    {{ latest_profiles('users') }}
 ),
 
 grants as (
@@ -48,13 +41,7 @@ grants as (
 ),
 
 redemptions as (
-    select
-        redemptions.user_id,
-        max(redemptions.redeemed_at) as last_redeemed_at
-    from {{ ref('stg_app__voucher_redemptions') }} as redemptions
-    inner join users on redemptions.user_id = users.user_id
-    where redemptions.loaded_at < {{ moment(var('until_at')) }}
-    group by redemptions.user_id
+    {{ last_redemptions('users') }}
 )
 
 select
