@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-strip-extras --python-version 3.11 --no-header pyproject.toml
+COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-strip-extras --universal --python-version 3.11 --no-header pyproject.toml
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types check crm bench example lock clean

@@ -6,8 +6,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
+import xgboost as xgb
 
 from jobs import dead_letters
 from jobs.hourly import hourly
@@ -67,6 +69,19 @@ def test_every_exit_is_decided_once_and_the_crm_follows(world: World) -> None:
         assert result.sync.pending == result.sync.delivered > 0
     assert_crm_holds_the_desired_state(world)
     assert granted(world)
+
+
+def test_whoever_is_at_high_risk_or_gets_a_voucher_has_reasons(world: World) -> None:
+    world.run(24)
+
+    explained = [d for d in decisions(world) if d["churn_risk_band"] == "high" or d["is_eligible"]]
+    assert len(explained) > 20
+    assert all(d["churn_reasons"] for d in explained)
+    assert all(len(d["churn_reasons"].split("; ")) <= 3 for d in explained)
+    # What must not leave the warehouse does not leave it in words either.
+    assert not [
+        d for d in explained for word in ("income", "age ", "married", "contractor") if word in d["churn_reasons"]
+    ]
 
 
 def test_an_hour_repeated_decides_nothing_and_sends_nothing(world: World) -> None:
@@ -303,6 +318,46 @@ def test_a_mart_without_a_feature_stops_the_run_before_anything_is_decided(world
     assert world.query("select * from ops.decisions") == []
     assert len(world.query("select * from ops.runs")) == 1
     assert world.crm.store.profiles() == {}
+
+
+def test_one_score_for_everybody_stops_the_run_before_anything_is_decided(world: World) -> None:
+    models = world.folder / "models"
+    version = bundles.champion(models)
+    assert version is not None
+    contract = bundles.load_bundle(models, version).contract
+    nothing = np.zeros((4, len(contract.features)), dtype=np.float32)
+    data = xgb.DMatrix(
+        nothing,
+        [0, 1, 0, 1],
+        feature_names=contract.names,
+        feature_types=contract.feature_types,
+        enable_categorical=True,
+    )
+    xgb.train({"objective": "binary:logistic"}, data, num_boost_round=1).save_model(models / version / "model.json")
+    bundles.seal(models / version, version=version, trained_at=HISTORY_UNTIL)
+
+    with world.house() as house, pytest.raises(ContractError, match=r"All \d+ scores are 0\.5000"):
+        hourly(house, at(24))
+
+    assert world.query("select * from ops.decisions") == []
+    assert world.crm.store.profiles() == {}
+
+
+def test_a_dead_letter_is_tried_again_when_there_is_something_new_to_say(world: World) -> None:
+    with world.house() as house:
+        hourly(house, at(1), dry_run=True)
+    sql = "select user_id from marts.fct_scoring_candidates where has_marketing_consent order by user_id"
+    user = world.query(sql)[0]["user_id"]
+    requests.post(
+        f"{world.crm.url}/_control/faults", json={"kind": "row_error", "external_ids": [user]}, timeout=5
+    ).raise_for_status()
+    assert world.run(1).sync.rejected == 1
+    requests.delete(f"{world.crm.url}/_control/faults", timeout=5).raise_for_status()
+
+    world.append_event(user, "help_opened", at(1.1), at(1.2))
+    world.run(2)
+
+    assert world.crm.store.profile(user) is not None
 
 
 def test_status_counts_what_the_runs_did(world: World) -> None:
