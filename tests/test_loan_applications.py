@@ -24,8 +24,8 @@ DATA = Path(__file__).parents[2] / "shared" / "data" / "loan_applications"
 EXAMPLE = Path(__file__).parents[1] / "examples" / "loan_applications"
 HISTORY_UNTIL = datetime(2011, 12, 15, tzinfo=UTC)
 ENDS_AT = datetime(2012, 1, 14, tzinfo=UTC)
-# A day hour by hour, then windows of six hours.
-HOURS = [*range(1, 25), *range(30, 30 * 24 + 1, 6)]
+# Eight hours one by one, then windows of eight hours.
+HOURS = [*range(1, 9), *range(16, 30 * 24 + 1, 8)]
 
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the loan applications are not part of the project")
 
