@@ -6,30 +6,19 @@ A row is new when its key is not in the table yet, so loading a file again chang
 
 from __future__ import annotations
 
-import codecs
-import csv
-import glob
-import gzip
-import io
-import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
 
 from warehouse import checks
-from warehouse.checks import Problem
 from warehouse.duckdb import DuckDBWarehouse
 from warehouse.errors import ContractError, RetryableError
+from warehouse.raw_files import OUT_OF_SPACE, RawFile, open_file, rows_of
 from warehouse.tables import APP_EVENTS, RAW, Table
-
-MAX_ROWS_NAMED = 5
-CHUNK_BYTES = 1 << 20  # a header longer than this is none
-# What DuckDB raises when memory, or the disk it spills to, is full. Damaged Parquet (400 ways tried) raises others.
-OUT_OF_SPACE = (duckdb.OutOfMemoryException, duckdb.IOException)
 
 
 @dataclass(frozen=True)
@@ -47,33 +36,6 @@ class Loaded:
     count_differing: int
     ignored_columns: tuple[str, ...] = ()  # in the file, unknown to the table
     absent_columns: tuple[str, ...] = ()  # optional, not in the file: null in every row
-
-
-@dataclass
-class _File:
-    """A file on its way in: how DuckDB reads it, the SQL name of each known column, and what is wrong so far."""
-
-    key: str
-    table: Table
-    path: Path
-    size_bytes: int = 0
-    source: str = ""
-    is_text: bool = False
-    columns: dict[str, str] = field(default_factory=dict)
-    unusable: set[str] = field(default_factory=set)
-    ignored: tuple[str, ...] = ()
-    count_differing: int = 0
-    problems: list[Problem] = field(default_factory=list)
-
-    def refuse(self, what: str, fix: str) -> None:
-        self.problems.append(Problem(self.path.name, what, fix))
-
-    def refuse_rows(
-        self, connection: duckdb.DuckDBPyConnection, sql: str, what: str, fix: str, column: str | None = None
-    ) -> None:
-        count, rows = _rows(connection, sql)
-        if count:
-            self.problems.append(Problem(self.path.name, what, fix, column, rows, count))
 
 
 def load(
@@ -97,12 +59,12 @@ def load(
     if now.tzinfo is None:
         raise ValueError("now must have a time zone")
     connection = warehouse.connection
-    incoming = [_File(key, RAW[key], path) for key, path in files.items()]
+    incoming = [RawFile(key, RAW[key], path) for key, path in files.items()]
     done = advance or (lambda _: None)
     try:
         warehouse.prepare()
         for file in incoming:
-            if _open(connection, file):
+            if open_file(connection, file):
                 _stage(connection, file, _naive(now), _naive(watermark) if watermark else None)
                 done(file.size_bytes // 2)
         if problems := [problem for file in incoming for problem in file.problems]:
@@ -119,83 +81,7 @@ def load(
                     connection.execute(f"drop table if exists temp.{step}_{file.key}")
 
 
-def _open(connection: duckdb.DuckDBPyConnection, file: _File) -> bool:
-    """Find how the file is read and its columns; say whether it can be read at all."""
-    name = file.path.name.lower()
-    try:
-        with file.path.open("rb") as stream:
-            file.size_bytes = stream.seek(0, io.SEEK_END)
-    except FileNotFoundError:
-        file.refuse("there is no such file", "Check the path.")
-        return False
-    except OSError:
-        file.refuse("cannot be opened", "Is it a file, and may you read it?")
-        return False
-    if not name.endswith((".parquet", ".csv", ".csv.gz")):
-        file.refuse("of an unknown kind", "Convert it to .parquet, .csv or .csv.gz.")
-        return False
-    if not file.size_bytes:
-        file.refuse("empty (0 bytes)", "Export it again.")
-        return False
-    is_parquet = name.endswith(".parquet")
-    names = _open_parquet(connection, file) if is_parquet else _open_csv(file, is_gzip=name.endswith(".gz"))
-    if names is None:
-        return False
-    file.problems += checks.match_names(file.path.name, file.table, names)
-    known = {column.name for column in file.table.columns}
-    file.ignored = tuple(name or f"(column {place})" for place, name in enumerate(names, 1) if name not in known)
-    return bool(file.columns)
-
-
-def _open_parquet(connection: duckdb.DuckDBPyConnection, file: _File) -> list[str] | None:
-    # Hive partitioning would add columns for folders named like dt=2026-01-31.
-    file.source = f"read_parquet({_literal(file.path)}, hive_partitioning = false)"
-    try:
-        found = {row[0]: row[1] for row in connection.execute(f"describe select * from {file.source}").fetchall()}
-        for column in file.table.columns:
-            if column.name not in found:
-                continue
-            file.columns[column.name] = f'"{column.name}"'
-            if problem := checks.wrong_type(file.path.name, column, found[column.name]):
-                # A column without any value may have any type: writers guess one.
-                file.columns[column.name] = "null"
-                if connection.execute(f'select count("{column.name}") from {file.source}').fetchall() != [(0,)]:
-                    file.unusable.add(column.name)
-                    file.problems.append(problem)
-    except OUT_OF_SPACE:
-        raise
-    except duckdb.Error:
-        file.refuse("not a whole Parquet file", "It is truncated, damaged or of another kind: export it again.")
-        return None
-    return list(found)
-
-
-def _open_csv(file: _File, *, is_gzip: bool) -> list[str] | None:
-    try:
-        with gzip.open(file.path) if is_gzip else file.path.open("rb") as stream:
-            start = stream.read(CHUNK_BYTES)
-            while is_gzip and stream.read(CHUNK_BYTES):
-                pass  # to the end: DuckDB takes a truncated gzip file for a short one
-    except (OSError, EOFError, zlib.error):
-        file.refuse("not a whole gzip file", "It is truncated, damaged or of another kind: export it again.")
-        return None
-    text = codecs.getincrementaldecoder("utf-8-sig")(errors="replace").decode(start)
-    names: list[str] = []
-    with suppress(csv.Error):
-        names = next(csv.reader(io.StringIO(text, newline=""), strict=True), [])
-    file.is_text = True
-    known = {column.name for column in file.table.columns}
-    file.columns = {name: f"c{index}" for index, name in enumerate(names) if name in known}
-    types = ", ".join(f"'c{index}': 'varchar'" for index in range(len(names)))
-    file.source = f"""read_csv(
-        {_literal(file.path)}, columns = {{{types}}}, auto_detect = false, header = true, delim = ',', quote = '"',
-        escape = '"', nullstr = '', compression = '{"gzip" if is_gzip else "none"}', hive_partitioning = false,
-        store_rejects = true, rejects_table = 'rejects_{file.key}', rejects_scan = 'scans_{file.key}'
-    )"""
-    return names
-
-
-def _stage(connection: duckdb.DuckDBPyConnection, file: _File, now: datetime, watermark: datetime | None) -> None:
+def _stage(connection: duckdb.DuckDBPyConnection, file: RawFile, now: datetime, watermark: datetime | None) -> None:
     """Copy the rows to a temporary table, with a bit for each check that a row breaks, and gather the breaches."""
     is_comparable = not file.problems
     rules = {column.name: checks.rule(column, is_text=file.is_text, now=now) for column in file.table.columns}
@@ -228,7 +114,7 @@ def _stage(connection: duckdb.DuckDBPyConnection, file: _File, now: datetime, wa
             _refuse_unseen(connection, file, watermark)
 
 
-def _has_rejects(connection: duckdb.DuckDBPyConnection, file: _File) -> bool:
+def _has_rejects(connection: duckdb.DuckDBPyConnection, file: RawFile) -> bool:
     """Gather the rows that DuckDB could not split; it counts lines, blank ones too, but no line break within quotes."""
     rejects = f"rejects_{file.key}"
     kinds: dict[tuple[str, str], list[str]] = {}
@@ -240,7 +126,7 @@ def _has_rejects(connection: duckdb.DuckDBPyConnection, file: _File) -> bool:
     return bool(kinds)
 
 
-def _compare(connection: duckdb.DuckDBPyConnection, file: _File) -> None:
+def _compare(connection: duckdb.DuckDBPyConnection, file: RawFile) -> None:
     """Find each key's first row, the keys already stored, and the rows that contradict the one kept under their key."""
     key = ", ".join(file.table.key)
     others = [column.name for column in file.table.columns if column.name not in file.table.key]
@@ -261,7 +147,7 @@ def _compare(connection: duckdb.DuckDBPyConnection, file: _File) -> None:
         where new.breaches = 0 and ({differs})
     """
     if file.table is APP_EVENTS:
-        file.count_differing, _ = _rows(connection, differing)
+        file.count_differing, _ = rows_of(connection, differing)
         return
     what = "the same as in the warehouse or in a row above, but the other columns differ,"
     fix = (
@@ -270,7 +156,7 @@ def _compare(connection: duckdb.DuckDBPyConnection, file: _File) -> None:
     file.refuse_rows(connection, differing, what, fix, key)
 
 
-def _refuse_unseen(connection: duckdb.DuckDBPyConnection, file: _File, watermark: datetime) -> None:
+def _refuse_unseen(connection: duckdb.DuckDBPyConnection, file: RawFile, watermark: datetime) -> None:
     """Find new rows that no run would read any more."""
     sql = f"""
         select staged.rowid + 1 as row from staged_{file.key} as staged
@@ -287,7 +173,7 @@ def _naive(moment: datetime) -> datetime:
 
 
 def _store(
-    connection: duckdb.DuckDBPyConnection, incoming: list[_File], done: Callable[[int], None]
+    connection: duckdb.DuckDBPyConnection, incoming: list[RawFile], done: Callable[[int], None]
 ) -> dict[str, Loaded]:
     """Insert the new rows of all files in one transaction and count what became of the others."""
     loaded = {}
@@ -313,20 +199,9 @@ def _store(
     return loaded
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[int, list[int]]:
-    """Return how many rows a query over `row` finds, and the first of them."""
-    count, rows = connection.execute(f"select count(*), min(row, {MAX_ROWS_NAMED}) from ({sql})").fetchall()[0]
-    return count, rows or []
-
-
-def _stored(file: _File) -> str:
+def _stored(file: RawFile) -> str:
     return f'"{file.table.layer}"."{file.table.name}"'
 
 
 def _names(table: Table) -> str:
     return ", ".join(f'"{column.name}"' for column in table.columns)
-
-
-def _literal(path: Path) -> str:
-    """Quote a path for SQL; DuckDB would expand a `*` in it."""
-    return "'" + glob.escape(str(path)).replace("'", "''") + "'"
