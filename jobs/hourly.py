@@ -69,7 +69,8 @@ def hourly(house: House, until: datetime | None = None, *, dry_run: bool = False
         raise ContractError(
             f"Until {until:%Y-%m-%d %H:%M} lies before the watermark {last.window_until:%Y-%m-%d %H:%M}: that hour is decided."
         )
-    not_in_the_future(house, until)
+    if until > last.window_until:
+        not_in_the_future(house, until)
     reported = ledger.last_report(house.warehouse)
     window = Window(
         from_at=last.window_until,

@@ -284,6 +284,15 @@ def test_the_day_s_budget_holds_over_many_runs(world: World, tmp_path: Path) -> 
     assert [c.eligible for c in counts if c] == [3, 2, 0, 0]
 
 
+def test_a_clock_behind_the_watermark_still_delivers_what_is_pending(world: World) -> None:
+    world.run(1)
+
+    with world.house(now=lambda: at(0)) as house:
+        late = hourly(house)
+
+    assert (late.window_until, late.scoring, late.sync.pending) == (at(1), None, 0)
+
+
 def test_a_run_says_what_is_missing(world: World, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
