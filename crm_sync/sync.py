@@ -7,7 +7,7 @@ own word for them, so a crash between the reply and the log means one more upser
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 from crm_sync.destination import BatchRefusedError, Destination, Outcome, UnavailableError
 from crm_sync.fields import Change, FieldMapping, change
 from warehouse.errors import CircuitOpenError, ContractError, RetryableError, WinbackError
-from warehouse.interface import Warehouse
+from warehouse.interface import Warehouse, count
 from warehouse.tables import DELIVERIES
 
 READ_ROWS = 10_000
@@ -49,10 +49,6 @@ class SyncCounts:
     requests: int = 0
     attributes: int = 0
     errors: dict[str, int] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, object]:
-        """Plain values for a report."""
-        return asdict(self)
 
 
 def sync(
@@ -88,18 +84,20 @@ def sync(
 
 def count_pending(warehouse: Warehouse) -> int:
     """How many users' desired state differs from what the CRM acknowledged, dead letters aside."""
-    sql = f"select count(*) as n from {warehouse.relation('marts', 'crm_pending')}"
-    return int(warehouse.query(sql).column("n")[0].as_py())
+    return count(warehouse, warehouse.relation("marts", "crm_pending"))
 
 
 def _count_suppressed(warehouse: Warehouse) -> int:
     """Users whom the CRM is not told about: erased, or without consent and never mentioned."""
-    sql = (
-        f"select count(*) as n from {warehouse.relation('marts', 'crm_profiles')} as p "
-        f"left join {warehouse.relation('marts', 'crm_acknowledged')} as a on p.user_id = a.user_id "
-        "where p.is_erased or (p.voucher_reason = 'no_consent' and p.churn_probability is null and a.acknowledged_at is null)"
+    profiles, acknowledged = (
+        warehouse.relation("marts", "crm_profiles"),
+        warehouse.relation("marts", "crm_acknowledged"),
     )
-    return int(warehouse.query(sql).column("n")[0].as_py())
+    return count(
+        warehouse,
+        f"{profiles} as p left join {acknowledged} as a on p.user_id = a.user_id where p.is_erased "
+        "or (p.voucher_reason = 'no_consent' and p.churn_probability is null and a.acknowledged_at is null)",
+    )
 
 
 def _changes(warehouse: Warehouse, mapping: FieldMapping, counts: SyncCounts) -> Iterator[Change]:

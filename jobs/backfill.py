@@ -10,6 +10,7 @@ from jobs.house import House, not_in_the_future
 from jobs.transform import SINCE_EVER, Window
 from warehouse import ledger
 from warehouse.errors import ContractError
+from warehouse.interface import count
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,12 @@ def backfill(house: House, until: datetime) -> Backfilled:
     house.narrator.step("Building history", window_until=until)
     house.transform(window).build("backfill", full_refresh=True)
 
-    def count(layer: str, name: str, where: str = "true") -> int:
-        sql = f"select count(*) as n from {house.warehouse.relation(layer, name)} where {where}"
-        return int(house.warehouse.query(sql).column("n")[0].as_py())
-
+    relation = house.warehouse.relation
     result = Backfilled(
         until=until,
-        count_events=count("intermediate", "int_events__deduplicated"),
-        count_sessions=count("intermediate", "int_sessions", "not is_dissolved"),
-        count_exits=count("marts", "fct_unfinished_exits", "not is_dissolved"),
+        count_events=count(house.warehouse, relation("intermediate", "int_events__deduplicated")),
+        count_sessions=count(house.warehouse, relation("intermediate", "int_sessions") + " where not is_dissolved"),
+        count_exits=count(house.warehouse, relation("marts", "fct_unfinished_exits") + " where not is_dissolved"),
     )
     if not result.count_events:
         raise ContractError(

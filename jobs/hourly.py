@@ -59,9 +59,7 @@ def hourly(house: House, until: datetime | None = None, *, dry_run: bool = False
     Raises: ContractError (no history, `until` before the watermark, no model, broken contract), RetryableError (a failing build).
     """
     started_at, started = house.now(), house.monotonic()
-    last, first = ledger.last_epoch(house.warehouse), ledger.first_epoch(house.warehouse)
-    if last is None or first is None:
-        raise ContractError("There is no history yet. Begin with: winback backfill --until TIME")
+    first, last = ledger.history(house.warehouse)
     if until is None:
         lagged = started_at - timedelta(seconds=house.settings.safety_lag_seconds)
         until = max(lagged.replace(second=0, microsecond=0), last.window_until)

@@ -22,9 +22,7 @@ def train(house: House, until: datetime | None = None) -> Any:
 
     Raises: ContractError when nothing is backfilled, training is not installed, or the examples do not suffice.
     """
-    last, first = ledger.last_epoch(house.warehouse), ledger.first_epoch(house.warehouse)
-    if last is None or first is None:
-        raise ContractError("There is no history yet. Begin with: winback backfill --until TIME")
+    first, last = ledger.history(house.warehouse)
     found = list(entry_points(group="winback.training", name="train"))
     if not found:
         raise ContractError(

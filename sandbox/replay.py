@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from sklearn.metrics import roc_auc_score
 
@@ -32,16 +31,6 @@ class Replayed:
     auc: float | None
     churn_ratio: float | None
 
-    def as_dict(self) -> dict[str, Any]:
-        """One machine-readable object."""
-        return {
-            "runs": [run.as_dict() for run in self.runs],
-            "repeated": self.repeated.as_dict(),
-            "count_known": self.count_known,
-            "auc": self.auc,
-            "churn_ratio": self.churn_ratio,
-        }
-
 
 def replay(settings: Settings, until: datetime, every: timedelta, crm_database: Path, narrator: Narrator) -> Replayed:
     """Run windows of `every` from the watermark to `until` (UTC), each as its hour would have been run.
@@ -52,9 +41,9 @@ def replay(settings: Settings, until: datetime, every: timedelta, crm_database: 
         LocalCrm(crm_database, api_key=API_KEY) as crm,
         open_house(settings, narrator=narrator, destination=Braze(crm.url, API_KEY)) as house,
     ):
-        first, last = ledger.first_epoch(house.warehouse), ledger.last_epoch(house.warehouse)
-        if first is None or last is None or until <= last.window_until:
-            raise ContractError("There is nothing to replay: backfill history first, and choose a time after it.")
+        first, last = ledger.history(house.warehouse)
+        if until <= last.window_until:
+            raise ContractError("There is nothing to replay: choose a time after the watermark.")
         runs = []
         upto = last.window_until
         while upto < until:

@@ -22,6 +22,7 @@ from scoring.policy import ARMS, ELIGIBILITY_REASONS, RISK_BANDS, Candidates, De
 from scoring.reasons import reasons
 from warehouse.errors import ContractError
 from warehouse.interface import Warehouse
+from warehouse.interface import count as count_rows
 from warehouse.tables import DECISIONS, TIMESTAMP
 
 CHUNK_ROWS = 65_536
@@ -107,7 +108,7 @@ def score(
     rows = chain(step.scored_rows(scored, decided, texts), step.skipped_rows(skipped))
     count = warehouse.append(DECISIONS, rows)
     counts = ScoringCounts(
-        exits=int(warehouse.query(f"select count(*) as n from {relation}").column("n")[0].as_py()),
+        exits=count_rows(warehouse, relation),
         scored=len(probability),
         skipped=skipped,
         eligible=int(decided.is_eligible.sum()),
@@ -219,12 +220,11 @@ class _Step:
         """Vouchers granted by committed runs on the day of this one."""
         day = self.run.decided_at.replace(hour=0, minute=0, second=0, microsecond=0)
         decisions, runs = self.warehouse.relation("ops", "decisions"), self.warehouse.relation("ops", "runs")
-        sql = (
-            f"select count(*) as n from {decisions} as decisions inner join {runs} as runs "
-            "on decisions.run_id = runs.run_id where decisions.is_eligible "
-            f"and decisions.decided_at >= timestamp '{day:%Y-%m-%d} 00:00:00'"
+        return count_rows(
+            self.warehouse,
+            f"{decisions} as decisions inner join {runs} as runs on decisions.run_id = runs.run_id "
+            f"where decisions.is_eligible and decisions.decided_at >= timestamp '{day:%Y-%m-%d} 00:00:00'",
         )
-        return int(self.warehouse.query(sql).column("n")[0].as_py())
 
     def _stamp(
         self, rows: pa.Table, disposition: str, versions: dict[str, str], columns: dict[str, pa.Array]

@@ -43,3 +43,8 @@ class Warehouse(Reader, Protocol):
 
     def close(self) -> None:
         """Let go of the data."""
+
+
+def count(reader: Reader, source: str) -> int:
+    """How many rows `select ... from source` finds; `source` may join and filter."""
+    return int(reader.query(f"select count(*) as n from {source}").column("n")[0].as_py())

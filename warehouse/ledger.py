@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from warehouse.errors import ContractError
 from warehouse.interface import Reader, Warehouse
 from warehouse.tables import REPORTS, RUNS
 
@@ -64,6 +65,17 @@ def first_epoch(warehouse: Reader) -> Epoch | None:
     """The oldest epoch, the backfill: up to its `window_until` is history."""
     rows = _rows(warehouse, "runs", "epoch", 1)
     return Epoch(**rows[0]) if rows else None
+
+
+def history(warehouse: Reader) -> tuple[Epoch, Epoch]:
+    """The first and the last epoch, which every run needs.
+
+    Raises: ContractError before the backfill.
+    """
+    first, last = first_epoch(warehouse), last_epoch(warehouse)
+    if first is None or last is None:
+        raise ContractError("There is no history yet. Begin with: winback backfill --until TIME")
+    return first, last
 
 
 def epochs(warehouse: Reader, limit: int) -> list[Epoch]:
