@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-strip-extras --universal --python-version 3.11 --no-header pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types check crm bench example lock clean
+.PHONY: help demo test increments-test faults-test lint docs types check crm bench example lock clean
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("winback needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
@@ -49,16 +49,31 @@ example: $(if $(LOANS),$(VENV)/laptop.stamp)  ## the job over real loan applicat
 	@$(BIN)/winback train
 	@$(BIN)/winback replay --until 2012-01-14 --every 6 --database var/loans/crm.sqlite
 
-test: $(VENV)/dev.stamp  ## every test
-	@$(BIN)/pytest
+test: $(VENV)/dev.stamp  ## every test, on every core
+	@$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-lint: $(VENV)/dev.stamp  ## ruff, import-linter, sqlfluff, workflow and Dockerfile checks
+increments-test: EXAMPLES ?= 5000
+increments-test: $(VENV)/dev.stamp  ## the laws of the tables over 5,000 streams, in an hour
+	@INCREMENTS_EXAMPLES=$(EXAMPLES) $(BIN)/pytest tests/test_increments.py tests/test_parity.py tests/test_labels.py
+
+faults-test: $(VENV)/dev.stamp  ## BigQuery fails at every place of a run, in every way
+	@FAULTS=all $(BIN)/pytest tests/test_bigquery_faults.py
+
+lint: $(VENV)/dev.stamp  ## ruff, import-linter, sqlfluff for both dialects, workflow and Dockerfile checks
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
 	@cd dbt && ../$(BIN)/sqlfluff lint --disable-progress-bar models tests
+	@$(BIN)/pytest tests/test_bigquery_grammar.py
 	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@$(BIN)/hadolint Dockerfile
+
+# Of what the warehouse holds: WINBACK_WAREHOUSE says which, by default the one that the demo filled.
+docs: FILE = $(abspath $(patsubst duckdb:///%,%,$(or $(WINBACK_WAREHOUSE),duckdb:///var/winback.duckdb)))
+docs: export WINBACK_WAREHOUSE := $(if $(filter bigquery:%,$(WINBACK_WAREHOUSE)),$(WINBACK_WAREHOUSE),duckdb:///$(FILE))
+docs: $(VENV)/laptop.stamp  ## the dbt project as one page: var/dbt_docs/static_index.html
+	@$(BIN)/dbt docs generate --static --quiet --project-dir dbt --profiles-dir dbt --target-path "$(CURDIR)/var/dbt_docs" --log-path "$(CURDIR)/var/dbt_docs"
+	@echo "Open var/dbt_docs/static_index.html"
 
 types: $(VENV)/dev.stamp  ## mypy, strict
 	@$(BIN)/mypy
@@ -68,6 +83,7 @@ check: lint types test  ## what the landing runs
 bench: $(VENV)/laptop.stamp  ## speed, as ratios measured in one run
 	@$(BIN)/python bench/scoring_step.py
 	@$(BIN)/python bench/idle_run.py
+	@$(BIN)/python bench/growth.py
 
 lock:  ## resolve requirements/*.txt again from pyproject.toml
 	@$(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet uv

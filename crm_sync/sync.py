@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
+from typing import Any
 
 import pyarrow as pa
 
@@ -57,11 +58,16 @@ def sync(
     mapping: FieldMapping,
     plan: Plan,
     *,
-    advance: Callable[[int], None] | None = None,
+    announce: Callable[[int], Callable[[int], None]] | None = None,
 ) -> tuple[SyncCounts, WinbackError | None]:
-    """Send what is pending. Returns the counts and, when it had to stop early, why; what is left stays pending."""
+    """Send what is pending. Returns the counts and, when it had to stop early, why; what is left stays pending.
+
+    `announce` is told how many rows are pending, and what it returns of each batch that is done, for a progress bar.
+    """
     counts = SyncCounts(pending=count_pending(warehouse), suppressed=_count_suppressed(warehouse))
+    advance = announce(counts.pending) if announce else None
     stopped: WinbackError | None = None
+    log = _Log(warehouse, plan)
     changes = _changes(warehouse, mapping, counts)
     while batch := list(islice(changes, destination.max_batch)):
         if plan.is_time_up():
@@ -69,7 +75,8 @@ def sync(
             break
         try:
             for part, outcomes in _send(destination, batch, counts):
-                _log(warehouse, plan, part, outcomes, counts)
+                log.write(part, outcomes)
+                _count(part, outcomes, counts)
         except (UnavailableError, ContractError) as error:
             stopped = error
             break
@@ -78,6 +85,7 @@ def sync(
         stopped = _circuit(counts, plan.max_rejected_ratio)
         if stopped:
             break
+    log.flush()
     counts.deferred = counts.pending - counts.delivered - counts.rejected - counts.unchanged
     return counts, stopped
 
@@ -132,26 +140,42 @@ def _send(
         yield batch, outcomes
 
 
-def _log(
-    warehouse: Warehouse, plan: Plan, batch: Sequence[Change], outcomes: Sequence[Outcome], counts: SyncCounts
-) -> None:
-    attempted_at = plan.now()
-    rows = [
-        {
-            "run_id": plan.run_id,
-            "epoch": plan.epoch,
-            "user_id": sent.external_id,
-            "desired_hash": sent.desired_hash,
-            "fields_sent": sent.fields_sent,
-            "attempted_at": attempted_at,
-            "outcome": outcome.kind,
-            "http_status": outcome.http_status,
-            "error_code": outcome.error_code,
-            **(sent.state if outcome.kind == "delivered" else {}),
-        }
-        for sent, outcome in zip(batch, outcomes, strict=True)
-    ]
-    warehouse.append(DELIVERIES, pa.Table.from_pylist(rows, schema=DELIVERIES.schema))
+class _Log:
+    """What the CRM said, row by row. A crash before a flush means that its rows are sent once more, to the same effect."""
+
+    def __init__(self, warehouse: Warehouse, plan: Plan) -> None:
+        self._warehouse, self._plan = warehouse, plan
+        self._rows: list[dict[str, Any]] = []
+
+    def write(self, batch: Sequence[Change], outcomes: Sequence[Outcome]) -> None:
+        """Gather the rows of a batch; append when there are enough for the warehouse."""
+        attempted_at = self._plan.now()
+        self._rows += [
+            {
+                "run_id": self._plan.run_id,
+                "epoch": self._plan.epoch,
+                "user_id": sent.external_id,
+                "desired_hash": sent.desired_hash,
+                "fields_sent": sent.fields_sent,
+                "attempted_at": attempted_at,
+                "outcome": outcome.kind,
+                "http_status": outcome.http_status,
+                "error_code": outcome.error_code,
+                **(sent.state if outcome.kind == "delivered" else {}),
+            }
+            for sent, outcome in zip(batch, outcomes, strict=True)
+        ]
+        if len(self._rows) >= self._warehouse.rows_per_append:
+            self.flush()
+
+    def flush(self) -> None:
+        """Append what was gathered."""
+        if self._rows:
+            self._warehouse.append(DELIVERIES, pa.Table.from_pylist(self._rows, schema=DELIVERIES.schema))
+            self._rows = []
+
+
+def _count(batch: Sequence[Change], outcomes: Sequence[Outcome], counts: SyncCounts) -> None:
     for sent, outcome in zip(batch, outcomes, strict=True):
         if outcome.kind == "delivered":
             counts.delivered += 1

@@ -18,7 +18,7 @@ from rich.console import Console
 from jobs import screens
 from jobs.narration import logger, narrator
 from jobs.settings import Settings, read_settings
-from warehouse.errors import BusyError, WinbackError
+from warehouse.errors import BusyError, ContractError, WinbackError
 
 as_json = click.option("--json", "is_json", is_flag=True, help="One machine-readable object on stdout.")
 
@@ -191,8 +191,50 @@ def hourly(until: datetime | None, dry_run: bool, is_json: bool) -> None:
 
 @cli.command()
 @as_json
+def nightly(is_json: bool) -> None:
+    """Build once more what arrived within the last days, so that lost or altered rows come right; decides and sends nothing.
+
+    \b
+    winback nightly
+    winback nightly && winback hourly     (in place of one hour's run: never run the two at once)
+    """
+    from jobs.house import open_house  # noqa: PLC0415
+    from jobs.nightly import nightly as run  # noqa: PLC0415
+
+    def act(settings: Settings, voice: Any) -> Any:
+        with open_house(settings, narrator=voice) as house:
+            return run(house)
+
+    answer_command(is_json, act, screens.rebuilt)
+
+
+@cli.command()
+@click.option("--percent", type=click.IntRange(1, 100), default=1, show_default=True, help="How many of the users.")
+@as_json
+def audit(percent: int, is_json: bool) -> None:
+    """Rebuild a sample of users from the raw events in one go, and compare it with what the hours have built.
+
+    \b
+    winback audit
+    winback audit --percent 10 --json
+    Exit codes: 0 no row differs, 1 failed and safe to retry, 2 configuration or contract, 3 rows differ: look at them.
+    """
+    from jobs.audit import audit as run  # noqa: PLC0415
+    from jobs.house import open_house  # noqa: PLC0415
+
+    def act(settings: Settings, voice: Any) -> Any:
+        with open_house(settings, narrator=voice) as house:
+            return run(house, percent)
+
+    drift = answer_command(is_json, act, screens.audited).drift
+    if drift:
+        raise drift
+
+
+@cli.command()
+@as_json
 def status(is_json: bool) -> None:
-    """Show the watermark, the last runs, what is pending or rejected, and the model.
+    """Show the watermark, the last runs, what is pending or rejected, the model, and the last audit.
 
     \b
     winback status
@@ -227,6 +269,29 @@ def dead_letters(action: str, is_json: bool) -> None:
     answer_command(is_json, act, screens.dead_letters)
 
 
+@cli.command()
+@as_json
+def doctor(is_json: bool) -> None:
+    """Check everything a run needs and say what to grant, create or correct; changes nothing.
+
+    \b
+    winback doctor
+    winback doctor --json
+    Exit codes: 0 nothing failed, 2 something did: what to do is told.
+    """
+    from jobs import doctor as doctors  # noqa: PLC0415
+
+    try:
+        settings = read_settings()
+    except ContractError as error:
+        found = doctors.unusable(error)
+    else:
+        found = doctors.doctor(settings)
+    _print(found, is_json, screens.diagnosis)
+    if found.error:
+        raise found.error
+
+
 def answer_command(is_json: bool, act: Callable[[Settings, Any], Any], show: Callable[[Console, Any], None]) -> Any:
     """Read the settings, act, and print the answer: one object, or something a person likes to read."""
     settings = read_settings()
@@ -235,11 +300,15 @@ def answer_command(is_json: bool, act: Callable[[Settings, Any], Any], show: Cal
         answer = act(settings, voice)
     finally:
         voice.close()
+    _print(answer, is_json, show)
+    return answer
+
+
+def _print(answer: Any, is_json: bool, show: Callable[[Console, Any], None]) -> None:
     if is_json:
         click.echo(json.dumps(_plain(answer), ensure_ascii=False))
     else:
         show(Console(), answer)
-    return answer
 
 
 def _plain(answer: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -56,6 +57,7 @@ def retry(house: House) -> int:
         for row in dead.to_pylist()
     ]
     house.warehouse.append(DELIVERIES, pa.Table.from_pylist(wishes, schema=DELIVERIES.schema))
-    window = Window(epoch.window_until, epoch.window_until, epoch.window_until, fold_from_epoch=epoch.epoch)
+    until = epoch.window_until
+    window = Window(until, until, until, fold_from_epoch=epoch.epoch, fold_from_at=now - timedelta(days=1))
     house.transform(window).build("acknowledged")
     return len(wishes)

@@ -26,6 +26,8 @@ class Funnel(BaseModel):
     max_lateness_days: Annotated[int, Field(ge=1, le=30)] = 3
     label_window_days: Annotated[int, Field(ge=1, le=365)] = 14
     feature_history_days: Annotated[int, Field(ge=1, le=730)] = 90
+    # How far back a model learns from: two seasons of a yearly filing.
+    training_history_days: Annotated[int, Field(ge=30, le=3650)] = 730
     pause_seconds: Annotated[int, Field(ge=1)] = 120
     steps: list[EventName] = []
     event_kinds: dict[Kind, list[EventName]] = {}

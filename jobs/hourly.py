@@ -13,7 +13,8 @@ from typing import Any
 
 from crm_sync.sync import Plan, SyncCounts, count_pending, sync
 from jobs.house import House, not_in_the_future
-from jobs.transform import Transform, Window
+from jobs.narration import Advance
+from jobs.transform import SINCE_EVER, Transform, Window
 from scoring import bundles
 from scoring.model import Model
 from scoring.score import Run, ScoringCounts, score
@@ -76,6 +77,8 @@ def hourly(house: House, until: datetime | None = None, *, dry_run: bool = False
         history_until=first.window_until,
         profiles_from=reported.window_until if reported else first.window_until,
         fold_from_epoch=reported.epoch if reported else 0,
+        # Whatever is not folded yet was attempted after that run began. A day: clocks of two machines may differ.
+        fold_from_at=reported.started_at - timedelta(days=1) if reported else SINCE_EVER,
     )
     transform = house.transform(window)
     run_id = f"{last.epoch + 1:08d}-{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
@@ -86,7 +89,7 @@ def hourly(house: House, until: datetime | None = None, *, dry_run: bool = False
         transform.build("features")
         scoring, model_version = _score(house, Run(run_id, last.epoch + 1, until))
         if dry_run:
-            house.warehouse.discard(DECISIONS, run_id)
+            house.warehouse.discard(DECISIONS, run_id=run_id, decided_at=until)
         else:
             epoch = _commit(house, run_id, window, scoring, model_version)
 
@@ -142,7 +145,7 @@ def _commit(house: House, run_id: str, window: Window, scoring: ScoringCounts, m
     )
     winner = ledger.commit(house.warehouse, mine)
     if winner.run_id != run_id:
-        house.warehouse.discard(DECISIONS, run_id)
+        house.warehouse.discard(DECISIONS, run_id=run_id, decided_at=window.until_at)
     return winner
 
 
@@ -160,30 +163,26 @@ def _deliver(
         now=house.now,
         is_time_up=lambda: house.monotonic() > deadline,
     )
-    advance = house.narrator.progress("Sending to the CRM", count_pending(house.warehouse))
-    counts, stopped = sync(house.warehouse, house.destination, house.fields, plan, advance=advance)
+
+    def announce(pending: int) -> Advance:
+        return house.narrator.progress("Sending to the CRM", pending)
+
+    counts, stopped = sync(house.warehouse, house.destination, house.fields, plan, announce=announce)
     if counts.delivered or counts.rejected:
         transform.build("acknowledged")
     return counts, stopped
 
 
 def _arrivals(house: House, window: Window) -> Arrivals:
-    gap = timedelta(minutes=house.funnel.session_gap_minutes)
+    """What the build of the window counted; nothing when nothing was built."""
+    if window.until_at == window.from_at:
+        return Arrivals(events=0, late=0, too_late=0)
     sql = f"""
-        select
-            count(*) as events,
-            count(case when loaded_at >= occurred_at + $gap then 1 end) as late,
-            count(case when loaded_at > occurred_at + $lateness then 1 end) as too_late
-        from {house.warehouse.relation("raw", "app_events")}
-        where loaded_at >= $from_at and loaded_at < $until_at
+        select count_events as events, count_events_late as late, count_events_too_late as too_late
+        from {house.warehouse.relation("marts", "fct_arrivals")}
+        where window_from = $from_at
     """
-    parameters = {
-        "gap": gap,
-        "lateness": timedelta(days=house.funnel.max_lateness_days),
-        "from_at": window.from_at.replace(tzinfo=None),
-        "until_at": window.until_at.replace(tzinfo=None),
-    }
-    return Arrivals(**house.warehouse.query(sql, parameters).to_pylist()[0])
+    return Arrivals(**house.warehouse.query(sql, {"from_at": window.from_at}).to_pylist()[0])
 
 
 def _report(house: House, result: Result, started_at: datetime) -> None:

@@ -46,15 +46,23 @@ class House:
     narrator: Narrator = field(default_factory=Silence)
     parsed: dict[str, Any] = field(default_factory=dict)  # dbt projects already parsed by this process
 
-    def transform(self, window: Window) -> Transform:
-        """The dbt project over a window."""
-        extra: dict[str, Any] = {
+    def transform(self, window: Window, *, audit_percent: int = 0) -> Transform:
+        """The dbt project over a window; beside the tables and over a sample of users where an audit asks for it."""
+        variables: dict[str, Any] = {
+            **self.funnel.as_vars(),
             "cool_down_days": self.policy.voucher.cool_down_days,
             "churn_probability_step": self.fields.churn_probability_step,
+            "audit_percent": audit_percent,
         }
-        return Transform(
-            self.settings.warehouse, self.settings.dbt_target, self.funnel, extra, window, parsed=self.parsed
-        )
+        settings = self.settings
+        environment = {"WINBACK_WAREHOUSE": settings.warehouse}
+        if settings.bigquery:
+            environment |= {
+                "WINBACK_BIGQUERY_LOCATION": settings.bigquery_location,
+                "WINBACK_BIGQUERY_MAX_BYTES": str(settings.bigquery_max_bytes),
+                "WINBACK_BIGQUERY_ENDPOINT": settings.bigquery_endpoint,
+            }
+        return Transform(environment, settings.dbt_target, variables, window, parsed=self.parsed)
 
 
 def not_in_the_future(house: House, until: datetime) -> None:
@@ -67,6 +75,36 @@ def not_in_the_future(house: House, until: datetime) -> None:
             f"Until {until:%Y-%m-%d %H:%M} UTC lies in the future: what is loaded before it would never be read. "
             "Choose a time that has passed."
         )
+
+
+def open_warehouse(settings: Settings) -> Warehouse:
+    """Open the file or connect to BigQuery, as WINBACK_WAREHOUSE says.
+
+    Raises: ContractError when it is not there or may not be used, BusyError when another run holds the file.
+    """
+    if settings.bigquery:
+        from warehouse.bigquery import BigQueryWarehouse  # noqa: PLC0415 - a second that DuckDB need not pay
+        from warehouse.bigquery_connection import Connection  # noqa: PLC0415
+
+        project, prefix = settings.bigquery
+        return BigQueryWarehouse(
+            Connection(
+                project,
+                prefix,
+                settings.bigquery_location,
+                settings.bigquery_max_bytes,
+                settings.bigquery_endpoint,
+                settings.bigquery_storage_endpoint,
+                labels={"app": "winback"},
+            )
+        )
+    path = settings.duckdb_file
+    if path is None or not path.is_file():
+        raise ContractError(
+            f"There is no warehouse {path.name if path else ''} in its folder. "
+            "Load data first (winback load --events FILE --users FILE), or correct WINBACK_WAREHOUSE."
+        )
+    return DuckDBWarehouse(path, memory_limit=settings.memory_limit)
 
 
 @contextmanager
@@ -83,12 +121,7 @@ def open_house(settings: Settings, **parts: Any) -> Iterator[House]:
         settings.crm_api_key.get_secret_value(),
         budget=RetryBudget(settings.retry_budget_seconds),
     )
-    if not settings.warehouse_path.is_file():
-        raise ContractError(
-            f"There is no warehouse {settings.warehouse_path.name} in its folder. "
-            "Load data first (winback load --events FILE --users FILE), or correct WINBACK_WAREHOUSE."
-        )
-    warehouse = DuckDBWarehouse(settings.warehouse_path, memory_limit=settings.memory_limit)
+    warehouse = open_warehouse(settings)
     try:
         warehouse.prepare()
         yield House(settings, funnel, policy, fields, warehouse, destination, **parts)

@@ -10,12 +10,18 @@ from jobs.narration import Narrator
 from jobs.settings import Settings
 from warehouse import ledger
 from warehouse.duckdb import DuckDBWarehouse
+from warehouse.errors import ContractError
 from warehouse.loading import Loaded, load
 
 
 def load_files(settings: Settings, files: Mapping[str, Path], voice: Narrator) -> dict[str, Loaded]:
     """Load files into the embedded warehouse; see warehouse.loading."""
-    warehouse = DuckDBWarehouse(settings.warehouse_path, memory_limit=settings.memory_limit)
+    if settings.duckdb_file is None:
+        raise ContractError(
+            "winback load fills a DuckDB file. On BigQuery the app's ingestion writes the raw tables; "
+            "files go in with: bq load --source_format=PARQUET"
+        )
+    warehouse = DuckDBWarehouse(settings.duckdb_file, memory_limit=settings.memory_limit)
     try:
         warehouse.prepare()
         last = ledger.last_epoch(warehouse)

@@ -6,11 +6,15 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:  # they bring dbt's and the model's libraries, which `--help` need not wait for
+    from jobs.audit import Audit
     from jobs.backfill import Backfilled
+    from jobs.doctor import Diagnosis
     from jobs.hourly import Result
+    from jobs.nightly import Night
     from jobs.status import Status
 
 
@@ -105,14 +109,54 @@ def ran(console: Console, answer: Result) -> None:
     console.print(table, highlight=False)
 
 
+def rebuilt(console: Console, answer: Night) -> None:
+    """What a night corrected."""
+    console.print(
+        f"[bold]Rebuilt[/] {_time(answer.window_from)} to {_time(answer.window_until)} UTC, {answer.seconds:.1f} s",
+        highlight=False,
+    )
+    if not answer.tables:
+        console.print("Nothing to rebuild: no hour has run since the backfill.", style="dim")
+        return
+    table = _table("", "rows before", "rows after", "users corrected")
+    for one in answer.tables:
+        counts = (one.count_rows_before, one.count_rows_after, one.count_users_corrected)
+        table.add_row(one.table_name, *(f"{count:,}" for count in counts))
+    console.print(table)
+    if answer.is_corrected:
+        console.print(
+            "Something had altered or lost rows; they are right again. Find out what: docs/runbook.md, Nightly"
+        )
+
+
+def audited(console: Console, answer: Audit) -> None:
+    """How many rows differ, table by table."""
+    console.print(
+        f"[bold]Audit[/] of {answer.sample_percent} % of the users, as of {_time(answer.audited_until)} UTC",
+        highlight=False,
+    )
+    table = _table("", "users", "rows", "differing")
+    for one in answer.tables:
+        table.add_row(one.table_name, f"{one.count_users:,}", f"{one.count_rows:,}", f"{one.count_rows_differing:,}")
+    console.print(table)
+
+
 def status(console: Console, answer: Status) -> None:
-    """The state in four lines and the last runs."""
+    """The state in five lines and the last runs."""
     console.print(
         f"watermark        [bold]{_time(answer.watermark)}[/] UTC, {answer.count_epochs} epochs", highlight=False
     )
     console.print(f"model            {answer.model_version or 'none: winback train'}", highlight=False)
     console.print(f"voucher eligible {answer.voucher_eligible:,}", highlight=False)
     console.print(f"pending          {answer.pending:,}, dead letters {answer.dead_letters:,}", highlight=False)
+    audit = answer.last_audit
+    found = (
+        f"{_time(audit.audited_at)} UTC, {audit.count_rows_differing:,} of {audit.count_rows:,} rows differ "
+        f"({audit.sample_percent} % of the users)"
+        if audit
+        else "never: winback audit"
+    )
+    console.print(f"last audit       {found}", highlight=False)
     table = _table("epoch", "until", "exits", "scored", "vouchers", title="\nlast epochs")
     for epoch in answer.epochs:
         table.add_row(
@@ -123,12 +167,24 @@ def status(console: Console, answer: Status) -> None:
             f"{epoch.count_eligible:,}",
         )
     console.print(table)
-    table = _table("ended", "epoch", "delivered", "rejected", "deferred", "stopped because", title="\nlast runs")
+    table = _table(
+        "ended",
+        "epoch",
+        "events",
+        "too late",
+        "delivered",
+        "rejected",
+        "deferred",
+        "stopped because",
+        title="\nlast runs",
+    )
     table.columns[-1].justify = "left"
     for report in answer.reports:
         table.add_row(
             _time(report.ended_at),
             str(report.epoch),
+            f"{report.count_events:,}",
+            f"{report.count_events_too_late:,}",
             f"{report.count_delivered:,}",
             f"{report.count_rejected:,}",
             f"{report.count_deferred:,}",
@@ -152,3 +208,23 @@ def dead_letters(console: Console, answer: Any) -> None:
         )
     console.print(table)
     console.print("After the cause is mended: winback dead-letters retry", style="dim")
+
+
+def diagnosis(console: Console, answer: Diagnosis) -> None:
+    """A line a check, and then what to do, numbered; commands stand alone on their lines, to be copied."""
+    marks = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "failed": "[red]✗[/]", "skipped": "[dim]·[/]"}
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for found in answer.findings:
+        table.add_row(marks[found.state], escape(found.check), escape(found.says))
+    console.print(table, highlight=False)
+    steps = list(dict.fromkeys(found.do for found in answer.findings if found.do))
+    if not steps:
+        console.print("\nNothing to do.", style="dim")
+        return
+    console.print("\n[bold]What to do[/]")
+    for number, (sentence, *commands) in enumerate(steps, start=1):
+        console.print(f"{number}. {escape(sentence)}", highlight=False)
+        for command in commands:
+            console.print(f"   {command}", markup=False, highlight=False, soft_wrap=True)
+    if any("SERVICE_ACCOUNT" in line for step in steps for line in step):
+        console.print("SERVICE_ACCOUNT is the address of the account that the job runs as.", style="dim")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
@@ -42,14 +43,25 @@ def _api_key(key: SecretStr) -> SecretStr:
     return key
 
 
+# A project's id, and a dataset's name to which `_raw` and the like are added: https://cloud.google.com/bigquery/docs/datasets
+_BIGQUERY = re.compile(r"bigquery://(?P<project>[a-z][a-z0-9.:-]*[a-z0-9])/(?P<prefix>[A-Za-z_][A-Za-z0-9_]{0,199})")
+
+
 def _warehouse(url: str) -> str:
     if url.startswith("bigquery://"):
-        raise ValueError(
-            "bigquery:// is not supported by the job yet; the dbt project compiles for it. Use duckdb:///path"
-        )
+        if not _BIGQUERY.fullmatch(url):
+            raise ValueError("must be bigquery://project/dataset_prefix, for instance bigquery://some-project/winback")
+        return url
     if not url.startswith("duckdb:///") or url == "duckdb:///":
-        raise ValueError("must be duckdb:///path/to/file.duckdb (three slashes, four before an absolute path)")
+        raise ValueError(
+            "must be duckdb:///path/to/file.duckdb (three slashes, four before an absolute path) "
+            "or bigquery://project/dataset_prefix"
+        )
     return url
+
+
+def _bigquery_endpoint(url: str) -> str:
+    return _crm_url(url) if url else ""
 
 
 class Settings(BaseSettings):
@@ -58,7 +70,20 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="WINBACK_", frozen=True, extra="ignore")
 
     warehouse: Annotated[str, AfterValidator(_warehouse)] = Field(
-        "duckdb:///var/winback.duckdb", description="Where the data is: `duckdb:///path`."
+        "duckdb:///var/winback.duckdb",
+        description="Where the data is: `duckdb:///path` or `bigquery://project/dataset_prefix`.",
+    )
+    bigquery_location: str = Field(
+        "", pattern=r"^[A-Za-z0-9-]*$", description="Where BigQuery keeps the datasets; empty: where the raw one is."
+    )
+    bigquery_max_bytes: int = Field(
+        1 << 40, gt=0, description="What one query may read at most, in bytes; more is refused before it is billed."
+    )
+    bigquery_endpoint: Annotated[str, AfterValidator(_bigquery_endpoint)] = Field(
+        "", description="Another address of BigQuery: private access, or a stand-in on this machine. Empty: Google's."
+    )
+    bigquery_storage_endpoint: str = Field(
+        "", pattern=r"^([A-Za-z0-9.-]+:[0-9]+)?$", description="The same for the Storage Read API: `host:port`."
     )
     models: Path = Field(Path("var/models"), description="Folder of the model bundles.")
     config: Path = Field(
@@ -93,9 +118,15 @@ class Settings(BaseSettings):
     threads: int = Field(0, ge=0, description="Threads for scoring; 0 is every core.")
 
     @property
-    def warehouse_path(self) -> Path:
-        """The DuckDB file."""
-        return Path(self.warehouse.removeprefix("duckdb:///"))
+    def duckdb_file(self) -> Path | None:
+        """The DuckDB file; none where BigQuery is the warehouse."""
+        return None if self.bigquery else Path(self.warehouse.removeprefix("duckdb:///"))
+
+    @property
+    def bigquery(self) -> tuple[str, str] | None:
+        """Project and prefix of the datasets; none where a DuckDB file is the warehouse."""
+        found = _BIGQUERY.fullmatch(self.warehouse)
+        return (found["project"], found["prefix"]) if found else None
 
 
 def read_settings() -> Settings:

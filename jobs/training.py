@@ -43,7 +43,7 @@ def train(house: House, until: datetime | None = None) -> Any:
     # Ordered, so that training again on the same rows gives the same model.
     examples = pa.Table.from_batches(
         list(house.warehouse.stream(f"select * from {relation} order by exited_at, exit_id", CHUNK_ROWS)),
-        schema=house.warehouse.query(f"select * from {relation} limit 0").schema,
+        schema=house.warehouse.schema(f"select * from {relation}"),
     )
     house.narrator.step("Training", examples=examples.num_rows)
     return trainer(

@@ -11,8 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from jobs.funnel import Funnel
-from warehouse.errors import ContractError, RetryableError
+from warehouse.errors import ContractError, RetryableError, WinbackError
 
 PROJECT = Path(__file__).parents[1] / "dbt"
 SINCE_EVER = datetime(1970, 1, 1, tzinfo=UTC)
@@ -25,7 +24,7 @@ class Window:
     """What one run takes in. All times UTC; the window is [from_at, until_at) over loaded_at.
 
     `history_until` is where the backfill ended, `profiles_from` up to where the audience has taken in decisions and outcomes,
-    `fold_from_epoch` the first epoch whose deliveries may not be folded yet.
+    `fold_from_epoch` the first epoch whose deliveries may not be folded yet, and `fold_from_at` a time before all of those.
     """
 
     from_at: datetime
@@ -33,12 +32,13 @@ class Window:
     history_until: datetime
     profiles_from: datetime = SINCE_EVER
     fold_from_epoch: int = 0
+    fold_from_at: datetime = SINCE_EVER
 
     def as_vars(self) -> dict[str, Any]:
         """The dbt vars of the same names; timestamps without zone, always UTC."""
         times = {
             name: getattr(self, name).astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ")
-            for name in ("from_at", "until_at", "history_until", "profiles_from")
+            for name in ("from_at", "until_at", "history_until", "profiles_from", "fold_from_at")
         }
         return {**times, "fold_from_epoch": self.fold_from_epoch}
 
@@ -48,21 +48,25 @@ class Transform:
 
     def __init__(
         self,
-        warehouse_url: str,
+        environment: dict[str, str],
         target: Path,
-        funnel: Funnel,
-        extra: dict[str, Any],
+        variables: dict[str, Any],
         window: Window,
         *,
         parsed: dict[str, Any] | None = None,
     ) -> None:
         """Say where and over what; nothing runs yet.
 
-        `extra` are vars from the other configuration files. `parsed` keeps parsed projects from one window to the next.
+        `environment` is what dbt's profile reads: WINBACK_WAREHOUSE and, for BigQuery, its settings. `variables` are vars from
+        the configuration files. `parsed` keeps parsed projects from one window to the next.
         """
-        # dbt's profile reads this; it is set here, in the one room that may touch the environment.
-        os.environ["WINBACK_WAREHOUSE"] = _absolute(warehouse_url)
-        os.environ["DBT_SEND_ANONYMOUS_USAGE_STATS"] = "false"
+        warehouse_url = environment["WINBACK_WAREHOUSE"]
+        self._environment = {
+            **environment,
+            "WINBACK_WAREHOUSE": _absolute(warehouse_url),
+            "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+        }
+        self._variables = {**variables, **window.as_vars()}
         self._options = [
             *_QUIET,
             "--project-dir", str(PROJECT),
@@ -70,10 +74,11 @@ class Transform:
             "--target-path", str(target.absolute()),
             "--log-path", str(target.absolute()),
             "--no-write-json",
-            "--vars", json.dumps({**funnel.as_vars(), **extra, **window.as_vars()}),
         ]  # fmt: skip
         # dbt names a DuckDB database after its file; where the file lies does not matter to the parsed project.
-        self._key = json.dumps({**funnel.as_vars(), **extra, "database": Path(warehouse_url).stem})
+        is_file = warehouse_url.startswith("duckdb:")
+        self._is_bigquery = warehouse_url.startswith("bigquery:")
+        self._key = json.dumps({**variables, "database": Path(warehouse_url).stem if is_file else warehouse_url})
         self._from_at = window.from_at
         self._parsed = {} if parsed is None else parsed
 
@@ -82,16 +87,24 @@ class Transform:
 
         Raises: ContractError when a data test fails, RetryableError when a model does.
         """
-        from dbt.cli.main import dbtRunner  # noqa: PLC0415 - importing dbt takes a second, which `--help` need not pay
-
         arguments = ["build", "--selector", selector, *self._options]
+        if self._is_bigquery:
+            # Out of reach for one model it is for all, and each would try for minutes.
+            arguments.append("--fail-fast")
         if full_refresh:
-            arguments.append("--full-refresh")
-        answer = dbtRunner(manifest=self._manifest()).invoke(arguments)
+            # What this job rebuilds, it may: a hand on the keyboard has to say so.
+            arguments += ["--full-refresh", *self._vars(allow_full_refresh=True)]
+        else:
+            arguments += self._vars()
+        answer = self._invoke(arguments, self._manifest())
         if answer.success:
             return
         nodes = getattr(answer.result, "results", None) or []
         failed = [node for node in nodes if str(node.status) in ("fail", "error")]
+        known = self._known(answer.exception, [str(node.message) for node in failed])
+        if known:
+            names = ", ".join(node.node.name for node in failed)
+            raise type(known)(f"dbt could not build {selector}{f' ({names})' if names else ''}: {known}")
         if not failed:
             raise RetryableError(f"dbt could not build {selector}: {_first_line(answer.exception)}")
         lines = [f"  {node.node.name}: {_first_line(node.message)}" for node in failed]
@@ -100,17 +113,38 @@ class Transform:
             raise ContractError(f"{text}\nThe data breaks a rule of the dbt project. Nothing was decided or sent.")
         raise RetryableError(text)
 
+    def _invoke(self, arguments: list[str], manifest: Any = None) -> Any:
+        """Run dbt. Its profile reads the environment, which is as it was before when dbt is done."""
+        from dbt.cli.main import dbtRunner  # noqa: PLC0415 - importing dbt takes a second, which `--help` need not pay
+
+        before = {name: os.environ.get(name) for name in self._environment}
+        os.environ.update(self._environment)
+        try:
+            return dbtRunner(manifest=manifest).invoke(arguments)
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+    def _known(self, error: BaseException | None, messages: list[str]) -> WinbackError | None:
+        """What BigQuery said, in the words and with the verdict that the warehouse has for it."""
+        if not self._is_bigquery:
+            return None
+        from warehouse.bigquery_errors import explain_dbt  # noqa: PLC0415 - Google's libraries, which DuckDB need not pay
+
+        return explain_dbt(error, messages)
+
+    def _vars(self, **more: Any) -> list[str]:
+        return ["--vars", json.dumps(self._variables | more)]
+
     def _manifest(self) -> Any:
         """The parsed project; a parse takes 1.7 s, so one serves the windows that follow within a week.
 
         Of what dbt reads while parsing only the merges' lower bounds depend on the window: those of an earlier window are
         right for a later one, and a little wider than need be. Everything else is rendered when it is built.
         """
-        from dbt.cli.main import dbtRunner  # noqa: PLC0415
-
         from_at, manifest = self._parsed.get(self._key, (None, None))
         if from_at is None or not from_at <= self._from_at <= from_at + timedelta(days=7):
-            parsed = dbtRunner().invoke(["parse", *self._options])
+            parsed = self._invoke(["parse", *self._options, *self._vars()])
             if not parsed.success:
                 raise ContractError(f"The dbt project does not parse: {_first_line(parsed.exception)}")
             manifest = parsed.result

@@ -40,7 +40,9 @@ def run_demo(*, count_users: int, seed: int, is_quiet: bool = False) -> dict[str
     Raises: ContractError when those places hold something that is not an earlier demo.
     """
     settings = read_settings()
-    warehouse_file, models, folder = settings.warehouse_path, settings.models, settings.warehouse_path.parent / "demo"
+    if settings.duckdb_file is None:
+        raise ContractError("The demo works in a DuckDB file, never in BigQuery. Unset WINBACK_WAREHOUSE.")
+    warehouse_file, models, folder = settings.duckdb_file, settings.models, settings.duckdb_file.parent / "demo"
     _clear(warehouse_file, models, DEFAULT_CRM, folder)
     console = Console(quiet=is_quiet)
     started = time.monotonic()

@@ -92,7 +92,7 @@ def score(
     Raises: ContractError when the mart and the model do not fit, or the scores are all one.
     """
     relation = warehouse.relation("marts", MART)
-    model.contract.check_columns(warehouse.query(f"select * from {relation} limit 0").schema, MART)
+    model.contract.check_columns(warehouse.schema(f"select * from {relation}"), MART)
     step = _Step(warehouse, model, policy, run, relation)
     scored = step.predict(chunk_rows, advance)
     probability = scored.probability

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from dbt_common.behavior_flags import BehaviorFlagRendered
 
 from sandbox.crm_server import LocalCrm
-from tests.world import API_KEY, NOW, World, copy_history, make_history
+from tests.world import API_KEY, NOW, World, copy_history, make_history, small_app
+
+if TYPE_CHECKING:
+    from tests.bigquery_world import BigQueryWorld
+    from tests.emulator import Emulator
+
+
+def pytest_configure() -> None:
+    # dbt asks the whole stack, frame by frame, which module registers each of its flags. Under pytest's deep stack, with the
+    # thousands of modules that all tests together import, that took three seconds of every build.
+    BehaviorFlagRendered._default_source = staticmethod(lambda: "tests")  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +40,37 @@ def world(history: Path, tmp_path: Path, parsed: dict[str, Any]) -> Iterator[Wor
     copy_history(history, tmp_path)
     with LocalCrm(tmp_path / "crm.sqlite", api_key=API_KEY, clock=lambda: NOW) as crm:
         yield World(tmp_path, crm, parsed)
+
+
+@pytest.fixture(scope="session")
+def running_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    from tests.emulator import Emulator  # noqa: PLC0415 - two seconds that only tests of BigQuery pay
+
+    with Emulator(tmp_path_factory.mktemp("emulator")) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def emulator(running_emulator: Emulator) -> Iterator[Emulator]:
+    """One process for all tests: each works in datasets of its own, and leaves no fault behind."""
+    running_emulator.forget()
+    yield running_emulator
+    running_emulator.forget()
+
+
+@pytest.fixture
+def prefix(request: pytest.FixtureRequest) -> str:
+    """A name for a test's own datasets."""
+    return f"t{abs(hash(request.node.nodeid)):x}"
+
+
+@pytest.fixture(scope="session")
+def twin_worlds(
+    running_emulator: Emulator, parsed: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[World, BigQueryWorld]]:
+    """The same history in DuckDB and in BigQuery; a test goes on from where the one before it ended, in both."""
+    from tests.bigquery_world import twins  # noqa: PLC0415
+
+    app = small_app(3, count_users=1_500)
+    with twins(running_emulator, "twins3", app, tmp_path_factory.mktemp("twins"), parsed) as worlds:
+        yield worlds

@@ -74,7 +74,7 @@ def test_a_wrong_key_leaves_with_2_and_names_the_setting_but_not_the_key(world: 
     ("arguments", "changes", "told"),
     [
         (["hourly"], {"WINBACK_CRM_URL": "http://crm.example"}, "WINBACK_CRM_URL: must be https"),
-        (["hourly"], {"WINBACK_WAREHOUSE": "bigquery://p/d"}, "is not supported by the job yet"),
+        (["hourly"], {"WINBACK_WAREHOUSE": "bigquery://some-project"}, "must be bigquery://project/dataset_prefix"),
         (["hourly", "--until", "soon"], {}, "is no time"),
         (["hourly", "--until", "2020-01-01"], {}, "before the watermark"),
         (["hourly"], {"WINBACK_CONFIG": "/nowhere"}, "There is no funnel.yml in /nowhere/"),
@@ -109,12 +109,27 @@ def test_most_users_rejected_leaves_with_3(world: World) -> None:
 
 
 def test_no_user_is_named_in_anything_a_command_prints_or_dbt_writes(world: World) -> None:
-    commands = (["hourly", "--until", HOUR], ["status"], ["dead-letters"], ["train"])
+    commands = (["hourly", "--until", HOUR], ["nightly"], ["audit"], ["status"], ["dead-letters"], ["train"])
     printed = "".join(done.stdout + done.stderr for done in (winback(world, *command) for command in commands))
     written = "".join(path.read_text(errors="replace") for path in (world.folder / "dbt").rglob("*") if path.is_file())
 
     users = world.query("select distinct user_id from raw.users")
     assert not [row for row in users if row["user_id"] in printed or row["user_id"] in written]
+
+
+def test_an_audit_leaves_with_0_when_no_row_differs_and_with_3_when_one_does(world: World) -> None:
+    healthy = winback(world, "audit", "--percent", "5", "--json")
+    world.query("update intermediate.int_sessions set count_events = count_events + 1")
+    damaged = winback(world, "audit", "--percent", "5")
+
+    assert healthy.returncode == 0
+    assert [table["count_rows_differing"] for table in json.loads(healthy.stdout)["tables"]] == [0, 0, 0, 0, 0]
+    assert damaged.returncode == 3
+    assert (
+        "Rows differ from what the raw events say: int_sessions"
+        in json.loads(damaged.stderr.splitlines()[-1])["message"]
+    )
+    assert "int_sessions" in damaged.stdout
 
 
 def test_refused_credentials_leave_a_report_that_says_so(world: World) -> None:
@@ -144,7 +159,11 @@ def test_a_path_where_nothing_is_stays_empty(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["load", "backfill", "train", "promote", "hourly", "status", "dead-letters", "crm", "demo", "replay"]
+    "command",
+    [
+        *("load", "backfill", "train", "promote", "hourly", "nightly", "audit", "status", "dead-letters"),
+        *("crm", "demo", "replay"),
+    ],
 )
 def test_every_command_has_help_with_an_example(world: World, command: str) -> None:
     done = winback(world, command, "--help")

@@ -1,7 +1,7 @@
 """Does the dbt project hold what it promises, on DuckDB by building it and on BigQuery by rendering it?"""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +9,13 @@ import duckdb
 import pytest
 import sqlglot
 import yaml
-from dbt.adapters.bigquery import BigQueryAdapter
-from dbt.cli.main import dbtRunner
 from sqlglot import exp
 
-from warehouse.duckdb import DuckDBWarehouse
+from tests.dbt_on_bigquery import record
+from tests.dbt_on_duckdb import MODELS, PROJECT, artifact, invoke, prepare, run
 
 HOUSE = Path(__file__).parents[1]
-PROJECT = HOUSE / "dbt"
-MODELS = {path.stem for path in PROJECT.glob("models/*/*.sql")}
 
-Dbt = Callable[..., list[Any]]
 Manifest = dict[str, Any]
 
 
@@ -29,52 +25,19 @@ def config(name: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("dbt") / "winback.duckdb"
-    warehouse = DuckDBWarehouse(path)
-    warehouse.prepare()
-    warehouse.close()
+    """Every relation, without rows: unit tests ask the warehouse for the types of their columns."""
+    path = prepare(tmp_path_factory.mktemp("dbt"))
+    run(path, "run", "--empty")
     return path
 
 
 @pytest.fixture(scope="module")
-def dbt(database: Path) -> Iterator[Dbt]:
-    """Run dbt in-process on the database of this module; give back the results, having checked that all went well."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WINBACK_WAREHOUSE", f"duckdb:///{database}")
-        yield _runner(database.parent)
+def manifest(database: Path) -> Manifest:
+    return artifact(database, "manifest.json")
 
 
-def _runner(folder: Path, profiles: Path = PROJECT) -> Dbt:
-    def run(*arguments: str, **variables: Any) -> list[Any]:
-        outcome = dbtRunner().invoke(
-            [
-                *arguments,
-                *("--project-dir", str(PROJECT), "--profiles-dir", str(profiles)),
-                *("--target-path", str(folder / "target"), "--log-path", str(folder / "logs")),
-                *("--vars", json.dumps(variables), "--log-level", "none", "--log-level-file", "none", "--warn-error"),
-            ]
-        )
-        results = getattr(outcome.result, "results", [])
-        broken = {result.node.name: result.message for result in results if result.status not in ("success", "pass")}
-        assert outcome.success, f"dbt {arguments[0]}: {outcome.exception or broken}"
-        return list(results)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def empty(dbt: Dbt) -> None:
-    """Make every relation, without rows: unit tests ask the warehouse for the types of their columns."""
-    dbt("run", "--empty")
-
-
-@pytest.fixture(scope="module")
-def manifest(empty: None, database: Path) -> Manifest:
-    return json.loads((database.parent / "target" / "manifest.json").read_text())  # type: ignore[no-any-return]
-
-
-def test_every_unit_test_passes(dbt: Dbt, empty: None) -> None:
-    results = dbt("test", "--select", "test_type:unit")
+def test_every_unit_test_passes(database: Path) -> None:
+    results = run(database, "test", "--select", "test_type:unit")
 
     # The staging views rename; there is no logic in them to test.
     assert {result.node.fqn[-2] for result in results} == {name for name in MODELS if not name.startswith("stg_")}
@@ -104,14 +67,6 @@ def test_every_model_says_its_grain_and_describes_exactly_the_columns_it_has(
     assert all(described)
 
 
-def test_every_model_is_tested_for_its_key(manifest: Manifest) -> None:
-    generic = [node for node in manifest["nodes"].values() if node.get("test_metadata") and node["attached_node"]]
-    unique = {node["attached_node"].split(".")[-1] for node in generic if node["test_metadata"]["name"] == "unique"}
-
-    # Rows of these two are deliveries, of an event and of a message: without a key, and the next model deals with that.
-    assert unique >= MODELS - {"stg_app__events", "stg_ops__deliveries"}
-
-
 def test_what_python_reads_is_under_contract(manifest: Manifest) -> None:
     models = [node for node in manifest["nodes"].values() if node["resource_type"] == "model"]
     enforced = {node["name"] for node in models if node["config"]["contract"]["enforced"]}
@@ -128,36 +83,54 @@ def test_the_feature_contract_is_in_the_marts_the_model_reads(manifest: Manifest
         assert types == wanted
 
 
+BUILT_HOURLY = {name for name in MODELS if name.startswith(("int_", "fct_"))} - {"fct_training_examples"}
+AUDIENCE = {"crm_profiles", "crm_acknowledged", "crm_pending"}
+COUNTED_ONCE = {"fct_scoring_candidates", "fct_arrivals", "fct_late_events"}
+AUDITED = {"fct_unfinished_exits", "fct_exit_features", "stg_app__events", "stg_app__users"}
+
+
+def listed(database: Path, selector: str) -> list[dict[str, Any]]:
+    keys = "name resource_type tags"
+    answer = invoke(database, "ls", "--selector", selector, "--output", "json", "--output-keys", keys, "--quiet")
+    return [json.loads(line) for line in answer.result]
+
+
 @pytest.mark.parametrize(
     ("selector", "models"),
     [
-        ("features", {n for n in MODELS if n.startswith(("int_", "fct_"))} - {"fct_training_examples"}),
-        ("audience", {"crm_profiles", "crm_acknowledged", "crm_pending"}),
+        ("features", BUILT_HOURLY),
+        ("audience", AUDIENCE),
         ("acknowledged", {"crm_acknowledged"}),
+        ("hourly", BUILT_HOURLY | AUDIENCE),
+        ("nightly", BUILT_HOURLY - COUNTED_ONCE),
         ("examples", {"fct_training_examples"}),
         ("backfill", MODELS - {"fct_training_examples"}),
+        ("audit", AUDITED | {name for name in MODELS if name.startswith("int_")}),
+        ("ci", MODELS),
     ],
 )
-def test_a_selector_builds_its_models_and_runs_no_unit_test(
-    selector: str, models: set[str], database: Path, dbt: Dbt
-) -> None:
-    listed = dbtRunner().invoke(
-        [
-            *("ls", "--selector", selector, "--output", "json", "--output-keys", "name resource_type"),
-            *("--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)),
-            *("--target-path", str(database.parent / "target"), "--log-path", str(database.parent / "logs")),
-            *("--log-level", "none", "--log-level-file", "none", "--quiet"),
-        ]
-    )
-    nodes = [json.loads(line) for line in listed.result]
+def test_a_selector_builds_its_models(selector: str, models: set[str], database: Path) -> None:
+    nodes = listed(database, selector)
 
     assert {node["name"] for node in nodes if node["resource_type"] == "model"} == models
-    assert {node["resource_type"] for node in nodes} <= {"model", "test", "source"}
+    assert ("unit_test" in {node["resource_type"] for node in nodes}) == (selector == "ci")
+    assert ("test" in {node["resource_type"] for node in nodes}) == (selector != "audit")
 
 
-def test_contracts_and_data_tests_hold_in_a_backfill_and_the_hour_after_it(
-    dbt: Dbt, empty: None, database: Path
-) -> None:
+def test_the_hour_leaves_to_the_night_only_the_tests_that_read_whole_tables(database: Path) -> None:
+    tests = {
+        selector: {node["name"] for node in listed(database, selector) if node["resource_type"] == "test"}
+        for selector in ("hourly", "nightly", "backfill", "ci")
+    }
+    whole = {node["name"] for node in listed(database, "ci") if "nightly" in node.get("tags", ())}
+
+    assert tests["hourly"] & whole == set()
+    assert whole <= tests["nightly"]
+    assert tests["backfill"] == tests["hourly"] | whole
+    assert {name for name in tests["ci"] - tests["backfill"] if "fct_training_examples" not in name} == set()
+
+
+def test_contracts_and_data_tests_hold_in_a_backfill_and_the_hour_after_it(database: Path) -> None:
     with duckdb.connect(str(database)) as connection:
         connection.execute(
             """insert into raw.users (user_id, created_at, updated_at, marketing_consent)
@@ -176,8 +149,8 @@ def test_contracts_and_data_tests_hold_in_a_backfill_and_the_hour_after_it(
     history = {"from_at": "1970-01-01 00:00:00", "until_at": night, "history_until": night}
     hour = {"history_until": night, "from_at": "2026-03-10 10:00:00", "until_at": "2026-03-10 11:00:00"}
 
-    dbt("build", "--full-refresh", "--selector", "backfill", **history)
-    dbt("build", "--selector", "features", **hour)
+    run(database, "build", "--full-refresh", "--selector", "backfill", allow_full_refresh=True, **history)
+    run(database, "build", "--selector", "features", **hour)
     with duckdb.connect(str(database)) as connection:
         waiting = "select user_id, count_sessions from marts.fct_scoring_candidates order by 1"
         candidates = connection.sql(waiting).fetchall()
@@ -192,8 +165,8 @@ def test_contracts_and_data_tests_hold_in_a_backfill_and_the_hour_after_it(
             """insert into ops.runs values (1, 'r1', 'hourly', timestamp '2026-03-10 10:00:00',
                 timestamp '2026-03-10 11:00:00', 3, 3, 0, 3, timestamp '2026-03-10 11:01:00', 'm1', 'p1')"""
         )
-    dbt("build", "--selector", "audience", profiles_from=hour["from_at"], **hour)
-    dbt("build", "--selector", "features", **hour)
+    run(database, "build", "--selector", "audience", profiles_from=hour["from_at"], **hour)
+    run(database, "build", "--selector", "features", **hour)
     with duckdb.connect(str(database)) as connection:
         pending = connection.sql("select user_id, is_voucher_eligible from marts.crm_pending order by 1").fetchall()
         decided_again = connection.sql(waiting).fetchall()
@@ -204,30 +177,15 @@ def test_contracts_and_data_tests_hold_in_a_backfill_and_the_hour_after_it(
 
 
 @pytest.fixture(scope="module", params=["first build", "incremental"])
-def on_bigquery(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Render every model and data test as for BigQuery: no credentials, no network.
-
-    The project's own profile would look for credentials, so another takes its place. The one thing that dbt asks of
-    BigQuery when it compiles is whether a relation is there; the answer is given here.
-    """
-
-    def get_relation(adapter: Any, database: str, schema: str, identifier: str) -> Any:
-        there = adapter.Relation.create(database=database, schema=schema, identifier=identifier, type="table")
-        return there if request.param == "incremental" else None
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BigQueryAdapter, "get_relation", get_relation)
-        folder = tmp_path_factory.mktemp("bigquery")
-        (folder / "profiles.yml").write_text(
-            "winback: {target: bigquery, outputs: {bigquery: {type: bigquery, method: oauth-secrets, token: none,"
-            " project: some-project, dataset: winback, threads: 1}}}"
-        )
-        dbt = _runner(folder, profiles=folder)
-        results = dbt("compile", "--no-populate-cache", "--no-introspect", "--exclude", "test_type:unit")
-    return {result.node.name: result.node.compiled_code for result in results if result.node.compiled_code}
+def on_bigquery(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
+    """Render every model and data test as for BigQuery."""
+    arguments = ("compile", "--no-introspect", "--exclude", "test_type:unit")
+    recording = record(tmp_path_factory.mktemp("bigquery"), *arguments, is_first=request.param == "first build")
+    nodes = recording.manifest["nodes"].values()
+    return {node["name"]: node["compiled_code"] for node in nodes if node.get("compiled_code")}
 
 
-def test_every_query_parses_as_bigquery(on_bigquery: dict[str, str]) -> None:
+def test_every_query_parses_as_bigquery(on_bigquery: Mapping[str, str]) -> None:
     for name, sql in on_bigquery.items():
         assert sqlglot.parse_one(sql, dialect="bigquery"), name
 
@@ -235,7 +193,7 @@ def test_every_query_parses_as_bigquery(on_bigquery: dict[str, str]) -> None:
     assert "`some-project`.`winback_marts`.`crm_acknowledged`" in on_bigquery["crm_pending"]
 
 
-def test_no_query_asks_for_the_time_or_compares_with_what_a_subquery_finds(on_bigquery: dict[str, str]) -> None:
+def test_no_query_asks_for_the_time_or_compares_with_what_a_subquery_finds(on_bigquery: Mapping[str, str]) -> None:
     """Every bound is a literal: only then do partitions prune, and only then does a repeated run give the same rows."""
     clocks = (exp.CurrentTimestamp, exp.CurrentDate, exp.CurrentDatetime, exp.CurrentTime)
     for name, sql in on_bigquery.items():

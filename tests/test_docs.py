@@ -85,7 +85,7 @@ def test_the_table_of_settings_in_the_readme_is_the_settings() -> None:
         return default.get_secret_value() if isinstance(default, SecretStr) else str(default)
 
     assert table(README, "variable") == [
-        [f"`WINBACK_{name.upper()}`", f"`{written(field.default)}`", field.description]
+        [f"`WINBACK_{name.upper()}`", f"`{written(field.default)}`".replace("``", ""), field.description]
         for name, field in Settings.model_fields.items()
     ]
 

@@ -15,7 +15,8 @@ from jobs.house import open_house
 from jobs.training import train
 from jobs.transform import SINCE_EVER, Window
 from sandbox.crm_server import LocalCrm
-from tests.test_increments import NONE, build, differences
+from tests.streams import steps
+from tests.test_increments import built_by_dbt, differences
 from tests.world import API_KEY, NOW, settings_in
 from warehouse.duckdb import DuckDBWarehouse
 from warehouse.loading import load
@@ -24,17 +25,21 @@ DATA = Path(__file__).parents[2] / "shared" / "data" / "loan_applications"
 EXAMPLE = Path(__file__).parents[1] / "examples" / "loan_applications"
 HISTORY_UNTIL = datetime(2011, 12, 15, tzinfo=UTC)
 ENDS_AT = datetime(2012, 1, 14, tzinfo=UTC)
-# Eight hours one by one, then windows of eight hours.
-HOURS = [*range(1, 9), *range(16, 30 * 24 + 1, 8)]
+# Eight hours one by one, then windows of twelve hours.
+HOURS = [*range(1, 9), *range(12, 30 * 24 + 1, 12)]
 
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the loan applications are not part of the project")
 
 
-def test_the_job_holds_over_real_loan_applications(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path, config=EXAMPLE)
-    warehouse = DuckDBWarehouse(settings.warehouse_path)
+def load_loans(folder: Path) -> None:
+    warehouse = DuckDBWarehouse(folder / "winback.duckdb")
     load(warehouse, {"events": DATA / "app_events.parquet", "users": DATA / "users.parquet"}, now=NOW)
     warehouse.close()
+
+
+def test_the_job_holds_over_real_loan_applications(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, config=EXAMPLE)
+    load_loans(tmp_path)
 
     with (
         LocalCrm(tmp_path / "crm.sqlite", api_key=API_KEY, clock=lambda: NOW) as crm,
@@ -50,7 +55,7 @@ def test_the_job_holds_over_real_loan_applications(tmp_path: Path) -> None:
             assert result.sync.pending == result.sync.delivered
             approved = house.warehouse.query(
                 "select distinct user_id from raw.app_events where event_name = 'A_APPROVED' and loaded_at < $until",
-                {"until": result.window_until.replace(tzinfo=None)},
+                {"until": result.window_until},
             ).column("user_id")
             eligible = {user for user, held in crm.store.profiles().items() if held["voucher_eligible"]}
             assert not eligible & set(approved.to_pylist())
@@ -87,15 +92,13 @@ def test_the_job_holds_over_real_loan_applications(tmp_path: Path) -> None:
             from {relation("staging", "stg_ops__decisions")} as decisions
             left join exits on decisions.exit_id = exits.exit_id
             """,
-            {"history_until": HISTORY_UNTIL.replace(tzinfo=None)},
+            {"history_until": HISTORY_UNTIL},
         ).to_pylist()[0]
         assert counts["decisions"] == counts["decided"]
         assert counts["decided_exits"] == counts["exits"] > 8_000
 
-    one_go = tmp_path / "one_go"
-    one_go.mkdir()
-    warehouse = DuckDBWarehouse(one_go / "winback.duckdb")
-    load(warehouse, {"events": DATA / "app_events.parquet", "users": DATA / "users.parquet"}, now=NOW)
-    warehouse.close()
-    build(one_go, {}, HISTORY_UNTIL, [ENDS_AT], config=EXAMPLE)
-    assert differences(tmp_path, one_go) == NONE
+    folder = tmp_path / "one_go"
+    folder.mkdir()
+    load_loans(folder)
+    one_go = built_by_dbt(folder, {}, steps(HISTORY_UNTIL, [], ENDS_AT), config=EXAMPLE)
+    assert differences(DuckDBWarehouse(tmp_path / "winback.duckdb"), one_go) == {}

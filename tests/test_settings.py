@@ -31,6 +31,10 @@ def test_without_any_setting_the_job_runs_on_a_laptop() -> None:
     found = read_settings()
     assert found.model_dump() | {"crm_api_key": found.crm_api_key.get_secret_value()} == {
         "warehouse": "duckdb:///var/winback.duckdb",
+        "bigquery_location": "",
+        "bigquery_max_bytes": 1 << 40,
+        "bigquery_endpoint": "",
+        "bigquery_storage_endpoint": "",
         "models": Path("var/models"),
         "config": Path("config"),
         "crm": "braze",
@@ -50,6 +54,10 @@ def test_without_any_setting_the_job_runs_on_a_laptop() -> None:
 def test_every_setting_is_read_from_a_variable_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {
         "warehouse": "duckdb:////data/winback.duckdb",
+        "bigquery_location": "EU",
+        "bigquery_max_bytes": "1000000",
+        "bigquery_endpoint": "https://bigquery-private.p.googleapis.com",
+        "bigquery_storage_endpoint": "bigquerystorage-private.p.googleapis.com:443",
         "models": "/models",
         "config": "/config",
         "crm": "braze",
@@ -70,10 +78,19 @@ def test_every_setting_is_read_from_a_variable_of_its_name(monkeypatch: pytest.M
     found = read_settings()
     assert found.crm_url == "https://rest.fra-01.braze.eu"
     assert found.crm_api_key.get_secret_value() == CANARY
-    assert found.warehouse_path == Path("/data/winback.duckdb")
+    assert (found.duckdb_file, found.bigquery) == (Path("/data/winback.duckdb"), None)
+    assert (found.bigquery_location, found.bigquery_max_bytes) == ("EU", 1_000_000)
+    assert found.bigquery_endpoint == "https://bigquery-private.p.googleapis.com"
+    assert found.bigquery_storage_endpoint == "bigquerystorage-private.p.googleapis.com:443"
     assert (found.run_deadline_seconds, found.retry_budget_seconds, found.threads) == (60, 1.5, 2)
     assert (found.safety_lag_seconds, found.max_rejected_ratio, found.memory_limit) == (0, 1.0, "1.5GB")
     assert (found.models, found.config, found.dbt_target) == (Path("/models"), Path("/config"), Path("/target"))
+
+
+def test_a_warehouse_in_bigquery_is_a_project_and_a_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WINBACK_WAREHOUSE", "bigquery://example.com:some-project/winback")
+    found = read_settings()
+    assert (found.duckdb_file, found.bigquery) == (None, ("example.com:some-project", "winback"))
 
 
 def test_every_wrong_setting_is_told_at_once_and_no_value_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +119,14 @@ def test_every_wrong_setting_is_told_at_once_and_no_value_is(monkeypatch: pytest
         ("WAREHOUSE", ""),
         ("WAREHOUSE", "duckdb:///"),
         ("WAREHOUSE", "duckdb://var/winback.duckdb"),
-        ("WAREHOUSE", "bigquery://project/prefix"),
+        ("WAREHOUSE", "bigquery://some-project"),
+        ("WAREHOUSE", "bigquery://some-project/"),
+        ("WAREHOUSE", "bigquery://some-project/with-hyphen"),
+        ("WAREHOUSE", "bigquery://some-project/winback/more"),
+        ("BIGQUERY_ENDPOINT", "http://bigquery.example.com"),
+        ("BIGQUERY_LOCATION", "EU; drop"),
+        ("BIGQUERY_MAX_BYTES", "0"),
+        ("BIGQUERY_STORAGE_ENDPOINT", "localhost"),
         ("CRM", "hubspot"),
         ("CRM_URL", ""),
         ("CRM_URL", "rest.fra-01.braze.eu"),
@@ -190,6 +214,7 @@ def test_a_funnel_needs_no_more_than_what_counts_as_finished(tmp_path: Path) -> 
         "max_lateness_days": 3,
         "label_window_days": 14,
         "feature_history_days": 90,
+        "training_history_days": 730,
         "pause_seconds": 120,
         "steps": [],
         "event_kinds": {},

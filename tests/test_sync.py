@@ -445,12 +445,13 @@ def test_a_destination_that_loses_count_is_no_source_of_deliveries(warehouse: Du
     assert deliveries(warehouse) == {}
 
 
-def test_progress_is_told_of_every_batch(warehouse: DuckDBWarehouse) -> None:
+def test_progress_is_told_what_is_pending_and_then_of_every_batch(warehouse: DuckDBWarehouse) -> None:
     crowd(warehouse, 5)
-    told = [0]
+    told: list[int] = []
 
-    def advance(rows: int) -> None:
-        told[0] += rows
+    def announce(pending: int) -> Callable[[int], None]:
+        told.append(pending)
+        return told.append
 
-    sync(warehouse, Notebook(max_batch=2), MAPPING, plan(), advance=advance)
-    assert told == [5]
+    sync(warehouse, Notebook(max_batch=2), MAPPING, plan(), announce=announce)
+    assert told == [5, 2, 2, 1]

@@ -53,7 +53,8 @@ def small_app(seed: int = 3, count_users: int = 5_000) -> SyntheticApp:
 def load_app(app: SyntheticApp, folder: Path, settings: Settings) -> None:
     """Bring an app's files into the raw tables, as `winback load` does."""
     app.write(folder)
-    warehouse = DuckDBWarehouse(settings.warehouse_path)
+    assert settings.duckdb_file
+    warehouse = DuckDBWarehouse(settings.duckdb_file)
     try:
         load(warehouse, {n: folder / f"{n}.parquet" for n in ("events", "users", "redemptions")}, now=NOW)
     finally:

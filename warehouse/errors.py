@@ -4,7 +4,8 @@ WinbackError
 ├── RetryableError   exit 1: nothing is half done; run the same command again
 │   └── BusyError     another process holds the data; for an hourly run no failure, for that process does the work (exit 0)
 ├── ContractError    exit 2: configuration, input or contract is wrong; a retry fails the same way
-└── CircuitOpenError exit 3: stopped on purpose before doing harm; a person should look
+├── CircuitOpenError exit 3: stopped on purpose before doing harm; a person should look
+└── DriftError       exit 3: an audit found rows that are not what the raw events say; a person should look
 
 """
 
@@ -27,6 +28,12 @@ class ContractError(WinbackError):
 
 class CircuitOpenError(WinbackError):
     """Too much was refused to go on."""
+
+    exit_code = 3
+
+
+class DriftError(WinbackError):
+    """The tables are not what the raw events say."""
 
     exit_code = 3
 

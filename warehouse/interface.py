@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -25,21 +25,36 @@ class Reader(Protocol):
     def stream(self, sql: str, chunk_rows: int) -> Iterator[pa.RecordBatch]:
         """Answer a query in chunks of at most `chunk_rows` rows, so that memory stays bounded."""
 
+    def hash_of(self, columns: Sequence[str]) -> str:
+        """SQL of a whole number that is a hash of the columns, equal for equal rows of one warehouse."""
+
+    def number_of(self, column: str) -> str:
+        """SQL of a whole number drawn from a text column, as dbt's macro stable_number draws it: equal on every warehouse."""
+
+    def schema(self, sql: str) -> pa.Schema:
+        """Say which columns a query would answer with, without running it: it costs nothing, whatever it reads."""
+
 
 class Warehouse(Reader, Protocol):
     """Reads and appends. Nothing is updated in place; `discard` removes only rows that no commit made visible."""
+
+    # So many rows are worth an append of their own; whoever has fewer gathers them while it is safe to wait.
+    rows_per_append: int
 
     def prepare(self) -> None:
         """Create the schemas and tables of `warehouse.tables` where they are missing."""
 
     def append(self, table: Table, rows: pa.Table | Iterator[pa.RecordBatch]) -> int:
-        """Append rows in one transaction and return how many: all of them or, on any error, none."""
+        """Append rows in one transaction and return how many: all of them or, on any error, none.
+
+        Rows carry what makes them one of a kind (a run, a time): the same rows again may count once.
+        """
 
     def append_once(self, table: Table, row: dict[str, Any]) -> bool:
         """Append one row under the table's unique key; False if another row has the key already."""
 
-    def discard(self, table: Table, run_id: str) -> None:
-        """Remove the rows that this run staged and will not commit."""
+    def discard(self, table: Table, **values: Any) -> None:
+        """Remove the rows that have these values: what a run staged and will not commit."""
 
     def close(self) -> None:
         """Let go of the data."""

@@ -24,18 +24,33 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table that Python writes. `key` names what a row is one of; `is_unique` has the warehouse enforce it."""
+    """A table that Python writes. `key` names what a row is one of; `is_unique` has the warehouse enforce it.
+
+    `partition_on` is the time by whose day BigQuery keeps a table that grows with time: whoever reads it says since when.
+    """
 
     layer: str
     name: str
     key: tuple[str, ...]
     columns: tuple[Column, ...]
     is_unique: bool = False
+    partition_on: str | None = None
 
     @property
     def schema(self) -> pa.Schema:
         """The Arrow schema of an append."""
         return pa.schema([pa.field(c.name, c.type, nullable=not c.required) for c in self.columns])
+
+
+def fitted(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Bring a batch to a table's columns: in their order, of their types; an absent optional column is null."""
+    columns = [
+        batch.column(field.name).cast(field.type)
+        if field.name in batch.schema.names
+        else pa.nulls(batch.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _columns(required: dict[str, pa.DataType], optional: dict[str, pa.DataType]) -> tuple[Column, ...]:
@@ -58,6 +73,7 @@ APP_EVENTS = Table(
         },
         {"device_type": _TEXT, "step": _TEXT, "fields_filled_ratio": _NUMBER, "properties": _TEXT},
     ),
+    partition_on="loaded_at",
 )
 
 USERS = Table(
@@ -144,6 +160,7 @@ DECISIONS = Table(
             "valid_until": TIMESTAMP,
         },
     ),
+    partition_on="decided_at",
 )
 
 # What the CRM holds of a user, in the order of the design's section "In the CRM".
@@ -175,6 +192,7 @@ DELIVERIES = Table(
         },
         {"http_status": _COUNT, "error_code": _TEXT, **CRM_STATE},  # the state is what the CRM holds after the delivery
     ),
+    partition_on="attempted_at",
 )
 
 REPORTS = Table(
@@ -201,5 +219,24 @@ REPORTS = Table(
     ),
 )
 
+AUDITS = Table(
+    "ops",
+    "audits",
+    ("audit_id", "table_name"),
+    _columns(
+        {
+            "audit_id": _TEXT,
+            "audited_at": TIMESTAMP,
+            "audited_until": TIMESTAMP,  # the watermark up to which both sides were built
+            "table_name": _TEXT,
+            "sample_percent": _COUNT,
+            "count_users": _COUNT,
+            "count_rows": _COUNT,
+            "count_rows_differing": _COUNT,  # rows that only one of the two sides has; 0 is expected
+        },
+        {},
+    ),
+)
+
 RAW = {"events": APP_EVENTS, "users": USERS, "redemptions": VOUCHER_REDEMPTIONS}
-ALL = (APP_EVENTS, USERS, VOUCHER_REDEMPTIONS, RUNS, DECISIONS, DELIVERIES, REPORTS)
+ALL = (APP_EVENTS, USERS, VOUCHER_REDEMPTIONS, RUNS, DECISIONS, DELIVERIES, REPORTS, AUDITS)

@@ -1,7 +1,9 @@
 {#- Schemas are the layers: staging, intermediate, marts. On BigQuery, where datasets of a project share one
-    namespace, each is prefixed: winback_staging, winback_marts. -#}
+    namespace, each is prefixed: winback_staging, winback_marts. An audit builds the same layers beside them: audit_marts,
+    winback_audit_marts. -#}
 {% macro layer(name) -%}
-  {{ name if target.type == 'duckdb' else target.schema ~ '_' ~ name }}
+  {%- set built = 'audit_' ~ name if var('audit_percent') > 0 else name -%}
+  {{ built if target.type == 'duckdb' else target.schema ~ '_' ~ built }}
 {%- endmacro %}
 
 {% macro generate_schema_name(custom_schema_name, node) -%}

@@ -5,6 +5,7 @@
   {%- if not where -%} {{ return(relation) }} {%- endif -%}
   {%- set bounded = where
       | replace('__first_day_in_reach__', first_day_in_reach())
+      | replace('__first_moment_in_reach__', first_moment_in_reach())
       | replace('__from_at__', moment(var('from_at')))
       | replace('__profiles_from__', moment(var('profiles_from'))) -%}
   {{ return('(select * from ' ~ relation ~ ' where ' ~ bounded ~ ') dbt_subquery') }}

@@ -3,4 +3,7 @@
   {{ return({'field': column, 'data_type': 'date', 'granularity': 'day'} if target.type == 'bigquery' else none) }}
 {%- endmacro %}
 
+{#- BigQuery then refuses a query that does not say from which day on it reads. -#}
+{% macro filter_required() -%} {{ return(true if target.type == 'bigquery' else none) }} {%- endmacro %}
+
 {% macro by_user() -%} {{ return(['user_id'] if target.type == 'bigquery' else none) }} {%- endmacro %}

@@ -1,21 +1,27 @@
 {#- Times are UTC: TIMESTAMP on BigQuery, TIMESTAMP without zone on DuckDB. Every bound is a literal, so that partitions prune:
     no max() over a table, no current_timestamp(). -#}
 
-{% macro moment(iso, plus_days=0, plus_minutes=0) -%}
-  {%- set base = modules.datetime.datetime.fromisoformat(iso) -%}
-  {#- 1970 is "since ever": stepping back from it would only make odd dates -#}
-  {%- set moved = base + modules.datetime.timedelta(days=plus_days, minutes=plus_minutes) -%}
-  timestamp '{{ moved.isoformat(sep=" ") }}{{ "+00" if target.type == "bigquery" }}'
+{#- So many days later. Stepping back ends in year 1, the first that both warehouses know. -#}
+{% macro moved(iso, days) -%}
+  {%- set start = modules.datetime.datetime.fromisoformat(iso) -%}
+  {{ return(start + modules.datetime.timedelta(days=[days, 1 - start.toordinal()] | max)) }}
 {%- endmacro %}
 
-{% macro day(iso, plus_days=0) -%}
-  date '{{ (modules.datetime.datetime.fromisoformat(iso) + modules.datetime.timedelta(days=plus_days)).date().isoformat() }}'
+{% macro moment(iso, plus_days=0) -%}
+  timestamp '{{ moved(iso, plus_days).isoformat(sep=" ") }}{{ "+00" if target.type == "bigquery" }}'
 {%- endmacro %}
+
+{% macro day(iso, plus_days=0) -%} date '{{ moved(iso, plus_days).date().isoformat() }}' {%- endmacro %}
 
 {#- The first day whose partitions this run may read or write: the latest arrival allowed, plus two days so that a whole session
     (a day at most) that a late event touches lies inside. -#}
-{% macro first_day_in_reach(plus_days=0) -%}
-  {{ day(var('from_at'), -(var('max_lateness_days') + 2) + plus_days) }}
+{% macro days_in_reach() -%} {{ return(var('max_lateness_days') + 2) }} {%- endmacro %}
+
+{% macro first_day_in_reach(plus_days=0) -%} {{ day(var('from_at'), plus_days - days_in_reach()) }} {%- endmacro %}
+
+{#- The midnight that day begins with, for a table partitioned by a timestamp. -#}
+{% macro first_moment_in_reach() -%}
+  {{ moment(moved(var('from_at'), -days_in_reach()).date().isoformat()) }}
 {%- endmacro %}
 
 {% macro add_minutes(moment, minutes) -%} {{ return(adapter.dispatch('add_minutes')(moment, minutes)) }} {%- endmacro %}

@@ -3,6 +3,7 @@
     incremental_strategy='merge',
     unique_key='session_id',
     partition_by=by_day('started_on'),
+    require_partition_filter=filter_required(),
     cluster_by=by_user(),
     incremental_predicates=["DBT_INTERNAL_DEST.started_on >= " ~ first_day_in_reach()],
     on_schema_change='append_new_columns',

@@ -14,7 +14,9 @@
 -- Only deliveries not folded before; folding one twice changes nothing.
 with deliveries as (
     select * from {{ ref('stg_ops__deliveries') }}
-    where epoch >= {{ var('fold_from_epoch') }}
+    where
+        attempted_at >= {{ moment(var('fold_from_at')) }}
+        and epoch >= {{ var('fold_from_epoch') }}
 ),
 
 last_delivered as (

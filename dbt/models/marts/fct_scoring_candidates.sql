@@ -1,5 +1,12 @@
-with decisions as (
+-- From midnight, as the exits: a decision a few hours older than from_at minus the reach still counts.
+with decisions_in_reach as (
     select * from {{ ref('stg_ops__decisions') }}
+    where decided_at >= {{ first_moment_in_reach() }}
+),
+
+decisions_in_cool_down as (
+    select * from {{ ref('stg_ops__decisions') }}
+    where decided_at >= {{ moment(var('from_at'), plus_days=-var('cool_down_days')) }}
 ),
 
 -- Exits that closed inside the backfill are history: they train the model and are never scored.
@@ -12,11 +19,8 @@ undecided as (
         and exits.closed_at > {{ moment(var('history_until')) }}
         and exits.closed_at <= {{ moment(var('until_at')) }}
         and not exists (
-            select 1 from decisions
-            where
-                decisions.exit_id = exits.exit_id
-                -- From midnight, as the exits: a decision a few hours older than from_at minus the reach still counts.
-                and decisions.decided_at >= cast({{ first_day_in_reach() }} as timestamp)
+            select 1 from decisions_in_reach
+            where decisions_in_reach.exit_id = exits.exit_id
         )
 ),
 
@@ -32,11 +36,9 @@ grants as (
     select
         decisions.user_id,
         max(decisions.decided_at) as last_granted_at
-    from decisions
+    from decisions_in_cool_down as decisions
     inner join users on decisions.user_id = users.user_id
-    where
-        decisions.is_eligible
-        and decisions.decided_at >= {{ moment(var('from_at'), plus_days=-var('cool_down_days')) }}
+    where decisions.is_eligible
     group by decisions.user_id
 ),
 

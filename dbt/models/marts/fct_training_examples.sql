@@ -1,3 +1,8 @@
+{#- A voucher may be older than the exit it was valid at: 90 days, where config/vouchers.yml gives 7. -#}
+{% set longest_validity_days = 90 %}
+{#- Not partitioned: built anew for each training, from so many days and no more, and then read whole. -#}
+{% set first_day = day(var('until_at'), -var('training_history_days')) %}
+
 -- Matured: the label window has passed and so has the time in which its events may still arrive.
 with matured as (
     select
@@ -7,12 +12,19 @@ with matured as (
         {{ add_days('exited_at', var('label_window_days')) }} as label_until
     from {{ ref('fct_unfinished_exits') }}
     where
-        not is_dissolved
-        and exited_at <= {{ moment(var('until_at'), plus_days=-(var('label_window_days') + var('max_lateness_days'))) }}
+        exited_on >= {{ first_day }}
+        and not is_dissolved
+        and exited_at < {{ moment(var('until_at'), plus_days=-(var('label_window_days') + var('max_lateness_days'))) }}
 ),
 
 decisions as (
     select * from {{ ref('stg_ops__decisions') }}
+    where decided_at >= {{ moment(var('until_at'), plus_days=-(var('training_history_days') + longest_validity_days)) }}
+),
+
+features as (
+    select * from {{ ref('fct_exit_features_logged') }}
+    where exited_on >= {{ first_day }}
 ),
 
 -- Whoever held a voucher at any time within the label window was treated, by whichever decision.
@@ -48,7 +60,7 @@ select
     treated.exit_id is not null as is_treated,
     features.*
 from labelled
-inner join {{ ref('fct_exit_features_logged') }} as features on labelled.exit_id = features.exit_id
+inner join features on labelled.exit_id = features.exit_id
 left join decisions on labelled.exit_id = decisions.exit_id
 left join treated on labelled.exit_id = treated.exit_id
 where labelled.label is not null

@@ -9,3 +9,4 @@ select
     step,
     fields_filled_ratio
 from {{ source('app', 'app_events') }}
+{{ where_in_scope('user_id', 'loaded_at') }}

@@ -1,0 +1,297 @@
+"""How many bytes does BigQuery bill an hour, model by model, and what do they cost?
+
+Arithmetic over what the statements of an hour read: bytes a row, times rows a day, times days. `READS` was derived from the SQL
+that dbt sends; tests/test_cost_table.py derives it again and fails when the two differ. It also holds docs/dbt.md to what is
+printed here.
+
+    python bench/bytes_an_hour.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+GB = 10**9
+TIMES = "\N{MULTIPLICATION SIGN}"
+USERS = (1_000_000, 10_000_000, 100_000_000)
+HOURS_A_MONTH = 720
+# On demand: https://cloud.google.com/bigquery/pricing
+DOLLARS_PER_TIB, FREE_TIB_A_MONTH = 6.25, 1
+MINIMUM_BYTES = 10 * 2**20  # of a table that a query names, however small
+DATA_TESTS, JOB = "data tests", "the job itself"
+
+# A text costs 2 bytes and its length; here the usual lengths. A flag costs 1 byte, anything else 8. Nulls, which cost nothing,
+# are counted as values: https://cloud.google.com/bigquery/pricing#data
+LENGTHS = {
+    "user_id": 16, "event_id": 36, "exit_id": 32, "session_id": 32, "arrival_id": 32, "run_id": 34, "redemption_id": 36,
+    "desired_hash": 32, "rejected_hash": 32, "rejected_code": 20, "error_code": 20, "fields_sent": 110,
+    "event_name": 12, "last_event_name": 12, "device_type": 7, "step": 8, "properties": 80, "outcome": 8, "campaign": 6,
+    "employment_type": 9, "marital_status": 7, "referral_source": 15, "country": 2, "kind": 6, "disposition": 7,
+    "skip_reason": 9, "eligibility_reason": 14, "voucher_reason": 14, "last_refusal": 14, "experiment_arm": 9,
+    "churn_risk_band": 5, "last_risk_band": 5, "churn_reasons": 90, "last_reasons": 90, "model_version": 25,
+    "churn_model_version": 25, "last_model_version": 25, "policy_version": 12,
+}  # fmt: skip
+FLAGS = {
+    "marketing_consent", "previous_year_filing", "has_marketing_consent", "is_dissolved", "is_eligible", "is_erased",
+    "is_voucher_eligible", "is_treated", "is_withdrawal",
+}  # fmt: skip
+
+# What the synthetic app does: 10,438 sessions and 147,373 events of 5,000 users in 50 days; 0.8 of the sessions end in an exit.
+SESSIONS = 0.05  # per user and day
+EVENTS, EXITS = 14 * SESSIONS, 0.8 * SESSIONS
+ROWS_A_DAY = {  # per user
+    "app_events": EVENTS,
+    "int_events__deduplicated": EVENTS,
+    "int_sessions": SESSIONS,
+    "fct_unfinished_exits": EXITS,
+    "fct_exit_features": EXITS,
+    "fct_exit_features_logged": EXITS,
+    "decisions": EXITS,
+    "deliveries": EXITS,
+    "fct_late_events": EVENTS / 1000,
+}
+ROWS_EVER = {  # per user
+    "users": 1.1,
+    "voucher_redemptions": 0.01,
+    "int_outcomes": 0.4,
+    "crm_profiles": 0.6,
+    "crm_acknowledged": 0.6,
+    "fct_training_examples": EXITS * 713,  # 730 days, but the last 17 have not matured
+}
+ROWS_AN_HOUR = {  # per user; tables that a run makes anew
+    "int_users_touched": SESSIONS / 24,
+    "int_sessions_this_run": SESSIONS / 24,
+    "int_exits_this_run": EXITS / 24,
+    "fct_scoring_candidates": EXITS / 24,
+    # What a merge brings, in a table of its own.
+    "int_events__deduplicated__dbt_tmp": EVENTS / 24,
+    "int_sessions__dbt_tmp": SESSIONS / 24,
+    "fct_late_events__dbt_tmp": EVENTS / 1000 / 24,
+    **{
+        f"{name}__dbt_tmp": EXITS / 24
+        for name in (
+            *("fct_unfinished_exits", "fct_exit_features", "fct_exit_features_logged"),
+            *("crm_profiles", "crm_acknowledged"),
+        )
+    },
+}
+ROWS_OF_A_YEAR = 8760  # of the tables with a row an hour: runs, fct_arrivals
+
+
+@dataclass(frozen=True)
+class Read:
+    """Columns of a table that a model's statements read in an hour: the sum of their bytes a row, over so many days.
+
+    `days` are partitions, the run's day included; None is the whole table. A merge reads every column of the days it may write,
+    and BigQuery bills it so. Each of `statements` pays at least the minimum.
+    """
+
+    by: str
+    table: str
+    days: int | None
+    row_bytes: int
+    statements: int = 1
+    is_merge: bool = False
+
+    def bytes_billed(self, users: int) -> float:
+        """So many bytes an hour."""
+        return max(self.row_bytes * rows(self.table, self.days, users), self.statements * MINIMUM_BYTES)
+
+
+READS: tuple[Read, ...] = (
+    Read("fct_arrivals", "app_events", 1, 54),
+    Read("fct_arrivals", "fct_arrivals__dbt_tmp", None, 56),
+    Read("fct_arrivals", "fct_arrivals", None, 56, is_merge=True),
+    Read("fct_late_events", "app_events", 1, 86),
+    Read("fct_late_events", "fct_late_events__dbt_tmp", None, 136),
+    Read("fct_late_events", "fct_late_events", 1, 136, is_merge=True),
+    Read("int_events__deduplicated", "int_events__deduplicated", 6, 54),
+    Read("int_events__deduplicated", "app_events", 1, 113),
+    Read("int_events__deduplicated", "int_events__deduplicated__dbt_tmp", None, 131),
+    Read("int_events__deduplicated", "int_events__deduplicated", 6, 131, is_merge=True),
+    Read("int_outcomes", "app_events", 1, 48),
+    Read("int_outcomes", "int_outcomes", None, 74),
+    Read("int_outcomes", "int_outcomes", None, 92, is_merge=True),
+    Read("int_users_touched", "int_events__deduplicated", 6, 42),
+    Read("int_sessions_this_run", "int_events__deduplicated", 6, 121),
+    Read("int_sessions_this_run", "int_users_touched", None, 26),
+    Read("int_sessions", "int_sessions", 6, 228),
+    Read("int_sessions", "int_sessions__dbt_tmp", None, 228),
+    Read("int_sessions", "int_sessions_this_run", None, 227),
+    Read("int_sessions", "int_users_touched", None, 26),
+    Read("int_sessions", "int_sessions", 6, 228, is_merge=True),
+    Read("int_exits_this_run", "int_sessions", 6, 69),
+    Read("int_exits_this_run", "int_outcomes", None, 26),
+    Read("int_exits_this_run", "int_users_touched", None, 26),
+    Read("fct_unfinished_exits", "fct_unfinished_exits", 6, 111),
+    Read("fct_unfinished_exits", "fct_unfinished_exits__dbt_tmp", None, 111),
+    Read("fct_unfinished_exits", "int_exits_this_run", None, 110),
+    Read("fct_unfinished_exits", "int_users_touched", None, 26),
+    Read("fct_unfinished_exits", "fct_unfinished_exits", 6, 111, is_merge=True),
+    Read("fct_exit_features", "int_sessions", 96, 220),
+    Read("fct_exit_features", "users", None, 88),
+    Read("fct_exit_features", "fct_exit_features__dbt_tmp", None, 432),
+    Read("fct_exit_features", "int_exits_this_run", None, 102),
+    Read("fct_exit_features", "fct_exit_features", 6, 432, is_merge=True),
+    Read("fct_exit_features_logged", "fct_exit_features", 6, 432),
+    Read("fct_exit_features_logged", "fct_exit_features_logged", 6, 42),
+    Read("fct_exit_features_logged", "fct_exit_features_logged__dbt_tmp", None, 432),
+    Read("fct_exit_features_logged", "int_exits_this_run", None, 34),
+    Read("fct_exit_features_logged", "fct_exit_features_logged", 6, 432, is_merge=True),
+    Read("fct_scoring_candidates", "decisions", 61, 63),
+    Read("fct_scoring_candidates", "fct_exit_features_logged", 6, 432),
+    Read("fct_scoring_candidates", "users", None, 35),
+    Read("fct_scoring_candidates", "fct_unfinished_exits", 6, 77),
+    Read("fct_scoring_candidates", "int_outcomes", None, 28),
+    Read("fct_scoring_candidates", "decisions", 6, 34),
+    Read("fct_scoring_candidates", "voucher_redemptions", None, 34),
+    Read("fct_scoring_candidates", "runs", None, 36),
+    Read("crm_profiles", "crm_profiles", None, 212),
+    Read("crm_profiles", "users", None, 35),
+    Read("crm_profiles", "int_outcomes", None, 36),
+    Read("crm_profiles", "decisions", 1, 249),
+    Read("crm_profiles", "crm_profiles__dbt_tmp", None, 405),
+    Read("crm_profiles", "voucher_redemptions", None, 34),
+    Read("crm_profiles", "runs", None, 36),
+    Read("crm_profiles", "crm_profiles", None, 405, is_merge=True),
+    Read("crm_acknowledged", "crm_acknowledged", None, 408, 2),
+    Read("crm_acknowledged", "deliveries", 2, 628, 2),
+    Read("crm_acknowledged", "crm_acknowledged__dbt_tmp", None, 536, 2),
+    Read("crm_acknowledged", "crm_acknowledged", None, 536, 2, is_merge=True),
+    Read(DATA_TESTS, "int_events__deduplicated", 6, 92, 2),
+    Read(DATA_TESTS, "crm_acknowledged", None, 136, 4),
+    Read(DATA_TESTS, "crm_profiles", None, 134, 6),
+    Read(DATA_TESTS, "app_events", 1, 88, 3),
+    Read(DATA_TESTS, "int_sessions", 6, 170, 4),
+    Read(DATA_TESTS, "fct_unfinished_exits", 6, 162, 4),
+    Read(DATA_TESTS, "int_outcomes", None, 96, 4),
+    Read(DATA_TESTS, "decisions", 6, 156, 2),
+    Read(DATA_TESTS, "fct_exit_features_logged", 6, 126, 3),
+    Read(DATA_TESTS, "users", None, 26),
+    Read(DATA_TESTS, "fct_exit_features", 6, 108, 3),
+    Read(DATA_TESTS, "fct_unfinished_exits", 5, 43),
+    Read(DATA_TESTS, "decisions", 1, 53),
+    Read(DATA_TESTS, "deliveries", 1, 18),
+    Read(DATA_TESTS, "runs", None, 124, 5),
+    Read(DATA_TESTS, "voucher_redemptions", None, 46),
+    Read(DATA_TESTS, "fct_scoring_candidates", None, 79, 3),
+    Read(DATA_TESTS, "int_users_touched", None, 54, 3),
+    Read(DATA_TESTS, "fct_arrivals", None, 16, 2),
+    Read(DATA_TESTS, "fct_late_events", 1, 84, 2),
+    Read(DATA_TESTS, "int_exits_this_run", None, 68, 2),
+    Read(DATA_TESTS, "int_sessions_this_run", None, 68, 2),
+    Read(JOB, "crm_acknowledged", None, 467, 3),
+    Read(JOB, "crm_profiles", None, 470, 3),
+)
+TRAINING: tuple[Read, ...] = (
+    Read(DATA_TESTS, "fct_training_examples", None, 95, 5),
+    Read("fct_training_examples", "fct_exit_features_logged", 731, 432),
+    Read("fct_training_examples", "decisions", 821, 116),
+    Read("fct_training_examples", "fct_unfinished_exits", 731, 69),
+    Read("fct_training_examples", "int_outcomes", None, 34),
+    Read("fct_training_examples", "runs", None, 36),
+)
+
+
+def width(column: str) -> int:
+    """Bytes of one value."""
+    return 2 + LENGTHS[column] if column in LENGTHS else 1 if column in FLAGS else 8
+
+
+def rows(table: str, days: int | None, users: int) -> float:
+    """How many rows so many days of a table have, or all of it, when the app has so many users."""
+    if days:
+        return ROWS_A_DAY[table] * days * users
+    if table in ROWS_EVER:
+        return ROWS_EVER[table] * users
+    return ROWS_AN_HOUR[table] * users if table in ROWS_AN_HOUR else ROWS_OF_A_YEAR
+
+
+def billed(reads: Iterable[Read], users: int) -> float:
+    """Bytes that BigQuery bills for the reads."""
+    return sum(read.bytes_billed(users) for read in reads)
+
+
+def dollars(count_bytes: float, *, free_tib: float = 0) -> float:
+    """Their price on demand."""
+    return max(count_bytes / 2**40 - free_tib, 0) * DOLLARS_PER_TIB
+
+
+def page() -> str:
+    """The tables of the guide, in Markdown."""
+    return "\n".join([*_assumptions(), "", *_models(), "", *_totals(), "", *_largest()])
+
+
+def _assumptions() -> Iterator[str]:
+    yield "| a user makes | rows of |"
+    yield "|---|---|"
+    for rows_per_user, unit in ((ROWS_A_DAY, "a day"), (ROWS_EVER, "in all")):
+        for count in dict.fromkeys(rows_per_user.values()):
+            names = ", ".join(f"`{name}`" for name, its in rows_per_user.items() if its == count)
+            yield f"| {count:.4g} {unit} | {names} |"
+
+
+def _models() -> Iterator[str]:
+    sizes = " | ".join(f"GB at {users // 10**6} M users" for users in USERS)
+    yield f"| model | reads: bytes a row {TIMES} days | merges into itself | {sizes} |"
+    yield "|---|---|---|" + "--:|" * len(USERS)
+    for by in dict.fromkeys(read.by for read in READS):
+        yield _row(by if by in (DATA_TESTS, JOB) else f"`{by}`", [read for read in READS if read.by == by])
+    yield _row("**all, an hour**", READS, is_told=False)
+    yield _row("for a training: `fct_training_examples`", TRAINING)
+
+
+def _row(name: str, reads: Iterable[Read], *, is_told: bool = True) -> str:
+    reads = list(reads)
+    large = [read for read in reads if read.days or read.table in ROWS_EVER]
+    told = [f"`{read.table}` {_factors(read)}" for read in large if not read.is_merge]
+    if len(large) < len(reads):
+        told.append(f"{len(reads) - len(large)} small")
+    merges = [_factors(read) for read in large if read.is_merge]
+    cells = [name, ", ".join(told) if is_told else "", ", ".join(merges) if is_told else ""]
+    return f"| {' | '.join([*cells, *(_gigabytes(billed(reads, users)) for users in USERS)])} |"
+
+
+def _factors(read: Read) -> str:
+    return f"{read.row_bytes} {TIMES} {read.days or 'all'}"
+
+
+def _gigabytes(count_bytes: float) -> str:
+    return f"{count_bytes / GB:,.{2 if count_bytes < 10 * GB else 0}f}"
+
+
+def _totals() -> Iterator[str]:
+    yield "| users | an hour | of that, tables of users | a month of 720 hours | its price, the first TiB free | a training |"
+    yield "|--:|--:|--:|--:|--:|--:|"
+    for users in (0, *USERS):
+        hour, training = billed(READS, users), billed(TRAINING, users)
+        of_users = billed((read for read in READS if read.table in ROWS_EVER), users)
+        month = hour * HOURS_A_MONTH
+        cells = [
+            f"{users // 10**6} million" if users else "few: the minimum alone",
+            f"{hour / GB:,.1f} GB",
+            f"{of_users / hour:.0%}",
+            f"{month / 2**40:,.1f} TiB",
+            f"${dollars(month, free_tib=FREE_TIB_A_MONTH):,.0f}",
+            f"${dollars(training):,.2f}",
+        ]
+        yield f"| {' | '.join(cells)} |"
+
+
+def _largest() -> Iterator[str]:
+    users = USERS[-1]
+    yield f"| table | GB an hour at {users // 10**6} M users | share | read or merged by, the most first |"
+    yield "|---|--:|--:|---|"
+    by_table = {
+        table: [read for read in READS if read.table == table] for table in dict.fromkeys(read.table for read in READS)
+    }
+    for table, reads in sorted(by_table.items(), key=lambda entry: -billed(entry[1], users))[:8]:
+        count_bytes = billed(reads, users)
+        largest_first = sorted(reads, key=lambda read: (-read.bytes_billed(users), read.by))
+        readers = ", ".join(f"{read.by}{' (merge)' if read.is_merge else ''}" for read in largest_first)
+        yield f"| `{table}` | {_gigabytes(count_bytes)} | {count_bytes / billed(READS, users):.0%} | {readers} |"
+
+
+if __name__ == "__main__":
+    print(page())

@@ -1,0 +1,32 @@
+{{ config(
+    materialized='incremental',
+    incremental_strategy='merge',
+    unique_key='window_from',
+    on_schema_change='append_new_columns',
+) }}
+
+{#- A window begins where the last committed one ended: built again, even up to another end, it begins at the same time
+    and replaces its row. A row an hour needs no partitions. -#}
+
+-- Every copy counts, also of an event that arrived before.
+with arrived as (
+    select
+        event_id,
+        {{ microseconds_between('occurred_at', 'loaded_at') }} as lateness_microseconds,
+        {{ is_too_late('occurred_at', 'loaded_at') }} as is_too_late
+    from {{ ref('stg_app__events') }}
+    where
+        loaded_at >= {{ moment(var('from_at')) }}
+        and loaded_at < {{ moment(var('until_at')) }}
+)
+
+select
+    {{ moment(var('from_at')) }} as window_from,
+    {{ moment(var('until_at')) }} as window_until,
+    {{ to_bigint('count(*)') }} as count_events,
+    {{ to_bigint('count(*) - count(distinct event_id)') }} as count_events_repeated,
+    {{ to_bigint('count(case when lateness_microseconds >= ' ~ gap_microseconds() ~ ' then 1 end)') }}
+        as count_events_late,
+    {{ to_bigint('count(case when is_too_late then 1 end)') }} as count_events_too_late,
+    {{ seconds('max(lateness_microseconds)') }} as longest_lateness_seconds
+from arrived

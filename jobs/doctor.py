@@ -1,0 +1,159 @@
+"""Is everything there that a run needs, and what is to be done where it is not? Looks, and changes nothing."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.findings import Finding, compare, own_tables
+from jobs.findings_local import crm, dbt, files, model
+from jobs.house import open_warehouse
+from jobs.settings import Settings
+from scoring import bundles
+from scoring.score import MART
+from warehouse import ledger
+from warehouse.errors import BusyError, ContractError, WinbackError
+from warehouse.interface import Reader
+from warehouse.tables import ALL
+
+if TYPE_CHECKING:  # a second that DuckDB need not pay
+    from warehouse.bigquery_facts import Facts
+
+_PATIENCE_SECONDS = 20  # a person waits
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found, in the order in which a run needs it."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def failed(self) -> list[Finding]:
+        """What would stop a run."""
+        return [finding for finding in self.findings if finding.state == "failed"]
+
+    @property
+    def error(self) -> ContractError | None:
+        """How a command that found something leaves."""
+        names = ", ".join(finding.check for finding in self.failed)
+        return ContractError(f"Of {len(self.findings)} checks these failed: {names}.") if names else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """One machine-readable object."""
+        return {"count_failed": len(self.failed), "findings": list(self.findings)}
+
+
+def unusable(error: ContractError) -> Diagnosis:
+    """The diagnosis where the settings cannot be read: nothing further can be looked at."""
+    do = ("Correct the environment. README.md has the table of settings.",)
+    return Diagnosis((Finding("settings", "failed", str(error), do),))
+
+
+def doctor(settings: Settings) -> Diagnosis:
+    """Check everything; a check that fails does not keep the others from being made."""
+    where = "BigQuery" if settings.bigquery else "a DuckDB file"
+    bundle, of_model = model(settings)
+    return Diagnosis(
+        (
+            Finding("settings", "ok", f"the warehouse is {where}"),
+            *files(settings.config),
+            *of_model,
+            dbt(settings),
+            *(_bigquery(settings, bundle) if settings.bigquery else _duckdb(settings, bundle)),
+            crm(settings.crm_url, is_local_key=settings.crm_api_key == Settings.model_fields["crm_api_key"].default),
+        )
+    )
+
+
+def _duckdb(settings: Settings, bundle: bundles.Bundle | None) -> list[Finding]:
+    from warehouse.duckdb_doctor import ReadOnlyDuckDB  # noqa: PLC0415 - BigQuery need not pay
+
+    path = settings.duckdb_file or Path()
+    load = ("Load data, or correct WINBACK_WAREHOUSE:", "winback load --events FILE --users FILE")
+    if not path.is_file():
+        return [Finding("warehouse", "failed", f"there is no {path.name} in {path.parent}/", load)]
+    try:
+        warehouse = ReadOnlyDuckDB(path)
+    except BusyError as error:
+        do = ("If that is a run, look again when it has ended. If it is a shell or a notebook, close it.",)
+        return [Finding("warehouse", "warning", str(error), do)]
+    except ContractError as error:
+        do = ("Is it a DuckDB file? One that a newer DuckDB wrote needs that version.",)
+        return [Finding("warehouse", "failed", str(error), do)]
+    with closing(warehouse):
+        found = [Finding("warehouse", "ok", f"{path.name} opens with DuckDB {warehouse.version}")]
+        try:
+            warehouse.refuse_renamed()
+        except ContractError as error:
+            found.append(Finding("views", "failed", str(error), ("Rename the file.",)))
+        names = {f"{t.layer}.{t.name}": f"{t.layer}.{t.name}" for t in ALL}
+        found.append(own_tables("tables", {n: compare(*types) for n, types in warehouse.types().items()}, names))
+        return [*found, *of_history(warehouse, bundle)]
+
+
+def _bigquery(settings: Settings, bundle: bundles.Bundle | None) -> list[Finding]:
+    from jobs.findings_bigquery import findings  # noqa: PLC0415 - a second that DuckDB need not pay
+    from jobs.remedies import Wanted  # noqa: PLC0415
+    from warehouse.bigquery_connection import Connection  # noqa: PLC0415
+    from warehouse.bigquery_doctor import examine  # noqa: PLC0415
+
+    project, prefix = settings.bigquery or ("", "")
+    facts = examine(
+        Connection(
+            project,
+            prefix,
+            settings.bigquery_location,
+            endpoint=settings.bigquery_endpoint,
+            storage_endpoint=settings.bigquery_storage_endpoint,
+            labels={"app": "winback"},
+            retry_seconds=_PATIENCE_SECONDS,
+        )
+    )
+    wanted = Wanted(
+        project,
+        prefix,
+        settings.bigquery_location,
+        settings.bigquery_max_bytes,
+        settings.bigquery_endpoint,
+        settings.bigquery_storage_endpoint,
+    )
+    return [*findings(facts, wanted), *_history_in_bigquery(settings, facts, bundle)]
+
+
+def _history_in_bigquery(settings: Settings, facts: Facts, bundle: bundles.Bundle | None) -> list[Finding]:
+    if facts.queries or not isinstance(facts.locations.get("raw"), str):
+        return [Finding("history", "skipped", "not asked: BigQuery gives no answers yet")]
+    try:
+        warehouse = open_warehouse(settings)
+    except WinbackError as error:
+        return [Finding("history", "failed", str(error))]
+    with closing(warehouse):
+        return of_history(warehouse, bundle)
+
+
+def of_history(warehouse: Reader, bundle: bundles.Bundle | None) -> list[Finding]:
+    """Say how far the epochs have come, and whether the newest candidates fit the model."""
+    try:
+        last = ledger.last_epoch(warehouse) if warehouse.exists("ops", "runs") else None
+        if last is None:
+            do = ("Take history in, once, up to now:", "winback backfill --until TIME")
+            return [Finding("history", "failed", "no backfill yet", do)]
+        told = f"{last.epoch + 1} epochs, watermark {last.window_until:%Y-%m-%d %H:%M} UTC"
+        found = [Finding("history", "ok", told)]
+        if bundle and warehouse.exists("marts", MART):
+            found.append(_candidates(warehouse, bundle))
+    except WinbackError as error:
+        return [Finding("history", "failed", str(error))]
+    return found
+
+
+def _candidates(warehouse: Reader, bundle: bundles.Bundle) -> Finding:
+    try:
+        bundle.contract.check_columns(warehouse.schema(f"select * from {warehouse.relation('marts', MART)}"), MART)
+    except ContractError as error:
+        do = ("Restore the column in dbt, or train a model on the new contract: winback train",)
+        return Finding("candidates", "failed", str(error), do)
+    return Finding("candidates", "ok", f"{MART} has the model's columns")

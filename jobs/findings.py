@@ -1,0 +1,73 @@
+"""What is a finding of `winback doctor`, and what do a table's columns say?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+State = Literal["ok", "warning", "failed", "skipped"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check. `do` is what a person does about it: a sentence, then commands or SQL, ready to paste, one a line."""
+
+    check: str
+    state: State
+    says: str
+    do: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How a table's columns differ from those this version wants: names and types as the warehouse writes them."""
+
+    missing: dict[str, str]
+    other: dict[str, tuple[str, str]]
+
+    @property
+    def says(self) -> str:
+        """What is wrong, in one line; nothing where all is well."""
+        parts = [f"has no column {name}" for name in self.missing]
+        parts += [f"has {name} as {found} instead of {wanted}" for name, (found, wanted) in self.other.items()]
+        return ", ".join(parts)
+
+
+def compare(types: dict[str, str], wanted: dict[str, str]) -> Columns:
+    """Compare columns by name and type; further columns do no harm."""
+    return Columns(
+        missing={name: kind for name, kind in wanted.items() if name not in types},
+        other={name: (types[name], kind) for name, kind in wanted.items() if types.get(name, kind) != kind},
+    )
+
+
+def own_tables(check: str, found: dict[str, Columns], names: dict[str, str]) -> Finding:
+    """Judge the tables that winback itself made; `names` says what SQL calls them.
+
+    An upgrade may bring columns that a table made by an earlier version lacks.
+    """
+    wrong = {table: columns for table, columns in found.items() if columns.says}
+    if not wrong:
+        absent = [table for table in names if table not in found]
+        made = f"; the first run makes {', '.join(absent)}" if absent else ""
+        return Finding(check, "ok", f"{len(found)} of {len(names)} tables are there, with this version's columns{made}")
+    says = "; ".join(f"{table} {columns.says}" for table, columns in wrong.items())
+    adds = [
+        f"ALTER TABLE {names[table]} ADD COLUMN {name} {kind};"
+        for table, columns in wrong.items()
+        for name, kind in columns.missing.items()
+    ]
+    do = ["Another version of winback made the tables. Run this SQL, while no run is at it:", *adds] if adds else []
+    if any(columns.other for columns in wrong.values()):
+        do.append("A column of another type was not made by winback: use another warehouse, or restore the table.")
+    return Finding(check, "failed", says, tuple(do))
+
+
+def size(count_bytes: int) -> str:
+    """Bytes as a person reads them."""
+    amount, unit = float(count_bytes), "bytes"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if amount < 1024:
+            break
+        amount, unit = amount / 1024, larger
+    return f"{amount:,.0f} {unit}" if unit == "bytes" else f"{amount:,.1f} {unit}"

@@ -1,0 +1,167 @@
+"""Which streams of events, and which windows over them, must the tables withstand?"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import chain, pairwise
+
+import pyarrow as pa
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+from jobs.transform import SINCE_EVER, Window
+from warehouse.tables import APP_EVENTS
+
+# How many streams the longest law is tried on: in CI, and as `make increments-test` asks.
+USUAL = 200
+EXAMPLES = int(os.environ.get("INCREMENTS_EXAMPLES", "0"))
+OUTCOMES = ["filing_submitted", "filing_deleted", "filing_rejected"]
+LATENESS, GAP = 3 * 24 * 60, 30  # minutes, as config/funnel.yml has them
+Steps = Sequence[tuple[str, Window]]  # which selector to build over which window
+
+START = datetime(2026, 3, 1, 20, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Event:
+    """An event by minutes after the start: when it happened, and when each of its copies was loaded."""
+
+    user: int
+    name: str
+    occurred: int
+    loaded: tuple[int, ...]
+
+    @property
+    def user_id(self) -> str:
+        return f"u-{self.user}"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Events, where the backfill ended, and the windows built after it; of one that crashed, the first attempts too."""
+
+    events: tuple[Event, ...]
+    history: int
+    windows: tuple[tuple[int, int], ...]
+
+    @property
+    def until(self) -> int:
+        return self.windows[-1][1]
+
+    @property
+    def taken_in(self) -> list[tuple[Event, int]]:
+        """The events that are not too late, with the time their first copy was loaded at."""
+        first = [(event, min(event.loaded)) for event in self.events]
+        return [(e, n) for e, n in first if n < self.until and (n < self.history or n <= e.occurred + LATENESS)]
+
+
+def minutes(count: int) -> datetime:
+    return START + timedelta(minutes=count)
+
+
+def rows_of(events: Sequence[Event]) -> pa.Table:
+    """The events as the app's ingestion would have stored them: in no order."""
+    rows = [
+        {
+            "event_id": f"e-{number}",
+            "user_id": event.user_id,
+            "event_name": event.name,
+            "occurred_at": minutes(event.occurred),
+            "loaded_at": minutes(loaded),
+            "step": ["start", "income", None][number % 3],
+            "device_type": ["mobile", "desktop", None][number % 3],
+            "fields_filled_ratio": (number % 11) / 10 if event.name == "field_saved" else None,
+        }
+        for number, event in enumerate(events)
+        for loaded in event.loaded
+    ]
+    random.Random(len(rows)).shuffle(rows)  # noqa: S311 - any order will do, as long as it is the same one
+    return pa.Table.from_pylist(rows, schema=APP_EVENTS.schema)
+
+
+def sessions_of(stream: Stream) -> list[tuple[str, datetime, datetime, int]]:
+    """The sessions there must be, in plain Python: user, first and last event, count of events."""
+    sessions: list[tuple[str, datetime, datetime, int]] = []
+    for user_id, at in sorted((event.user_id, minutes(event.occurred)) for event, _ in stream.taken_in):
+        user, started_at, ended_at, count = sessions[-1] if sessions else ("", at, at, 0)
+        if user == user_id and at - ended_at < timedelta(minutes=GAP):
+            sessions[-1] = (user, started_at, at, count + 1)
+        else:
+            sessions.append((user_id, at, at, 1))
+    return sessions
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> Stream:
+    """Journeys with gaps around the limit, late by minutes, hours and days, cut where it may hurt."""
+    gap = st.one_of(
+        st.integers(12, 29), st.sampled_from([0, 1, 29, 30, 31, 59, 60, 61]), st.sampled_from([240, 1440, 4321, 8000])
+    )
+    soon, hours = st.integers(0, 5), st.integers(10, 26 * 60)
+    late = st.one_of(soon, soon, hours, st.sampled_from([0, 4319, 4320, 4321, 6000]))
+    copies = st.sampled_from([None, None, None, None, 0, 5, 420, 4000])
+    name = st.sampled_from([*["app_opened", "field_saved", "help_opened"] * 6, *OUTCOMES])
+    # An event by itself, or three of which the late one in the middle joins the others.
+    one = st.tuples(st.tuples(gap, late))
+    three = st.tuples(st.tuples(gap, soon), st.tuples(st.integers(15, 29), hours), st.tuples(st.integers(15, 29), soon))
+    events = []
+    for user in range(draw(st.integers(1, 3))):
+        occurred = draw(st.integers(0, 600))
+        for after, delay in chain(*draw(st.lists(st.one_of(one, one, three), min_size=1, max_size=6))):
+            occurred += after
+            loaded = occurred + delay
+            copy = draw(copies)
+            events.append(Event(user, draw(name), occurred, (loaded,) if copy is None else (loaded, loaded + copy)))
+
+    # The edges of windows: where something is loaded or closes, and anywhere.
+    moments = sorted(
+        {*(e.loaded[0] for e in events), *(e.loaded[-1] for e in events), *(e.occurred + GAP for e in events)}
+    )
+    somewhere = st.one_of(st.sampled_from(moments), st.sampled_from(moments), st.integers(0, moments[-1]))
+    end = draw(
+        st.sampled_from([moments[-1] + 1, moments[-1] + 1, moments[-1] + 10_000, moments[len(moments) // 2] + 1])
+    )
+    cuts = sorted({c for c in draw(st.lists(somewhere, min_size=2, max_size=5)) if c < end} | {end})
+    windows = []
+    for from_at, until_at in pairwise(cuts):
+        # A run that crashed before its commit built the same window, or the first part of it.
+        crashed = [until for until in draw(st.lists(somewhere, max_size=1)) if from_at < until <= until_at]
+        windows += [
+            (from_at, until) for until in [*crashed, *draw(st.sampled_from([[], [], [], [until_at]])), until_at]
+        ]
+    return Stream(tuple(events), cuts[0], tuple(windows) or ((cuts[0], end),))
+
+
+def few_or_many(few: int) -> settings:
+    """Try a law on this many examples, always the same; in the long run on many times more, and always on others.
+
+    A failing one is printed with what brings it back.
+    """
+    return settings(
+        max_examples=few * max(EXAMPLES, USUAL) // USUAL,
+        derandomize=not EXAMPLES,
+        database=None,
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+
+
+def steps(
+    history_until: datetime, windows: Sequence[tuple[datetime, datetime]], until: datetime | None = None
+) -> Steps:
+    """The backfill, up to where history ended unless told otherwise, and the windows after it."""
+    backfill = Window(SINCE_EVER, until or history_until, history_until)
+    return [("backfill", backfill), *(("features", Window(*window, history_until)) for window in windows)]
+
+
+def steps_of(stream: Stream) -> Steps:
+    return steps(minutes(stream.history), [(minutes(a), minutes(b)) for a, b in stream.windows])
+
+
+def one_go_of(stream: Stream) -> Steps:
+    return steps(minutes(stream.history), [], minutes(stream.until))

@@ -1,0 +1,221 @@
+"""How does BigQuery keep the tables?
+
+Small answers come as frames through pandas-gbq, large ones as Arrow chunks through the Storage Read API, and rows go in by load
+jobs that count once (warehouse/bigquery_loads.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+import pandas_gbq
+import pyarrow as pa
+from google.api_core import exceptions as api
+from google.cloud import bigquery
+
+from warehouse.bigquery_connection import Connection, ReadClient, connect, connect_storage
+from warehouse.bigquery_errors import REASONS, explained
+from warehouse.bigquery_loads import TYPES, load_once, schema_of, write_parquet
+from warehouse.errors import ContractError
+from warehouse.tables import ALL, Table
+
+_PARAMETERS = {bool: "BOOL", int: "INT64", float: "FLOAT64", str: "STRING", datetime: "TIMESTAMP"}
+# Types as a dry run names them; a DATE is made by dbt, never by us.
+_ARROW = {name: kind for kind, name in TYPES.items()} | {
+    "FLOAT": pa.float64(), "INTEGER": pa.int64(), "BOOLEAN": pa.bool_(), "DATE": pa.date32(),
+}  # fmt: skip
+
+
+class BigQueryWarehouse:
+    """The warehouse in datasets `<prefix>_raw`, `<prefix>_ops` and dbt's own. Credentials are Google's default ones."""
+
+    # BigQuery takes 1,500 load jobs a table and day, 62 an hour: https://cloud.google.com/bigquery/quotas#load_jobs
+    rows_per_append = 10_000
+
+    def __init__(self, connection: Connection) -> None:
+        """Connect; asks BigQuery where the raw dataset lies unless the location is given.
+
+        Raises: ContractError without credentials or without the raw dataset, RetryableError when BigQuery is out of reach.
+        """
+        self.connection = connection
+        self._retry = bigquery.DEFAULT_RETRY.with_timeout(connection.retry_seconds)
+        with explained():
+            self.client = connect(connection)
+            self.location = connection.location or self._location()
+            self.client = connect(connection, self.location)
+
+    def _location(self) -> str:
+        return str(self.client.get_dataset(self._dataset("raw"), retry=self._retry).location)
+
+    @cached_property
+    def storage(self) -> ReadClient:
+        """The Storage Read API."""
+        return connect_storage(self.connection, self.client._credentials)
+
+    def _dataset(self, layer: str) -> str:
+        return f"{self.connection.project}.{self.connection.prefix}_{layer}"
+
+    def _id(self, table: Table) -> str:
+        return f"{self._dataset(table.layer)}.{table.name}"
+
+    def relation(self, layer: str, name: str) -> str:
+        """Return the table as `project`.`prefix_layer`.`name`."""
+        return ".".join(f"`{part}`" for part in (*self._dataset(layer).split("."), name))
+
+    def exists(self, layer: str, name: str) -> bool:
+        """Say whether the table or view is there."""
+        with explained():
+            try:
+                self.client.get_table(f"{self._dataset(layer)}.{name}", retry=self._retry)
+            except api.NotFound:
+                return False
+        return True
+
+    def prepare(self) -> None:
+        """Create the tables of `ops` where they are missing. The raw tables are the app's: where one is missing, say so.
+
+        Raises: ContractError that names the raw tables that are missing.
+        """
+        with explained():
+            there = {table.table_id for table in self.client.list_tables(self._dataset("raw"), retry=self._retry)}
+            missing = [table.name for table in ALL if table.layer == "raw" and table.name not in there]
+            if missing:
+                raise ContractError(
+                    f"The dataset {self._dataset('raw')} has no {', '.join(missing)}. The app's ingestion writes them: "
+                    "does WINBACK_WAREHOUSE name the right project and prefix?"
+                )
+            self._make_dataset("ops")
+            there = {table.table_id for table in self.client.list_tables(self._dataset("ops"), retry=self._retry)}
+        for table in ALL:
+            if table.layer == "ops" and table.name not in there:
+                self.create(table)
+
+    def create(self, table: Table) -> None:
+        """Create a table and its dataset where missing: by day where it grows with time, and close together by user."""
+        made = bigquery.Table(self._id(table), schema=schema_of(table))
+        if table.partition_on:
+            made.time_partitioning = bigquery.TimePartitioning(field=table.partition_on)
+            made.require_partition_filter = True
+        if "user_id" in table.schema.names:
+            made.clustering_fields = ["user_id"]
+        with explained():
+            self._make_dataset(table.layer)
+            self.client.create_table(made, exists_ok=True, retry=self._retry)
+
+    def _make_dataset(self, layer: str) -> None:
+        """Create a dataset where it is missing. Asked first: to create one takes a permission even where it is there."""
+        try:
+            self.client.get_dataset(self._dataset(layer), retry=self._retry)
+        except api.NotFound:
+            made = bigquery.Dataset(self._dataset(layer))
+            made.location = self.location
+            self.client.create_dataset(made, exists_ok=True, retry=self._retry)
+
+    def query(self, sql: str, parameters: dict[str, Any] | None = None) -> pa.Table:
+        """Answer a query whose result is small."""
+        sql = re.sub(r"\$(\w+)", r"@\1", sql)
+        given = [_parameter(name, value) for name, value in (parameters or {}).items()]
+        config = bigquery.QueryJobConfig(query_parameters=given) if given else bigquery.QueryJobConfig()
+        with explained():
+            frame = pandas_gbq.read_gbq(
+                sql,
+                configuration=config.to_api_repr(),
+                bigquery_client=self.client,
+                location=self.location,
+                progress_bar_type=None,
+            )
+        return pa.Table.from_pandas(frame, preserve_index=False)
+
+    def stream(self, sql: str, chunk_rows: int) -> Iterator[pa.RecordBatch]:
+        """Answer a query in chunks; rows come in the order that the query asks for."""
+        with explained():
+            job = self.client.query(sql, job_id=f"winback-read-{uuid.uuid4()}", job_retry=None, retry=self._retry)
+            rows = job.result(retry=self._retry, job_retry=None)
+            batches = rows.to_arrow_iterable(bqstorage_client=self.storage, max_queue_size=1)
+            yield from _in_chunks(batches, chunk_rows)
+
+    def hash_of(self, columns: Sequence[str]) -> str:
+        """SQL of a hash of the columns."""
+        return f"farm_fingerprint(to_json_string(struct({', '.join(columns)})))"
+
+    def number_of(self, column: str) -> str:
+        """SQL of 60 bits of md5."""
+        return f"cast(concat('0x', substr(to_hex(md5({column})), 1, 15)) as int64)"
+
+    def schema(self, sql: str) -> pa.Schema:
+        """Say which columns a query would answer with, by a dry run: neither run nor billed.
+
+        Raises: ContractError when BigQuery does not accept the query, or it would read more bytes than allowed.
+        """
+        with explained():
+            config = bigquery.QueryJobConfig(dry_run=True)
+            job = self.client.query(sql, job_config=config, job_retry=None, retry=self._retry)
+        if (job.total_bytes_processed or 0) > self.connection.max_bytes_billed:
+            verdict = REASONS["bytesBilledLimitExceeded"]
+            raise verdict.error(verdict.text)
+        return pa.schema([pa.field(column.name, _ARROW[column.field_type]) for column in job.schema or ()])
+
+    def append(self, table: Table, rows: pa.Table | Iterator[pa.RecordBatch]) -> int:
+        """Append rows by one load job, named after its content: the same batches again are the same job, and count once."""
+        batches = rows.to_batches() if isinstance(rows, pa.Table) else rows
+        with tempfile.TemporaryFile() as file, explained():
+            count = write_parquet(table, batches, file)
+            if count:
+                file.seek(0)
+                content = hashlib.file_digest(file, "sha256").hexdigest()[:32]
+                load_once(self.client, table, self._id(table), file, content)
+        return count
+
+    def append_once(self, table: Table, row: dict[str, Any]) -> bool:
+        """Append one row by a load job named after the row's key; False if a job of that name has succeeded before."""
+        key = "-".join(str(row[name]) for name in table.key)
+        with tempfile.TemporaryFile() as file, explained():
+            write_parquet(table, pa.Table.from_pylist([row], schema=table.schema).to_batches(), file)
+            return load_once(self.client, table, self._id(table), file, key)
+
+    def discard(self, table: Table, **values: Any) -> None:
+        """Remove the rows that have these values."""
+        where = " and ".join(f"{name} = @{name}" for name in values)
+        parameters = [_parameter(name, value) for name, value in values.items()]
+        config = bigquery.QueryJobConfig(query_parameters=parameters)
+        sql = f"delete from {self.relation(table.layer, table.name)} where {where}"
+        with explained():
+            job = self.client.query(sql, job_config=config, job_retry=None, retry=self._retry)
+            job.result(retry=self._retry, job_retry=None)
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self.client.close()  # type: ignore[no-untyped-call]
+        if "storage" in self.__dict__:
+            self.storage.transport.close()
+
+
+def _parameter(name: str, value: Any) -> bigquery.ScalarQueryParameter:
+    return bigquery.ScalarQueryParameter(name, _PARAMETERS[type(value)], value)
+
+
+def _in_chunks(batches: Iterator[pa.RecordBatch], chunk_rows: int) -> Iterator[pa.RecordBatch]:
+    """BigQuery sends batches of its own sizes; gather small ones and cut large ones."""
+    waiting: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        waiting.append(batch)
+        count += batch.num_rows
+        if count >= chunk_rows:
+            *full, rest = _cut(waiting, chunk_rows)
+            yield from full
+            waiting, count = [rest], rest.num_rows
+    if count:
+        yield from _cut(waiting, chunk_rows)
+
+
+def _cut(batches: list[pa.RecordBatch], chunk_rows: int) -> list[pa.RecordBatch]:
+    cut: list[pa.RecordBatch] = pa.Table.from_batches(batches).combine_chunks().to_batches(max_chunksize=chunk_rows)
+    return cut
