@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.findings import Finding, compare, own_tables
 from jobs.findings_local import crm, dbt, files, model
-from jobs.house import open_warehouse
+from jobs.house import bigquery_connection, open_warehouse
 from jobs.settings import Settings
 from scoring import bundles
 from scoring.score import MART
@@ -97,21 +97,10 @@ def _duckdb(settings: Settings, bundle: bundles.Bundle | None) -> list[Finding]:
 def _bigquery(settings: Settings, bundle: bundles.Bundle | None) -> list[Finding]:
     from jobs.findings_bigquery import findings  # noqa: PLC0415 - a second that DuckDB need not pay
     from jobs.remedies import Wanted  # noqa: PLC0415
-    from warehouse.bigquery_connection import Connection  # noqa: PLC0415
     from warehouse.bigquery_doctor import examine  # noqa: PLC0415
 
+    facts = examine(replace(bigquery_connection(settings), retry_seconds=_PATIENCE_SECONDS))
     project, prefix = settings.bigquery or ("", "")
-    facts = examine(
-        Connection(
-            project,
-            prefix,
-            settings.bigquery_location,
-            endpoint=settings.bigquery_endpoint,
-            storage_endpoint=settings.bigquery_storage_endpoint,
-            labels={"app": "winback"},
-            retry_seconds=_PATIENCE_SECONDS,
-        )
-    )
     wanted = Wanted(
         project,
         prefix,

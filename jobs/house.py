@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crm_sync.destination import Destination
 from crm_sync.destinations.braze import Braze
@@ -24,6 +24,9 @@ from scoring.policy import Policy, load_policy
 from warehouse.duckdb import DuckDBWarehouse
 from warehouse.errors import ContractError
 from warehouse.interface import Warehouse
+
+if TYPE_CHECKING:
+    from warehouse.bigquery_connection import Connection
 
 
 def utc_now() -> datetime:
@@ -77,6 +80,22 @@ def not_in_the_future(house: House, until: datetime) -> None:
         )
 
 
+def bigquery_connection(settings: Settings) -> Connection:
+    """What the settings say of BigQuery, where it is the warehouse."""
+    from warehouse.bigquery_connection import Connection  # noqa: PLC0415 - a second that DuckDB need not pay
+
+    project, prefix = settings.bigquery or ("", "")
+    return Connection(
+        project,
+        prefix,
+        location=settings.bigquery_location,
+        max_bytes_billed=settings.bigquery_max_bytes,
+        endpoint=settings.bigquery_endpoint,
+        storage_endpoint=settings.bigquery_storage_endpoint,
+        labels={"app": "winback"},
+    )
+
+
 def open_warehouse(settings: Settings) -> Warehouse:
     """Open the file or connect to BigQuery, as WINBACK_WAREHOUSE says.
 
@@ -84,20 +103,8 @@ def open_warehouse(settings: Settings) -> Warehouse:
     """
     if settings.bigquery:
         from warehouse.bigquery import BigQueryWarehouse  # noqa: PLC0415 - a second that DuckDB need not pay
-        from warehouse.bigquery_connection import Connection  # noqa: PLC0415
 
-        project, prefix = settings.bigquery
-        return BigQueryWarehouse(
-            Connection(
-                project,
-                prefix,
-                settings.bigquery_location,
-                settings.bigquery_max_bytes,
-                settings.bigquery_endpoint,
-                settings.bigquery_storage_endpoint,
-                labels={"app": "winback"},
-            )
-        )
+        return BigQueryWarehouse(bigquery_connection(settings))
     path = settings.duckdb_file
     if path is None or not path.is_file():
         raise ContractError(
