@@ -89,7 +89,7 @@ def _duckdb(settings: Settings, bundle: bundles.Bundle | None) -> list[Finding]:
             warehouse.refuse_renamed()
         except ContractError as error:
             found.append(Finding("views", "failed", str(error), ("Rename the file.",)))
-        names = {f"{t.layer}.{t.name}": f"{t.layer}.{t.name}" for t in ALL}
+        names = {table.title: table.title for table in ALL}
         found.append(own_tables("tables", {n: compare(*types) for n, types in warehouse.types().items()}, names))
         return [*found, *of_history(warehouse, bundle)]
 
@@ -99,16 +99,8 @@ def _bigquery(settings: Settings, bundle: bundles.Bundle | None) -> list[Finding
     from jobs.remedies import Wanted  # noqa: PLC0415
     from warehouse.bigquery_doctor import examine  # noqa: PLC0415
 
-    facts = examine(replace(bigquery_connection(settings), retry_seconds=_PATIENCE_SECONDS))
-    project, prefix = settings.bigquery or ("", "")
-    wanted = Wanted(
-        project,
-        prefix,
-        settings.bigquery_location,
-        settings.bigquery_max_bytes,
-        settings.bigquery_endpoint,
-        settings.bigquery_storage_endpoint,
-    )
+    wanted = Wanted(**vars(bigquery_connection(settings)))
+    facts = examine(replace(wanted, retry_seconds=_PATIENCE_SECONDS))
     return [*findings(facts, wanted), *_history_in_bigquery(settings, facts, bundle)]
 
 

@@ -213,8 +213,9 @@ def _read(name: str, count: int | Refusal, wanted: Wanted) -> Finding:
         if count.kind == "missing":
             return Finding(check, "skipped", f"{name} is not built yet")
         return Finding(check, "failed" if count.kind == "denied" else "warning", count.says)
-    says = f"a run reads {size(count)} of {name}, of the {size(wanted.max_bytes)} that WINBACK_BIGQUERY_MAX_BYTES allows a query"
-    if count > wanted.max_bytes:
+    allowed = size(wanted.max_bytes_billed)
+    says = f"a run reads {size(count)} of {name}, of the {allowed} that WINBACK_BIGQUERY_MAX_BYTES allows a query"
+    if count > wanted.max_bytes_billed:
         do = (f"If that much is right, raise the limit: export WINBACK_BIGQUERY_MAX_BYTES={_above(count)}",)
         return Finding(check, "failed", f"more than a query may read: {says}", do)
     return Finding(check, "ok", says)

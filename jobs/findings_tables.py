@@ -13,18 +13,14 @@ _HOURS_PER_MONTH = 730
 
 def findings_of_tables(facts: Facts, wanted: Wanted, known: str) -> list[Finding]:
     """Judge the app's tables and winback's own; `known` is where the datasets lie."""
-    names = {_name(table): table for table in RAW.values()}
+    names = {table.title: table for table in RAW.values()}
     raw = [_raw(facts.tables[name], table, wanted, known) for name, table in names.items() if name in facts.tables]
     return [*raw, *_kept_by_day(facts, wanted), *_ops(facts, wanted)]
 
 
-def _name(table: Table) -> str:
-    return f"{table.layer}.{table.name}"
-
-
 def _raw(facts: TableFacts | Refusal, table: Table, wanted: Wanted, known: str) -> Finding:
     """The app's own tables: winback reads them and mends nothing in them."""
-    check = _name(table)
+    check = table.title
     if isinstance(facts, Refusal):
         if facts.kind == "missing":
             return Finding(
@@ -49,14 +45,14 @@ def _kept_by_day(facts: Facts, wanted: Wanted) -> list[Finding]:
     """Tables that grow with time: an hour must read its days, not all of history."""
     found = []
     for table in ALL:
-        there = facts.tables.get(_name(table))
+        there = facts.tables.get(table.title)
         if table.partition_on and isinstance(there, TableFacts):
             found.append(_partitions(there, table, wanted))
     return found
 
 
 def _partitions(facts: TableFacts, table: Table, wanted: Wanted) -> Finding:
-    check, name = f"{_name(table)} by day", wanted.table(table.layer, table.name)
+    check, name = f"{table.title} by day", wanted.table(table.layer, table.name)
     if facts.kind != "TABLE":
         kind = facts.kind.lower().replace("_", " ")
         return Finding(check, "skipped", f"not asked: it is no table but a {kind}. What it reads should be kept by day")
@@ -94,7 +90,7 @@ def _unpartitioned(check: str, facts: TableFacts, table: Table, wanted: Wanted) 
 def _ops(facts: Facts, wanted: Wanted) -> list[Finding]:
     if not isinstance(facts.locations.get("ops"), str):
         return []
-    names = {_name(table): wanted.table(table.layer, table.name) for table in ALL if table.layer == "ops"}
+    names = {table.title: wanted.table(table.layer, table.name) for table in ALL if table.layer == "ops"}
     found = {name: one for name in names if isinstance(one := facts.tables.get(name), TableFacts)}
     refused = [one for name in names if isinstance(one := facts.tables.get(name), Refusal) and one.kind != "missing"]
     if refused:

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from warehouse.bigquery_connection import Connection
+from warehouse.bigquery_loads import TYPES
 from warehouse.tables import Table
-
-_TYPES = {"string": "STRING", "double": "FLOAT64", "int64": "INT64", "bool": "BOOL"}
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What the settings say of BigQuery. An empty location is that of the raw dataset."""
-
-    project: str
-    prefix: str
-    location: str
-    max_bytes: int
-    endpoint: str = ""
-    storage_endpoint: str = ""
+class Wanted(Connection):
+    """What the settings say of BigQuery, as commands and SQL. An empty location is that of the raw dataset."""
 
     def dataset(self, layer: str) -> str:
         """The dataset of a layer."""
@@ -50,9 +43,7 @@ class Wanted:
 
     def make(self, table: Table, *, filled_from: str = "") -> str:
         """The statement that makes a table of ours, or of the app, as cheap to read as it can be."""
-        columns = ", ".join(
-            f"{c.name} {_TYPES.get(str(c.type), 'TIMESTAMP')}{' NOT NULL' if c.required else ''}" for c in table.columns
-        )
+        columns = ", ".join(f"{c.name} {TYPES[c.type]}{' NOT NULL' if c.required else ''}" for c in table.columns)
         name = self.table(table.layer, table.name + ("_by_day" if filled_from else ""))
         kept = f" PARTITION BY DATE({table.partition_on}) CLUSTER BY user_id" if table.partition_on else ""
         options = " OPTIONS (require_partition_filter = TRUE)" if table.partition_on else ""

@@ -76,9 +76,9 @@ class Transform:
             "--no-write-json",
         ]  # fmt: skip
         # dbt names a DuckDB database after its file; where the file lies does not matter to the parsed project.
-        is_file = warehouse_url.startswith("duckdb:")
         self._is_bigquery = warehouse_url.startswith("bigquery:")
-        self._key = json.dumps({**variables, "database": Path(warehouse_url).stem if is_file else warehouse_url})
+        database = warehouse_url if self._is_bigquery else Path(warehouse_url).stem
+        self._key = json.dumps({**variables, "database": database})
         self._from_at = window.from_at
         self._parsed = {} if parsed is None else parsed
 

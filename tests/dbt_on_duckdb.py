@@ -24,6 +24,13 @@ def prepare(folder: Path) -> Path:
     return path
 
 
+def prepare_empty(folder: Path) -> Path:
+    """Make a database with every relation, of Python and of dbt, without rows."""
+    path = prepare(folder)
+    run(path, "run", "--empty")
+    return path
+
+
 def invoke(database: Path, *arguments: str, **variables: Any) -> dbtRunnerResult:
     """Run dbt and give back whatever came of it. Artifacts go to `target` beside the database."""
     folder = database.parent

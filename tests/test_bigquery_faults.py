@@ -166,7 +166,9 @@ def test_a_run_that_bigquery_fails_is_finished_by_the_next(
     undisturbed.run(hours)
     before = seen(disturbed)
 
-    for fault in (fault for fault in GROUPS[group] if IS_ALL or fault not in LONG):
+    for fault in GROUPS[group]:
+        if fault in LONG and not IS_ALL:
+            continue
         fault.arrange(emulator)
         with pytest.raises(WinbackError) as told:
             disturbed.run(hours)

@@ -12,7 +12,7 @@ import yaml
 from sqlglot import exp
 
 from tests.dbt_on_bigquery import record
-from tests.dbt_on_duckdb import MODELS, PROJECT, artifact, invoke, prepare, run
+from tests.dbt_on_duckdb import MODELS, PROJECT, artifact, invoke, prepare_empty, run
 
 HOUSE = Path(__file__).parents[1]
 
@@ -26,9 +26,7 @@ def config(name: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every relation, without rows: unit tests ask the warehouse for the types of their columns."""
-    path = prepare(tmp_path_factory.mktemp("dbt"))
-    run(path, "run", "--empty")
-    return path
+    return prepare_empty(tmp_path_factory.mktemp("dbt"))
 
 
 @pytest.fixture(scope="module")

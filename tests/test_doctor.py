@@ -43,7 +43,7 @@ from warehouse.tables import ALL, APP_EVENTS
 # A BigQuery in which nothing is wrong
 
 TYPES = {"string": "STRING", "double": "FLOAT64", "int64": "INT64", "bool": "BOOL"}
-WANTED = Wanted("shop", "winback", location="", max_bytes=1 << 40)
+WANTED = Wanted("shop", "winback", location="", max_bytes_billed=1 << 40)
 ALL_RIGHTS = frozenset({"bigquery.jobs.create", "bigquery.readsessions.create", "bigquery.datasets.create"})
 DENIED = Refusal("denied", "BigQuery refused for want of a permission.")
 MISSING = Refusal("missing", "A dataset or table is missing.")

@@ -8,7 +8,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from tests.dbt_on_duckdb import MODELS, PROJECT, artifact, invoke, prepare, run
+from tests.dbt_on_duckdb import MODELS, PROJECT, artifact, invoke, prepare_empty, run
 from tests.evaluator import violations
 
 Manifest = dict[str, Any]
@@ -40,9 +40,7 @@ REASONS = {
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = prepare(tmp_path_factory.mktemp("dbt"))
-    run(path, "run", "--empty")
-    return path
+    return prepare_empty(tmp_path_factory.mktemp("dbt"))
 
 
 @pytest.fixture(scope="module")

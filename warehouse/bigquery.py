@@ -22,15 +22,13 @@ from google.cloud import bigquery
 
 from warehouse.bigquery_connection import Connection, ReadClient, connect, connect_storage
 from warehouse.bigquery_errors import REASONS, explained
-from warehouse.bigquery_loads import TYPES, load_once, schema_of, write_parquet
+from warehouse.bigquery_loads import STANDARD, TYPES, load_once, schema_of, write_parquet
 from warehouse.errors import ContractError
 from warehouse.tables import ALL, Table
 
 _PARAMETERS = {bool: "BOOL", int: "INT64", float: "FLOAT64", str: "STRING", datetime: "TIMESTAMP"}
-# Types as a dry run names them; a DATE is made by dbt, never by us.
-_ARROW = {name: kind for kind, name in TYPES.items()} | {
-    "FLOAT": pa.float64(), "INTEGER": pa.int64(), "BOOLEAN": pa.bool_(), "DATE": pa.date32(),
-}  # fmt: skip
+# A DATE is made by dbt, never by us.
+_ARROW = {name: kind for kind, name in TYPES.items()} | {"DATE": pa.date32()}
 
 
 class BigQueryWarehouse:
@@ -47,12 +45,11 @@ class BigQueryWarehouse:
         self.connection = connection
         self._retry = bigquery.DEFAULT_RETRY.with_timeout(connection.retry_seconds)
         with explained():
-            self.client = connect(connection)
-            self.location = connection.location or self._location()
+            self.location = connection.location or self._location_of_raw()
             self.client = connect(connection, self.location)
 
-    def _location(self) -> str:
-        return str(self.client.get_dataset(self._dataset("raw"), retry=self._retry).location)
+    def _location_of_raw(self) -> str:
+        return str(connect(self.connection).get_dataset(self._dataset("raw"), retry=self._retry).location)
 
     @cached_property
     def storage(self) -> ReadClient:
@@ -160,7 +157,8 @@ class BigQueryWarehouse:
         if (job.total_bytes_processed or 0) > self.connection.max_bytes_billed:
             verdict = REASONS["bytesBilledLimitExceeded"]
             raise verdict.error(verdict.text)
-        return pa.schema([pa.field(column.name, _ARROW[column.field_type]) for column in job.schema or ()])
+        kinds = {column.name: STANDARD.get(column.field_type, column.field_type) for column in job.schema or ()}
+        return pa.schema([pa.field(name, _ARROW[kind]) for name, kind in kinds.items()])
 
     def append(self, table: Table, rows: pa.Table | Iterator[pa.RecordBatch]) -> int:
         """Append rows by one load job, named after its content: the same batches again are the same job, and count once."""

@@ -25,7 +25,7 @@ from warehouse.bigquery import BigQueryWarehouse
 from warehouse.bigquery_connection import Connection
 from warehouse.bigquery_errors import explain
 from warehouse.bigquery_facts import LAYERS, Facts, Granted, Kind, Login, Refusal, RefusalKind, TableFacts
-from warehouse.bigquery_loads import schema_of
+from warehouse.bigquery_loads import STANDARD, schema_of
 from warehouse.errors import WinbackError
 from warehouse.tables import ALL, RUNS, USERS, VOUCHER_REDEMPTIONS
 
@@ -39,7 +39,7 @@ _READING = frozenset({"bigquery.tables.get", "bigquery.tables.getData"})
 # bigquery.tables.create is asked of a dataset, which has no such question; the role that gives these four gives it too.
 _WRITING = _READING | {"bigquery.tables.updateData", "bigquery.tables.update", "bigquery.tables.delete"}
 # Small tables that may be read without saying since when.
-_SMALL = tuple(f"{table.layer}.{table.name}" for table in (RUNS, VOUCHER_REDEMPTIONS, USERS))
+_SMALL = tuple(table.title for table in (RUNS, VOUCHER_REDEMPTIONS, USERS))
 _LOGINS: tuple[tuple[type[Credentials], Kind], ...] = (
     (AnonymousCredentials, "none"),
     (service_account.Credentials, "key"),
@@ -48,7 +48,6 @@ _LOGINS: tuple[tuple[type[Credentials], Kind], ...] = (
     (external_account.Credentials, "federated"),
     (oauth2.Credentials, "person"),
 )
-_LEGACY = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL", "RECORD": "STRUCT"}
 
 
 def examine(connection: Connection) -> Facts:
@@ -83,7 +82,7 @@ class _Examiner:
                 login = found if found.kind == "login" else login_of(self.client._credentials)
                 return Facts(login, queries=found)
         facts = Facts(Login("other"), locations=locations)
-        credentials, is_local = self.client._credentials, self.warehouse.connection.endpoint.startswith("http://")
+        credentials, is_local = self.client._credentials, self.warehouse.connection.is_local
         tables = self._tables(facts)
         dry = _asked(self._bytes, "select 1", facts.location)
         return replace(
@@ -113,7 +112,7 @@ class _Examiner:
         for table in asked:
             wanted = {column.name: column.field_type for column in schema_of(table)}
             there = _asked(self._table, table.layer, table.name)
-            found[f"{table.layer}.{table.name}"] = there if isinstance(there, Refusal) else _facts_of(there, wanted)
+            found[table.title] = there if isinstance(there, Refusal) else _facts_of(there, wanted)
         return found
 
     def _table(self, layer: str, name: str) -> bigquery.Table:
@@ -234,5 +233,5 @@ def _facts_of(table: bigquery.Table, wanted: dict[str, str]) -> TableFacts:
 
 
 def _type_of(column: bigquery.SchemaField) -> str:
-    name = _LEGACY.get(column.field_type, column.field_type)
+    name = STANDARD.get(column.field_type, column.field_type)
     return f"ARRAY<{name}>" if column.mode == "REPEATED" else name

@@ -26,6 +26,8 @@ TYPES = {
     pa.bool_(): "BOOL",
     TIMESTAMP: "TIMESTAMP",
 }
+# BigQuery tells some types by their names in legacy SQL.
+STANDARD = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL", "RECORD": "STRUCT"}
 # Failed tries of one load, over all runs: an hour that fails for a week is looked past.
 _MAX_ATTEMPTS = 200
 

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from warehouse.errors import BusyError, ContractError
 from warehouse.tables import ALL, TIMESTAMP, Table, fitted
 
-_TYPES = {
+TYPES = {
     pa.string(): "varchar",
     pa.float64(): "double",
     pa.int64(): "bigint",
@@ -28,6 +28,26 @@ _TYPES = {
     TIMESTAMP: "timestamp",
 }
 _NAIVE = pa.timestamp("us")
+
+
+def connected(path: Path, *, is_read_only: bool) -> duckdb.DuckDBPyConnection:
+    """Open a file, in UTC.
+
+    Raises: BusyError when another process holds the file, ContractError when it is not a DuckDB file.
+    """
+    try:
+        connection = duckdb.connect(str(path), read_only=is_read_only)
+    except duckdb.IOException as error:
+        holder = re.search(r"Conflicting lock is held in (.*?)(?: \(PID (\d+)\))", str(error))
+        if holder:
+            program, process = Path(holder[1]).name, holder[2]
+            raise BusyError(f"{path.name} is held by {program}, process {process}: another run is at it.") from None
+        raise ContractError(
+            f"{path.name} cannot be opened as a DuckDB file. Is it one, and written by DuckDB {duckdb.__version__} or older?"
+        ) from None
+    # Not in connect(config=...): the zone needs the ICU extension, which is linked in but loaded after the configuration.
+    connection.execute("set TimeZone = 'UTC'")
+    return connection
 
 
 class DuckDBWarehouse:
@@ -42,18 +62,7 @@ class DuckDBWarehouse:
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        try:
-            self.connection = duckdb.connect(str(path))
-        except duckdb.IOException as error:
-            holder = re.search(r"Conflicting lock is held in (.*?)(?: \(PID (\d+)\))", str(error))
-            if holder:
-                program, process = Path(holder[1]).name, holder[2]
-                raise BusyError(f"{path.name} is held by {program}, process {process}: another run is at it.") from None
-            raise ContractError(
-                f"{path.name} cannot be opened as a DuckDB file. Is it one, and written by DuckDB {duckdb.__version__} or older?"
-            ) from None
-        # Not in connect(config=...): the zone needs the ICU extension, which is linked in but loaded after the configuration.
-        self.connection.execute("set TimeZone = 'UTC'")
+        self.connection = connected(path, is_read_only=False)
         if memory_limit:
             self.connection.execute("set memory_limit = $limit", {"limit": memory_limit})
 
@@ -69,17 +78,20 @@ class DuckDBWarehouse:
     def prepare(self) -> None:
         """Create what is missing."""
         for table in ALL:
-            columns = [f"{c.name} {_TYPES[c.type]}{' not null' if c.required else ''}" for c in table.columns]
+            columns = [f"{c.name} {TYPES[c.type]}{' not null' if c.required else ''}" for c in table.columns]
             if table.is_unique:
                 columns.append(f"unique ({', '.join(table.key)})")
             self.connection.execute(f'create schema if not exists "{table.layer}"')
             name = self.relation(table.layer, table.name)
             self.connection.execute(f"create table if not exists {name} ({', '.join(columns)})")
 
-        self._refuse_renamed()
+        self.refuse_renamed()
 
-    def _refuse_renamed(self) -> None:
-        """Views name the database after the file they were made in; under another name they lead nowhere."""
+    def refuse_renamed(self) -> None:
+        """Refuse a file whose views know it by another name: they name the database after the file they were made in.
+
+        Raises: ContractError.
+        """
         texts = self.connection.execute("select sql from duckdb_views() where not internal").fetchall()
         layers = "|".join(["staging", *sorted({table.layer for table in ALL})])
         named = {name for (sql,) in texts for name in re.findall(rf'"?([^"\s.(]+)"?\."?(?:{layers})"?\.', sql)}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import duckdb
 
-from warehouse.duckdb import _TYPES, DuckDBWarehouse
-from warehouse.errors import BusyError, ContractError
+from warehouse.duckdb import TYPES, DuckDBWarehouse, connected
+from warehouse.errors import ContractError
 from warehouse.tables import ALL
 
 
@@ -23,26 +22,12 @@ class ReadOnlyDuckDB(DuckDBWarehouse):
         if not path.is_file():
             raise ContractError(f"There is no warehouse {path.name} in its folder.")
         self.path = path
-        try:
-            self.connection = duckdb.connect(str(path), read_only=True)
-        except duckdb.IOException as error:
-            holder = re.search(r"Conflicting lock is held in (.*?)(?: \(PID (\d+)\))", str(error))
-            if holder:
-                raise BusyError(f"{path.name} is held by {Path(holder[1]).name}, process {holder[2]}.") from None
-            raise ContractError(f"{path.name} cannot be opened by DuckDB {duckdb.__version__}.") from None
-        self.connection.execute("set TimeZone = 'UTC'")
+        self.connection = connected(path, is_read_only=True)
 
     @property
     def version(self) -> str:
         """The version of DuckDB that reads the file."""
         return duckdb.__version__
-
-    def refuse_renamed(self) -> None:
-        """Refuse a file whose views know it by another name.
-
-        Raises: ContractError.
-        """
-        self._refuse_renamed()
 
     def types(self) -> dict[str, tuple[dict[str, str], dict[str, str]]]:
         """By `layer.name`, the columns (name -> type) of the tables that are there, and those that this version wants."""
@@ -50,5 +35,5 @@ class ReadOnlyDuckDB(DuckDBWarehouse):
         found: dict[str, dict[str, str]] = {}
         for layer, table, column, kind in self.connection.execute(sql).fetchall():
             found.setdefault(f"{layer}.{table}", {})[column] = kind
-        wanted = {f"{t.layer}.{t.name}": {c.name: _TYPES[c.type].upper() for c in t.columns} for t in ALL}
+        wanted = {t.title: {c.name: TYPES[c.type].upper() for c in t.columns} for t in ALL}
         return {name: (found[name], columns) for name, columns in wanted.items() if name in found}

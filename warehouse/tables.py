@@ -37,6 +37,11 @@ class Table:
     partition_on: str | None = None
 
     @property
+    def title(self) -> str:
+        """Layer and name, as people say it: `raw.app_events`."""
+        return f"{self.layer}.{self.name}"
+
+    @property
     def schema(self) -> pa.Schema:
         """The Arrow schema of an append."""
         return pa.schema([pa.field(c.name, c.type, nullable=not c.required) for c in self.columns])
