@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-strip-extras --universal --python-version 3.11 --no-header pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test increments-test faults-test lint docs types check crm bench example lock clean
+.PHONY: help demo test increments-test faults-test crash-test lint docs types check crm bench example lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -59,6 +59,14 @@ increments-test: $(VENV)/dev.stamp  ## the laws of the tables over 5,000 streams
 faults-test: $(VENV)/dev.stamp  ## BigQuery fails at every place of a run, in every way
 	@FAULTS=all $(BIN)/pytest tests/test_bigquery_faults.py
 
+crash-test: $(VENV)/dev.stamp  ## runs killed at every effect and paused amid others, on every CRM, in an hour or two
+	@$(BIN)/python -m tests.kill_matrix --crm braze,hubspot,klaviyo,salesforce
+	@$(BIN)/python -m tests.kill_matrix --warehouse bigquery --short --lanes 1
+	@$(BIN)/python -m tests.pause_matrix --modes free,expired,held
+	@$(BIN)/python -m tests.pause_matrix --modes file --places "after request POST /users/track" --sleep-seconds 60
+	@$(BIN)/python -m tests.pause_matrix --warehouse bigquery --lanes 1
+	@SYNC_EXAMPLES=2000 $(BIN)/pytest tests/test_sync_machine.py -k laws
+
 lint: $(VENV)/dev.stamp  ## ruff, import-linter, sqlfluff for both dialects, workflow and Dockerfile checks
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -84,6 +92,7 @@ bench: $(VENV)/laptop.stamp  ## speed, as ratios measured in one run
 	@$(BIN)/python bench/scoring_step.py
 	@$(BIN)/python bench/idle_run.py
 	@$(BIN)/python bench/growth.py
+	@$(BIN)/python bench/sync.py
 
 lock:  ## resolve requirements/*.txt again from pyproject.toml
 	@$(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet uv

@@ -25,7 +25,8 @@ DATA_TESTS, JOB = "data tests", "the job itself"
 # are counted as values: https://cloud.google.com/bigquery/pricing#data
 LENGTHS = {
     "user_id": 16, "event_id": 36, "exit_id": 32, "session_id": 32, "arrival_id": 32, "run_id": 34, "redemption_id": 36,
-    "desired_hash": 32, "rejected_hash": 32, "rejected_code": 20, "error_code": 20, "fields_sent": 110,
+    "desired_hash": 32, "rejected_hash": 32, "rejected_code": 20, "error_code": 20, "error_reason": 60,
+    "rejected_reason": 60, "user_hash": 64, "erasure_id": 25, "fields_sent": 110,
     "event_name": 12, "last_event_name": 12, "device_type": 7, "step": 8, "properties": 80, "outcome": 8, "campaign": 6,
     "employment_type": 9, "marital_status": 7, "referral_source": 15, "country": 2, "kind": 6, "disposition": 7,
     "skip_reason": 9, "eligibility_reason": 14, "voucher_reason": 14, "last_refusal": 14, "experiment_arm": 9,
@@ -34,7 +35,7 @@ LENGTHS = {
 }  # fmt: skip
 FLAGS = {
     "marketing_consent", "previous_year_filing", "has_marketing_consent", "is_dissolved", "is_eligible", "is_erased",
-    "is_voucher_eligible", "is_treated", "is_withdrawal",
+    "is_voucher_eligible", "is_treated", "is_withdrawal", "is_in_doubt",
 }  # fmt: skip
 
 # What the synthetic app does: 10,438 sessions and 147,373 events of 5,000 users in 50 days; 0.8 of the sessions end in an exit.
@@ -48,7 +49,7 @@ ROWS_A_DAY = {  # per user
     "fct_exit_features": EXITS,
     "fct_exit_features_logged": EXITS,
     "decisions": EXITS,
-    "deliveries": EXITS,
+    "deliveries": 2 * EXITS,  # before it is sent, and when the CRM has answered
     "fct_late_events": EVENTS / 1000,
 }
 ROWS_EVER = {  # per user
@@ -57,6 +58,7 @@ ROWS_EVER = {  # per user
     "int_outcomes": 0.4,
     "crm_profiles": 0.6,
     "crm_acknowledged": 0.6,
+    "erasures": 0.01,  # one user in 2,500 has asked; 25 receipts each
     "fct_training_examples": EXITS * 713,  # 730 days, but the last 17 have not matured
 }
 ROWS_AN_HOUR = {  # per user; tables that a run makes anew
@@ -100,18 +102,22 @@ class Read:
 
 
 READS: tuple[Read, ...] = (
-    Read("fct_arrivals", "app_events", 1, 54),
+    Read("fct_arrivals", "app_events", 1, 72),
     Read("fct_arrivals", "fct_arrivals__dbt_tmp", None, 56),
+    Read("fct_arrivals", "erasures", None, 76),
     Read("fct_arrivals", "fct_arrivals", None, 56, is_merge=True),
     Read("fct_late_events", "app_events", 1, 86),
     Read("fct_late_events", "fct_late_events__dbt_tmp", None, 136),
+    Read("fct_late_events", "erasures", None, 76),
     Read("fct_late_events", "fct_late_events", 1, 136, is_merge=True),
     Read("int_events__deduplicated", "int_events__deduplicated", 6, 54),
     Read("int_events__deduplicated", "app_events", 1, 113),
     Read("int_events__deduplicated", "int_events__deduplicated__dbt_tmp", None, 131),
+    Read("int_events__deduplicated", "erasures", None, 76),
     Read("int_events__deduplicated", "int_events__deduplicated", 6, 131, is_merge=True),
     Read("int_outcomes", "app_events", 1, 48),
     Read("int_outcomes", "int_outcomes", None, 74),
+    Read("int_outcomes", "erasures", None, 76),
     Read("int_outcomes", "int_outcomes", None, 92, is_merge=True),
     Read("int_users_touched", "int_events__deduplicated", 6, 42),
     Read("int_sessions_this_run", "int_events__deduplicated", 6, 121),
@@ -133,6 +139,7 @@ READS: tuple[Read, ...] = (
     Read("fct_exit_features", "users", None, 88),
     Read("fct_exit_features", "fct_exit_features__dbt_tmp", None, 432),
     Read("fct_exit_features", "int_exits_this_run", None, 102),
+    Read("fct_exit_features", "erasures", None, 76),
     Read("fct_exit_features", "fct_exit_features", 6, 432, is_merge=True),
     Read("fct_exit_features_logged", "fct_exit_features", 6, 432),
     Read("fct_exit_features_logged", "fct_exit_features_logged", 6, 42),
@@ -147,6 +154,7 @@ READS: tuple[Read, ...] = (
     Read("fct_scoring_candidates", "decisions", 6, 34),
     Read("fct_scoring_candidates", "voucher_redemptions", None, 34),
     Read("fct_scoring_candidates", "runs", None, 36),
+    Read("fct_scoring_candidates", "erasures", None, 76),
     Read("crm_profiles", "crm_profiles", None, 212),
     Read("crm_profiles", "users", None, 35),
     Read("crm_profiles", "int_outcomes", None, 36),
@@ -154,35 +162,41 @@ READS: tuple[Read, ...] = (
     Read("crm_profiles", "crm_profiles__dbt_tmp", None, 405),
     Read("crm_profiles", "voucher_redemptions", None, 34),
     Read("crm_profiles", "runs", None, 36),
+    Read("crm_profiles", "erasures", None, 76),
     Read("crm_profiles", "crm_profiles", None, 405, is_merge=True),
-    Read("crm_acknowledged", "crm_acknowledged", None, 408, 2),
-    Read("crm_acknowledged", "deliveries", 2, 628, 2),
-    Read("crm_acknowledged", "crm_acknowledged__dbt_tmp", None, 536, 2),
-    Read("crm_acknowledged", "crm_acknowledged", None, 536, 2, is_merge=True),
+    Read("crm_acknowledged", "crm_acknowledged", None, 662, 2),
+    Read("crm_acknowledged", "deliveries", 2, 752, 2),
+    Read("crm_acknowledged", "crm_acknowledged__dbt_tmp", None, 662, 2),
+    Read("crm_acknowledged", "erasures", None, 152, 2),
+    Read("crm_acknowledged", "crm_acknowledged", None, 662, 2, is_merge=True),
     Read(DATA_TESTS, "int_events__deduplicated", 6, 92, 2),
     Read(DATA_TESTS, "crm_acknowledged", None, 136, 4),
     Read(DATA_TESTS, "crm_profiles", None, 134, 6),
-    Read(DATA_TESTS, "app_events", 1, 88, 3),
+    Read(DATA_TESTS, "app_events", 1, 124, 3),
     Read(DATA_TESTS, "int_sessions", 6, 170, 4),
     Read(DATA_TESTS, "fct_unfinished_exits", 6, 162, 4),
     Read(DATA_TESTS, "int_outcomes", None, 96, 4),
-    Read(DATA_TESTS, "decisions", 6, 156, 2),
+    Read(DATA_TESTS, "decisions", 6, 192, 2),
     Read(DATA_TESTS, "fct_exit_features_logged", 6, 126, 3),
     Read(DATA_TESTS, "users", None, 26),
     Read(DATA_TESTS, "fct_exit_features", 6, 108, 3),
     Read(DATA_TESTS, "fct_unfinished_exits", 5, 43),
-    Read(DATA_TESTS, "decisions", 1, 53),
-    Read(DATA_TESTS, "deliveries", 1, 18),
+    Read(DATA_TESTS, "decisions", 1, 71),
+    Read(DATA_TESTS, "deliveries", 1, 36),
     Read(DATA_TESTS, "runs", None, 124, 5),
-    Read(DATA_TESTS, "voucher_redemptions", None, 46),
+    Read(DATA_TESTS, "voucher_redemptions", None, 64),
     Read(DATA_TESTS, "fct_scoring_candidates", None, 79, 3),
     Read(DATA_TESTS, "int_users_touched", None, 54, 3),
     Read(DATA_TESTS, "fct_arrivals", None, 16, 2),
     Read(DATA_TESTS, "fct_late_events", 1, 84, 2),
     Read(DATA_TESTS, "int_exits_this_run", None, 68, 2),
     Read(DATA_TESTS, "int_sessions_this_run", None, 68, 2),
-    Read(JOB, "crm_acknowledged", None, 467, 3),
-    Read(JOB, "crm_profiles", None, 470, 3),
+    Read(DATA_TESTS, "erasures", None, 684, 9),
+    Read(JOB, "crm_acknowledged", None, 443, 2),
+    Read(JOB, "crm_profiles", None, 435, 3),
+    Read(JOB, "app_events", 1, 40),
+    Read(JOB, "erasures", None, 94),
+    Read(JOB, "users", None, 35),
 )
 TRAINING: tuple[Read, ...] = (
     Read(DATA_TESTS, "fct_training_examples", None, 95, 5),
@@ -191,6 +205,7 @@ TRAINING: tuple[Read, ...] = (
     Read("fct_training_examples", "fct_unfinished_exits", 731, 69),
     Read("fct_training_examples", "int_outcomes", None, 34),
     Read("fct_training_examples", "runs", None, 36),
+    Read("fct_training_examples", "erasures", None, 76),
 )
 
 

@@ -160,22 +160,29 @@ def promote(version: str, is_json: bool) -> None:
 
 @cli.command()
 @click.option("--until", type=Moment(), help="End of the run window; default: now minus the safety lag.")
-@click.option("--dry-run", is_flag=True, help="Build, score and decide, but commit and send nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Build, score, decide and rehearse the sync, but commit and send nothing."
+)
+@click.option(
+    "--accept-audience",
+    is_flag=True,
+    help="Send although the audience has collapsed: you have looked, and it is right.",
+)
 @as_json
-def hourly(until: datetime | None, dry_run: bool, is_json: bool) -> None:
+def hourly(until: datetime | None, dry_run: bool, accept_audience: bool, is_json: bool) -> None:
     """Run once: features, scores, decisions, audience, sync.
 
     \b
     winback hourly
     winback hourly --until 2026-06-01T10:00 --json
-    Exit codes: 0 done, 1 failed and safe to retry, 2 configuration or contract, 3 too many rejections.
+    Exit codes: 0 done, 1 failed and safe to retry, 2 configuration or contract, 3 too many rejections or a collapsed audience.
     """
     from jobs.hourly import hourly as run  # noqa: PLC0415
     from jobs.house import open_house  # noqa: PLC0415
 
     def act(settings: Settings, voice: Any) -> Any:
         with open_house(settings, narrator=voice) as house:
-            return run(house, until, dry_run=dry_run)
+            return run(house, until, dry_run=dry_run, accept_audience=accept_audience)
 
     try:
         result = answer_command(is_json, act, screens.ran)
@@ -267,6 +274,52 @@ def dead_letters(action: str, is_json: bool) -> None:
             return letters.listed(house) if action == "list" else {"retried": letters.retry(house)}
 
     answer_command(is_json, act, screens.dead_letters)
+
+
+class Discreet(click.Command):
+    """A command whose arguments are never repeated in an error."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError:
+            told = (
+                "Write winback erase USER, with --yes or --json, and nothing else. Quote an id that has spaces; put -- before "
+                "one that begins with a dash."
+            )
+            raise click.UsageError(told, ctx) from None
+
+
+@cli.command(cls=Discreet)
+@click.argument("user")
+@click.option("--yes", "is_certain", is_flag=True, help="Do not ask on the terminal whether you are certain.")
+@as_json
+def erase(user: str, is_certain: bool, is_json: bool) -> None:
+    """Erase a user: nothing is decided or sent of them any more, and their rows and their profile in the CRM are deleted.
+
+    \b
+    winback erase USER
+    winback erase USER --yes --json
+    Again, it finishes what was left. Exit codes: 0 done, 1 not all is deleted yet: run it again, 2 configuration or contract.
+    """
+    from jobs.erase import erase as run  # noqa: PLC0415
+    from jobs.house import open_house  # noqa: PLC0415
+
+    if not user:
+        raise click.UsageError("The user's id is empty.")
+    if not is_certain:
+        if not sys.stdin.isatty():
+            raise click.UsageError("Nobody is there to be asked. If you are certain, add --yes: it cannot be undone.")
+        click.confirm("Erase this user here and in the CRM? It cannot be undone.", abort=True, err=True)
+
+    def act(settings: Settings, voice: Any) -> Any:
+        with open_house(settings, narrator=voice) as house:
+            return run(house, user)
+
+    problem = answer_command(is_json, act, screens.erased).problem
+    if problem:
+        raise problem
 
 
 @cli.command()

@@ -15,12 +15,14 @@ from warehouse.tables import DELIVERIES
 
 
 def listed(house: House) -> list[dict[str, Any]]:
-    """One row per reason: how many users, since when and until when. Nobody's id."""
+    """One row per code: one of the CRM's sentences, how many users, since when and until when. Nobody's id."""
     if not house.warehouse.exists("marts", "crm_acknowledged"):
         return []
     rows: list[dict[str, Any]] = house.warehouse.query(
         f"""
-        select rejected_code, count(*) as count_users, min(rejected_at) as first_at, max(rejected_at) as last_at
+        select
+            rejected_code, min(rejected_reason) as reason, count(*) as count_users,
+            min(rejected_at) as first_at, max(rejected_at) as last_at
         from {house.warehouse.relation("marts", "crm_acknowledged")}
         where rejected_hash is not null
         group by rejected_code

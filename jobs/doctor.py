@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.findings import Finding, compare, own_tables
-from jobs.findings_local import crm, dbt, files, model
+from jobs.findings_crm import crm
+from jobs.findings_local import dbt, files, model
 from jobs.house import bigquery_connection, open_warehouse
 from jobs.settings import Settings
 from scoring import bundles
@@ -63,7 +64,7 @@ def doctor(settings: Settings) -> Diagnosis:
             *of_model,
             dbt(settings),
             *(_bigquery(settings, bundle) if settings.bigquery else _duckdb(settings, bundle)),
-            crm(settings.crm_url, is_local_key=settings.crm_api_key == Settings.model_fields["crm_api_key"].default),
+            *crm(settings),
         )
     )
 

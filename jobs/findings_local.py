@@ -1,4 +1,4 @@
-"""Does this machine hold what a run needs: the files people edit, the model, dbt, the CRM's address? Nothing is written."""
+"""Does this machine hold what a run needs: the files people edit, the model, dbt? Nothing is written."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from crm_sync.destinations.connect import load_options
 from crm_sync.fields import load_fields
 from jobs.findings import Finding
 from jobs.funnel import load_funnel
@@ -27,6 +28,7 @@ def files(folder: Path) -> list[Finding]:
         "features.yml": load_contract,
         "vouchers.yml": load_policy,
         "crm_fields.yml": load_fields,
+        "crm.yml": load_options,
     }
     return [_file(name, loaders[name], folder / name) for name in loaders]
 
@@ -89,12 +91,3 @@ def dbt(settings: Settings) -> Finding:
         says = f"{place} cannot be written to"
         return Finding("dbt", "failed", says, ("Have WINBACK_DBT_TARGET name a folder that can.",))
     return Finding("dbt", "ok", told)
-
-
-def crm(url: str, *, is_local_key: bool) -> Finding:
-    """Say what is known of the CRM without asking it; the settings have seen to it that the address is https or local."""
-    if url.startswith("https://") and is_local_key:
-        do = ("Set WINBACK_CRM_API_KEY to a key with the permission users.track.",)
-        return Finding("CRM", "failed", "WINBACK_CRM_URL is set, and WINBACK_CRM_API_KEY is still the local CRM's", do)
-    place = "a CRM elsewhere, by https" if url.startswith("https://") else "a CRM on this machine"
-    return Finding("CRM", "skipped", f"{place}; whether it answers is not checked here")

@@ -40,6 +40,15 @@ class Funnel(BaseModel):
             raise ValueError(f"given as more than one outcome: {', '.join(twice)}")
         return self
 
+    @property
+    def outcomes(self) -> dict[str, str]:
+        """How a journey ends with each of the events that end one, by the event's name, in the words of int_outcomes."""
+        return {
+            **dict.fromkeys(self.completion_events, "finished"),
+            **dict.fromkeys(self.abandonment_events, "gave_up"),
+            **dict.fromkeys(self.closing_events, "closed"),
+        }
+
     def as_vars(self) -> dict[str, Any]:
         """The dbt vars of the same names."""
         return self.model_dump()

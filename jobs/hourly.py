@@ -7,19 +7,27 @@ step after that is taken again from what the last report says was done.
 from __future__ import annotations
 
 import uuid
-from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from typing import Any
 
-from crm_sync.sync import Plan, SyncCounts, count_pending, sync
-from jobs.house import House, not_in_the_future
+from crm_sync.deadline import Deadline
+from crm_sync.delivery_log import DeliveryLog
+from crm_sync.recheck import Recheck
+from crm_sync.rehearsal import Rehearsal
+from crm_sync.sync import Plan, SyncCounts, sync
+from jobs.erase import CRM_SECONDS, erase_again
+from jobs.house import House
+from jobs.leasing import Held, leased
 from jobs.narration import Advance
-from jobs.transform import SINCE_EVER, Transform, Window
+from jobs.run_window import end_of_window, window_to_build
+from jobs.stopping import stopped_by_signals
+from jobs.transform import Transform, Window
 from scoring import bundles
 from scoring.model import Model
 from scoring.score import Run, ScoringCounts, score
 from warehouse import ledger
-from warehouse.errors import ContractError, WinbackError
+from warehouse.errors import CircuitOpenError, ContractError, RetryableError, WinbackError
 from warehouse.tables import DECISIONS
 
 
@@ -50,69 +58,69 @@ class Result:
 
     def as_dict(self) -> dict[str, Any]:
         """One machine-readable object."""
-        plain = asdict(self) | {"stopped": str(self.stopped) if self.stopped else None}
+        # Without the error: asdict copies what it holds, and not every error can be copied.
+        plain = asdict(replace(self, stopped=None)) | {"stopped": str(self.stopped) if self.stopped else None}
         return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in plain.items()}
 
 
-def hourly(house: House, until: datetime | None = None, *, dry_run: bool = False) -> Result:
+def hourly(
+    house: House, until: datetime | None = None, *, dry_run: bool = False, accept_audience: bool = False
+) -> Result:
     """Run once, up to `until` (UTC; default now minus the safety lag, to the minute).
+
+    A dry run builds, scores and decides, but commits nothing; of what was pending before it says what would be sent. A person who
+    has looked may accept an audience that has collapsed.
 
     Raises: ContractError (no history, `until` before the watermark, no model, broken contract), RetryableError (a failing build).
     """
     started_at, started = house.now(), house.monotonic()
-    first, last = ledger.history(house.warehouse)
-    if until is None:
-        lagged = started_at - timedelta(seconds=house.settings.safety_lag_seconds)
-        until = max(lagged.replace(second=0, microsecond=0), last.window_until)
-    if until < last.window_until:
-        raise ContractError(
-            f"Until {until:%Y-%m-%d %H:%M} lies before the watermark {last.window_until:%Y-%m-%d %H:%M}: that hour is decided."
+    _, last = ledger.history(house.warehouse)
+    until = end_of_window(house, until, last, started_at)
+    run = Run(f"{last.epoch + 1:08d}-{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}", last.epoch + 1, until)
+    with leased(house, run.run_id, last.window_until) as held:
+        window = window_to_build(house, held.build_from, last, until)
+        transform = house.transform(window)
+        scoring, model_version, epoch = None, None, last
+        if until > last.window_until:
+            house.narrator.step("Building features", window_from=window.from_at, window_until=until)
+            transform.build("features")
+            held.keep()
+            try:
+                scoring, model_version = _score(house, run)
+            except ContractError:
+                held.keep()  # overtaken amid it, it saw another run's candidates: then that is what to tell
+                raise
+            held.keep()
+            if dry_run:
+                house.warehouse.discard(DECISIONS, run_id=run.run_id, decided_at=until)
+                held.is_mixed = window.from_at < last.window_until  # it builds no audience
+            else:
+                epoch = _commit(house, run, last, scoring, model_version)
+                held.is_mixed = epoch.run_id != run.run_id
+        elif window.from_at < last.window_until:
+            held.is_mixed = True  # what an earlier run left half done still is: no window, no build
+        plan = _plan(
+            house, run.run_id, epoch, started, None if accept_audience else ledger.last_audience(house.warehouse)
         )
-    if until > last.window_until:
-        not_in_the_future(house, until)
-    reported = ledger.last_report(house.warehouse)
-    window = Window(
-        from_at=last.window_until,
-        until_at=until,
-        history_until=first.window_until,
-        profiles_from=reported.window_until if reported else first.window_until,
-        fold_from_epoch=reported.epoch if reported else 0,
-        # Whatever is not folded yet was attempted after that run began. A day: clocks of two machines may differ.
-        fold_from_at=reported.started_at - timedelta(days=1) if reported else SINCE_EVER,
-    )
-    transform = house.transform(window)
-    run_id = f"{last.epoch + 1:08d}-{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
-
-    scoring, model_version, epoch = None, None, last
-    if until > last.window_until:
-        house.narrator.step("Building features", window_from=window.from_at, window_until=until)
-        transform.build("features")
-        scoring, model_version = _score(house, Run(run_id, last.epoch + 1, until))
-        if dry_run:
-            house.warehouse.discard(DECISIONS, run_id=run_id, decided_at=until)
-        else:
-            epoch = _commit(house, run_id, window, scoring, model_version)
-
-    if dry_run:
-        counts, stopped = SyncCounts(pending=count_pending(house.warehouse)), None
-    else:
-        counts, stopped = _deliver(house, transform, run_id, epoch.epoch, started)
-    result = Result(
-        run_id=run_id,
-        epoch=epoch.epoch,
-        window_from=window.from_at,
-        window_until=until,
-        arrivals=_arrivals(house, window),
-        scoring=scoring,
-        model_version=model_version,
-        sync=counts,
-        seconds=round(house.monotonic() - started, 2),
-        is_dry_run=dry_run,
-        stopped=stopped,
-    )
-    if not dry_run:
-        _report(house, result, started_at)
-    house.narrator.report(**result.as_dict())
+        counts, stopped = _rehearse(house, plan) if dry_run else _deliver(house, held, transform, plan, started_at)
+        result = Result(
+            run_id=run.run_id,
+            epoch=epoch.epoch,
+            window_from=last.window_until,
+            window_until=until,
+            arrivals=_arrivals(house, window),
+            scoring=scoring,
+            model_version=model_version,
+            sync=counts,
+            seconds=round(house.monotonic() - started, 2),
+            is_dry_run=dry_run,
+            stopped=stopped,
+        )
+        if not dry_run:
+            _report(house, result, started_at)
+    told = result.as_dict()
+    told["sync"].pop("samples")  # for the person who asked for a dry run, not for the log: they hold a user's values
+    house.narrator.report(**told)
     return result
 
 
@@ -128,13 +136,13 @@ def _score(house: House, run: Run) -> tuple[ScoringCounts, str]:
     return counts, version
 
 
-def _commit(house: House, run_id: str, window: Window, scoring: ScoringCounts, model_version: str) -> ledger.Epoch:
+def _commit(house: House, run: Run, last: ledger.Epoch, scoring: ScoringCounts, model_version: str) -> ledger.Epoch:
     mine = ledger.Epoch(
-        epoch=int(run_id[:8]),
-        run_id=run_id,
+        epoch=run.epoch,
+        run_id=run.run_id,
         kind="hourly",
-        window_from=window.from_at,
-        window_until=window.until_at,
+        window_from=last.window_until,
+        window_until=run.decided_at,
         count_exits=scoring.exits,
         count_scored=scoring.scored,
         count_skipped=sum(scoring.skipped.values()),
@@ -144,45 +152,85 @@ def _commit(house: House, run_id: str, window: Window, scoring: ScoringCounts, m
         policy_version=house.policy.version,
     )
     winner = ledger.commit(house.warehouse, mine)
-    if winner.run_id != run_id:
-        house.warehouse.discard(DECISIONS, run_id=run_id, decided_at=window.until_at)
+    if winner.run_id != run.run_id:
+        house.warehouse.discard(DECISIONS, run_id=run.run_id, decided_at=run.decided_at)
     return winner
 
 
-def _deliver(
-    house: House, transform: Transform, run_id: str, epoch: int, started: float
-) -> tuple[SyncCounts, WinbackError | None]:
-    """Bring the audience up to date, send what differs, and fold what the CRM said."""
-    house.narrator.step("Building the audience", epoch=epoch)
-    transform.build("audience")
-    deadline = started + house.settings.run_deadline_seconds
-    plan = Plan(
+def _plan(house: House, run_id: str, epoch: ledger.Epoch, started: float, last_audience: int | None) -> Plan:
+    settings = house.settings
+    seconds_left = started + settings.run_deadline_seconds - house.monotonic()
+    return Plan(
         run_id=run_id,
-        epoch=epoch,
-        max_rejected_ratio=house.settings.max_rejected_ratio,
+        epoch=epoch.epoch,
+        run=Deadline(run_id, seconds_left, clock=house.monotonic),
         now=house.now,
-        is_time_up=lambda: house.monotonic() > deadline,
+        recheck=Recheck(house.warehouse, epoch.window_until, house.funnel.outcomes, house.now),
+        max_rejected_ratio=settings.max_rejected_ratio,
+        min_audience_ratio=settings.min_audience_ratio,
+        last_audience=last_audience,
     )
 
-    def announce(pending: int) -> Advance:
-        return house.narrator.progress("Sending to the CRM", pending)
 
-    counts, stopped = sync(house.warehouse, house.destination, house.fields, plan, announce=announce)
+def _deliver(
+    house: House, held: Held, transform: Transform, plan: Plan, started_at: datetime
+) -> tuple[SyncCounts, WinbackError | None]:
+    """Bring the audience up to date, send what differs, and fold what the CRM said.
+
+    Raises: OutOfTimeError when a signal stopped it: what was acknowledged is logged, and the next run does the rest.
+    """
+    house.narrator.step("Building the audience", epoch=plan.epoch)
+    held.keep()
+    transform.build("audience")
+    held.keep()
+
+    def announce(pending: int) -> Advance:
+        advance = house.narrator.progress("Sending to the CRM", pending)
+
+        def done(count: int) -> None:
+            advance(count)
+            try:
+                held.keep()
+            except RetryableError as lost:
+                # No further batch, but what is under way ends and is logged: else nobody would know what the CRM was told.
+                plan.run.stop(str(lost))
+
+        return done
+
+    log = DeliveryLog(house.warehouse, plan.run_id, plan.epoch, house.now)
+    with stopped_by_signals(plan.run):
+        counts, stopped = sync(house.warehouse, house.destination, house.fields, plan, announce=announce, log=log)
+    if plan.run.is_stopped:
+        plan.run.check()
     if counts.delivered or counts.rejected:
         transform.build("acknowledged")
+    # Whom an erasure overtook while a batch was under way, the CRM has anew.
+    erase_again(house, started_at, Deadline(plan.run_id, CRM_SECONDS, clock=house.monotonic))
     return counts, stopped
+
+
+def _rehearse(house: House, plan: Plan) -> tuple[SyncCounts, WinbackError | None]:
+    """Take the sync's path with a CRM that says yes to everything, and write nothing."""
+    if not house.warehouse.exists("marts", "crm_pending"):
+        return SyncCounts(), None
+
+    def announce(pending: int) -> Advance:
+        return house.narrator.progress("Rehearsing the sync", pending)
+
+    return sync(house.warehouse, Rehearsal(house.destination.max_batch), house.fields, plan, announce=announce)
 
 
 def _arrivals(house: House, window: Window) -> Arrivals:
     """What the build of the window counted; nothing when nothing was built."""
-    if window.until_at == window.from_at:
+    if window.until_at == window.arrivals_from:
         return Arrivals(events=0, late=0, too_late=0)
     sql = f"""
         select count_events as events, count_events_late as late, count_events_too_late as too_late
         from {house.warehouse.relation("marts", "fct_arrivals")}
         where window_from = $from_at
     """
-    return Arrivals(**house.warehouse.query(sql, {"from_at": window.from_at}).to_pylist()[0])
+    rows = house.warehouse.query(sql, {"from_at": window.arrivals_from}).to_pylist()
+    return Arrivals(**rows[0]) if rows else Arrivals(events=0, late=0, too_late=0)
 
 
 def _report(house: House, result: Result, started_at: datetime) -> None:
@@ -199,9 +247,11 @@ def _report(house: House, result: Result, started_at: datetime) -> None:
             count_events_too_late=result.arrivals.too_late,
             count_delivered=result.sync.delivered,
             count_rejected=result.sync.rejected,
-            count_deferred=result.sync.deferred,
-            count_suppressed=result.sync.suppressed,
+            count_deferred=sum(result.sync.deferred.values()),
+            count_suppressed=sum(result.sync.suppressed.values()),
             count_unchanged=result.sync.unchanged,
             stopped_because=str(result.stopped) if result.stopped else None,
+            # Of a run that the breaker stopped nothing is learned: the next is compared with the one before.
+            count_audience=None if isinstance(result.stopped, CircuitOpenError) else result.sync.audience,
         ),
     )

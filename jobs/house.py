@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from crm_sync.destination import Destination
-from crm_sync.destinations.braze import Braze
+from crm_sync.destinations.connect import connect, load_options
 from crm_sync.destinations.transport import RetryBudget
 from crm_sync.fields import FieldMapping, load_fields
 from jobs.funnel import Funnel, load_funnel
@@ -55,6 +55,7 @@ class House:
             **self.funnel.as_vars(),
             "cool_down_days": self.policy.voucher.cool_down_days,
             "churn_probability_step": self.fields.churn_probability_step,
+            "tell_holdout": self.fields.tell_holdout,
             "audit_percent": audit_percent,
         }
         settings = self.settings
@@ -114,6 +115,22 @@ def open_warehouse(settings: Settings) -> Warehouse:
     return DuckDBWarehouse(path, memory_limit=settings.memory_limit)
 
 
+def open_destination(settings: Settings, fields: FieldMapping) -> Destination:
+    """Prepare to speak to the CRM that the settings name; nothing is sent yet.
+
+    Raises: ContractError for `crm.yml`, a host that the key may not be sent to, or a property that the CRM cannot have.
+    """
+    return connect(
+        settings.crm,
+        settings.crm_url,
+        settings.crm_api_key.get_secret_value(),
+        load_options(settings.config / "crm.yml"),
+        fields,
+        more_hosts=settings.allowed_crm_hosts,
+        budget=RetryBudget(settings.retry_budget_seconds),
+    )
+
+
 @contextmanager
 def open_house(settings: Settings, **parts: Any) -> Iterator[House]:
     """Read the configuration, open the warehouse and connect the CRM; `parts` replace what a test or a command brings.
@@ -123,11 +140,7 @@ def open_house(settings: Settings, **parts: Any) -> Iterator[House]:
     funnel = load_funnel(settings.config / "funnel.yml")
     policy = load_policy(settings.config / "vouchers.yml")
     fields = load_fields(settings.config / "crm_fields.yml")
-    destination = parts.pop("destination", None) or Braze(
-        settings.crm_url,
-        settings.crm_api_key.get_secret_value(),
-        budget=RetryBudget(settings.retry_budget_seconds),
-    )
+    destination = parts.pop("destination", None) or open_destination(settings, fields)
     warehouse = open_warehouse(settings)
     try:
         warehouse.prepare()
@@ -135,3 +148,4 @@ def open_house(settings: Settings, **parts: Any) -> Iterator[House]:
     finally:
         release()
         warehouse.close()
+        destination.close()

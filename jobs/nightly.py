@@ -6,11 +6,14 @@ night later it is as the raw events say. Decisions are never touched, and featur
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from jobs.drift import LOGGED, TABLES, Digest, digest
+from jobs.erase import sweep
 from jobs.house import House
+from jobs.leasing import leased
 from jobs.transform import Window
 from warehouse import ledger
 from warehouse.errors import RetryableError
@@ -45,12 +48,16 @@ def nightly(house: House) -> Night:
     """Rebuild events, sessions, exits and features of whoever was active within `max_lateness_days` of the watermark.
 
     The window never begins before the backfill ended: history holds events of any lateness, and the incremental models count on
-    none beyond the limit. Not to be run beside an hourly run: both write the same working tables.
+    none beyond the limit. It takes the lease: an hourly run beside it would write the same working tables.
 
-    Raises: ContractError (no history, a data test), RetryableError (a failing build, an hourly run that committed meanwhile).
+    Raises: ContractError (no history, a data test), RetryableError (a failing build, an hourly run that committed meanwhile),
+    BusyError while another run is at it.
     """
     started = house.monotonic()
     first, last = ledger.history(house.warehouse)
+    swept = sweep(house)
+    if swept:
+        house.narrator.step("Swept of erased users", count_rows=sum(swept.values()))
     until = last.window_until
     window = Window(
         from_at=max(until - timedelta(days=house.funnel.max_lateness_days), first.window_until),
@@ -61,7 +68,9 @@ def nightly(house: House) -> Night:
     if window.from_at < until:
         house.narrator.step("Rebuilding", window_from=window.from_at, window_until=until)
         before = _digests(house, window)
-        house.transform(window).build("nightly")
+        # Killed in here, it leaves nothing wrong before the watermark: the next hour builds again from there.
+        with leased(house, f"{last.epoch:08d}-nightly-{uuid.uuid4().hex[:8]}", until):
+            house.transform(window).build("nightly")
         now = ledger.last_epoch(house.warehouse)
         if now and now.window_until != until:
             raise RetryableError(

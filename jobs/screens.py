@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # they bring dbt's and the model's libraries, which `--help` 
     from jobs.audit import Audit
     from jobs.backfill import Backfilled
     from jobs.doctor import Diagnosis
+    from jobs.erase import Erased
     from jobs.hourly import Result
     from jobs.nightly import Night
     from jobs.status import Status
@@ -96,17 +97,28 @@ def ran(console: Console, answer: Result) -> None:
         table.add_row("unfinished exits", f"{answer.scoring.exits:,}", f"skipped: {_reasons(answer.scoring.skipped)}")
         table.add_row("scored", f"{answer.scoring.scored:,}", _reasons(answer.scoring.bands))
         table.add_row("vouchers", f"{answer.scoring.eligible:,}", _reasons(answer.scoring.eligibility_reasons))
-    if answer.is_dry_run:
-        console.print(table, highlight=False)
-        console.print("Nothing was committed or sent.", style="dim")
-        return
     table.add_row(
-        "pending for the CRM",
-        f"{sent.pending:,}",
-        f"delivered {sent.delivered:,} ({sent.withdrawals:,} withdrawn), rejected {sent.rejected:,}, deferred {sent.deferred:,}, "
-        f"suppressed {sent.suppressed:,}",
+        "differ in the CRM", f"{sent.differing:,}", f"delivered {sent.delivered:,} ({sent.withdrawals:,} withdrawn)"
     )
+    for outcome, reasons in (("rejected", sent.errors), ("suppressed", sent.suppressed), ("deferred", sent.deferred)):
+        if reasons:
+            table.add_row("", "", f"{outcome} {sum(reasons.values()):,}: {_reasons(reasons)}")
+    if sent.unchanged:
+        table.add_row("", "", f"unchanged {sent.unchanged:,}")
     console.print(table, highlight=False)
+    if answer.is_dry_run:
+        _rehearsed(console, answer)
+
+
+def _rehearsed(console: Console, answer: Result) -> None:
+    """What would have been sent, of a few users, without saying of whom."""
+    for sample in answer.sync.samples:
+        told = ", ".join(f"{name} {'cleared' if value is None else value}" for name, value in sample.items())
+        console.print(f"one would be told: {told}", style="dim", highlight=False)
+    console.print(
+        "Nothing was committed or sent. Delivered is what was pending before; this window's decisions would come on top.",
+        style="dim",
+    )
 
 
 def rebuilt(console: Console, answer: Night) -> None:
@@ -201,13 +213,26 @@ def dead_letters(console: Console, answer: Any) -> None:
     if not answer:
         console.print("No dead letters.")
         return
-    table = _table("reason", "users", "first", "last")
+    table = _table("code", "users", "first", "last", "the CRM says")
+    table.columns[4].justify = "left"
     for row in answer:
-        table.add_row(
-            row["rejected_code"] or "unknown", f"{row['count_users']:,}", _time(row["first_at"]), _time(row["last_at"])
-        )
+        when = (_time(row["first_at"]), _time(row["last_at"]))
+        table.add_row(row["rejected_code"] or "unknown", f"{row['count_users']:,}", *when, row["reason"] or "")
     console.print(table)
     console.print("After the cause is mended: winback dead-letters retry", style="dim")
+
+
+def erased(console: Console, answer: Erased) -> None:
+    """A line a step, and what stays."""
+    console.print(f"[bold]Erasure {answer.erasure_id}[/], requested {_time(answer.requested_at)} UTC", highlight=False)
+    table = _table("step", "outcome", "rows", "code")
+    for receipt in answer.receipts:
+        rows = "" if receipt.count_rows is None else f"{receipt.count_rows:,}"
+        table.add_row(receipt.step, receipt.outcome, rows, receipt.error_code or "")
+    console.print(table)
+    console.print("\n[bold]What stays[/]")
+    for sentence in answer.stays:
+        console.print(f"- {sentence}", markup=False, highlight=False, soft_wrap=True)
 
 
 def diagnosis(console: Console, answer: Diagnosis) -> None:

@@ -87,17 +87,29 @@ class Settings(BaseSettings):
     )
     models: Path = Field(Path("var/models"), description="Folder of the model bundles.")
     config: Path = Field(
-        Path("config"), description="Folder of funnel.yml, features.yml, vouchers.yml, crm_fields.yml."
+        Path("config"), description="Folder of funnel.yml, features.yml, vouchers.yml, crm_fields.yml, crm.yml."
     )
-    crm: Literal["braze"] = Field("braze", description="Which CRM: `braze`.")
+    crm: Literal["braze", "hubspot", "klaviyo", "salesforce"] = Field(
+        "braze", description="Which CRM: `braze`, `hubspot`, `klaviyo` or `salesforce`."
+    )
     crm_url: Annotated[str, AfterValidator(_crm_url)] = Field(
         "http://127.0.0.1:8765", description="The CRM's REST endpoint; https, or http on this machine."
     )
+    crm_hosts: str = Field(
+        "",
+        pattern=r"^([A-Za-z0-9.-]+(,[A-Za-z0-9.-]+)*)?$",
+        description="Further hosts that the key may be sent to, such as a proxy's, with commas between.",
+    )
     crm_api_key: Annotated[SecretStr, AfterValidator(_api_key)] = Field(
-        SecretStr("local-key"), description="The CRM's key, with permission `users.track`."
+        SecretStr("local-key"), description="The CRM's key; what it must be allowed to do, `winback doctor` says."
     )
     safety_lag_seconds: int = Field(
         120, ge=0, le=86_400, description="`until` is now minus this, so that rows still being written are not skipped."
+    )
+    lease_seconds: int = Field(
+        900,
+        ge=0,
+        description="On BigQuery: how long a run that was killed keeps others out; 0 keeps nobody out. DuckDB needs none.",
     )
     run_deadline_seconds: int = Field(
         2_700, gt=0, description="When to stop sending and leave the rest to the next run."
@@ -108,6 +120,12 @@ class Settings(BaseSettings):
     max_rejected_ratio: float = Field(
         0.5, ge=0, le=1, description="Above this share of rejected users the circuit breaker stops the sync (exit 3)."
     )
+    min_audience_ratio: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Below this share of the last run's audience the sync stops before it takes anything away (exit 3).",
+    )
     dbt_target: Path = Field(Path("var/dbt"), description="Folder for what dbt compiles and logs.")
     memory_limit: str = Field(
         "2GB",
@@ -116,6 +134,11 @@ class Settings(BaseSettings):
     )
     debug: bool = Field(False, description="Show tracebacks of unexpected errors. They may quote users' data.")
     threads: int = Field(0, ge=0, description="Threads for scoring; 0 is every core.")
+
+    @property
+    def allowed_crm_hosts(self) -> tuple[str, ...]:
+        """Hosts that the key may be sent to besides the CRM's own."""
+        return tuple(host.lower() for host in self.crm_hosts.split(",") if host)
 
     @property
     def duckdb_file(self) -> Path | None:

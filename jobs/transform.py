@@ -33,6 +33,7 @@ class Window:
     profiles_from: datetime = SINCE_EVER
     fold_from_epoch: int = 0
     fold_from_at: datetime = SINCE_EVER
+    arrivals_from: datetime | None = None  # where what arrived is counted from, if not from `from_at`
 
     def as_vars(self) -> dict[str, Any]:
         """The dbt vars of the same names; timestamps without zone, always UTC."""
@@ -40,6 +41,8 @@ class Window:
             name: getattr(self, name).astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ")
             for name in ("from_at", "until_at", "history_until", "profiles_from", "fold_from_at")
         }
+        arrivals_from = self.arrivals_from or self.from_at
+        times["arrivals_from"] = arrivals_from.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ")
         return {**times, "fold_from_epoch": self.fold_from_epoch}
 
 

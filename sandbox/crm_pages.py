@@ -1,48 +1,74 @@
-"""What would a marketer see in the CRM: segments, profiles and their history?"""
+"""What would a marketer see in the CRM: segments, profiles and their history, and which run wrote what?"""
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from flask import Flask, Response, redirect, render_template, request, url_for
 from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.wrappers import Response as WerkzeugResponse
 
-from sandbox.crm_store import SEGMENTS, CrmStore, group_writes
-from sandbox.crm_wire import message
+from sandbox.crm_desk import Desk, reply
+from sandbox.crm_segments import SEGMENTS
+from sandbox.crm_views import Views, group_writes
 
 PAGE_SIZE = 50
+RUNS_AT_HOME = 8
 
 
-def add_pages(app: Flask, store: CrmStore, clock: Callable[[], datetime]) -> None:
-    """Add the pages to the app, and friendly words for what is not there."""
+@dataclass(frozen=True)
+class Paged:
+    """Where in a list the reader is."""
+
+    count: int
+    page: int
+    pages: int
+
+    @property
+    def offset(self) -> int:
+        """How many rows come before this page."""
+        return (self.page - 1) * PAGE_SIZE
+
+
+def add_pages(app: Flask, desk: Desk, programs: tuple[str, ...]) -> None:
+    """Add the pages to the app, and words for what is not there: friendly ones, but JSON below the paths of `programs`."""
     app.add_template_filter(_when, "when")
-    app.context_processor(lambda: {"now": clock()})
+    app.context_processor(lambda: {"now": desk.clock()})
+    _add_marketing(app, desk.store)
+    _add_runs(app, desk.store)
 
+    @app.errorhandler(HTTPException)
+    def friendly(error: HTTPException) -> tuple[str | Response, int]:
+        code, text = error.code or 500, error.description or error.name
+        if request.path.startswith(programs):
+            return reply(code, message=text), code
+        return render_template("error.html", code=code, text=text), code
+
+
+def _add_marketing(app: Flask, views: Views) -> None:
     @app.get("/")
     def home() -> str:
-        counts = store.segment_counts()
+        counts = views.segment_counts()
         return render_template(
             "home.html",
-            totals=store.totals(),
+            totals=views.totals(),
             segments=[(segment, counts[slug]) for slug, segment in SEGMENTS.items()],
-            bins=store.probability_bins(),
-            reasons=store.voucher_reasons(),
-            writes=store.latest_writes(12),
-            written=store.writes_per_field(),
+            bins=views.probability_bins(),
+            reasons=views.voucher_reasons(),
+            writes=views.latest_writes(12),
+            written=views.writes_per_field(),
+            runs=views.runs(RUNS_AT_HOME),
+            count_runs=views.count_runs(),
+            count_deleted=views.count_deleted(),
         )
 
     @app.get("/segments/<slug>")
     def segment(slug: str) -> str:
         if slug not in SEGMENTS:
             raise NotFound(f"There is no segment called {slug}.")
-        count = store.segment_counts()[slug]
-        pages = max(1, math.ceil(count / PAGE_SIZE))
-        page = min(pages, max(1, request.args.get("page", 1, type=int)))
-        rows = store.segment(slug, limit=PAGE_SIZE, offset=(page - 1) * PAGE_SIZE)
-        return render_template(
-            "segment.html", segment=SEGMENTS[slug], count=count, rows=rows, page=page, pages=pages, page_size=PAGE_SIZE
-        )
+        paged = _paged(views.segment_counts()[slug])
+        rows = views.segment(slug, limit=PAGE_SIZE, offset=paged.offset)
+        return render_template("segment.html", segment=SEGMENTS[slug], rows=rows, paged=paged)
 
     @app.get("/profiles")
     def find_profile() -> WerkzeugResponse:
@@ -51,18 +77,33 @@ def add_pages(app: Flask, store: CrmStore, clock: Callable[[], datetime]) -> Non
 
     @app.get("/profiles/<path:external_id>")
     def profile(external_id: str) -> str:
-        attributes = store.profile(external_id)
+        attributes = views.profile(external_id)
         if attributes is None:
             raise NotFound(f"No profile has the external id {external_id}.")
-        writes = group_writes(store.history(external_id))
+        writes = group_writes(views.history(external_id))
         return render_template("profile.html", external_id=external_id, attributes=attributes, writes=writes)
 
-    @app.errorhandler(HTTPException)
-    def friendly(error: HTTPException) -> tuple[str | Response, int]:
-        code, text = error.code or 500, error.description or error.name
-        if request.path.startswith(("/users/", "/_control/")):
-            return message(code, text), code
-        return render_template("error.html", code=code, text=text), code
+
+def _add_runs(app: Flask, views: Views) -> None:
+    @app.get("/runs")
+    def runs() -> str:
+        paged = _paged(views.count_runs())
+        rows = views.runs(PAGE_SIZE, paged.offset)
+        return render_template("runs.html", rows=rows, paged=paged, count_deleted=views.count_deleted())
+
+    @app.get("/runs/<path:run_id>")
+    def run(run_id: str) -> str:
+        found = views.run(run_id)
+        if found is None:
+            raise NotFound(f"No run called {run_id} has written here.")
+        paged = _paged(views.count_written(run_id))
+        rows = views.written_by(run_id, limit=PAGE_SIZE, offset=paged.offset)
+        return render_template("run.html", run=found, rows=rows, paged=paged)
+
+
+def _paged(count: int) -> Paged:
+    pages = max(1, math.ceil(count / PAGE_SIZE))
+    return Paged(count, min(pages, max(1, request.args.get("page", 1, type=int))), pages)
 
 
 def _when(value: object) -> str:

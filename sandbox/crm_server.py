@@ -1,30 +1,37 @@
-"""How does the local CRM run? A server on the loopback address that speaks Braze's wire format and shows what it holds."""
+"""How does the local CRM run? A server on the loopback address that speaks four CRMs' wire formats and shows what it holds."""
 
 import socket
-import struct
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from flask import Flask, Response
-from werkzeug.serving import WSGIRequestHandler, make_server
 
+from sandbox.crm_control import CONTROL, add_control
+from sandbox.crm_desk import Desk
+from sandbox.crm_http import Server
 from sandbox.crm_pages import add_pages
 from sandbox.crm_store import CrmStore
-from sandbox.crm_wire import Allowance, HangUpError, Wire
+from sandbox.wires.braze import BrazeWire
+from sandbox.wires.hubspot import HubSpotWire
+from sandbox.wires.klaviyo import KlaviyoWire
+from sandbox.wires.salesforce import SalesforceWire
 
 
-def create_app(store: CrmStore, *, api_key: str, clock: Callable[[], datetime]) -> Flask:
-    """Build the app. Tests may set `app.config["ALLOWANCE"].requests` to meet the rate limit sooner."""
+def create_app(desk: Desk) -> Flask:
+    """Build the app: one CRM, four wire formats, each on its own paths."""
     app = Flask(__name__)
     # A hang-up must reach the handler of the connection; a bug of ours must reach the log.
-    app.config.update(PROPAGATE_EXCEPTIONS=True, ALLOWANCE=Allowance())
+    app.config["PROPAGATE_EXCEPTIONS"] = True
     app.url_map.merge_slashes = False  # an external id may hold two slashes
-    Wire(store, api_key, clock, app.config["ALLOWANCE"]).add_to(app)
-    add_pages(app, store, clock)
+    wires = (BrazeWire(), HubSpotWire(), KlaviyoWire(), SalesforceWire())
+    for wire in wires:
+        wire.add_to(app, desk)
+    add_control(app, desk)
+    add_pages(app, desk, programs=(CONTROL, *(path for wire in wires for path in wire.paths)))
 
     @app.after_request
     def _harden(response: Response) -> Response:
@@ -34,26 +41,12 @@ def create_app(store: CrmStore, *, api_key: str, clock: Callable[[], datetime]) 
     return app
 
 
-class _Handler(WSGIRequestHandler):
-    """One connection: says nothing about requests that went well, and can hang up."""
-
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Say nothing: a demo sends thousands."""
-
-    def connection_dropped(self, error: BaseException, environ: dict[str, Any] | None = None) -> None:  # noqa: ARG002 werkzeug's signature
-        """Close the connection, with a reset if the app asked for one."""
-        self.close_connection = True
-        if isinstance(error, HangUpError) and error.reset:
-            # Lingering for 0 seconds makes close() send RST; the reader shares the socket and must let go first.
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.rfile.close()
-            self.connection.close()
-
-
 class LocalCrm:
     """A CRM on 127.0.0.1, served in a thread for as long as the `with` block lasts.
 
-    Raises OSError when the port is taken. Port 0 takes a free one.
+    Port 0 takes a free one. A sink answers and counts as ever, and keeps nothing: for benches.
+
+    Raises: OSError when the port is taken.
     """
 
     def __init__(
@@ -63,14 +56,14 @@ class LocalCrm:
         api_key: str = "local-key",
         port: int = 0,
         clock: Callable[[], datetime] | None = None,
+        is_sink: bool = False,
     ) -> None:
-        # Bound here and handed over: werkzeug would end the process when the port is taken.
-        with socket.create_server(("127.0.0.1", port)) as listener:
+        clock = clock or (lambda: datetime.now(UTC))
+        with socket.create_server(("127.0.0.1", port), backlog=128) as listener:
             self.store = CrmStore(database)
-            self.app = create_app(self.store, api_key=api_key, clock=clock or (lambda: datetime.now(UTC)))
-            self._server = make_server(
-                "127.0.0.1", port, self.app, threaded=True, request_handler=_Handler, fd=listener.fileno()
-            )
+            self.desk = Desk(self.store, api_key, clock, is_sink=is_sink)
+            self.app = create_app(self.desk)
+            self._server = Server(listener, self.app, clock)
         self.url = f"http://127.0.0.1:{self._server.port}"
         # Looked at every 20 ms whether to stop; the default of half a second would be most of a test's time.
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="local-crm", daemon=True)
@@ -84,11 +77,16 @@ class LocalCrm:
     ) -> None:
         self._server.shutdown()
         self._thread.join()
-        self.store.close()
+        self._leave()
 
     def serve_forever(self) -> None:
         """Serve in the foreground until Ctrl-C, then close the database."""
         try:
             self._server.serve_forever()
         finally:
-            self.store.close()
+            self._leave()
+
+    def _leave(self) -> None:
+        self.desk.closing.set()
+        self._server.leave()
+        self.store.close()

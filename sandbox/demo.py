@@ -20,6 +20,7 @@ from jobs.settings import read_settings
 from jobs.training import train
 from sandbox import DEFAULT_CRM, screens
 from sandbox.crm_server import LocalCrm
+from sandbox.replay import at_the_time
 from sandbox.synthetic_app import generate
 from warehouse.duckdb import DuckDBWarehouse
 from warehouse.errors import ContractError
@@ -68,9 +69,9 @@ def run_demo(*, count_users: int, seed: int, is_quiet: bool = False) -> dict[str
             for n in range(COUNT_HOURS + 1):
                 until = BACKFILL_UNTIL + timedelta(hours=CATCH_UP_HOURS + n)
                 voice.step(f"Running until {until:%d %B %H:%M}", until=until)
-                hours.append(hourly(quiet, until))
+                hours.append(hourly(at_the_time(quiet, until), until))
             voice.step("Repeating the last hour", until=hours[-1].window_until)
-            repeated = hourly(quiet, hours[-1].window_until)
+            repeated = hourly(at_the_time(quiet, hours[-1].window_until), hours[-1].window_until)
         voice.close()
         segments = crm.store.segment_counts()
     seconds = time.monotonic() - started
@@ -85,7 +86,7 @@ def run_demo(*, count_users: int, seed: int, is_quiet: bool = False) -> dict[str
     console.print(screens.runs([*hours, repeated]))
     console.print()
     console.print(screens.segments(segments))
-    ok = repeated.sync.pending == 0 and all(not h.stopped and not h.sync.rejected for h in hours)
+    ok = repeated.sync.requests == 0 and all(not h.stopped and not h.sync.rejected for h in hours)
     console.print(
         "\n[green]✓[/] The last hour, repeated, sent nothing."
         if ok

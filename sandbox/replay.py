@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -48,9 +48,14 @@ def replay(settings: Settings, until: datetime, every: timedelta, crm_database: 
         upto = last.window_until
         while upto < until:
             upto = min(upto + every, until)
-            runs.append(hourly(house, upto))
-        repeated = hourly(house, until)
+            runs.append(hourly(at_the_time(house, upto), upto))
+        repeated = hourly(at_the_time(house, until), until)
         return Replayed(runs, repeated, *_hindsight(house, first.window_until, until))
+
+
+def at_the_time(house: House, moment: datetime) -> House:
+    """The same house with its clock at that moment, UTC: a run then knows nothing of what is loaded later."""
+    return replace(house, now=lambda: moment)
 
 
 def _hindsight(house: House, history_until: datetime, until: datetime) -> tuple[int, float | None, float | None]:

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.hourly import Result
-from sandbox.crm_store import SEGMENTS
+from sandbox.crm_segments import SEGMENTS
 from sandbox.replay import Replayed
 
 

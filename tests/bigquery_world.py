@@ -64,6 +64,8 @@ def bigquery_settings(emulator: Emulator, prefix: str, folder: Path, **changes: 
         "bigquery_location": "US",
         "bigquery_endpoint": emulator.url,
         "bigquery_storage_endpoint": emulator.storage_endpoint,
+        # Nobody waits for a lease; tests/test_lease.py and test_concurrency.py are about it.
+        "lease_seconds": 0,
     }
     return settings_in(folder, **(values | changes))
 

@@ -1,58 +1,125 @@
-"""Run one hour and be killed by SIGKILL at the n-th effect; a program for tests/test_crash.py.
+"""Where may a run die, and how does a test have it die, or pause, exactly there?
 
-    python -m tests.killed_run FOLDER CRM_URL HOURS N
-
-Effects are what leaves the process: a build by dbt, a write to the warehouse, a request to the CRM. Each is a place to die twice:
-before it and after it. Exit 0 when the run ended before its n-th place.
+Effects are what leaves the process: a build by dbt, a write to the warehouse, a request to the CRM. Each is two places: before it
+(a request is not sent yet) and after it (between the CRM's reply and all that follows from it).
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
-import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
+from urllib.parse import urlsplit
 
-from crm_sync.destinations.braze import Braze
-from jobs.hourly import hourly
-from jobs.house import open_house
+import requests
+
 from jobs.transform import Transform
-from tests.world import API_KEY, NOW, at, settings_in
 from warehouse.duckdb import DuckDBWarehouse
+from warehouse.tables import Table
 
 
-class Death:
-    """Counts places and kills the process at one of them."""
+@dataclass(frozen=True)
+class Place:
+    """The how-manieth place of a run, from 1 on, and what it lies before or after: `build features`, `append ops.runs`."""
 
-    def __init__(self, place: int) -> None:
-        self.left = place
+    number: int
+    when: str
+    effect: str
 
-    def near(self, effect: Any) -> Any:
-        """The same effect, with a place to die before and after it."""
+    def __str__(self) -> str:
+        return f"{self.when} {self.effect}"
 
+
+@dataclass
+class Places:
+    """Counts the places that this process passes, and does something at one of them: by its number, or by its name.
+
+    By default it is killed. What another `act` does there is no place.
+    """
+
+    told_in: Path
+    stop_at: int | str | None = None
+    act: Callable[[], object] = lambda: os.kill(os.getpid(), signal.SIGKILL)
+    passed: list[Place] = field(default_factory=list)
+    _is_out: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _within: threading.local = field(default_factory=threading.local)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Put a place before and after every effect, and tell of all that were passed."""
+        warehouses: list[Any] = [DuckDBWarehouse]
+        if "warehouse.bigquery" in __import__("sys").modules:
+            from warehouse.bigquery import BigQueryWarehouse  # noqa: PLC0415 - a second that DuckDB need not pay
+
+            warehouses.append(BigQueryWarehouse)
+        effects: list[tuple[Any, str, Callable[..., str]]] = [
+            (Transform, "build", lambda _, selector, **__: f"build {selector}"),
+            (requests.Session, "send", lambda _, request, **__: f"request {_endpoint(request)}"),
+            *((each, name, _written(name)) for each in warehouses for name in ("append", "append_once", "discard")),
+        ]
+        patches = [
+            mock.patch.object(owner, name, self._near(getattr(owner, name), named)) for owner, name, named in effects
+        ]
+        for patch in patches:
+            patch.start()
+        try:
+            yield
+        finally:
+            for patch in patches:
+                patch.stop()
+            if self.stop_at is not None or not self.told_in.exists():
+                self.told_in.write_text(json.dumps([asdict(place) for place in self.passed]))
+
+    def _near(self, effect: Callable[..., Any], named: Callable[..., str]) -> Callable[..., Any]:
         def dangerous(*args: Any, **kwargs: Any) -> Any:
-            self._place()
-            answer = effect(*args, **kwargs)
-            self._place()
+            if self._is_out or getattr(self._within, "effect", False):  # on DuckDB to append once is to append
+                return effect(*args, **kwargs)
+            name = named(*args, **kwargs)
+            self._pass("before", name)
+            self._within.effect = True
+            try:
+                answer = effect(*args, **kwargs)
+            finally:
+                self._within.effect = False
+            self._pass("after", name)
             return answer
 
         return dangerous
 
-    def _place(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def _pass(self, when: str, effect: str) -> None:
+        with self._lock:
+            place = Place(len(self.passed) + 1, when, effect)
+            self.passed.append(place)
+            if self.stop_at not in (place.number, str(place)):
+                return
+            self.stop_at = None
+            self.told_in.write_text(json.dumps([asdict(place)]))
+        self._is_out = True
+        self.act()
+        self._is_out = False
 
 
-def main() -> None:
-    folder, url, hours, place = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
-    death = Death(place)
-    for owner, name in ((Transform, "build"), (DuckDBWarehouse, "append"), (Braze, "send")):
-        setattr(owner, name, death.near(getattr(owner, name)))
-    with open_house(settings_in(folder), destination=Braze(url, API_KEY), now=lambda: NOW) as house:
-        hourly(house, at(hours))
+def told(file: Path) -> list[Place]:
+    """What a process told: all places it passed, or the one where it got the signal."""
+    return [Place(**each) for each in json.loads(file.read_text())] if file.exists() else []
 
 
-if __name__ == "__main__":
-    main()
+def _written(name: str) -> Callable[..., str]:
+    def named(_: Any, table: Table, *__: Any, **___: Any) -> str:
+        return f"{name} {table.title}"
+
+    return named
+
+
+def _endpoint(request: requests.PreparedRequest) -> str:
+    """Method and path, with ids left out."""
+    return f"{request.method} {re.sub(r'(?<=/)(?=[^/]*[0-9])[^/]{10,}', '*', urlsplit(request.url or '').path)}"

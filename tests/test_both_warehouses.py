@@ -133,9 +133,9 @@ def test_every_statement_of_an_hour_as_it_was_sent_says_from_which_day_on_it_rea
     duckdb_world, world = twin_worlds
     last = world.query("select max(window_until) as until from ops.runs")[0]["until"]
     until = last + timedelta(hours=6)
-    with duckdb_world.house() as house:
+    with duckdb_world.house(now=lambda: until) as house:
         hourly(house, until)
-    with world.house() as house:
+    with world.house(now=lambda: until) as house:
         emulator.forget()
         result = hourly(house, until)
     sent = emulator.statements

@@ -41,7 +41,8 @@ def test_a_run_prints_one_object_on_stdout_and_lines_on_stderr(world: World) -> 
 
     assert done.returncode == 0
     answer = json.loads(done.stdout)
-    assert answer["sync"]["pending"] == answer["sync"]["delivered"] > 0
+    assert answer["sync"]["differing"] == answer["sync"]["delivered"] + sum(answer["sync"]["suppressed"].values())
+    assert answer["sync"]["delivered"] > 0
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert [line["message"] for line in lines] == [
         "Building features",

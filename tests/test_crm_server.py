@@ -1,31 +1,24 @@
-"""Does the local CRM behave as Braze would, and show people what it holds? A real server, asked over HTTP."""
+"""Does the local CRM answer as Braze would, at Braze's limits, over connections that stay open? Asked over real HTTP."""
 
+import http.client
 import json
 import socket
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from hypothesis import given
+from hypothesis import strategies as st
 
+from sandbox.crm_desk import Allowance
 from sandbox.crm_server import LocalCrm
+from tests.local_crm import KEY, START, Clock, counters, post, scored, serving, track
 
-KEY = {"Authorization": "Bearer test-key"}
-START = datetime(2026, 11, 23, 9, 0, 0, 250_000, tzinfo=UTC)
 SPEC = Path(__file__).parents[2] / "shared/specs/braze_community.json"
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def forward(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
 
 
 @pytest.fixture
@@ -35,43 +28,8 @@ def clock() -> Clock:
 
 @pytest.fixture
 def crm(tmp_path: Path, clock: Clock) -> Iterator[LocalCrm]:
-    with LocalCrm(tmp_path / "crm.db", api_key="test-key", clock=clock) as server:
+    with serving(tmp_path, clock) as server:
         yield server
-
-
-def post(crm: LocalCrm, path: str, body: object) -> requests.Response:
-    return requests.post(crm.url + path, json=body, headers=KEY, timeout=10)
-
-
-def track(crm: LocalCrm, *attributes: object) -> requests.Response:
-    return post(crm, "/users/track", {"attributes": attributes})
-
-
-def fault(crm: LocalCrm, **body: object) -> None:
-    assert requests.post(crm.url + "/_control/faults", json=body, timeout=10).status_code == 200
-
-
-def counters(crm: LocalCrm) -> Any:
-    return requests.get(crm.url + "/_control/requests", timeout=10).json()
-
-
-def page(crm: LocalCrm, path: str) -> str:
-    response = requests.get(crm.url + path, timeout=10)
-    assert response.status_code == 200
-    return response.text
-
-
-def scored(external_id: str, **changes: object) -> dict[str, object]:
-    return {
-        "external_id": external_id,
-        "churn_probability": 0.8421,
-        "churn_risk_band": "high",
-        "churn_reasons": ["Left at the income step"],
-        "voucher_eligible": True,
-        "voucher_reason": "granted",
-        "voucher_valid_until": "2026-11-30T09:00:00Z",
-        "experiment_arm": "treatment",
-    } | changes
 
 
 # Wire format
@@ -81,7 +39,14 @@ def test_a_write_is_acknowledged_applied_and_counted(crm: LocalCrm) -> None:
     response = track(crm, {"external_id": "ada", "churn_probability": 0.5}, {"external_id": "bob", "a": True, "b": [1]})
     assert (response.status_code, response.json()) == (201, {"message": "success", "attributes_processed": 2})
     assert crm.store.profiles() == {"ada": {"churn_probability": 0.5}, "bob": {"a": True, "b": [1]}}
-    assert counters(crm) == {"requests": 1, "objects": 2, "attributes_written": 3, "by_status": {"201": 1}}
+    assert counters(crm) == {
+        "requests": 1,
+        "objects": 2,
+        "attributes_written": 3,
+        "by_status": {"201": 1},
+        "by_endpoint": {"braze.track": {"201": 1}},
+        "over_limit": {},
+    }
     assert crm.store.writes_per_field() == {"a": 1, "b": 1, "churn_probability": 1}
 
 
@@ -192,180 +157,156 @@ def test_export_and_delete_take_1_to_50_strings(crm: LocalCrm, path: str, ids: o
     assert post(crm, path, {"external_ids": [str(number) for number in range(50)]}).status_code == 201
 
 
+def test_attributes_are_listed_by_name_with_the_type_of_their_first_value_50_at_a_time(crm: LocalCrm) -> None:
+    names = [f"a{number:02}" for number in range(46)]
+    track(crm, {"external_id": "ada", **dict.fromkeys(names, "x"), "b": None, "c": [1], "d": True, "e": 1, "f": {}})
+    track(crm, {"external_id": "ada", "b": 0.5, "c": "later another type", "g": None})
+    first = requests.get(crm.url + "/custom_attributes", headers=KEY, timeout=10)
+    second = requests.get(first.links["next"]["url"], headers=KEY, timeout=10)
+    assert [each["name"] for each in first.json()["attributes"]] == [*names, "b", "c", "d", "e"]
+    assert [each["data_type"] for each in first.json()["attributes"]][45:] == [
+        "String",
+        "Number",
+        "Array",
+        "Boolean",
+        "Number",
+    ]
+    assert second.json() == {"message": "success", "attributes": [{"name": "f", "data_type": "Object"}]}
+    assert "next" not in second.links
+
+
+# Limits
+
+
 def test_the_rate_limit_is_announced_enforced_and_lifted(crm: LocalCrm, clock: Clock) -> None:
     headers = track(crm, {"external_id": "ada", "a": 1}).headers
     assert (headers["x-ratelimit-limit"], headers["x-ratelimit-remaining"]) == ("3000", "2999")
     assert int(headers["x-ratelimit-reset"]) == int(START.timestamp()) + 4  # 3.25 s later, rounded up
-    crm.app.config["ALLOWANCE"].requests = 2
+    crm.desk.allowances["braze.track"].requests = 2
     assert track(crm, {"external_id": "ada", "a": 2}).headers["x-ratelimit-remaining"] == "0"
     refused = track(crm, {"external_id": "ada", "a": 3})
     assert (refused.status_code, refused.headers["x-ratelimit-remaining"]) == (429, "0")
     assert crm.store.profile("ada") == {"a": 2}
+    assert counters(crm)["over_limit"] == {"braze.track": 1}
     clock.forward(3)
     assert track(crm, {"external_id": "ada", "a": 3}).status_code == 201
 
 
-# Faults
+def test_a_limit_can_be_switched_off(crm: LocalCrm) -> None:
+    allowance = crm.desk.allowances["braze.track"]
+    allowance.requests, allowance.is_on = 1, False
+    assert [track(crm, {"external_id": "ada"}).status_code for _ in range(3)] == [201, 201, 201]
+    assert allowance.refused == 0
 
 
-@pytest.mark.parametrize(
-    ("status", "retry_after"), [(429, "2"), (503, "Mon, 23 Nov 2026 09:00:05 GMT"), (500, None), (202, None)]
-)
-def test_told_to_answer_with_a_status_it_does_so_n_times_and_applies_nothing(
-    crm: LocalCrm, status: int, retry_after: str | None
+def test_a_window_slides_and_the_refused_use_nothing() -> None:
+    allowance = Allowance(2, 10)
+    arrivals = [(0, True), (9, True), (9.9, False), (10, True), (18.9, False), (19, True), (19.5, False), (20, True)]
+    for seconds, is_allowed in arrivals:
+        now = START + timedelta(seconds=seconds)
+        assert allowance.has_room(now) is is_allowed, seconds
+        if is_allowed:
+            allowance.use(now)
+    assert allowance.wait_seconds(START + timedelta(seconds=21)) == 8.0  # until the one at 19 s has left
+    assert allowance.wait_seconds(START + timedelta(seconds=29)) == 0.0
+
+
+@given(st.lists(st.floats(0, 40), max_size=60), st.integers(1, 5), st.integers(1, 10))
+def test_no_window_ever_holds_more_than_the_limit_and_none_is_refused_below_it(
+    arrivals: list[float], requests: int, seconds: int
 ) -> None:
-    fault(crm, kind="status", status=status, retry_after=retry_after, times=2)
-    replies = [track(crm, {"external_id": "ada", "a": number}) for number in range(3)]
-    assert [reply.status_code for reply in replies] == [status, status, 201]
-    assert [reply.headers.get("Retry-After") for reply in replies] == [retry_after, retry_after, None]
-    assert len(crm.store.history("ada")) == 1
-    assert counters(crm)["by_status"] == {str(status): 2, "201": 1}
+    allowance, taken = Allowance(requests, seconds), list[Any]()
+    for arrival in sorted(arrivals):
+        now = START + timedelta(seconds=arrival)
+        recent = [each for each in taken if each > now - timedelta(seconds=seconds)]
+        assert allowance.has_room(now) is (len(recent) < requests)
+        if len(recent) < requests:
+            allowance.use(now)
+            taken.append(now)
 
 
-def test_told_to_refuse_a_user_it_does_so_until_cleared(crm: LocalCrm) -> None:
-    fault(crm, kind="row_error", external_ids=["bob"])
-    for _ in range(2):
-        answer = track(crm, {"external_id": "ada", "a": 1}, {"external_id": "bob", "a": 1}).json()
-        assert [(error["input_array"], error["index"]) for error in answer["errors"]] == [("attributes", 1)]
-    requests.delete(crm.url + "/_control/faults", timeout=10)
-    assert "errors" not in track(crm, {"external_id": "bob", "a": 1}).json()
+def test_a_request_takes_from_all_its_limits_or_from_none(crm: LocalCrm) -> None:
+    wide, narrow = Allowance(9, 60), Allowance(1, 60)
+    with crm.app.test_request_context("/"):
+        for _ in range(3):
+            crm.desk.serve("x.y", [wide, narrow], crm.app.response_class, says=lambda *_: crm.app.response_class())
+    assert (wide.remaining(START), narrow.remaining(START), narrow.refused, wide.refused) == (8, 0, 2, 0)
 
 
-@pytest.mark.parametrize(("kind", "is_applied"), [("lose_reply", True), ("reset", False)])
-def test_told_to_hang_up_it_sends_no_reply(crm: LocalCrm, kind: str, is_applied: bool) -> None:
-    fault(crm, kind=kind)
-    with pytest.raises(requests.ConnectionError):
-        track(crm, {"external_id": "ada", "a": 1})
-    assert crm.store.profile("ada") == ({"a": 1} if is_applied else None)
-    assert counters(crm)["by_status"] == {"no reply": 1}
-    assert track(crm, {"external_id": "ada", "a": 1}).status_code == 201
+def test_of_many_requests_at_once_just_the_limit_is_taken_and_nothing_of_it_is_lost(crm: LocalCrm) -> None:
+    crm.desk.allowances["braze.track"].requests = 50
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(
+            pool.map(lambda number: track(crm, {"external_id": f"u{number}", "a": 1}, run_id="7"), range(80))
+        )
+    assert sorted(reply.status_code for reply in replies) == [201] * 50 + [429] * 30
+    assert crm.desk.allowances["braze.track"].refused == 30
+    (run,) = crm.store.runs(9)
+    assert (len(crm.store.profiles()), run.profiles, run.writes, run.attributes) == (50, 50, 50, 50)
 
 
-def test_faults_happen_in_the_order_they_were_given(crm: LocalCrm) -> None:
-    fault(crm, kind="status", status=500)
-    fault(crm, kind="status", status=429)
-    assert [track(crm, {"external_id": "ada"}).status_code for _ in range(3)] == [500, 429, 201]
+# The server
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {},
-        {"kind": "fire"},
-        {"kind": "status"},
-        {"kind": "status", "status": 999},
-        {"kind": "reset", "times": 0},
-        {"kind": "row_error"},
-    ],
-)
-def test_a_fault_that_makes_no_sense_is_refused(crm: LocalCrm, body: dict[str, object]) -> None:
-    assert post(crm, "/_control/faults", body).status_code == 400
+def connection(crm: LocalCrm) -> http.client.HTTPConnection:
+    return http.client.HTTPConnection(crm.url.removeprefix("http://"), timeout=10)
 
 
-# History, segments, pages
+def test_a_connection_serves_many_requests_whatever_became_of_the_body_before(crm: LocalCrm) -> None:
+    line = connection(crm)
+    line.connect()
+    first = line.sock
+    seen = []
+    requests_ = [
+        ("POST", "/nowhere", b"x" * 100_000),
+        ("GET", "/", None),
+        ("HEAD", "/", None),
+        ("POST", "/users/track", b"{}"),
+    ]
+    for method, path, body in requests_:
+        line.request(method, path, body, headers=KEY)
+        reply = line.getresponse()
+        reply.read()
+        seen.append((reply.status, line.sock is first))
+    line.close()
+    assert seen == [(404, True), (200, True), (200, True), (400, True)]
 
 
-def test_history_keeps_what_changed_newest_first(crm: LocalCrm, clock: Clock) -> None:
-    track(crm, {"external_id": "ada", "a": 1, "same": "x"})
-    clock.forward(60)
-    track(crm, {"external_id": "ada", "a": True, "same": "x"})  # 1 and true differ, though Python says they are equal
-    track(crm, {"external_id": "ada", "a": None})
-    found = [(change.field, change.before, change.after) for change in crm.store.history("ada")]
-    assert found[:2] == [("a", True, None), ("a", 1, True)]
-    assert sorted(found[2:], key=str) == [("a", None, 1), ("same", None, "x")]
-    assert crm.store.history("ada")[0].received_at == START + timedelta(seconds=60)
-    assert crm.store.writes_per_field() == {"a": 3, "same": 2}
+def test_a_body_in_chunks_is_understood(crm: LocalCrm) -> None:
+    parts = iter([b'{"attributes": [{"external_id":', b' "ada", "a": 1}]}'])
+    assert requests.post(crm.url + "/users/track", data=parts, headers=KEY, timeout=10).status_code == 201
+    assert crm.store.profile("ada") == {"a": 1}
 
 
-def test_every_segment_holds_whom_its_rule_says(crm: LocalCrm) -> None:
-    held = scored("holdout", voucher_eligible=False, voucher_reason="holdout", experiment_arm="holdout")
-    track(crm, scored("granted"), held, scored("finished"), scored("medium", churn_risk_band="medium"))
-    track(crm, {"external_id": "low", "churn_risk_band": "low", "voucher_eligible": "true"}, {"external_id": "blank"})
-    done = {"churn_probability": None, "churn_risk_band": None, "voucher_eligible": False}
-    track(crm, {"external_id": "finished", **done})
-    members = {
-        "high-risk-voucher": ["granted"],
-        "high-risk-holdout": ["holdout"],
-        "voucher-eligible": ["granted", "medium"],
-        "voucher-withdrawn": ["finished"],
-        "medium-risk": ["medium"],
-        "low-risk": ["low"],
-        "no-longer-scored": ["finished"],
-    }
-    found = {slug: sorted(key for key, _ in crm.store.segment(slug, limit=9)) for slug in members}
-    assert found == members
-    assert crm.store.segment_counts() == {slug: len(names) for slug, names in members.items()}
-    assert crm.store.totals() == {"profiles": 6, "voucher_eligible": 2, "high_risk": 2, "in_holdout": 1}
+def test_the_end_of_the_server_ends_open_connections(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        line = connection(server)
+        line.request("GET", "/_control/requests")
+        line.getresponse().read()
+        assert line.sock
+    assert line.sock.recv(1) == b""
+    line.close()
 
 
-def test_the_overview_shows_counts_distribution_and_latest_writes(crm: LocalCrm) -> None:
-    rows = [scored(f"user-{number}", churn_probability=number % 10 / 10 + 0.05) for number in range(1_234)]
-    for start in range(0, len(rows), 75):
-        track(crm, *rows[start : start + 75])
-    assert crm.store.probability_bins() == [124] * 4 + [123] * 6
-    html = page(crm, "/")
-    assert "Local CRM" in html
-    assert "<dd>1,234<small>" in html
-    assert "user-1233" in html
-    assert "granted" in html
+def test_a_bug_in_the_app_is_a_500_and_the_server_goes_on(crm: LocalCrm, caplog: pytest.LogCaptureFixture) -> None:
+    crm.app.add_url_rule("/users/bug", view_func=lambda: 1 / 0)  # type: ignore[arg-type]
+    assert requests.get(crm.url + "/users/bug", timeout=10).status_code == 500
+    assert "ZeroDivisionError" in caplog.text
+    assert track(crm, {"external_id": "ada"}).status_code == 201
 
 
-def test_a_probability_between_two_tenths_counts_in_the_upper_one(crm: LocalCrm) -> None:
-    edges = [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, "not a number", None]
-    track(crm, *[{"external_id": f"u{number}", "churn_probability": edge} for number, edge in enumerate(edges)])
-    assert crm.store.probability_bins() == [1] * 9 + [2]
-
-
-def test_an_empty_crm_has_an_overview_too(crm: LocalCrm) -> None:
-    assert "Nothing written yet" in page(crm, "/")
-    assert "Nobody is in this segment" in page(crm, "/segments/low-risk")
-
-
-def test_a_segment_is_shown_in_pages_of_50(crm: LocalCrm) -> None:
-    for start in (0, 30):
-        track(crm, *[scored(f"u{number:03}", churn_probability=number / 100) for number in range(start, start + 30)])
-    first, last = page(crm, "/segments/high-risk-voucher"), page(crm, "/segments/high-risk-voucher?page=2")
-    assert "u059" in first
-    assert "u009" not in first
-    assert "u009" in last
-    assert page(crm, "/segments/high-risk-voucher?page=99") == last
-    assert page(crm, "/segments/high-risk-voucher?page=x") == first
-
-
-def test_a_profile_page_tells_values_meaning_and_history(crm: LocalCrm) -> None:
-    track(crm, scored("a/b//c d"))
-    track(crm, {"external_id": "a/b//c d", "voucher_eligible": False, "voucher_reason": "finished"})
-    html = page(crm, "/profiles/a/b//c%20d")
-    for text in ("0.8421", "Chance that the user never finishes", "Finished meanwhile", "30 Nov 2026, 09:00 UTC"):
-        assert text in html
-    assert requests.get(crm.url + "/profiles", params={"external_id": "a/b//c d"}, timeout=10).text == html
-
-
-@pytest.mark.parametrize("path", ["/profiles/%3Cb%3Enobody", "/segments/%3Cb%3Enone", "/nowhere"])
-def test_what_is_not_there_is_a_friendly_404(crm: LocalCrm, path: str) -> None:
-    response = requests.get(crm.url + path, timeout=10)
-    assert response.status_code == 404
-    assert "Back to the overview" in response.text
-    assert "<b>n" not in response.text
-
-
-def test_whatever_the_attributes_are_pages_show_them_as_text(crm: LocalCrm) -> None:
-    evil = "<script>alert(1)</script>"
-    odd: tuple[object, ...] = (evil, [evil], {evil: evil}, 5, True, [[None, 1.5]], "")
-    fields = [*scored("x"), "churn_scored_at", evil]
-    for number, value in enumerate(odd):
-        track(crm, dict.fromkeys(fields, value) | {"external_id": f"{number}{evil}", "churn_risk_band": "low"})
-    paths = ["/", "/segments/low-risk", *(f"/profiles/{number}{evil}" for number in range(len(odd)))]
-    for path in paths:
-        html = page(crm, path)
-        assert "<script" not in html
-        assert "alert(1)" in html
+def test_a_sink_judges_and_counts_and_keeps_nothing(tmp_path: Path) -> None:
+    with serving(tmp_path, is_sink=True) as sink:
+        answer = track(sink, {"external_id": "ada", "a": 1, "b": 2}, {"a": 1}).json()
+        assert (answer["attributes_processed"], len(answer["errors"])) == (1, 1)
+        assert (counters(sink)["objects"], counters(sink)["attributes_written"]) == (1, 2)
+        assert sink.store.profiles() == {}
 
 
 def test_profiles_outlive_the_server(tmp_path: Path, clock: Clock) -> None:
-    with LocalCrm(tmp_path / "crm.db", api_key="test-key", clock=clock) as first:
+    with serving(tmp_path, clock) as first:
         track(first, {"external_id": "ada", "a": 1})
-    with LocalCrm(tmp_path / "crm.db", api_key="test-key", clock=clock) as second:
+    with serving(tmp_path, clock) as second:
         assert second.store.profile("ada") == {"a": 1}
 
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
 import pytest
 from pydantic import SecretStr
 
+from crm_sync.destinations import braze, hubspot_properties, salesforce_fields
+from crm_sync.fields import Kind, load_fields
 from jobs.cli import cli
 from jobs.settings import Settings
+from scoring.policy import ELIGIBILITY_REASONS
 
 HOUSE = Path(__file__).parents[1]
 README = HOUSE / "README.md"
+SEGMENTS = HOUSE / "docs" / "segments.md"
 PAGES = [
     *(HOUSE / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted((HOUSE / "docs").rglob("*.md")),
@@ -93,6 +98,46 @@ def test_the_table_of_settings_in_the_readme_is_the_settings() -> None:
 def test_the_table_of_commands_in_the_readme_has_every_command() -> None:
     told = {row[0].strip("`").removeprefix("winback ") for row in table(README, "command")}
     assert told == set(cli.list_commands(click.Context(cli)))
+
+
+def test_marketings_page_tells_of_every_field_and_what_to_create_for_it() -> None:
+    kinds = load_fields(HOUSE / "config" / "crm_fields.yml").kinds
+    assert [row[0].strip("`") for row in table(SEGMENTS, "field")] == list(kinds)
+    rows = {row[0].strip("`"): row[1:] for row in table(SEGMENTS, "field | Braze")}
+    listed = [{"name": name, "data_type": rows[name][0].lower()} for name in kinds]
+    assert braze.judged(listed, kinds).says == "Braze has all 9 attributes with fitting types"
+    assert {name: rows[name][1].split(",")[0] for name in kinds} == hubspots_types()
+    salesforces = load_fields(HOUSE / "examples" / "salesforce" / "crm_fields.yml").kinds
+    cells = {name: rows[ours][3].split(",")[0] for ours, name in zip(kinds, salesforces, strict=True)}
+    assert cells == salesforces_types(salesforces)
+
+
+def hubspots_types() -> dict[str, str]:
+    """HubSpot's own names of the types that winback doctor would have made, by property."""
+    names = {
+        ("number", "number"): "Number",
+        ("string", "text"): "Single-line text",
+        ("string", "textarea"): "Multi-line text",
+        ("bool", "booleancheckbox"): "Single checkbox",
+        ("datetime", "date"): "Date and time picker",
+    }
+    kinds = load_fields(HOUSE / "config" / "crm_fields.yml").kinds
+    (finding,) = hubspot_properties.judged({"results": []}, kinds, "the_id", "https://crm.example", "a_group")
+    made = json.loads(shlex.split(finding.do[1])[-1])["inputs"]
+    return {each["name"]: names[each["type"], each["fieldType"]] for each in made if each["name"] != "the_id"}
+
+
+def salesforces_types(kinds: Mapping[str, Kind]) -> dict[str, str]:
+    """Salesforce's own names of the types that winback doctor would have made, by field."""
+    names = {"Number": "Number", "Text": "Text (255)", "Checkbox": "Checkbox", "DateTime": "Date/Time"}
+    empty = {"fields": [], "createable": True, "updateable": True}
+    _, finding = salesforce_fields.judged(empty, kinds, "Contact", "Winback_User_Id__c", "v62.0")
+    made = [json.loads(shlex.split(command)[-1]) for command in finding.do[1:]]
+    return {each["FullName"].removeprefix("Contact."): names[each["Metadata"]["type"]] for each in made}
+
+
+def test_marketings_page_explains_every_reason_of_the_policy() -> None:
+    assert set(ELIGIBILITY_REASONS) <= {row[0].strip("`") for row in table(SEGMENTS, "code")}
 
 
 @every_page

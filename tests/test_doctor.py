@@ -23,6 +23,7 @@ from google.auth.exceptions import DefaultCredentialsError
 from google.cloud import bigquery
 from google.oauth2 import credentials as oauth2
 from google.oauth2 import service_account
+from pydantic import SecretStr
 
 from jobs.cli import cli
 from jobs.doctor import doctor
@@ -30,10 +31,11 @@ from jobs.findings import Finding, size
 from jobs.findings_bigquery import findings
 from jobs.findings_local import features
 from jobs.remedies import Wanted
+from jobs.settings import Settings
 from scoring.contract import load_contract
 from tests.bigquery_world import bigquery_settings, connection_to, with_raw_tables
 from tests.emulator import PROJECT, Emulator
-from tests.world import CONFIG, NOW, World, settings_in
+from tests.world import API_KEY, CONFIG, NOW, World, settings_in
 from warehouse.bigquery import BigQueryWarehouse
 from warehouse.bigquery_doctor import examine, login_of, project_permissions
 from warehouse.bigquery_facts import LAYERS, Facts, Granted, Login, Refusal, TableFacts
@@ -330,12 +332,6 @@ def test_sizes_are_told_as_a_person_reads_them() -> None:
 # BigQuery, or what stands for it
 
 
-@pytest.fixture(scope="module")
-def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    with Emulator(tmp_path_factory.mktemp("emulator")) as emulator:
-        yield emulator
-
-
 @pytest.fixture
 def warehouse(emulator: Emulator, request: pytest.FixtureRequest) -> Iterator[BigQueryWarehouse]:
     """The tables of a first start, in datasets of this test's own."""
@@ -370,6 +366,7 @@ def test_a_first_start_lacks_history_and_a_model_and_nothing_else(
         "model": "failed",
         "history": "failed",
         "datasets to come": "warning",
+        "CRM": "warning",  # nobody has started the local one
     }
     assert named(found, "history").do[1] == "winback backfill --until TIME"
     assert named(found, "permissions on " + warehouse.connection.prefix + "_raw").says == "cannot be asked here"
@@ -543,7 +540,8 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def examined(world: World, **changes: Any) -> tuple[Finding, ...]:
-    return doctor(settings_in(world.folder, **changes)).findings
+    reached: dict[str, Any] = {"crm_url": world.crm.url, "crm_api_key": SecretStr(API_KEY)}
+    return doctor(settings_in(world.folder, **(reached | changes))).findings
 
 
 def test_nothing_is_wrong_with_a_file_with_history_and_a_model(world: World) -> None:
@@ -559,7 +557,8 @@ def test_not_a_byte_is_changed(world: World) -> None:
 def test_a_file_that_is_absent_is_not_made(tmp_path: Path) -> None:
     found = doctor(settings_in(tmp_path)).findings
 
-    assert troubles(found) == {"model": "failed", "warehouse": "failed"}
+    # Nobody has started the local CRM either.
+    assert troubles(found) == {"model": "failed", "warehouse": "failed", "CRM": "warning"}
     assert list(tmp_path.iterdir()) == []
 
 
@@ -632,7 +631,8 @@ def test_a_model_of_another_features_file_is_a_warning() -> None:
 
 
 def test_a_crm_elsewhere_with_the_local_key_is_told(world: World) -> None:
-    found = named(examined(world, crm_url="https://rest.fra-01.braze.eu"), "CRM")
+    local = Settings.model_fields["crm_api_key"].default
+    found = named(examined(world, crm_url="https://rest.fra-01.braze.eu", crm_api_key=local), "CRM")
     assert (found.state, "WINBACK_CRM_API_KEY" in found.says) == ("failed", True)
 
 
@@ -644,6 +644,8 @@ def run(world: World, *arguments: str, **changes: str) -> Any:
         "WINBACK_WAREHOUSE": f"duckdb:///{world.folder / 'winback.duckdb'}",
         "WINBACK_MODELS": str(world.folder / "models"),
         "WINBACK_DBT_TARGET": str(world.folder / "dbt"),
+        "WINBACK_CRM_URL": world.crm.url,
+        "WINBACK_CRM_API_KEY": API_KEY,
         **changes,
     }
     return CliRunner().invoke(cli, ["doctor", *arguments], env=environment, standalone_mode=False)

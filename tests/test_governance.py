@@ -15,22 +15,33 @@ Manifest = dict[str, Any]
 
 REASONS = {
     "fct_multiple_sources_joined": {
-        "stg_ops__decisions"
-    },  # a decision counts if its run committed: said once, where it is read
+        # Whoever is erased is left out where the data is read, in every one of them.
+        "stg_app__events",
+        "stg_app__users",
+        "stg_app__voucher_redemptions",
+        "stg_ops__decisions",  # and a decision counts if its run committed
+        "stg_ops__deliveries",
+    },
+    "fct_source_fanout": {"ops.erasures"},  # as above
     "fct_rejoining_of_upstream_concepts": {
         "int_sessions_this_run",  # computed once, for the sessions of now and for those that ceased to be
         "fct_exit_features",  # as known today; the log next to it keeps what was known then
     },
     "fct_missing_primary_key_tests": {
         "stg_app__events",
-        "stg_ops__deliveries",
-    },  # deliveries: of events, which come twice; to the CRM
+        "stg_ops__deliveries",  # as the two below: attempts, of which a user may have two in a run
+        "crm_sync_attempts",
+        "crm_sync_rejections",  # grouped by its key
+        "crm_sync_runs",  # as stg_ops__reports, where it is tested
+    },  # of events, which come twice
     "fct_sources_without_freshness": {
         "app.users",  # an hour in which nobody changes a profile is no failure
         "app.voucher_redemptions",  # rare
         "ops.runs",  # the job's own tables: `winback status` says whether the job is late
         "ops.decisions",
         "ops.deliveries",
+        "ops.erasures",
+        "ops.reports",
     },
     "fct_exposure_parents_materializations": {
         "crm_pending"

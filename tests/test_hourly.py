@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,11 +14,15 @@ import pytest
 import requests
 import xgboost as xgb
 
+from crm_sync.changes import Change
+from crm_sync.destination import Outcome
+from crm_sync.destination import Run as SyncRun
+from crm_sync.destinations.braze import Braze, BrazeOptions
 from jobs import dead_letters
 from jobs.hourly import hourly
 from jobs.status import status
 from scoring import bundles
-from tests.world import HISTORY_UNTIL, NOW, World, at, settings_in
+from tests.world import API_KEY, HISTORY_UNTIL, NOW, World, at, settings_in
 from warehouse.errors import CircuitOpenError, ContractError, RetryableError
 
 # What the CRM must hold of a user, as its own attributes.
@@ -28,6 +35,11 @@ DESIRED = """
 
 def decisions(world: World) -> list[dict[str, Any]]:
     return world.query("select * from staging.stg_ops__decisions order by exit_id")
+
+
+def delivered(world: World) -> list[str]:
+    sql = "select user_id from ops.deliveries where outcome = 'delivered' order by user_id"
+    return [row["user_id"] for row in world.query(sql)]
 
 
 def granted(world: World) -> list[str]:
@@ -66,7 +78,8 @@ def test_every_exit_is_decided_once_and_the_crm_follows(world: World) -> None:
     for result in results:
         assert result.scoring is not None
         assert result.scoring.exits == result.scoring.scored + sum(result.scoring.skipped.values())
-        assert result.sync.pending == result.sync.delivered > 0
+        assert result.sync.differing == result.sync.delivered + sum(result.sync.suppressed.values())
+        assert result.sync.delivered > 0
     assert_crm_holds_the_desired_state(world)
     assert granted(world)
 
@@ -90,7 +103,8 @@ def test_an_hour_repeated_decides_nothing_and_sends_nothing(world: World) -> Non
 
     again = world.run(1)
 
-    assert (again.scoring, again.sync.pending, again.epoch) == (None, 0, 1)
+    assert (again.scoring, again.sync.requests, again.epoch) == (None, 0, 1)
+    assert again.sync.differing == sum(again.sync.suppressed.values())
     assert decisions(world) == before
     assert world.crm.store.latest_writes(10) == requests_before
 
@@ -166,14 +180,15 @@ def test_a_crm_that_is_down_defers_and_the_next_run_delivers_the_same_decisions(
     down = world.run(1)
     made = decisions(world)
     assert isinstance(down.stopped, RetryableError)
-    assert (down.sync.delivered, down.sync.deferred) == (0, down.sync.pending)
+    waiting = down.sync.differing - sum(down.sync.suppressed.values())
+    assert (down.sync.delivered, down.sync.deferred) == (0, {"unavailable": waiting})
     assert world.crm.store.profiles() == {}
 
     requests.delete(f"{world.crm.url}/_control/faults", timeout=5).raise_for_status()
     up = world.run(1)
 
     assert up.stopped is None
-    assert up.sync.delivered == down.sync.pending > 0
+    assert up.sync.delivered == waiting > 0
     assert decisions(world) == made
     assert_crm_holds_the_desired_state(world)
 
@@ -184,8 +199,8 @@ def test_a_lost_reply_costs_one_more_upsert_and_nothing_else(world: World) -> No
 
     result = world.run(1)
 
-    assert result.sync.delivered == result.sync.pending > 0
-    assert len(world.query("select user_id from ops.deliveries")) == result.sync.pending
+    assert result.sync.delivered == result.sync.differing - sum(result.sync.suppressed.values()) > 0
+    assert len(delivered(world)) == result.sync.delivered
     assert_crm_holds_the_desired_state(world)
 
 
@@ -201,7 +216,7 @@ def test_a_rejected_user_waits_as_a_dead_letter_until_a_person_asks(world: World
 
     first, second = world.run(1), world.run(1)
 
-    assert (first.sync.rejected, second.sync.pending) == (1, 0)
+    assert (first.sync.rejected, second.sync.requests) == (1, 0)
     requests.delete(f"{world.crm.url}/_control/faults", timeout=5).raise_for_status()
     with world.house() as house:
         assert [row["count_users"] for row in dead_letters.listed(house)] == [1]
@@ -219,12 +234,14 @@ def test_the_circuit_opens_when_most_users_are_rejected(world: World) -> None:
     fault = {"kind": "row_error", "external_ids": users}
     requests.post(f"{world.crm.url}/_control/faults", json=fault, timeout=5).raise_for_status()
 
-    result = world.run(24)
+    one_at_a_time = Braze(world.crm.url, API_KEY, BrazeOptions(max_in_flight=1))
+    result = world.run(24, destination=one_at_a_time)
 
     assert isinstance(result.stopped, CircuitOpenError)
     assert result.stopped.exit_code == 3
     assert result.sync.rejected == 75  # one batch, and no second
-    assert result.sync.pending == result.sync.rejected + result.sync.deferred
+    assert result.sync.is_complete
+    assert list(result.sync.deferred) == ["circuit_open"]
 
 
 def test_a_dry_run_decides_nothing_and_sends_nothing(world: World) -> None:
@@ -238,6 +255,63 @@ def test_a_dry_run_decides_nothing_and_sends_nothing(world: World) -> None:
     wet = world.run(1)
 
     assert wet.scoring == dry.scoring
+
+
+def test_a_dry_run_says_what_the_next_run_would_send_of_what_is_pending(world: World) -> None:
+    fault = {"kind": "status", "status": 503, "times": 1_000}
+    requests.post(f"{world.crm.url}/_control/faults", json=fault, timeout=5).raise_for_status()
+    waiting = world.run(1).sync.deferred["unavailable"]
+    requests.delete(f"{world.crm.url}/_control/faults", timeout=5).raise_for_status()
+
+    with world.house(now=lambda: at(1) + timedelta(seconds=1)) as house:
+        dry = hourly(house, at(1), dry_run=True)
+    assert (dry.is_dry_run, dry.sync.delivered, len(dry.sync.samples)) == (True, waiting, 3)
+    assert (world.crm.store.profiles(), delivered(world)) == ({}, [])
+
+    wet = world.run(1)
+    assert (wet.sync.differing, wet.sync.delivered, wet.sync.suppressed) == (
+        dry.sync.differing,
+        waiting,
+        dry.sync.suppressed,
+    )
+
+
+def test_a_run_told_to_stop_while_it_sends_logs_what_was_acknowledged_and_the_next_does_the_rest(world: World) -> None:
+    class Stopped(Braze):
+        def send(self, batch: Sequence[Change], run: SyncRun) -> list[Outcome]:
+            outcomes = super().send(batch, run)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return outcomes
+
+    few = BrazeOptions(max_batch=5, max_in_flight=1)
+    with pytest.raises(RetryableError, match=r"told to stop \(SIGTERM\)"):
+        world.run(1, destination=Stopped(world.crm.url, API_KEY, few))
+    assert len(delivered(world)) == 5
+    assert set(delivered(world)) == set(world.crm.store.profiles())
+
+    rest = world.run(1)
+    assert rest.stopped is None
+    assert_crm_holds_the_desired_state(world)
+    assert len(delivered(world)) == 5 + rest.sync.delivered
+
+
+def test_an_audience_that_collapsed_is_sent_only_after_a_person_has_accepted_it(world: World) -> None:
+    world.run(24)
+    held = world.crm.store.profiles()
+    for row in world.query("select user_id from marts.crm_profiles where churn_probability is not null"):
+        world.append_profile(row["user_id"], at(24.5), marketing_consent=False)
+
+    stopped = world.run(25)
+    assert isinstance(stopped.stopped, CircuitOpenError)
+    assert "winback hourly --accept-audience" in str(stopped.stopped)
+    assert world.crm.store.profiles() == held
+    assert isinstance(world.run(26).stopped, CircuitOpenError)  # of a stopped run nothing was learned
+
+    with world.house(now=lambda: at(27) + timedelta(seconds=9)) as house:
+        accepted = hourly(house, at(27), accept_audience=True)
+    assert accepted.stopped is None
+    assert accepted.sync.withdrawals > 0
+    assert_crm_holds_the_desired_state(world)
 
 
 def test_a_late_event_makes_a_new_exit_and_leaves_the_old_decision(world: World) -> None:
@@ -290,7 +364,7 @@ def test_a_clock_behind_the_watermark_still_delivers_what_is_pending(world: Worl
     with world.house(now=lambda: at(0)) as house:
         late = hourly(house)
 
-    assert (late.window_until, late.scoring, late.sync.pending) == (at(1), None, 0)
+    assert (late.window_until, late.scoring, late.sync.requests) == (at(1), None, 0)
 
 
 def test_a_run_says_what_is_missing(world: World, tmp_path: Path) -> None:

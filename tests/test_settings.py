@@ -39,11 +39,14 @@ def test_without_any_setting_the_job_runs_on_a_laptop() -> None:
         "config": Path("config"),
         "crm": "braze",
         "crm_url": "http://127.0.0.1:8765",
+        "crm_hosts": "",
         "crm_api_key": "local-key",
         "safety_lag_seconds": 120,
+        "lease_seconds": 900,
         "run_deadline_seconds": 2_700,
         "retry_budget_seconds": 120,
         "max_rejected_ratio": 0.5,
+        "min_audience_ratio": 0.5,
         "dbt_target": Path("var/dbt"),
         "memory_limit": "2GB",
         "debug": False,
@@ -60,13 +63,16 @@ def test_every_setting_is_read_from_a_variable_of_its_name(monkeypatch: pytest.M
         "bigquery_storage_endpoint": "bigquerystorage-private.p.googleapis.com:443",
         "models": "/models",
         "config": "/config",
-        "crm": "braze",
+        "crm": "hubspot",
         "crm_url": "https://rest.fra-01.braze.eu/",
+        "crm_hosts": "proxy.example,.Internal.example",
         "crm_api_key": CANARY,
         "safety_lag_seconds": "0",
+        "lease_seconds": "600",
         "run_deadline_seconds": "60",
         "retry_budget_seconds": "1.5",
         "max_rejected_ratio": "1",
+        "min_audience_ratio": "0",
         "dbt_target": "/target",
         "memory_limit": "1.5GB",
         "debug": "1",
@@ -76,7 +82,8 @@ def test_every_setting_is_read_from_a_variable_of_its_name(monkeypatch: pytest.M
     for name, value in environment.items():
         monkeypatch.setenv(f"WINBACK_{name.upper()}", value)
     found = read_settings()
-    assert found.crm_url == "https://rest.fra-01.braze.eu"
+    assert (found.crm, found.crm_url) == ("hubspot", "https://rest.fra-01.braze.eu")
+    assert found.allowed_crm_hosts == ("proxy.example", ".internal.example")
     assert found.crm_api_key.get_secret_value() == CANARY
     assert (found.duckdb_file, found.bigquery) == (Path("/data/winback.duckdb"), None)
     assert (found.bigquery_location, found.bigquery_max_bytes) == ("EU", 1_000_000)
@@ -127,7 +134,10 @@ def test_every_wrong_setting_is_told_at_once_and_no_value_is(monkeypatch: pytest
         ("BIGQUERY_LOCATION", "EU; drop"),
         ("BIGQUERY_MAX_BYTES", "0"),
         ("BIGQUERY_STORAGE_ENDPOINT", "localhost"),
-        ("CRM", "hubspot"),
+        ("CRM", "pipedrive"),
+        ("CRM_HOSTS", "https://proxy.example"),
+        ("CRM_HOSTS", "proxy.example, other.example"),
+        ("CRM_HOSTS", "proxy.example,"),
         ("CRM_URL", ""),
         ("CRM_URL", "rest.fra-01.braze.eu"),
         ("CRM_URL", "https://"),
@@ -159,6 +169,9 @@ def test_every_wrong_setting_is_told_at_once_and_no_value_is(monkeypatch: pytest
         ("RETRY_BUDGET_SECONDS", "nan"),
         ("MAX_REJECTED_RATIO", "nan"),
         ("MAX_REJECTED_RATIO", "-0.1"),
+        ("MIN_AUDIENCE_RATIO", "1.1"),
+        ("MIN_AUDIENCE_RATIO", "nan"),
+        ("LEASE_SECONDS", "-1"),
         ("MEMORY_LIMIT", "2"),
         ("MEMORY_LIMIT", "half of it"),
     ],

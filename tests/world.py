@@ -88,11 +88,11 @@ class World:
 
     def destination(self) -> Braze:
         """Braze as the local CRM speaks it, trying again at once and not for long."""
-        budget = RetryBudget(seconds=0.2, first_wait_seconds=0.01, sleep=lambda _: None)
-        return Braze(self.crm.url, API_KEY, budget=budget)
+        return Braze(self.crm.url, API_KEY, budget=RetryBudget(seconds=0.2, first_wait_seconds=0.01))
 
     def run(self, hours: float, **parts: Any) -> Result:
-        """Run until so many hours after history."""
+        """Run until so many hours after history, at that very time: what is loaded later is not there yet."""
+        parts.setdefault("now", lambda: at(hours))
         with self.house(**parts) as house:
             return hourly(house, at(hours))
 

@@ -24,6 +24,7 @@ from warehouse.bigquery_connection import Connection, ReadClient, connect, conne
 from warehouse.bigquery_errors import REASONS, explained
 from warehouse.bigquery_loads import STANDARD, TYPES, load_once, schema_of, write_parquet
 from warehouse.errors import ContractError
+from warehouse.interface import LAYERS, UserTable
 from warehouse.tables import ALL, Table
 
 _PARAMETERS = {bool: "BOOL", int: "INT64", float: "FLOAT64", str: "STRING", datetime: "TIMESTAMP"}
@@ -36,6 +37,7 @@ class BigQueryWarehouse:
 
     # BigQuery takes 1,500 load jobs a table and day, 62 an hour: https://cloud.google.com/bigquery/quotas#load_jobs
     rows_per_append = 10_000
+    is_exclusive = False
 
     def __init__(self, connection: Connection) -> None:
         """Connect; asks BigQuery where the raw dataset lies unless the location is given.
@@ -146,6 +148,27 @@ class BigQueryWarehouse:
         """SQL of 60 bits of md5."""
         return f"cast(concat('0x', substr(to_hex(md5({column})), 1, 15)) as int64)"
 
+    def user_hash(self, column: str) -> str:
+        """SQL of SHA-256 in hex."""
+        return f"to_hex(sha256({column}))"
+
+    def user_tables(self) -> list[UserTable]:
+        """Tables of our datasets; the raw ones are the app's. Asked of the API, which is free: INFORMATION_SCHEMA is billed."""
+        found = []
+        with explained():
+            for layer in LAYERS:
+                try:
+                    listed = list(self.client.list_tables(self._dataset(layer), retry=self._retry))
+                    tables = [self.client.get_table(t, retry=self._retry) for t in listed if t.table_type == "TABLE"]
+                except api.NotFound:
+                    continue
+                found += [
+                    UserTable(layer, table.table_id, is_ours=layer != "raw", bound=_bound(table))
+                    for table in tables
+                    if "user_id" in {field.name for field in table.schema}
+                ]
+        return found
+
     def schema(self, sql: str) -> pa.Schema:
         """Say which columns a query would answer with, by a dry run: neither run nor billed.
 
@@ -188,11 +211,35 @@ class BigQueryWarehouse:
             job = self.client.query(sql, job_config=config, job_retry=None, retry=self._retry)
             job.result(retry=self._retry, job_retry=None)
 
+    def delete_users(self, table: UserTable, whose: str, parameters: dict[str, Any]) -> int:
+        """Delete rows. A table that a build has dropped since it was listed has none."""
+        given = [_parameter(name, value) for name, value in parameters.items()]
+        config = bigquery.QueryJobConfig(query_parameters=given)
+        sql = f"delete from {self.relation(table.layer, table.name)} where {table.bound} and {whose}"
+        with explained():
+            try:
+                job = self.client.query(
+                    re.sub(r"\$(\w+)", r"@\1", sql), job_config=config, job_retry=None, retry=self._retry
+                )
+                job.result(retry=self._retry, job_retry=None)
+            except api.NotFound:
+                return 0
+        return int(job.num_dml_affected_rows or 0)
+
     def close(self) -> None:
         """Let go of the connections."""
         self.client.close()  # type: ignore[no-untyped-call]
         if "storage" in self.__dict__:
             self.storage.transport.close()
+
+
+def _bound(table: bigquery.Table) -> str:
+    """SQL that names every partition: the year 1 is the first that BigQuery knows."""
+    column = table.time_partitioning.field if table.time_partitioning else None
+    if column is None:
+        return "true"
+    kind = next(field.field_type for field in table.schema if field.name == column)
+    return f"{column} >= {kind.lower()} '0001-01-01'"
 
 
 def _parameter(name: str, value: Any) -> bigquery.ScalarQueryParameter:

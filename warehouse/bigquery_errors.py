@@ -76,6 +76,7 @@ _PHRASES = (
     ("rateLimitExceeded", "exceeded rate limits"),
     ("accessDenied", "access denied"),
     ("accessDenied", "does not have bigquery."),
+    ("backendError", "could not serialize access"),  # two statements changed a table at once
     ("backendError", "not found: job"),  # a load whose reply was lost had not begun
     ("notFound", "not found: dataset"),
     ("notFound", "not found: table"),

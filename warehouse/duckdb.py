@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from warehouse.errors import BusyError, ContractError
+from warehouse.interface import LAYERS, UserTable
 from warehouse.tables import ALL, TIMESTAMP, Table, fitted
 
 TYPES = {
@@ -53,7 +54,9 @@ def connected(path: Path, *, is_read_only: bool) -> duckdb.DuckDBPyConnection:
 class DuckDBWarehouse:
     """The warehouse in one file. Not thread-safe; dbt opens its own connection in the same process."""
 
-    rows_per_append = 1
+    # An append costs about 10 ms whatever it holds: one for each batch of 75 would be most of a fast sync's time.
+    rows_per_append = 5_000
+    is_exclusive = True
 
     def __init__(self, path: Path, *, memory_limit: str | None = None) -> None:
         """Open the file, creating it and its folder where missing.
@@ -146,6 +149,21 @@ class DuckDBWarehouse:
         """SQL of 60 bits of md5."""
         return f"cast(concat('0x', substr(md5({column}), 1, 15)) as bigint)"
 
+    def user_hash(self, column: str) -> str:
+        """SQL of SHA-256 in hex."""
+        return f"sha256({column})"
+
+    def user_tables(self) -> list[UserTable]:
+        """Tables of the file; the raw ones are ours, for `winback load` fills them."""
+        sql = """
+            select columns.table_schema, columns.table_name from information_schema.columns
+            inner join information_schema.tables using (table_catalog, table_schema, table_name)
+            where columns.table_catalog = current_database() and column_name = 'user_id' and table_type = 'BASE TABLE'
+            order by all
+        """
+        found = self.connection.execute(sql).fetchall()
+        return [UserTable(layer, name) for layer, name in found if layer in LAYERS]
+
     def schema(self, sql: str) -> pa.Schema:
         """Say which columns a query would answer with."""
         return self.query(f"select * from ({sql}) limit 0").schema
@@ -156,6 +174,14 @@ class DuckDBWarehouse:
         self.connection.execute(
             f"delete from {self.relation(table.layer, table.name)} where {where}", _naive_values(values)
         )
+
+    def delete_users(self, table: UserTable, whose: str, parameters: dict[str, Any]) -> int:
+        """Delete rows, and write the file anew where they were, rather than whenever it is closed."""
+        sql = f"delete from {self.relation(table.layer, table.name)} where {whose}"
+        count = int(self.connection.execute(sql, _naive_values(parameters)).fetchall()[0][0])
+        if count:
+            self.connection.execute("checkpoint")
+        return count
 
     def close(self) -> None:
         """Close the file."""

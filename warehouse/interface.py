@@ -3,11 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 from warehouse.tables import Table
+
+# Where tables of ours lie, an audit's included.
+LAYERS = (
+    "raw",
+    "ops",
+    *(f"{audit}{layer}" for layer in ("staging", "intermediate", "marts") for audit in ("", "audit_")),
+)
+
+
+@dataclass(frozen=True)
+class UserTable:
+    """A table, no view, with a column `user_id`.
+
+    `is_ours` is false of a table that the app's ingestion owns, whose rows only the app may delete. `bound` is SQL that is true
+    of every row, for a warehouse that wants the partitions named.
+    """
+
+    layer: str
+    name: str
+    is_ours: bool = True
+    bound: str = "true"
+
+    @property
+    def title(self) -> str:
+        """Layer and name, as people say it: `marts.crm_profiles`."""
+        return f"{self.layer}.{self.name}"
 
 
 class Reader(Protocol):
@@ -31,15 +58,26 @@ class Reader(Protocol):
     def number_of(self, column: str) -> str:
         """SQL of a whole number drawn from a text column, as dbt's macro stable_number draws it: equal on every warehouse."""
 
+    def user_hash(self, column: str) -> str:
+        """SQL of the SHA-256 of a text column, 64 hex digits in lower case, as ops.erasures keeps it of a user."""
+
+    def user_tables(self) -> list[UserTable]:
+        """Every table of every layer, an audit's included, in which users have rows, as the warehouse's own catalog says."""
+
     def schema(self, sql: str) -> pa.Schema:
         """Say which columns a query would answer with, without running it: it costs nothing, whatever it reads."""
 
 
 class Warehouse(Reader, Protocol):
-    """Reads and appends. Nothing is updated in place; `discard` removes only rows that no commit made visible."""
+    """Reads and appends. Nothing is updated in place.
+
+    `discard` removes only rows that no commit made visible, `delete_users` those of users who are to be erased.
+    """
 
     # So many rows are worth an append of their own; whoever has fewer gathers them while it is safe to wait.
     rows_per_append: int
+    # Whether the warehouse itself lets one process in at a time.
+    is_exclusive: bool
 
     def prepare(self) -> None:
         """Create the schemas and tables of `warehouse.tables` where they are missing."""
@@ -55,6 +93,9 @@ class Warehouse(Reader, Protocol):
 
     def discard(self, table: Table, **values: Any) -> None:
         """Remove the rows that have these values: what a run staged and will not commit."""
+
+    def delete_users(self, table: UserTable, whose: str, parameters: dict[str, Any]) -> int:
+        """Delete the rows of which `whose`, SQL over user_id, is true, in one transaction; returns how many. None is no error."""
 
     def close(self) -> None:
         """Let go of the data."""

@@ -54,6 +54,7 @@ class Report:
     count_suppressed: int
     count_unchanged: int
     stopped_because: str | None = None
+    count_audience: int | None = None
 
 
 def last_epoch(warehouse: Reader) -> Epoch | None:
@@ -83,6 +84,12 @@ def epochs(warehouse: Reader, limit: int) -> list[Epoch]:
     return [Epoch(**row) for row in _rows(warehouse, "runs", "epoch desc", limit)]
 
 
+def first_epoch_after(warehouse: Reader, moment: datetime) -> int:
+    """The number of the first epoch whose window ends after a moment, UTC; 0 when there is none."""
+    sql = f"select min(epoch) as epoch from {warehouse.relation('ops', 'runs')} where window_until > $moment"
+    return int(warehouse.query(sql, {"moment": moment}).column("epoch")[0].as_py() or 0)
+
+
 def last_report(warehouse: Reader) -> Report | None:
     """The newest report: its run was the last to bring the audience and the sync to an end."""
     rows = _rows(warehouse, "reports", "epoch desc, ended_at desc", 1)
@@ -92,6 +99,18 @@ def last_report(warehouse: Reader) -> Report | None:
 def reports(warehouse: Reader, limit: int) -> list[Report]:
     """The last reports, newest first."""
     return [Report(**row) for row in _rows(warehouse, "reports", "epoch desc, ended_at desc", limit)]
+
+
+def last_audience(warehouse: Reader) -> int | None:
+    """How many users the audience held when a run last found it in order; None before."""
+    sql = f"""
+        select count_audience from {warehouse.relation("ops", "reports")}
+        where count_audience is not null
+        order by epoch desc, ended_at desc
+        limit 1
+    """
+    rows = warehouse.query(sql).to_pylist()
+    return int(rows[0]["count_audience"]) if rows else None
 
 
 def commit(warehouse: Warehouse, epoch: Epoch) -> Epoch:

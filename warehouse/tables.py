@@ -193,9 +193,12 @@ DELIVERIES = Table(
             "desired_hash": _TEXT,
             "fields_sent": _TEXT,
             "attempted_at": TIMESTAMP,
-            "outcome": _TEXT,  # delivered | rejected | retry (a person asked for a dead letter to be tried again)
+            # sending, before anything is sent; then delivered | rejected | deferred (not sent after all).
+            # retry: a person asked for a dead letter to be tried again
+            "outcome": _TEXT,
         },
-        {"http_status": _COUNT, "error_code": _TEXT, **CRM_STATE},  # the state is what the CRM holds after the delivery
+        # The state is what the CRM holds after the delivery, or may hold; the reason is its sentence without what it quotes.
+        {"http_status": _COUNT, "error_code": _TEXT, "error_reason": _TEXT, **CRM_STATE},
     ),
     partition_on="attempted_at",
 )
@@ -220,7 +223,8 @@ REPORTS = Table(
             "count_suppressed": _COUNT,
             "count_unchanged": _COUNT,
         },
-        {"stopped_because": _TEXT},
+        # Users with a score in the desired state; none where the sync did not get as far.
+        {"stopped_because": _TEXT, "count_audience": _COUNT},
     ),
 )
 
@@ -243,5 +247,40 @@ AUDITS = Table(
     ),
 )
 
+ERASURES = Table(
+    "ops",
+    "erasures",
+    ("erasure_id", "step"),
+    _columns(
+        {
+            "erasure_id": _TEXT,
+            "user_hash": _TEXT,  # SHA-256 of the user's id, in hex: it recognises the user and names nobody
+            "requested_at": TIMESTAMP,
+            "recorded_at": TIMESTAMP,
+            "step": _TEXT,  # tombstone | crm | a table's name
+            "outcome": _TEXT,  # written | deleted | rejected | deferred | kept
+        },
+        {"count_rows": _COUNT, "http_status": _COUNT, "error_code": _TEXT},
+    ),
+)
+
+LEASES = Table(
+    "ops",
+    "leases",
+    ("lease",),
+    _columns(
+        {
+            "lease": _COUNT,  # 0, 1, 2, ...: whoever appends the next number has the lease
+            "run_id": _TEXT,
+            "taken_at": TIMESTAMP,
+            "expires_at": TIMESTAMP,
+            "window_from": TIMESTAMP,  # where the holder's run window begins: what it left half done lies after it
+            "is_released": _FLAG,
+        },
+        {},
+    ),
+    is_unique=True,
+)
+
 RAW = {"events": APP_EVENTS, "users": USERS, "redemptions": VOUCHER_REDEMPTIONS}
-ALL = (APP_EVENTS, USERS, VOUCHER_REDEMPTIONS, RUNS, DECISIONS, DELIVERIES, REPORTS, AUDITS)
+ALL = (APP_EVENTS, USERS, VOUCHER_REDEMPTIONS, RUNS, DECISIONS, DELIVERIES, REPORTS, AUDITS, ERASURES, LEASES)

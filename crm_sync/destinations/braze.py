@@ -6,58 +6,200 @@ each object that was not. Scores are attributes, never events: setting an attrib
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
-from crm_sync.destination import Outcome
-from crm_sync.destinations.transport import RateLimit, Reply, RetryBudget, Transport
-from crm_sync.fields import Change
+from pydantic import Field
 
-PATH = "/users/track"
-MAX_BATCH = 75  # objects in one request
-REQUESTS, PER_SECONDS = 3_000, 3.0  # Braze's limit for this endpoint, per workspace
+from crm_sync.changes import Change
+from crm_sync.destination import BatchRefusedError, Finding, Outcome, Run, UnavailableError
+from crm_sync.destinations.adapter import Adapter, Limit, Options
+from crm_sync.destinations.pacing import Heard, Pace
+from crm_sync.destinations.transport import (
+    Dialect,
+    Reply,
+    RetryBudget,
+    Transport,
+    asked_wait,
+    number,
+    seconds,
+    server_time,
+)
+from crm_sync.fields import Kind
+from crm_sync.redaction import code_of, redacted
+from warehouse.errors import ContractError
+
+TRACK, DELETE, ATTRIBUTES = "/users/track", "/users/delete", "/custom_attributes"
+MAX_DELETES = 50  # ids in one request
+MAX_PAGES = 100  # of 50 attributes, for a list that never ends
+
+
+class BrazeOptions(Options):
+    """75 objects a request, 3,000 requests in 3 seconds and workspace: https://www.braze.com/docs/api/api_limits/."""
+
+    max_batch: Annotated[int, Field(ge=1)] = 75
+    max_in_flight: Annotated[int, Field(ge=1, le=256)] = 8
+    limits: tuple[Limit, ...] = (Limit(requests=3_000, seconds=3),)
 
 
 class Braze:
-    """A destination of crm_sync."""
+    """A Destination."""
 
     def __init__(
-        self,
-        url: str,
-        api_key: str,
-        *,
-        limit: RateLimit | None = None,
-        budget: RetryBudget | None = None,
-        max_batch: int = MAX_BATCH,
+        self, url: str, api_key: str, options: BrazeOptions | None = None, budget: RetryBudget | None = None
     ) -> None:
         """Connect to a REST endpoint, for instance https://rest.fra-01.braze.eu."""
-        self.max_batch = max_batch
+        options = options or BrazeOptions()
+        self.max_batch, self.max_in_flight = options.max_batch, options.max_in_flight
         headers = {"Authorization": f"Bearer {api_key}"}
-        self._transport = Transport(url, headers, limit or RateLimit(REQUESTS, PER_SECONDS), budget)
+        dialect = Dialect(heard=heard, refusal=refusal)
+        self._transport = Transport(url, headers, Pace(options.rate_limits), budget=budget, dialect=dialect)
 
-    def send(self, batch: Sequence[Change]) -> list[Outcome]:
+    def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
         """Send one batch; see Destination."""
         objects = [{"external_id": change.external_id, **change.attributes} for change in batch]
-        return verdicts(self._transport.post(PATH, {"attributes": objects}), len(batch))
+        reply = self._transport.request(run, "POST", TRACK, body={"attributes": objects})
+        return verdicts(reply, [change.external_id for change in batch])
+
+    def erase(self, external_ids: Sequence[str], run: Run) -> list[Outcome]:
+        """Delete users; Braze answers with how many it took on, not with which it knew."""
+        outcomes: list[Outcome] = []
+        for start in range(0, len(external_ids), MAX_DELETES):
+            ids = list(external_ids[start : start + MAX_DELETES])
+            try:
+                reply = self._transport.request(run, "POST", DELETE, body={"external_ids": ids})
+            except BatchRefusedError as refused:
+                outcomes += [Outcome("rejected", refused.http_status, refused.code, refused.reason)] * len(ids)
+                continue
+            deleted = reply.body.get("deleted") if isinstance(reply.body, dict) else None
+            if type(deleted) is not int:
+                raise UnavailableError("Braze answered a deletion in an unknown shape.", "unknown_reply")
+            code = "not_found" if deleted == 0 else None
+            outcomes += [Outcome("delivered", reply.status, code)] * len(ids)
+        return outcomes
+
+    def examine(self, properties: Mapping[str, Kind], run: Run) -> list[Finding]:
+        """Ask whether the key may write, by a request that writes nothing, and which attributes there are."""
+        return [self._may_write(run), self._attributes(properties, run)]
+
+    def _may_write(self, run: Run) -> Finding:
+        do = ("In Braze, under Settings, API keys, give the key the permissions users.track and users.delete.",)
+        try:
+            # Without an object it is refused for being empty, but only after the key was looked at.
+            self._transport.request(run, "POST", TRACK, body={"attributes": []})
+        except BatchRefusedError:
+            return Finding("ok", "Braze takes the key for users.track")
+        except ContractError as error:
+            return Finding("failed", str(error), do)
+        return Finding("ok", "Braze takes the key for users.track")
+
+    def _attributes(self, properties: Mapping[str, Kind], run: Run) -> Finding:
+        attributes: list[Any] = []
+        path = ATTRIBUTES
+        try:
+            for _ in range(MAX_PAGES):
+                reply = self._transport.request(run, "GET", path)
+                page = reply.body.get("attributes") if isinstance(reply.body, dict) else None
+                if not isinstance(page, list):
+                    return Finding("skipped", "Braze listed its attributes in an unknown shape")
+                attributes += page
+                following = next_page(reply)
+                if following is None:
+                    return judged(attributes, properties)
+                path = following
+        except (BatchRefusedError, ContractError):
+            do = ("To have them checked, give the key the permission custom_attributes.get.",)
+            return Finding("skipped", "Braze does not show this key its attributes", do)
+        return Finding("skipped", f"Braze has more than {MAX_PAGES} pages of attributes")
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._transport.close()
 
 
-def verdicts(reply: Reply, count: int) -> list[Outcome]:
-    """Read Braze's word for each of `count` rows from a reply."""
-    errors = reply.body.get("errors") or []
-    if reply.body.get("message") not in ("success", "queued") or not isinstance(errors, list):
-        # A success by status that does not say success: nothing is known, so nothing counts as delivered.
-        return [Outcome("rejected", reply.status, "unknown_reply")] * count
-    outcomes = [Outcome("delivered", reply.status)] * count
+def verdicts(reply: Reply, external_ids: Sequence[str]) -> list[Outcome]:
+    """Read Braze's word for each row from a reply.
+
+    Raises: UnavailableError for a success by status that does not say success: nothing is known of the rows.
+    """
+    body = reply.body if isinstance(reply.body, dict) else {}
+    errors = body.get("errors") or []
+    if body.get("message") not in ("success", "queued") or not isinstance(errors, list):
+        raise UnavailableError(f"Braze answered HTTP {reply.status} in an unknown shape.", "unknown_reply")
+    outcomes = [Outcome("delivered", reply.status)] * len(external_ids)
     for error in errors:
         index = error.get("index") if isinstance(error, dict) else None
-        if type(index) is not int or not 0 <= index < count or error.get("input_array") != "attributes":
-            return [Outcome("rejected", reply.status, "unknown_error_shape")] * count
-        outcomes[index] = Outcome("rejected", reply.status, _code(error))
+        if type(index) is not int or not 0 <= index < len(outcomes) or error.get("input_array") != "attributes":
+            raise UnavailableError(
+                f"Braze answered HTTP {reply.status} with an error of unknown shape.", "unknown_reply"
+            )
+        text = error.get("type", "unknown")
+        code, reason = code_of(text, external_ids[index]), redacted(text, external_ids[index])
+        outcomes[index] = Outcome("rejected", reply.status, code, reason)
     return outcomes
 
 
-def _code(error: dict[str, Any]) -> str:
-    """Braze's sentence as a code: it may quote what was sent, so only its plain words, like external_id, are kept."""
-    text = str(error.get("type", "unknown")).split(":")[0].split("'")[0]
-    words = [word.strip(".,;!?()") for word in text.lower().split()]
-    return "_".join([word for word in words if word.replace("_", "").isalpha()][:8]) or "unknown"
+def refusal(reply: Reply) -> tuple[str, str | None]:
+    """The code and the redacted sentence of a 4xx."""
+    text = reply.body.get("message") if isinstance(reply.body, dict) else None
+    return f"http_{reply.status}", redacted(text) if text else None
+
+
+def heard(reply: Reply) -> Heard:
+    """What Braze's headers say: https://www.braze.com/docs/api/api_limits/#monitoring-your-rate-limits."""
+    asked = asked_wait(reply)
+    if asked is None and reply.status == 429:
+        asked = seconds(reply, "x-ratelimit-retry-after") or _until_reset(reply)
+    return Heard(asked, number(reply, "x-ratelimit-limit"), number(reply, "x-ratelimit-remaining"))
+
+
+def _until_reset(reply: Reply) -> float | None:
+    """Sources differ on x-ratelimit-reset: an epoch second, or seconds from now. 1e9 was in 2001."""
+    reset = seconds(reply, "x-ratelimit-reset")
+    if reset is None:
+        return None
+    return reset - server_time(reply).timestamp() if reset > 1e9 else reset
+
+
+# Braze's names for what our values are stored as.
+_TYPES: dict[Kind, set[str]] = {
+    "number": {"number"},
+    "text": {"string"},
+    "flag": {"boolean"},
+    "time": {"date", "time", "string"},
+    "texts": {"array"},
+}
+
+
+def next_page(reply: Reply) -> str | None:
+    """The path of the next page, by the Link header; only its query is taken from it, so that it leads nowhere else."""
+    found = re.search(r"<[^<>?]*(\?[^<>\s]*)>\s*;\s*rel=\"?next\b", reply.headers.get("link", ""))
+    return ATTRIBUTES + found[1] if found else None
+
+
+def judged(listed: Sequence[Any], properties: Mapping[str, Kind]) -> Finding:
+    """Compare Braze's custom attributes with the properties wanted: Braze makes an attribute with its first value."""
+    types = {each.get("name"): str(each.get("data_type", "")).lower() for each in listed if isinstance(each, dict)}
+    wrong = [
+        name for name, kind in properties.items() if name in types and not any(t in types[name] for t in _TYPES[kind])
+    ]
+    if wrong:
+        do = (
+            "In Braze, under Data Settings, Custom Attributes, correct their data type, or map the fields to others.",
+        )
+        return Finding("failed", f"Braze holds these attributes with another type: {', '.join(wrong)}", do)
+    absent = [name for name in properties if name not in types]
+    if absent:
+        return Finding("ok", f"Braze will make {len(absent)} attributes with the first delivery: {', '.join(absent)}")
+    return Finding("ok", f"Braze has all {len(properties)} attributes with fitting types")
+
+
+ADAPTER = Adapter(
+    name="braze",
+    options=BrazeOptions,
+    connect=Braze,
+    hosts=(".braze.com", ".braze.eu"),
+    property_pattern=re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}"),
+    permissions="users.track, users.delete",
+)

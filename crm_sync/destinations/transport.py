@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import json
+import re
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Literal
 
 import requests
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
+import urllib3
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
-from crm_sync.destination import BatchRefusedError, UnavailableError
+from crm_sync.destination import BatchRefusedError, Run, UnavailableError
+from crm_sync.destinations.pacing import Heard, Pace
 from warehouse.errors import ContractError, WinbackError
 
-TIMEOUT_SECONDS = (5.0, 30.0)  # to connect, to read
+TIMEOUT_SECONDS = (5.0, 30.0)  # to connect, between two parts of a reply
+BODY_SECONDS = 120.0  # for all parts of a reply
 MAX_WAIT_SECONDS = 60.0
+# No reply of these APIs comes near it; Salesforce's result files are the largest: 10,000 rows of 300 bytes.
+MAX_REPLY_BYTES = 64 << 20
 # A status says what to do. Any 5xx is the other side's trouble (520 to 529 come from gateways) and may pass; any other
 # 4xx is a refusal of what was sent: trying the same again cannot help.
 TRY_AGAIN = {408, 425, 429}
@@ -27,40 +33,20 @@ STOP = {401, 403, 404}
 class PassingFault(WinbackError):  # noqa: N818 - it is an order to try again, not an error anyone sees
     """The request may succeed if repeated. `wait_seconds` is what the server asked for."""
 
-    def __init__(self, why: str, wait_seconds: float | None = None) -> None:
+    def __init__(self, why: str, wait_seconds: float | None = None, code: str = "unavailable") -> None:
         super().__init__(why)
         self.wait_seconds = wait_seconds
+        self.code = code
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A reply that was a success by its status; the body is what the destination must judge."""
+    """A reply by its status, its headers in lower case, and its body as text and, where it is JSON, as a value."""
 
     status: int
-    body: dict[str, Any]
-
-
-@dataclass
-class RateLimit:
-    """At most `count` requests in any `seconds`: a sliding window, shared by whoever shares the object."""
-
-    count: int
-    seconds: float
-    clock: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
-    _sent: deque[float] = field(default_factory=deque)
-
-    def wait(self) -> None:
-        """Return when the next request may go out."""
-        while True:
-            now = self.clock()
-            # The same sum as below: with another one, rounding could leave nothing to wait for and nothing to pop.
-            while self._sent and self._sent[0] + self.seconds <= now:
-                self._sent.popleft()
-            if len(self._sent) < self.count:
-                self._sent.append(now)
-                return
-            self.sleep(self._sent[0] + self.seconds - now)
+    headers: Mapping[str, str]
+    text: str = ""
+    body: Any = None
 
 
 @dataclass(frozen=True)
@@ -69,64 +55,191 @@ class RetryBudget:
 
     seconds: float = 120.0
     first_wait_seconds: float = 0.5
-    sleep: Callable[[float], None] = time.sleep
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a CRM words what every CRM says. Pure functions of a reply.
+
+    `heard` reads the rate limit's headers, `refusal` the code and the redacted reason of a 4xx.
+    """
+
+    heard: Callable[[Reply], Heard] = lambda reply: Heard(wait_seconds=asked_wait(reply))
+    refusal: Callable[[Reply], tuple[str, str | None]] = lambda reply: (f"http_{reply.status}", None)
 
 
 class Transport:
-    """Posts JSON. Certificates are verified, redirects are not followed, and no reply is waited for without end."""
+    """Sends requests from any thread. Certificates are verified, redirects are not followed, no wait is without end."""
 
-    def __init__(self, url: str, headers: dict[str, str], limit: RateLimit, budget: RetryBudget | None = None) -> None:
-        """Keep one connection open to `url` (scheme and host)."""
+    def __init__(
+        self,
+        url: str,
+        headers: dict[str, str],
+        pace: Pace,
+        *,
+        budget: RetryBudget | None = None,
+        dialect: Dialect | None = None,
+    ) -> None:
+        """Prepare to speak to `url` (scheme and host); `headers` carry the key."""
         self._url = url.rstrip("/")
-        self._limit = limit
+        self._headers = headers
+        self._pace = pace
         self._budget = budget or RetryBudget()
-        self._session = requests.Session()
-        self._session.trust_env = False  # no proxy and no .netrc credentials from the environment
-        self._session.headers.update(headers)
+        self._dialect = dialect or Dialect()
+        self._local = threading.local()
+        self._sessions: list[requests.Session] = []
 
-    def post(self, path: str, body: dict[str, Any]) -> Reply:
-        """Post until the server has answered with a success or a refusal.
+    def request(
+        self,
+        run: Run,
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        data: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        expects: Literal["json", "text"] = "json",
+        answers: frozenset[int] = frozenset(),
+    ) -> Reply:
+        """Send until the server has answered with a success or a refusal.
 
-        Raises: BatchRefusedError, UnavailableError after the retry budget, ContractError for credentials and redirects.
+        `body` goes as JSON, `data` as it is. A reply without a body has neither text nor value. Statuses in `answers` are
+        returned whatever they are: where a 404 is an answer, for instance.
+
+        Raises: BatchRefusedError for an unknown 4xx, UnavailableError after the retry budget, OutOfTimeError when the run has to
+        leave, ContractError for credentials and redirects.
         """
-        budget = self._budget
+        content = (
+            json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+            if body is not None
+            else data
+        )
+        more = {"Content-Type": "application/json"} if body is not None else {}
+        request = _Request(method, path, content, {**more, **(headers or {})}, expects, answers)
         retrying = Retrying(
             retry=retry_if_exception_type(PassingFault),
-            wait=_wait(budget),
-            stop=stop_before_delay(budget.seconds),
-            sleep=budget.sleep,
+            wait=_wait(self._budget),
+            stop=_stop(self._budget, run),
+            sleep=run.sleep,
             reraise=True,
         )
         try:
-            return retrying(self._post_once, path, body)
+            return retrying(self._once, run, request)
         except PassingFault as fault:
-            raise UnavailableError(f"The CRM did not take the request within {budget.seconds:g} s: {fault}") from None
+            text = f"The CRM did not take the request within {self._budget.seconds:g} s: {fault}"
+            raise UnavailableError(text, fault.code) from None
 
-    def _post_once(self, path: str, body: dict[str, Any]) -> Reply:
-        self._limit.wait()
+    def close(self) -> None:
+        """Close the connections of all threads."""
+        for session in self._sessions:
+            session.close()
+
+    def _session(self) -> requests.Session:
+        """The session of this thread: they are not made to be shared."""
+        session: requests.Session | None = getattr(self._local, "session", None)
+        if session is None:
+            session = self._local.session = requests.Session()
+            session.trust_env = False  # no proxy and no .netrc credentials from the environment
+            session.headers.update(self._headers)
+            self._sessions.append(session)
+        return session
+
+    def _once(self, run: Run, request: _Request) -> Reply:
+        self._pace.wait(run, self._budget.seconds)
+        heard: Heard | None = None
         try:
-            reply = self._session.post(self._url + path, json=body, timeout=TIMEOUT_SECONDS, allow_redirects=False)
+            reply = self._exchange(run, request)
+            heard = self._dialect.heard(reply)
+        finally:
+            self._pace.heard(heard, run.clock())
+        return self._verdict(request, reply, heard)
+
+    def _exchange(self, run: Run, request: _Request) -> Reply:
+        try:
+            response = self._session().request(
+                request.method,
+                self._url + request.path,
+                data=request.content,
+                headers={**request.headers, "User-Agent": f"winback ({run.run_id})"},
+                timeout=TIMEOUT_SECONDS,
+                allow_redirects=False,
+                stream=True,
+            )
+            with response:
+                return Reply(response.status_code, _lower(response.headers), _read(run, response))
         except requests.exceptions.InvalidURL:
             raise ContractError("WINBACK_CRM_URL is no address that a request could be sent to.") from None
         except requests.RequestException as error:
             # Only the kind: the text of these errors holds addresses and sometimes parts of the request.
             raise PassingFault(type(error).__name__) from None
-        if reply.status_code in TRY_AGAIN or reply.status_code >= 500:
-            raise PassingFault(f"HTTP {reply.status_code}", _asked_wait(reply))
-        if reply.status_code in STOP or 300 <= reply.status_code < 400:
+
+    def _verdict(self, request: _Request, reply: Reply, heard: Heard) -> Reply:
+        """Sort a reply: returned as an answer, or raised as what the caller must do."""
+        status = reply.status
+        if heard.is_spent and not 200 <= status < 300:
+            raise UnavailableError("The CRM's limit for today is used up; the rest waits for a later run.", "throttled")
+        if status in TRY_AGAIN or not 200 <= status < 500:
+            raise PassingFault(f"HTTP {status}", heard.wait_seconds, "throttled" if status == 429 else "unavailable")
+        if 200 <= status < 300 or status in request.answers:
+            return self._parsed(request, reply)
+        if status in STOP or 300 <= status < 400:
             raise ContractError(
-                f"The CRM answered HTTP {reply.status_code} to {path}. "
-                "Check WINBACK_CRM_URL, WINBACK_CRM_API_KEY and the key's permissions."
+                f"The CRM answered HTTP {status} to {request.path.split('?')[0]}. "
+                "Check WINBACK_CRM_URL, WINBACK_CRM_API_KEY and the key's permissions: winback doctor"
             )
-        if reply.status_code >= 400:
-            raise BatchRefusedError(reply.status_code, f"http_{reply.status_code}")
-        try:
-            content = reply.json()
-        except (ValueError, RecursionError):  # not JSON, a number too long for Python, nested too deeply
-            raise PassingFault(f"HTTP {reply.status_code} without JSON") from None
-        if not isinstance(content, dict):
-            raise PassingFault(f"HTTP {reply.status_code} with JSON of another shape")
-        return Reply(reply.status_code, content)
+        raise BatchRefusedError(status, *self._dialect.refusal(_with_value(reply)))
+
+    def _parsed(self, request: _Request, reply: Reply) -> Reply:
+        if request.expects == "text" or not reply.text:
+            return reply
+        parsed = _with_value(reply)
+        if parsed.body is None and 200 <= reply.status < 300:
+            raise PassingFault(f"HTTP {reply.status} without JSON")
+        return parsed
+
+
+@dataclass(frozen=True)
+class _Request:
+    method: str
+    path: str
+    content: bytes | None
+    headers: Mapping[str, str]
+    expects: Literal["json", "text"]
+    answers: frozenset[int]
+
+
+def _lower(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def _read(run: Run, response: requests.Response) -> str:
+    """Read a body as it comes: a slow one ends with its time or the run's, an endless one with the size.
+
+    Raises: PassingFault, OutOfTimeError.
+    """
+    parts: list[bytes] = []
+    size, began = 0, run.clock()
+    try:
+        while part := response.raw.read1(64 << 10, decode_content=True):
+            parts.append(part)
+            size += len(part)
+            if size > MAX_REPLY_BYTES:
+                raise PassingFault(f"HTTP {response.status_code} with a reply of more than {MAX_REPLY_BYTES >> 20} MiB")
+            if run.clock() - began > BODY_SECONDS:
+                raise PassingFault(f"HTTP {response.status_code} with a reply that took longer than {BODY_SECONDS:g} s")
+            if len(parts) % 16 == 0:
+                run.check()
+    except urllib3.exceptions.HTTPError as error:
+        raise PassingFault(type(error).__name__) from None
+    return b"".join(parts).decode("utf-8", errors="replace")
+
+
+def _with_value(reply: Reply) -> Reply:
+    try:
+        value = json.loads(reply.text) if reply.text else None
+    except (ValueError, RecursionError):  # not JSON, a number too long for Python, nested too deeply
+        value = None
+    return Reply(reply.status, reply.headers, reply.text, value)
 
 
 def _wait(budget: RetryBudget) -> Callable[[RetryCallState], float]:
@@ -141,25 +254,38 @@ def _wait(budget: RetryBudget) -> Callable[[RetryCallState], float]:
     return wait
 
 
-def _asked_wait(reply: requests.Response) -> float | None:
-    """Seconds the server asks to wait: Retry-After in seconds or as a date (RFC 9110 10.2.3), or Braze's reset."""
-    asked = reply.headers.get("Retry-After") or reply.headers.get("X-Ratelimit-Retry-After")
-    reset = reply.headers.get("X-RateLimit-Reset")
-    now = _server_time(reply)
+def _stop(budget: RetryBudget, run: Run) -> Callable[[RetryCallState], bool]:
+    """Leave before a wait that would end outside of the budget, by the run's clock."""
+    began = run.clock()
+    return lambda state: run.clock() - began + state.upcoming_sleep >= budget.seconds
+
+
+def asked_wait(reply: Reply) -> float | None:
+    """Seconds that a reply asks to wait by Retry-After, in seconds or as a date (RFC 9110, 10.2.3); None when it does not."""
+    asked = seconds(reply, "retry-after")
+    if asked is not None:
+        return asked
     try:
-        if asked:
-            return float(asked) if asked.strip().isdigit() else (parsedate_to_datetime(asked) - now).total_seconds()
-        if reset and reply.status_code == 429:
-            # Sources differ: an epoch second, or seconds from now. 1e9 was in 2001.
-            return float(reset) - now.timestamp() if float(reset) > 1e9 else float(reset)
-    except (ValueError, TypeError):
+        return (parsedate_to_datetime(reply.headers["retry-after"]) - server_time(reply)).total_seconds()
+    except (KeyError, ValueError, TypeError, OverflowError):
         return None
-    return None
 
 
-def _server_time(reply: requests.Response) -> datetime:
+def seconds(reply: Reply, header: str) -> float | None:
+    """A header that is a number of seconds, whole or with a fraction, or None."""
+    text = reply.headers.get(header, "").strip()
+    return float(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else None
+
+
+def number(reply: Reply, header: str) -> int | None:
+    """A header that is a whole number, or None."""
+    text = reply.headers.get(header, "").strip()
+    return int(text) if re.fullmatch("[0-9]{1,15}", text) else None
+
+
+def server_time(reply: Reply) -> datetime:
     """The server's own clock, so that a wrong clock here does not change the wait; ours where it sends none."""
     try:
-        return parsedate_to_datetime(reply.headers["Date"])
+        return parsedate_to_datetime(reply.headers["date"])
     except (KeyError, ValueError, TypeError):
         return datetime.now(UTC)

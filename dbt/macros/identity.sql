@@ -11,3 +11,8 @@
 
 {#- 60 bits of md5 as a whole number: what the experiment's arms are drawn from, equal on both warehouses. -#}
 {% macro stable_number(text) -%} cast(concat('0x', substr({{ md5_hex(text) }}, 1, 15)) as bigint) {%- endmacro %}
+
+{#- As ops.erasures keeps it of a user: 64 hex digits in lower case on both warehouses. -#}
+{% macro sha256_hex(text) -%} {{ return(adapter.dispatch('sha256_hex')(text)) }} {%- endmacro %}
+{% macro duckdb__sha256_hex(text) -%} sha256({{ text }}) {%- endmacro %}
+{% macro bigquery__sha256_hex(text) -%} to_hex(sha256({{ text }})) {%- endmacro %}

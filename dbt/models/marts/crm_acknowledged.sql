@@ -19,6 +19,10 @@ with deliveries as (
         and epoch >= {{ var('fold_from_epoch') }}
 ),
 
+users as (
+    select distinct user_id from deliveries
+),
+
 last_delivered as (
     select * from deliveries
     where outcome = 'delivered'
@@ -29,10 +33,55 @@ last_verdicts as (
     select * from deliveries
     where outcome in ('delivered', 'rejected', 'retry')
     qualify row_number() over (partition by user_id order by epoch desc, attempted_at desc, run_id desc) = 1
+),
+
+attempts as (
+    select
+        user_id,
+        run_id,
+        max(epoch) as epoch,
+        min(attempted_at) as began_at,
+        max(case when outcome != 'sending' then attempted_at end) as answered_at,
+        max(case when outcome = 'delivered' then attempted_at end) as delivered_at
+    from deliveries
+    where outcome != 'retry'
+    group by user_id, run_id
+),
+
+-- Sent, and no word came: the CRM holds what it held before, or what was sent. A delivery by a later run settles it.
+unanswered as (
+    select attempts.user_id
+    from attempts
+    left join last_delivered on attempts.user_id = last_delivered.user_id
+    where
+        attempts.answered_at is null
+        and (
+            last_delivered.user_id is null
+            -- By epoch first: the clocks of two machines may differ.
+            or last_delivered.epoch < attempts.epoch
+            or (last_delivered.epoch = attempts.epoch and last_delivered.attempted_at < attempts.began_at)
+        )
+),
+
+-- An older run that the CRM heard when the newest had begun: which it heard last, nobody knows. A third settles it.
+overtaken as (
+    select older.user_id
+    from last_delivered
+    inner join attempts as newest
+        on last_delivered.user_id = newest.user_id and last_delivered.run_id = newest.run_id
+    inner join attempts as older
+        on last_delivered.user_id = older.user_id and last_delivered.run_id != older.run_id
+    where older.delivered_at > newest.began_at
+),
+
+doubtful as (
+    select user_id from unanswered
+    union distinct
+    select user_id from overtaken
 )
 
 select
-    last_verdicts.user_id,
+    users.user_id,
     {% for field in fields %}
         {% if is_incremental() %}
             case when last_delivered.user_id is not null then last_delivered.{{ field }} else before.{{ field }} end
@@ -47,11 +96,29 @@ select
         last_delivered.attempted_at as acknowledged_at,
     {% endif %}
     -- A dead letter: refused by the CRM, not sent again until the desired state changes or a person asks for it.
-    case when last_verdicts.outcome = 'rejected' then last_verdicts.desired_hash end as rejected_hash,
-    case when last_verdicts.outcome = 'rejected' then last_verdicts.error_code end as rejected_code,
-    case when last_verdicts.outcome = 'rejected' then last_verdicts.attempted_at end as rejected_at
-from last_verdicts
-left join last_delivered on last_verdicts.user_id = last_delivered.user_id
+    {% for name, source in [
+        ('rejected_hash', 'desired_hash'), ('rejected_code', 'error_code'), ('rejected_reason', 'error_reason'),
+        ('rejected_at', 'attempted_at'),
+    ] %}
+        {% if is_incremental() %}
+            case
+                when last_verdicts.outcome = 'rejected' then last_verdicts.{{ source }}
+                when last_verdicts.user_id is null then before.{{ name }}
+            end as {{ name }},
+        {% else %}
+            case when last_verdicts.outcome = 'rejected' then last_verdicts.{{ source }} end as {{ name }},
+        {% endif %}
+    {% endfor %}
+    {% if is_incremental() %}
+        doubtful.user_id is not null or (last_delivered.user_id is null and coalesce(before.is_in_doubt, false))
+            as is_in_doubt
+    {% else %}
+        doubtful.user_id is not null as is_in_doubt
+    {% endif %}
+from users
+left join last_verdicts on users.user_id = last_verdicts.user_id
+left join last_delivered on users.user_id = last_delivered.user_id
+left join doubtful on users.user_id = doubtful.user_id
 {% if is_incremental() %}
-    left join {{ this }} as before on last_verdicts.user_id = before.user_id
+    left join {{ this }} as before on users.user_id = before.user_id
 {% endif %}

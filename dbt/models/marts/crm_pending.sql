@@ -11,8 +11,22 @@ acknowledged as (
 select
     desired.user_id,
     desired.desired_hash,
+    -- Why the CRM is not told, although there is something to tell.
+    case
+        when desired.is_erased then 'erased'
+        when
+            acknowledged.acknowledged_at is null
+            and not coalesce(acknowledged.is_in_doubt, false)
+            and desired.churn_probability is null
+            then desired.voucher_reason
+        when {{ var('tell_holdout') | lower }} then null
+        when desired.experiment_arm = 'holdout' then 'holdout'
+    end as suppressed_because,
     -- Taking a voucher away comes first: a late grant costs little, a late withdrawal is a wrong message.
-    coalesce(acknowledged.is_voucher_eligible, false) and not desired.is_voucher_eligible as is_withdrawal,
+    (coalesce(acknowledged.is_voucher_eligible, false) or coalesce(acknowledged.is_in_doubt, false))
+    and not desired.is_voucher_eligible as is_withdrawal,
+    -- What the CRM holds is not known for certain: every field is sent, whatever it is believed to hold.
+    coalesce(acknowledged.is_in_doubt, false) as is_in_doubt,
     desired.churn_probability,
     desired.churn_risk_band,
     desired.churn_reasons,
@@ -34,12 +48,18 @@ select
 from desired
 left join acknowledged on desired.user_id = acknowledged.user_id
 where
-    not desired.is_erased
-    -- A CRM that never heard of a user need not hear that there is nothing to say.
-    and (acknowledged.acknowledged_at is not null or desired.churn_probability is not null)
+    -- A CRM that never heard of a user need not hear that there is nothing to say; want of consent is counted.
+    (
+        acknowledged.acknowledged_at is not null
+        or acknowledged.is_in_doubt
+        or desired.churn_probability is not null
+        or desired.is_erased
+        or desired.voucher_reason = 'no_consent'
+    )
     and desired.desired_hash is distinct from acknowledged.rejected_hash
     and (
-        desired.churn_risk_band is distinct from acknowledged.churn_risk_band
+        acknowledged.is_in_doubt
+        or desired.churn_risk_band is distinct from acknowledged.churn_risk_band
         or desired.churn_reasons is distinct from acknowledged.churn_reasons
         or desired.is_voucher_eligible is distinct from acknowledged.is_voucher_eligible
         or desired.voucher_reason is distinct from acknowledged.voucher_reason

@@ -6,7 +6,9 @@
 ) }}
 
 {#- A window begins where the last committed one ended: built again, even up to another end, it begins at the same time
-    and replaces its row. A row an hour needs no partitions. -#}
+    and replaces its row. A row an hour needs no partitions. A run that builds once more what an earlier one left half done
+    counts its own window all the same. -#}
+{% set counted_from = var('arrivals_from', var('from_at')) %}
 
 -- Every copy counts, also of an event that arrived before.
 with arrived as (
@@ -16,12 +18,12 @@ with arrived as (
         {{ is_too_late('occurred_at', 'loaded_at') }} as is_too_late
     from {{ ref('stg_app__events') }}
     where
-        loaded_at >= {{ moment(var('from_at')) }}
+        loaded_at >= {{ moment(counted_from) }}
         and loaded_at < {{ moment(var('until_at')) }}
 )
 
 select
-    {{ moment(var('from_at')) }} as window_from,
+    {{ moment(counted_from) }} as window_from,
     {{ moment(var('until_at')) }} as window_until,
     {{ to_bigint('count(*)') }} as count_events,
     {{ to_bigint('count(*) - count(distinct event_id)') }} as count_events_repeated,

@@ -28,3 +28,4 @@ select
     decisions.valid_until
 from decisions
 inner join runs on decisions.run_id = runs.run_id
+where {{ not_erased('decisions.user_id') }}

@@ -9,6 +9,7 @@ select
     outcome,
     http_status,
     error_code,
+    error_reason,
     churn_probability,
     churn_risk_band,
     churn_reasons,
@@ -19,3 +20,4 @@ select
     voucher_valid_until,
     experiment_arm
 from {{ source('ops', 'deliveries') }}
+where {{ not_erased('user_id') }}

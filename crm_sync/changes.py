@@ -1,0 +1,85 @@
+"""What has changed for each user, and what will the CRM hold once it has said yes? Columns in, changes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import reduce
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from crm_sync.fields import KINDS, RIDE_ALONG, FieldMapping, Kind
+
+LIST_SEPARATOR = "; "
+
+Value = str | float | bool | list[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What to tell the CRM about one user: its properties' new values, None where one is to be cleared.
+
+    Times are text in ISO 8601, UTC, to the second. `row` is its row in `Changed.states`.
+    """
+
+    external_id: str
+    attributes: dict[str, Value]
+    is_withdrawal: bool = False
+    row: int = 0
+
+
+@dataclass(frozen=True)
+class Changed:
+    """The changes among some pending rows, in their order, and for each of those rows what the CRM will hold.
+
+    `states` has the columns user_id, desired_hash, and those of CRM_STATE.
+    """
+
+    changes: list[Change]
+    states: pa.RecordBatch = field(repr=False)
+
+
+def changes(rows: pa.RecordBatch, mapping: FieldMapping) -> Changed:
+    """Compare rows of `crm_pending`: only what differs is sent, and an absent value only where it may clear.
+
+    A row in which nothing but what rides along differs is no change. Of a row in doubt every field is sent: what the CRM holds is
+    then not known.
+    """
+    in_doubt = rows.column("is_in_doubt")
+    states: dict[str, pa.Array] = {}
+    differing: dict[str, pa.Array] = {}
+    for name, target in mapping.fields.items():
+        desired, acknowledged = rows.column(name), rows.column(f"acknowledged_{name}")
+        states[name] = desired if target.clearable else pc.coalesce(desired, acknowledged)
+        is_told = pc.or_(pc.is_valid(states[name]), pa.scalar(target.clearable))
+        differing[name] = pc.or_(_is_distinct(states[name], acknowledged), pc.and_(in_doubt, is_told))
+    is_change = reduce(pc.or_, (flags for name, flags in differing.items() if name not in RIDE_ALONG))
+
+    attributes: list[dict[str, Value]] = [{} for _ in range(rows.num_rows)]
+    for name, target in mapping.fields.items():
+        at = pc.indices_nonzero(pc.and_(differing[name], is_change))
+        values = _to_wire(states[name].take(at), KINDS[name])
+        for row, value in zip(at.to_pylist(), values, strict=True):
+            attributes[row][target.property] = value
+
+    ids, withdrawals = rows.column("user_id").to_pylist(), rows.column("is_withdrawal").to_pylist()
+    found = [
+        Change(ids[row], attributes[row], withdrawals[row], row) for row in pc.indices_nonzero(is_change).to_pylist()
+    ]
+    kept = {"user_id": rows.column("user_id"), "desired_hash": rows.column("desired_hash"), **states}
+    return Changed(found, pa.RecordBatch.from_pydict(kept))
+
+
+def _is_distinct(left: pa.Array, right: pa.Array) -> pa.Array:
+    """SQL's `is distinct from`."""
+    one_is_null = pc.xor(pc.is_null(left), pc.is_null(right))
+    return pc.or_(pc.fill_null(pc.not_equal(left, right), False), one_is_null)
+
+
+def _to_wire(values: pa.Array, kind: Kind) -> list[Value]:
+    if kind == "time":
+        values = pc.strftime(values.cast(pa.timestamp("s", tz="UTC"), safe=False), "%Y-%m-%dT%H:%M:%SZ")
+    elif kind == "texts":
+        values = pc.split_pattern(values, LIST_SEPARATOR)
+    plain: list[Value] = values.to_pylist()
+    return plain

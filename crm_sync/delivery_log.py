@@ -1,0 +1,80 @@
+"""What is written down of each row: before it is sent, and once the CRM has given its word for it?
+
+Without the first, a run killed after the CRM took a row would leave no trace of it; should the desired state then return to what
+was acknowledged before, nobody would know that the CRM holds something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+import pyarrow as pa
+
+from crm_sync.changes import Change, Changed
+from crm_sync.destination import Outcome
+from warehouse.interface import Warehouse
+from warehouse.tables import DELIVERIES, TIMESTAMP, fitted
+
+
+class DeliveryLog:
+    """Gathers rows of `ops.deliveries` and appends them when they are worth an append.
+
+    A crash before a flush means that its rows are in doubt, and sent once more with every field.
+    """
+
+    def __init__(self, warehouse: Warehouse, run_id: str, epoch: int, now: Callable[[], datetime]) -> None:
+        self._warehouse, self._run_id, self._epoch, self._now = warehouse, run_id, epoch, now
+        self._parts: list[pa.RecordBatch] = []
+        self._count = 0
+
+    def intend(self, changed: Changed) -> None:
+        """Write down what is about to be sent; once this returns, it is kept."""
+        if changed.changes:
+            rows = self._rows("sending", [(change, None) for change in changed.changes], changed.states)
+            self._warehouse.append(DELIVERIES, pa.Table.from_batches([rows]))
+
+    def forgo(self, unsent: Sequence[Change], states: pa.RecordBatch) -> None:
+        """Take down that these were not sent after all."""
+        if unsent:
+            self._keep(self._rows("deferred", [(change, None) for change in unsent], states))
+
+    def write(self, sent: Sequence[Change], states: pa.RecordBatch, outcomes: Sequence[Outcome]) -> None:
+        """Take down the CRM's word for some rows of `states`; those it gave none for are not written. May append."""
+        for kind in ("delivered", "rejected"):
+            pairs = [(c, o) for c, o in zip(sent, outcomes, strict=True) if o.kind == kind]
+            if pairs:
+                self._keep(self._rows(kind, pairs, states))
+
+    def _keep(self, rows: pa.RecordBatch) -> None:
+        self._parts.append(rows)
+        self._count += rows.num_rows
+        if self._count >= self._warehouse.rows_per_append:
+            self.flush()
+
+    def flush(self) -> None:
+        """Append what was gathered."""
+        if self._parts:
+            # Emptied only after the append: whoever flushes again after an error tries again.
+            self._warehouse.append(DELIVERIES, pa.Table.from_batches(self._parts))
+            self._parts, self._count = [], 0
+
+    def _rows(
+        self, kind: str, pairs: Sequence[tuple[Change, Outcome | None]], states: pa.RecordBatch
+    ) -> pa.RecordBatch:
+        count = len(pairs)
+        known = states.take(pa.array([change.row for change, _ in pairs], pa.int32()))
+        if kind in ("rejected", "deferred"):
+            # What the CRM holds did not change.
+            known = known.select(["user_id", "desired_hash"])
+        columns = {name: known.column(name) for name in known.schema.names} | {
+            "run_id": pa.repeat(self._run_id, count),
+            "epoch": pa.repeat(self._epoch, count),
+            "fields_sent": pa.array([",".join(change.attributes) for change, _ in pairs]),
+            "attempted_at": pa.repeat(pa.scalar(self._now(), TIMESTAMP), count),
+            "outcome": pa.repeat(kind, count),
+            "http_status": pa.array([outcome and outcome.http_status for _, outcome in pairs], pa.int64()),
+            "error_code": pa.array([outcome and outcome.code for _, outcome in pairs], pa.string()),
+            "error_reason": pa.array([outcome and outcome.reason for _, outcome in pairs], pa.string()),
+        }
+        return fitted(pa.RecordBatch.from_pydict(columns), DELIVERIES.schema)

@@ -1,0 +1,59 @@
+"""What does the rest of winback need to know of a CRM to connect to it? One Adapter, at the end of each CRM's file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from crm_sync.destination import Destination
+from crm_sync.destinations.pacing import RateLimit
+from crm_sync.destinations.transport import RetryBudget
+
+
+class Limit(BaseModel):
+    """At most `requests` in any `seconds`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    requests: Annotated[int, Field(ge=1)]
+    seconds: Annotated[float, Field(gt=0)]
+
+
+class Options(BaseModel):
+    """A CRM's section of `config/crm.yml`: how much and how fast. Each CRM's own class sets the documented values as defaults.
+
+    The first of `limits` is the one that the CRM's headers speak of; a header that grants less is heeded, one that grants more is
+    not. No limits: as fast as it goes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_batch: Annotated[int, Field(ge=1)]
+    max_in_flight: Annotated[int, Field(ge=1, le=256)]
+    limits: tuple[Limit, ...]
+
+    @property
+    def rate_limits(self) -> list[RateLimit]:
+        """The limits, as the pace takes them."""
+        return [RateLimit(limit.requests, limit.seconds) for limit in self.limits]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A CRM: how to connect to it, and what is known of it before.
+
+    `connect` takes the address, the key, the options and the retry budget. `hosts` are those that the key may be sent to, a
+    leading dot standing for any host below. `property_pattern` is what its properties may be called, `permissions` what the key
+    must be allowed to do.
+    """
+
+    name: str
+    options: type[Options]
+    connect: Callable[[str, str, Any, RetryBudget], Destination]
+    hosts: tuple[str, ...]
+    property_pattern: re.Pattern[str]
+    permissions: str

@@ -1,0 +1,179 @@
+"""How does HubSpot take upserts and deletions?
+
+POST /crm/v3/objects/contacts/batch/upsert. With a trace id on every input a bad row does not refuse the others. Contacts are
+found by a property of ours that HubSpot keeps unique, never by e-mail: we send none. hubspot_replies.py reads what it answers,
+hubspot_properties.py which properties it has.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from functools import partial
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from crm_sync.changes import Change, Value
+from crm_sync.destination import BatchRefusedError, Finding, Outcome, Run, UnavailableError
+from crm_sync.destinations.adapter import Adapter, Limit, Options
+from crm_sync.destinations.hubspot_properties import judged
+from crm_sync.destinations.hubspot_replies import LOCK_SECONDS, LOCKED, heard, refusal, verdicts, without_users
+from crm_sync.destinations.pacing import Pace
+from crm_sync.destinations.transport import Dialect, Reply, RetryBudget, Transport
+from crm_sync.fields import Kind
+from warehouse.errors import ContractError
+
+NAME = r"[a-z][a-z0-9_]{0,99}"
+SCOPES = "crm.objects.contacts.read, crm.objects.contacts.write, crm.schemas.contacts.read"
+MOVING = 477  # the account is being moved to another data centre, for up to a day
+LOCK_TRIES = 15
+# Refusals of a batch that every other batch would meet too: only a person can help.
+_FOR_A_PERSON = {"property_doesnt_exist", "id_property_not_unique"}
+
+
+class HubSpotOptions(Options):
+    """100 inputs a request; 190 requests in 10 seconds for a private app of a Professional or Enterprise account.
+
+    Free and Starter accounts have 100, which HubSpot's headers say: https://developers.hubspot.com/docs/developer-tooling/platform/usage-guidelines.
+    At 0.3 s a request, 6 in flight use up 19 requests a second.
+    """
+
+    max_batch: Annotated[int, Field(ge=1)] = 100
+    max_in_flight: Annotated[int, Field(ge=1, le=256)] = 8
+    limits: tuple[Limit, ...] = (Limit(requests=190, seconds=10),)
+    id_property: Annotated[str, Field(pattern=f"^{NAME}$")] = "winback_user_id"
+    object_type: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")] = "contacts"
+    property_group: Annotated[str, Field(pattern=f"^{NAME}$")] = "contactinformation"
+    api_path: Annotated[str, Field(pattern=r"^(/[a-z0-9-]+)+$")] = "/crm/v3"
+
+
+class HubSpot:
+    """A Destination."""
+
+    def __init__(
+        self, url: str, api_key: str, options: HubSpotOptions | None = None, budget: RetryBudget | None = None
+    ) -> None:
+        """Connect to https://api.hubapi.com, which serves accounts of every data centre, with a private app's token."""
+        options = options or HubSpotOptions()
+        self.max_batch, self.max_in_flight = options.max_batch, options.max_in_flight
+        self._url, self._id_property, self._group = url.rstrip("/"), options.id_property, options.property_group
+        self._objects = f"{options.api_path}/objects/{options.object_type}"
+        self._properties = f"{options.api_path}/properties/{options.object_type}"
+        window = options.limits[0].seconds if options.limits else None
+        dialect = Dialect(heard=partial(heard, window_seconds=window), refusal=refusal)
+        headers = {"Authorization": f"Bearer {api_key}"}
+        self._transport = Transport(url, headers, Pace(options.rate_limits), budget=budget, dialect=dialect)
+
+    def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
+        """Send one batch; see Destination."""
+        if any(self._id_property in change.attributes for change in batch):
+            raise ContractError(f"crm_fields.yml writes to {self._id_property}, by which HubSpot finds the user.")
+        try:
+            reply = self._ask(run, "/batch/upsert", payload(batch, self._id_property))
+        except BatchRefusedError as refused:
+            if refused.code in _FOR_A_PERSON:
+                raise ContractError(
+                    f"HubSpot lacks a property that is written to, or {self._id_property} is not unique there: winback doctor"
+                ) from None
+            raise BatchRefusedError(refused.http_status, refused.code, without_users(refused.reason, batch)) from None
+        return verdicts(reply, batch, self._id_property)
+
+    def erase(self, external_ids: Sequence[str], run: Run) -> list[Outcome]:
+        """Delete contacts for good, one request each; see Destination."""
+        return [self._erase(external_id, run) for external_id in external_ids]
+
+    def _erase(self, external_id: str, run: Run) -> Outcome:
+        body = {"objectId": external_id, "idProperty": self._id_property}
+        try:
+            reply = self._ask(run, "/gdpr-delete", body, frozenset({404}))
+        except BatchRefusedError as refused:
+            reason = without_users(refused.reason, [Change(external_id, {})])
+            return Outcome("rejected", refused.http_status, refused.code, reason)
+        # A path that HubSpot does not have is a 404 too, but without an id of the request.
+        if reply.status == 404 and not (isinstance(reply.body, dict) and reply.body.get("correlationId")):
+            raise ContractError(f"The CRM answered HTTP 404 to {self._objects}/gdpr-delete. Check WINBACK_CRM_URL.")
+        if reply.status not in (204, 404):
+            raise UnavailableError(f"HubSpot answered a deletion with HTTP {reply.status}.", "unknown_reply")
+        return Outcome("delivered", reply.status, "not_found" if reply.status == 404 else None)
+
+    def examine(self, properties: Mapping[str, Kind], run: Run) -> list[Finding]:
+        """Ask whether the key may write, by a request without contacts, and which properties there are."""
+        return [self._may_write(run), *self._judge(properties, run)]
+
+    def _may_write(self, run: Run) -> Finding:
+        do = (f"In HubSpot, under Settings, Integrations, give the private app the scopes {SCOPES}.",)
+        try:
+            self._ask(run, "/batch/upsert", {"inputs": []})
+        except BatchRefusedError:
+            pass  # for being empty, but only after the key was looked at
+        except ContractError as error:
+            return Finding("failed", str(error), do)
+        return Finding("ok", "HubSpot takes the key for writing contacts")
+
+    def _judge(self, properties: Mapping[str, Kind], run: Run) -> list[Finding]:
+        try:
+            reply = self._transport.request(run, "GET", self._properties)
+        except (BatchRefusedError, ContractError):
+            do = ("To have them checked, give the private app the scope crm.schemas.contacts.read.",)
+            return [Finding("skipped", "HubSpot does not show this key its properties", do)]
+        create = f"{self._url}{self._properties}/batch/create"
+        return judged(reply.body, properties, self._id_property, create, self._group)
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._transport.close()
+
+    def _ask(self, run: Run, path: str, body: object, answers: frozenset[int] = frozenset()) -> Reply:
+        """Post, and try again while HubSpot holds a lock: neither 423 nor 477 says anything of the rows."""
+        for _ in range(LOCK_TRIES):
+            reply = self._transport.request(
+                run, "POST", self._objects + path, body=body, answers=answers | {LOCKED, MOVING}
+            )
+            if reply.status == MOVING:
+                raise UnavailableError("HubSpot is moving this account to another data centre, for up to a day.")
+            if reply.status != LOCKED:
+                return reply
+            run.sleep(LOCK_SECONDS)
+        raise UnavailableError("HubSpot keeps the contacts locked.", "throttled")
+
+
+def payload(batch: Sequence[Change], id_property: str) -> dict[str, Any]:
+    """What is posted. The id goes among the properties too, so that each result names its user should it have no trace id."""
+    return {
+        "inputs": [
+            {
+                "id": change.external_id,
+                "idProperty": id_property,
+                # Of this request only: an id of the user would end up in HubSpot's logs.
+                "objectWriteTraceId": str(index),
+                "properties": {
+                    id_property: change.external_id,
+                    **{name: _text(value) for name, value in change.attributes.items()},
+                },
+            }
+            for index, change in enumerate(batch)
+        ]
+    }
+
+
+def _text(value: Value) -> str:
+    """HubSpot takes text only: numbers without exponent, several options with semicolons between, nothing to clear."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return ";".join(value)
+    return value if isinstance(value, str) else format(Decimal(repr(value)), "f")
+
+
+ADAPTER = Adapter(
+    name="hubspot",
+    options=HubSpotOptions,
+    connect=HubSpot,
+    hosts=(".hubapi.com",),  # api.hubapi.com serves every data centre; some have a host of their own besides
+    property_pattern=re.compile(NAME),
+    permissions=SCOPES,
+)

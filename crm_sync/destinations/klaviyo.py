@@ -1,0 +1,224 @@
+"""How does Klaviyo take upserts, and what became of each row of a job?
+
+A bulk import is a job: posted, asked after until it is complete, then asked for its errors. It sets a property or unsets it by
+name; a null is passed over in silence, and the old value would stay.
+https://developers.klaviyo.com/en/reference/bulk_import_profiles
+https://developers.klaviyo.com/en/docs/use_klaviyos_bulk_profile_import_api
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+from urllib.parse import quote, urlencode
+
+from pydantic import Field
+
+from crm_sync.changes import Change
+from crm_sync.destination import BatchRefusedError, Finding, Outcome, Run, UnavailableError
+from crm_sync.destinations.adapter import Adapter, Limit, Options
+from crm_sync.destinations.klaviyo_replies import (
+    JOBS,
+    Job,
+    at,
+    heard,
+    id_of,
+    job_of,
+    next_cursor,
+    refusal,
+    resources,
+    unknown,
+    verdicts,
+)
+from crm_sync.destinations.pacing import Pace, RateLimit
+from crm_sync.destinations.transport import Dialect, Reply, RetryBudget, Transport
+from crm_sync.fields import Kind
+from warehouse.errors import ContractError
+
+PROFILES, DELETIONS = "/api/profiles", "/api/data-privacy-deletion-jobs"
+PERMISSIONS = "profiles:read, profiles:write, lists:read, lists:write, data-privacy:write"
+MEDIA_TYPE = {"Content-Type": "application/vnd.api+json"}
+PAGE_SIZE = 100  # the most that a page holds
+
+
+class KlaviyoOptions(Options):
+    """10,000 profiles and 5 MB an import; the limits as https://developers.klaviyo.com/en/reference states them per operation.
+
+    `limits` are for imports, polls and their errors together, of each of which Klaviyo allows as many. The limit per minute comes
+    first: the headers speak of it.
+    """
+
+    max_batch: Annotated[int, Field(ge=1)] = 10_000
+    # One import is prepared while another is under way; more would only queue at Klaviyo.
+    max_in_flight: Annotated[int, Field(ge=1, le=256)] = 2
+    limits: tuple[Limit, ...] = (Limit(requests=150, seconds=60), Limit(requests=10, seconds=1))
+    lookup_limits: tuple[Limit, ...] = (Limit(requests=750, seconds=60), Limit(requests=75, seconds=1))
+    deletion_limits: tuple[Limit, ...] = (Limit(requests=60, seconds=60), Limit(requests=3, seconds=1))
+    revision: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}(\.[a-z0-9]+)?$")] = "2026-07-15"
+    max_body_bytes: Annotated[int, Field(ge=1)] = 5_000_000
+    first_poll_seconds: Annotated[float, Field(gt=0)] = 1.0
+    max_poll_seconds: Annotated[float, Field(gt=0)] = 15.0
+
+
+class Klaviyo:
+    """A Destination."""
+
+    def __init__(
+        self, url: str, api_key: str, options: KlaviyoOptions | None = None, budget: RetryBudget | None = None
+    ) -> None:
+        """Connect to https://a.klaviyo.com."""
+        self._options = options = options or KlaviyoOptions()
+        self.max_batch, self.max_in_flight = options.max_batch, options.max_in_flight
+        headers = {"Authorization": f"Klaviyo-API-Key {api_key}", "revision": options.revision}
+        headers |= {"Accept": MEDIA_TYPE["Content-Type"]}
+        dialect = Dialect(heard=heard, refusal=refusal)
+        self._imports, self._lookups, self._deletions = (
+            Transport(url, headers, Pace(limits), budget=budget, dialect=dialect)
+            for limits in (options.rate_limits, _rates(options.lookup_limits), _rates(options.deletion_limits))
+        )
+
+    def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
+        """Import one batch and wait for what becomes of it; see Destination.
+
+        An import whose reply was lost is posted again: values are set and unset, so that twice is as good as once.
+        """
+        content = import_of(batch)
+        if len(content) > self._options.max_body_bytes:
+            raise BatchRefusedError(413, "too_large", "The import is larger than Klaviyo takes.")
+        job = job_of(self._imports.request(run, "POST", JOBS, data=content, headers=MEDIA_TYPE))
+        wait = self._options.first_poll_seconds
+        while job.is_under_way:
+            run.sleep(wait)
+            wait = min(2 * wait, self._options.max_poll_seconds)
+            job = self._asked_after(job, run)
+        has_errors = job.status == "complete" and job.failed != 0
+        return verdicts(job, self._errors(job, run) if has_errors else [], batch)
+
+    def _asked_after(self, job: Job, run: Run) -> Job:
+        reply = self._told(job.path, run)
+        if reply.status == 404:  # Klaviyo forgot the job, which says nothing of its rows
+            return replace(job, status="forgotten")
+        later = job_of(reply)
+        if later.id != job.id:
+            raise unknown(reply)
+        return later
+
+    def _errors(self, job: Job, run: Run) -> list[Any]:
+        errors: list[Any] = []
+        query: dict[str, object] = {"page[size]": PAGE_SIZE}
+        while True:
+            reply = self._told(f"{job.path}/import-errors?{urlencode(query)}", run)
+            page = [] if reply.status == 404 else resources(reply)
+            errors += page
+            cursor = next_cursor(reply)
+            if not page or cursor is None or cursor == query.get("page[cursor]"):
+                return errors
+            query["page[cursor]"] = cursor
+
+    def _told(self, path: str, run: Run) -> Reply:
+        """What Klaviyo says of a job. That it refuses to say is no refusal of the rows."""
+        try:
+            return self._imports.request(run, "GET", path, answers=frozenset({404}))
+        except BatchRefusedError as refused:
+            text = f"Klaviyo answered HTTP {refused.http_status} when asked after an import."
+            raise UnavailableError(text, "unknown_reply") from None
+
+    def erase(self, external_ids: Sequence[str], run: Run) -> list[Outcome]:
+        """Have users deleted, one by one; Klaviyo takes deletions on and carries them out later."""
+        return [self._erase(external_id, run) for external_id in external_ids]
+
+    def _erase(self, external_id: str, run: Run) -> Outcome:
+        try:
+            profile_ids = self._profile_ids(external_id, run)
+            for profile_id in profile_ids:
+                content = deletion_of(profile_id)
+                reply = self._deletions.request(
+                    run, "POST", DELETIONS, data=content, headers=MEDIA_TYPE, expects="text"
+                )
+                if reply.status != 202:
+                    raise unknown(reply)
+        except BatchRefusedError as refused:
+            return Outcome("rejected", refused.http_status, refused.code, refused.reason)
+        return Outcome("delivered", 202) if profile_ids else absent(external_id)
+
+    def _profile_ids(self, external_id: str, run: Run) -> list[str]:
+        query = {"fields[profile]": "external_id", "filter": f"equals(external_id,{quoted(external_id)})"}
+        reply = self._lookups.request(run, "GET", f"{PROFILES}?{urlencode(query, quote_via=quote)}")
+        found = resources(reply)
+        # Somebody else, found because the filter was misread, must not be deleted.
+        if any(at(each, "attributes", "external_id") != external_id for each in found):
+            raise unknown(reply)
+        return [id_of(reply, each) for each in found]
+
+    def examine(self, properties: Mapping[str, Kind], run: Run) -> list[Finding]:
+        """Ask whether the key may see imports; of properties Klaviyo tells nothing before they were written."""
+        made = f"Klaviyo will make {len(properties)} properties with the first delivery: {', '.join(properties)}"
+        return [self._may_read(run), Finding("ok", made)]
+
+    def _may_read(self, run: Run) -> Finding:
+        do = (f"In Klaviyo, under Settings, API keys, make a private key with the scopes {PERMISSIONS}.",)
+        try:
+            self._imports.request(run, "GET", f"{JOBS}?{urlencode({'page[size]': 1})}")
+        except (BatchRefusedError, ContractError) as error:
+            return Finding("failed", str(error), do)
+        return Finding("ok", "Klaviyo takes the key; whether it may also write shows with the first delivery")
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        for transport in (self._imports, self._lookups, self._deletions):
+            transport.close()
+
+
+def import_of(batch: Sequence[Change]) -> bytes:
+    """The body of an import."""
+    profiles = {"data": [profile_of(change) for change in batch]}
+    return _json({"data": {"type": "profile-bulk-import-job", "attributes": {"profiles": profiles}}})
+
+
+def profile_of(change: Change) -> dict[str, Any]:
+    """One profile of an import: its id, the properties to set and those to unset, nothing else."""
+    values = {name: value for name, value in change.attributes.items() if value is not None}
+    cleared = [name for name, value in change.attributes.items() if value is None]
+    attributes = {"external_id": change.external_id, **({"properties": values} if values else {})}
+    meta = {"meta": {"patch_properties": {"unset": cleared}}} if cleared else {}
+    return {"type": "profile", "attributes": attributes, **meta}
+
+
+def quoted(text: str) -> str:
+    """A text as a filter's operand."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def absent(external_id: str) -> Outcome:
+    """What it means that a filter found nobody. Klaviyo documents no escape, so of an id that needs one it proves nothing."""
+    if quoted(external_id) != f'"{external_id}"':
+        return Outcome("deferred", 200, "unconfirmed", "This id cannot be looked up for certain; see to it by hand.")
+    return Outcome("delivered", 200, "not_found")
+
+
+def deletion_of(profile_id: str) -> bytes:
+    """The body of a deletion."""
+    profile = {"data": {"type": "profile", "id": profile_id, "attributes": {}}}
+    return _json({"data": {"type": "data-privacy-deletion-job", "attributes": {"profile": profile}}})
+
+
+def _json(body: object) -> bytes:
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _rates(limits: Sequence[Limit]) -> list[RateLimit]:
+    return [RateLimit(limit.requests, limit.seconds) for limit in limits]
+
+
+ADAPTER = Adapter(
+    name="klaviyo",
+    options=KlaviyoOptions,
+    connect=Klaviyo,
+    hosts=("a.klaviyo.com",),
+    property_pattern=re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}"),
+    permissions=PERMISSIONS,
+)

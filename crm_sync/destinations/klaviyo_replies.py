@@ -1,0 +1,154 @@
+"""What does Klaviyo say of a job, of each of its rows, of the limit, and of a refusal? Pure functions of a reply.
+
+What of it is not understood is no success for any row.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
+
+from crm_sync.changes import Change, Value
+from crm_sync.destination import Outcome, UnavailableError
+from crm_sync.destinations.pacing import Heard
+from crm_sync.destinations.transport import Reply, asked_wait, number
+from crm_sync.redaction import code_of, redacted
+
+JOBS = "/api/profile-bulk-import-jobs"
+_ROW = re.compile(r"/data/attributes/profiles/data/(\d{1,9})(?:/.*)?")
+
+
+@dataclass(frozen=True)
+class Job:
+    """An import job: how many rows it has, has imported and has refused."""
+
+    id: str
+    status: str
+    total: int
+    completed: int
+    failed: int
+
+    @property
+    def path(self) -> str:
+        """Where to ask after it."""
+        return f"{JOBS}/{quote(self.id, safe='')}"
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether its counts may still change."""
+        return self.status in ("queued", "processing")
+
+
+def job_of(reply: Reply) -> Job:
+    """Read a job from a reply.
+
+    Raises: UnavailableError for any other shape: nothing is known of the rows.
+    """
+    data = at(reply.body, "data")
+    status = at(data, "attributes", "status")
+    found = [at(data, "attributes", f"{name}_count") for name in ("total", "completed", "failed")]
+    counts = [0 if count is None else count for count in found]  # the specification's default
+    if status not in ("queued", "processing", "complete", "cancelled") or {type(count) for count in counts} != {int}:
+        raise unknown(reply)
+    return Job(id_of(reply, data), status, *counts)
+
+
+def verdicts(job: Job, errors: Sequence[Any], batch: Sequence[Change]) -> list[Outcome]:
+    """Give each row its outcome: a row with an error is rejected, any other delivered only if the counts leave no doubt.
+
+    `errors` are the items of the job's import-errors.
+    """
+    deferred = Outcome("deferred", 200, "cancelled" if job.status == "cancelled" else "unconfirmed")
+    if job.status != "complete":
+        return [deferred] * len(batch)
+    positions = {change.external_id: index for index, change in enumerate(batch)}
+    rejected: dict[int, Outcome] = {}
+    for error in errors:
+        index = _row(error, positions)
+        if index is not None:
+            rejected.setdefault(index, _rejection(error, batch[index]))
+    rest = deferred
+    if job.completed + job.failed == job.total == len(batch):
+        if job.failed == len(rejected):
+            rest = Outcome("delivered", 200)
+        elif job.failed == job.total:
+            rest = Outcome("rejected", 200, "unknown")
+    return [rejected.get(index, rest) for index in range(len(batch))]
+
+
+def _row(error: Any, positions: Mapping[str, int]) -> int | None:
+    """Which row an error is about: the one whose id it quotes, else the one it points at."""
+    payload = at(error, "attributes", "original_payload")
+    external_id = at(payload, "external_id") or at(payload, "attributes", "external_id")
+    if isinstance(external_id, str):
+        return positions.get(external_id)
+    pointer = at(error, "attributes", "source", "pointer")
+    match = _ROW.fullmatch(pointer) if isinstance(pointer, str) else None
+    return int(match[1]) if match and int(match[1]) < len(positions) else None
+
+
+def _rejection(error: Any, change: Change) -> Outcome:
+    texts = [text for value in change.attributes.values() for text in _texts(value)]
+    detail = at(error, "attributes", "detail") or at(error, "attributes", "title") or "unknown"
+    code = code_of(at(error, "attributes", "code") or "unknown")
+    return Outcome("rejected", 200, code, redacted(detail, change.external_id, *texts))
+
+
+def _texts(value: Value) -> list[str]:
+    return value if isinstance(value, list) else [value] if isinstance(value, str) else []
+
+
+def refusal(reply: Reply) -> tuple[str, str | None]:
+    """The code of a 4xx, its title, and the field it points at; the detail may quote a user and is left out."""
+    errors = at(reply.body, "errors")
+    first = errors[0] if isinstance(errors, list) and errors else None
+    code, title = at(first, "code"), at(first, "title")
+    field = str(at(first, "source", "pointer") or "").rpartition("/")[2]
+    words = f"{title or ''} {field if field.isidentifier() else ''}".strip()
+    return code_of(code) if isinstance(code, str) else f"http_{reply.status}", redacted(words) if words else None
+
+
+def heard(reply: Reply) -> Heard:
+    """What Klaviyo's headers say of the limit per minute; a 429 has Retry-After alone.
+
+    https://developers.klaviyo.com/en/docs/rate_limits_and_error_handling
+    """
+    return Heard(asked_wait(reply), number(reply, "ratelimit-limit"), number(reply, "ratelimit-remaining"))
+
+
+def next_cursor(reply: Reply) -> str | None:
+    """The cursor of the next page. Its address is not followed: the key would go wherever it points."""
+    address = at(reply.body, "links", "next")
+    cursors = parse_qs(urlsplit(address).query).get("page[cursor]", []) if isinstance(address, str) else []
+    return cursors[0] if cursors else None
+
+
+def at(value: Any, *keys: str) -> Any:
+    """What is found below `value` by these keys, or None."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def resources(reply: Reply) -> list[Any]:
+    """The items of a collection. Raises: UnavailableError for any other shape."""
+    data = at(reply.body, "data")
+    if not isinstance(data, list):
+        raise unknown(reply)
+    return data
+
+
+def id_of(reply: Reply, resource: Any) -> str:
+    """The id of a resource. Raises: UnavailableError where it has none."""
+    found = at(resource, "id")
+    if not isinstance(found, str) or not found:
+        raise unknown(reply)
+    return found
+
+
+def unknown(reply: Reply) -> UnavailableError:
+    """The error of a reply that is not understood."""
+    return UnavailableError(f"Klaviyo answered HTTP {reply.status} in an unknown shape.", "unknown_reply")

@@ -1,0 +1,229 @@
+"""How does Salesforce take upserts, and when is a job of them done?
+
+Bulk API 2.0, https://developer.salesforce.com/docs/platform/api-asynch/guide/bulk-api-2-0-ingest.html: a job is opened, given
+one CSV file and closed; when it has ended, files tell of the rows that succeeded, failed or were never looked at.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from pydantic import Field
+
+from crm_sync.changes import Change
+from crm_sync.destination import BatchRefusedError, Finding, Outcome, OutOfTimeError, Run, UnavailableError
+from crm_sync.destinations.adapter import Adapter, Limit, Options
+from crm_sync.destinations.pacing import Pace
+from crm_sync.destinations.salesforce_fields import NAME, judged, usage
+from crm_sync.destinations.salesforce_rows import FAILURES, ID, SUCCESSES, UNPROCESSED, as_csv, deleted, found, verdicts
+from crm_sync.destinations.salesforce_words import failure, heard, refusal, unfit
+from crm_sync.destinations.transport import Dialect, Reply, RetryBudget, Transport
+from crm_sync.fields import Kind
+from crm_sync.redaction import redacted
+from warehouse.errors import ContractError, WinbackError
+
+WAITING, ENDED = {"Open", "UploadComplete", "InProgress"}, {"JobComplete", "Failed", "Aborted"}
+
+
+class SalesforceOptions(Options):
+    """What is documented: 10,000 rows make one of a job's internal batches, of which an org has 15,000 a day.
+
+    There is no limit of requests in a short time, but there are two others: 100,000 requests an org in 24 hours (and more by
+    licences), of which a job takes 5 and its polls; and 25 requests at once that last 20 seconds or longer (a developer org: 5).
+    With 25 requests in any 20 seconds ours are never too many by themselves.
+    https://developer.salesforce.com/docs/atlas.en-us.salesforce_app_limits_cheatsheet.meta/salesforce_app_limits_cheatsheet/
+    """
+
+    max_batch: Annotated[int, Field(ge=1)] = 10_000
+    max_in_flight: Annotated[int, Field(ge=1, le=256)] = 2
+    limits: tuple[Limit, ...] = (Limit(requests=25, seconds=20),)
+    api_version: Annotated[str, Field(pattern=r"^v[0-9]{2,3}\.0$")] = "v62.0"
+    object: Annotated[str, Field(pattern=f"^{NAME}$")] = "Contact"
+    external_id_field: Annotated[str, Field(pattern=f"^{NAME}$")] = "Winback_User_Id__c"
+    first_poll_seconds: Annotated[float, Field(gt=0)] = 2.0
+    longest_poll_seconds: Annotated[float, Field(gt=0)] = 30.0
+    job_seconds: Annotated[float, Field(gt=0)] = 1_800.0
+
+
+@dataclass(frozen=True)
+class _Farewell:
+    """A run that is over, for one last request without a wait."""
+
+    run_id: str
+    seconds: float
+
+    def clock(self) -> float:
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:  # noqa: ARG002 - Run's signature
+        raise OutOfTimeError("The run is over.", "deadline")
+
+    def check(self) -> None:
+        """The request may go out."""
+
+
+class Salesforce:
+    """A Destination."""
+
+    def __init__(
+        self, url: str, api_key: str, options: SalesforceOptions | None = None, budget: RetryBudget | None = None
+    ) -> None:
+        """Connect to an org, for instance https://example.my.salesforce.com; the key is an access token."""
+        self._options = options = options or SalesforceOptions()
+        self.max_batch, self.max_in_flight = options.max_batch, options.max_in_flight
+        self._root = f"/services/data/{options.api_version}"
+        headers, dialect = {"Authorization": f"Bearer {api_key}"}, Dialect(heard=heard, refusal=refusal)
+        self._transport = Transport(url, headers, Pace(options.rate_limits), budget=budget, dialect=dialect)
+        # Outside the pace, at most once a job: when the run has to leave there is no time to wait.
+        self._farewell = Transport(url, headers, Pace(()), budget=RetryBudget(0), dialect=dialect)
+
+    def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
+        """Send one batch as one job and wait until it has ended; see Destination."""
+        ids = [change.external_id for change in batch]
+        job = self._open(run)
+        try:
+            refused = self._fill(job, as_csv(batch, self._options.external_id_field), ids, run)
+            info = self._ended(job, refused, run)
+        except WinbackError:
+            self._abort(job, run)
+            raise
+        if info["state"] == "Failed" and not info.get("numberRecordsProcessed"):
+            columns = {name for change in batch for name in change.attributes}
+            raise refused or failure(info.get("errorMessage"), columns, ids)
+        # A job that has done all it was given has nothing unprocessed.
+        kinds = (SUCCESSES, FAILURES) if info["state"] == "JobComplete" else (SUCCESSES, FAILURES, UNPROCESSED)
+        files = {kind: self._get(run, f"{job}/{kind}/", expects="text").text for kind in kinds}
+        outcomes = verdicts(batch, self._options.external_id_field, files)
+        if refused and all(outcome.code == "unconfirmed" for outcome in outcomes):
+            raise refused
+        return outcomes
+
+    def _open(self, run: Run) -> str:
+        """Open a job; returns its path."""
+        job = {
+            "object": self._options.object,
+            "operation": "upsert",
+            "externalIdFieldName": self._options.external_id_field,
+            "contentType": "CSV",
+            "lineEnding": "CRLF",
+            "columnDelimiter": "COMMA",
+        }
+        try:
+            reply = self._transport.request(run, "POST", f"{self._root}/jobs/ingest", body=job)
+        except BatchRefusedError as refused:
+            # It holds nothing of the rows: halving them could not help.
+            raise unfit(f"Salesforce opens no job for {self._options.object}", refused) from None
+        return f"{self._root}/jobs/ingest/{_text(reply, 'id', ID)}"
+
+    def _fill(self, job: str, content: bytes, ids: Sequence[str], run: Run) -> BatchRefusedError | None:
+        """Hand over the rows and have them worked on; returns a refusal, which only the job can tell from a repeat's.
+
+        A job takes its file once and is closed once: where the reply to that was lost, the second try is refused.
+        """
+        refused: BatchRefusedError | None = None
+        csv_type = {"Content-Type": "text/csv; charset=UTF-8"}
+        try:
+            self._transport.request(run, "PUT", f"{job}/batches/", data=content, headers=csv_type, expects="text")
+        except BatchRefusedError as error:
+            reason = error.reason and redacted(error.reason, *ids)
+            refused = BatchRefusedError(error.http_status, error.code, reason)
+        try:
+            self._transport.request(run, "PATCH", job, body={"state": "UploadComplete"})
+        except BatchRefusedError as error:
+            refused = refused or error
+        return refused
+
+    def _ended(self, job: str, refused: BatchRefusedError | None, run: Run) -> Mapping[str, Any]:
+        """Ask after the job until it has ended, less and less often."""
+        wait, waited = self._options.first_poll_seconds, 0.0
+        while waited < self._options.job_seconds:
+            run.sleep(wait)
+            waited += wait
+            wait = min(wait * 1.5, self._options.longest_poll_seconds)
+            body = self._get(run, job).body
+            info: Mapping[str, Any] = body if isinstance(body, dict) else {}
+            state = info.get("state")
+            if state in ENDED:
+                return info
+            if state not in WAITING:
+                raise UnavailableError("Salesforce told of a job in an unknown shape.", "unknown_reply")
+            if state == "Open" and refused:
+                raise refused
+        raise UnavailableError(f"A Salesforce job had not ended after {waited:.0f} s.")
+
+    def _abort(self, job: str, run: Run) -> None:
+        """Have a job dropped that nobody waits for: worked on after the next run's, it would bring an old state back."""
+        with suppress(WinbackError):
+            farewell = _Farewell(run.run_id, run.clock())
+            self._farewell.request(farewell, "PATCH", job, body={"state": "Aborted"})
+
+    def erase(self, external_ids: Sequence[str], run: Run) -> list[Outcome]:
+        """Delete users by Salesforce's own id, looked up first: only so is a user not there told from a field not there.
+
+        What is deleted stays in the org's recycle bin for 15 days.
+        """
+        return [self._erase(external_id, run) for external_id in external_ids]
+
+    def _erase(self, external_id: str, run: Run) -> Outcome:
+        field = self._options.external_id_field
+        quoted = external_id.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\r", "\\r")
+        soql = f"SELECT Id, {field} FROM {self._options.object} WHERE {field} = '{quoted}'"
+        try:
+            # As a parameter: what comes after the question mark is in no error's text.
+            reply = self._transport.request(run, "GET", f"{self._root}/query?{urlencode({'q': soql})}")
+        except BatchRefusedError as refused:
+            raise unfit(f"Salesforce cannot look for {field} of {self._options.object}", refused) from None
+        ids = found(reply, field, external_id)
+        if not ids:
+            return Outcome("delivered", reply.status, "not_found")
+        query = urlencode({"ids": ",".join(ids), "allOrNone": "false"})
+        try:
+            reply = self._transport.request(run, "DELETE", f"{self._root}/composite/sobjects?{query}")
+        except BatchRefusedError as refused:
+            return Outcome("rejected", refused.http_status, refused.code, refused.reason)
+        return deleted(reply, len(ids), external_id)
+
+    def examine(self, properties: Mapping[str, Kind], run: Run) -> list[Finding]:
+        """Ask which fields the object has for this key, which writes nothing."""
+        options = self._options
+        do = ("Check api_version and object in config/crm.yml, and the token: access tokens end with their session.",)
+        try:
+            reply = self._get(run, f"{self._root}/sobjects/{options.object}/describe")
+        except ContractError as error:
+            return [Finding("failed", str(error), do)]
+        findings = judged(reply.body, properties, options.object, options.external_id_field, options.api_version)
+        return [*findings, *usage(reply.headers.get("sforce-limit-info", ""))]
+
+    def _get(self, run: Run, path: str, expects: Any = "json") -> Reply:
+        """Ask for something that holds nothing of the rows: a refusal says nothing of them."""
+        try:
+            return self._transport.request(run, "GET", path, expects=expects)
+        except BatchRefusedError as refused:
+            raise UnavailableError(f"Salesforce refused to tell: {refused.code}", "unknown_reply") from None
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._transport.close()
+        self._farewell.close()
+
+
+def _text(reply: Reply, name: str, pattern: re.Pattern[str]) -> str:
+    value = reply.body.get(name) if isinstance(reply.body, dict) else None
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise UnavailableError(f"Salesforce answered HTTP {reply.status} in an unknown shape.", "unknown_reply")
+    return value
+
+
+ADAPTER = Adapter(
+    name="salesforce",
+    options=SalesforceOptions,
+    connect=Salesforce,
+    hosts=(".my.salesforce.com", ".salesforce.com"),
+    property_pattern=re.compile(NAME),
+    permissions="API Enabled; on the object read, create, edit and delete; on its fields read and edit",
+)

@@ -1,0 +1,118 @@
+"""How are rows written for Salesforce, and what does it say of each?
+
+Only the result files make an outcome, never a job's counts. One set of columns serves all rows, though each sends only what
+changed: an empty cell leaves the field as it is, "#N/A" empties it. Salesforce knows no empty text: an empty text or list empties
+the field too. No text of ours is "#N/A" itself, which could not be said.
+https://developer.salesforce.com/docs/atlas.en-us.api_asynch.meta/api_asynch/datafiles_prepare_csv.htm
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+
+from crm_sync.changes import Change, Value
+from crm_sync.destination import Outcome, UnavailableError
+from crm_sync.destinations.salesforce_words import code_at_start, objects
+from crm_sync.destinations.transport import Reply
+from crm_sync.redaction import redacted
+
+SUCCESSES, FAILURES, UNPROCESSED = "successfulResults", "failedResults", "unprocessedrecords"
+EMPTIED = "#N/A"
+_UNCONFIRMED = Outcome("deferred", code="unconfirmed")
+ID = re.compile(r"[A-Za-z0-9]{15,18}")
+# Another writer held the record, or Salesforce was short of something: the next run's attempt may succeed.
+_PASSING = {"unable_to_lock_row", "server_unavailable", "request_running_too_long"}
+
+
+def as_csv(batch: Sequence[Change], id_field: str) -> bytes:
+    """Write the rows in the columns that any of them changes, in UTF-8, lines ended by CRLF."""
+    columns = sorted({name for change in batch for name in change.attributes})
+    out = io.StringIO(newline="")
+    # Of the line ends Salesforce takes the one with both characters: csv quotes a cell for the characters of the line's end only.
+    writer = csv.writer(out, lineterminator="\r\n")
+    writer.writerow([id_field, *columns])
+    for change in batch:
+        said = change.attributes
+        writer.writerow([change.external_id, *(cell(said[name]) if name in said else "" for name in columns)])
+    return out.getvalue().encode()
+
+
+def cell(value: Value) -> str:
+    """A value as Salesforce reads it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return format(Decimal(str(value)), "f")
+    return (";".join(value) if isinstance(value, list) else value) or EMPTIED
+
+
+def verdicts(batch: Sequence[Change], id_field: str, files: Mapping[str, str]) -> list[Outcome]:
+    """Read Salesforce's word for each row from the result files, by the external id: they keep no order.
+
+    A row in no file, or in two that contradict each other, is unconfirmed. Raises: UnavailableError for what is no such file.
+    """
+    by_id = {change.external_id: change for change in batch}
+    said: dict[str, set[Outcome]] = defaultdict(set)
+    for kind, text in files.items():
+        for row in _rows(text, id_field.lower()):
+            if change := by_id.get(row[id_field.lower()]):
+                said[change.external_id].add(_outcome(kind, row, change))
+    words = {external_id: outcomes.pop() for external_id, outcomes in said.items() if len(outcomes) == 1}
+    return [words.get(change.external_id, _UNCONFIRMED) for change in batch]
+
+
+def _outcome(kind: str, row: Mapping[str, str], change: Change) -> Outcome:
+    if kind == SUCCESSES and ID.fullmatch(row.get("sf__id", "")):
+        return Outcome("delivered", 200)
+    if kind == FAILURES:
+        error = row.get("sf__error", "")
+        code = code_at_start(error)
+        values = (";".join(each) if isinstance(each, list) else str(each) for each in change.attributes.values())
+        private = [" ".join(text.split()) for text in (change.external_id, *values)]
+        return Outcome("deferred" if code in _PASSING else "rejected", 200, code, redacted(error, *private))
+    return Outcome("deferred", 200, "unprocessed") if kind == UNPROCESSED else _UNCONFIRMED
+
+
+def _rows(text: str, id_field: str) -> Iterator[dict[str, str]]:
+    """The rows of a result file by its header in lower case; a file without a line has none."""
+    try:
+        lines = [line for line in csv.reader(io.StringIO(text, newline=""), strict=True) if line]
+    except csv.Error:
+        lines = [["not", "CSV"]]
+    header = [name.lower() for name in lines[0]] if lines else []
+    if lines and (id_field not in header or any(len(line) != len(header) for line in lines)):
+        raise UnavailableError("Salesforce answered with a result file of unknown shape.", "unknown_reply")
+    return (dict(zip(header, line, strict=True)) for line in lines[1:])
+
+
+def found(reply: Reply, field: str, external_id: str) -> list[str]:
+    """The ids of the records that a query found and that are exactly this user's: Salesforce may compare without case.
+
+    Raises: UnavailableError.
+    """
+    body = reply.body if isinstance(reply.body, dict) else {}
+    records = body.get("records")
+    if not isinstance(records, list) or body.get("done") is not True or not all(isinstance(r, dict) for r in records):
+        raise UnavailableError("Salesforce answered a query in an unknown shape.", "unknown_reply")
+    # It stores texts without the blanks around them.
+    ids = [str(r.get("Id")) for r in records if str(r.get(field)).strip() == external_id.strip()]
+    if not all(ID.fullmatch(each) for each in ids):
+        raise UnavailableError("Salesforce answered a query with an unknown id.", "unknown_reply")
+    return ids
+
+
+def deleted(reply: Reply, count: int, external_id: str) -> Outcome:
+    """Salesforce's word on a deletion of so many records. Raises: UnavailableError for a shape that says neither yes nor no."""
+    results = reply.body if isinstance(reply.body, list) else []
+    if len(results) != count or not all(isinstance(r, dict) and isinstance(r.get("success"), bool) for r in results):
+        raise UnavailableError("Salesforce answered a deletion in an unknown shape.", "unknown_reply")
+    errors = [error for result in results if not result["success"] for error in objects(result.get("errors")) or [{}]]
+    codes = [code_at_start(error.get("statusCode", "")) for error in errors]
+    if set(codes) <= {"entity_is_deleted"}:
+        return Outcome("delivered", reply.status)
+    return Outcome("rejected", reply.status, codes[0], redacted(errors[0].get("message", ""), external_id) or None)

@@ -1,0 +1,115 @@
+"""What became of users since the desired state was built: has anybody finished, withdrawn their consent, or been erased?
+
+The desired state is as of the run window's end, and a sync may take three quarters of an hour.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from warehouse.interface import Reader
+
+# How old an answer may be: raw.users is read whole for it, nine times in the longest run.
+_FRESH = timedelta(minutes=5)
+# A build that began before the tombstone may have written a user back; the next nightly deletes it. Two, should one have failed.
+_NIGHTS = timedelta(days=2)
+
+
+class News(dict[str, str]):
+    """By user: why they must not be told. `tombstones` are hashes of erased users of whom rows may be left, ids being gone."""
+
+    tombstones: frozenset[str] = frozenset()
+
+
+@dataclass
+class Recheck:
+    """Asks the raw tables, at most every five minutes.
+
+    `since` is the window's end, UTC; `outcomes` says of the names of events that end a journey how it ends. What lies ahead of
+    `now` is not known yet: history that is replayed is all there.
+    """
+
+    warehouse: Reader
+    since: datetime
+    outcomes: Mapping[str, str]
+    now: Callable[[], datetime]
+    _asked_at: datetime | None = field(default=None, init=False)
+    _news: News = field(default_factory=News, init=False)
+
+    def news(self) -> News:
+        """Why each of the users with news must not be told what was desired: erased, no_consent, or an outcome."""
+        now = self.now()
+        if self._asked_at is None or not self._asked_at <= now < self._asked_at + _FRESH:
+            self._asked_at = now
+            self._news = self._ask(now)
+        return self._news
+
+    def _ask(self, now: datetime) -> News:
+        relation = self.warehouse.relation
+        names = {f"name_{i}": name for i, name in enumerate(self.outcomes)}
+        events = f"""
+            select user_id, event_name from {relation("raw", "app_events")}
+            where loaded_at >= $since and loaded_at < $now and event_name in ({", ".join(f"${name}" for name in names)})
+        """
+        # updated_at is the app's own time and may lie before the row came; a day covers that.
+        profiles = f"""
+            select user_id, erased_at is not null as is_erased, marketing_consent from {relation("raw", "users")}
+            where updated_at >= $since and updated_at < $now
+            qualify row_number() over (partition by user_id order by updated_at desc) = 1
+        """
+        # Of an erasure that was cut short the desired state may still hold the user, however old the tombstone is.
+        erasures = f"""
+            select user_hash from {relation("ops", "erasures")}
+            group by user_hash
+            having max(case when step = 'tombstone' then recorded_at end) >= $since
+                or count(case when step = 'marts.crm_profiles' and outcome = 'deleted' then 1 end) = 0
+        """
+        news = News()
+        news.tombstones = frozenset(
+            self.warehouse.query(erasures, {"since": self.since - _NIGHTS}).column("user_hash").to_pylist()
+        )
+        if names:
+            for row in self.warehouse.query(events, {"since": self.since, "now": now, **names}).to_pylist():
+                news[row["user_id"]] = self.outcomes[row["event_name"]]
+        for row in self.warehouse.query(profiles, {"since": self.since - timedelta(days=1), "now": now}).to_pylist():
+            if row["is_erased"]:
+                news[row["user_id"]] = "erased"
+            elif not row["marketing_consent"]:
+                news.setdefault(row["user_id"], "no_consent")
+        return news
+
+
+def suppressed(rows: pa.RecordBatch, news: Mapping[str, str]) -> tuple[pa.RecordBatch, Counter[str]]:
+    """Leave out of the pending rows whoever must not be told any more; returns the rest, and how many were left out by reason.
+
+    Nothing is told of an erased user. Of others with news, what grants or scores is held back; what takes away is still right,
+    also with a score in it: nobody who has finished keeps a voucher for another hour.
+    """
+    reasons: Counter[str] = Counter()
+    ids = rows.column("user_id")
+    news = {**news, **_buried(ids, news)}
+    named = pc.is_in(ids, pa.array(list(news), pa.string()))
+    if not pc.any(named).as_py():
+        return rows, reasons
+    grants = pc.fill_null(rows.column("is_voucher_eligible"), False)
+    scores = pc.and_not(pc.is_valid(rows.column("churn_probability")), rows.column("is_withdrawal"))
+    tells = pc.or_(grants, scores)
+    erased = pc.is_in(ids, pa.array([user for user, why in news.items() if why == "erased"], pa.string()))
+    held_back = pc.or_(erased, pc.and_(named, tells))
+    reasons.update(news[user] for user in ids.filter(held_back).to_pylist())
+    return rows.filter(pc.invert(held_back)), reasons
+
+
+def _buried(ids: pa.Array, news: Mapping[str, str]) -> dict[str, str]:
+    """The ids that have a tombstone; while there is none, no id is hashed."""
+    tombstones = news.tombstones if isinstance(news, News) else frozenset()
+    if not tombstones:
+        return {}
+    return {user: "erased" for user in ids.to_pylist() if hashlib.sha256(user.encode()).hexdigest() in tombstones}

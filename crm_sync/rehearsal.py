@@ -1,0 +1,35 @@
+"""What would be sent? A CRM that says yes to everything and keeps nothing, for a dry run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from crm_sync.changes import Change
+from crm_sync.destination import Finding, Outcome, Run
+from crm_sync.fields import Kind
+
+
+class Rehearsal:
+    """A Destination. Batches are as large as the real one's, so that requests are counted as they would be."""
+
+    max_in_flight = 1
+
+    def __init__(self, max_batch: int) -> None:
+        self.max_batch = max_batch
+
+    def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
+        """Say yes."""
+        run.check()
+        return [Outcome("delivered")] * len(batch)
+
+    def erase(self, external_ids: Sequence[str], run: Run) -> list[Outcome]:
+        """Say yes."""
+        run.check()
+        return [Outcome("delivered")] * len(external_ids)
+
+    def examine(self, properties: Mapping[str, Kind], run: Run) -> list[Finding]:  # noqa: ARG002 - the Protocol's names
+        """Find nothing."""
+        return []
+
+    def close(self) -> None:
+        """Nothing is open."""

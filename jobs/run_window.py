@@ -1,0 +1,49 @@
+"""Which hours does a run take in, and from where must its tables be built?"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from jobs.house import House, not_in_the_future
+from jobs.transform import SINCE_EVER, Window
+from warehouse import ledger
+from warehouse.errors import ContractError
+
+
+def end_of_window(house: House, until: datetime | None, last: ledger.Epoch, started_at: datetime) -> datetime:
+    """The end of the run window, UTC: as asked for, or now minus the safety lag, to the minute.
+
+    Raises: ContractError when it lies before the watermark or in the future.
+    """
+    if until is None:
+        lagged = started_at - timedelta(seconds=house.settings.safety_lag_seconds)
+        until = max(lagged.replace(second=0, microsecond=0), last.window_until)
+    if until < last.window_until:
+        raise ContractError(
+            f"Until {until:%Y-%m-%d %H:%M} lies before the watermark {last.window_until:%Y-%m-%d %H:%M}: that hour is decided."
+        )
+    if until > last.window_until:
+        not_in_the_future(house, until)
+    return until
+
+
+def window_to_build(house: House, build_from: datetime, last: ledger.Epoch, until: datetime) -> Window:
+    """What to build: from the watermark, or from where a run began that did not come to a good end."""
+    first, _ = ledger.history(house.warehouse)
+    reported = ledger.last_report(house.warehouse)
+    from_at = max(build_from, first.window_until)
+    profiles_from = reported.window_until if reported else first.window_until
+    fold_from_epoch = reported.epoch if reported else 0
+    if from_at < last.window_until:
+        profiles_from = min(profiles_from, from_at)
+        fold_from_epoch = min(fold_from_epoch, ledger.first_epoch_after(house.warehouse, from_at))
+    return Window(
+        from_at=from_at,
+        until_at=until,
+        history_until=first.window_until,
+        profiles_from=profiles_from,
+        fold_from_epoch=fold_from_epoch,
+        arrivals_from=last.window_until,
+        # Whatever is not folded yet was attempted after that run began. A day: clocks of two machines may differ.
+        fold_from_at=reported.started_at - timedelta(days=1) if reported else SINCE_EVER,
+    )

@@ -1,0 +1,53 @@
+"""How do tests, benches and demos steer the local CRM, and what has it counted? /_control/, which needs no key."""
+
+from collections import Counter
+from dataclasses import asdict
+
+from flask import Flask, Response, jsonify, request
+
+from sandbox.crm_desk import Desk, reply
+from sandbox.crm_faults import Fault, parse
+
+CONTROL = "/_control/"
+
+
+def add_control(app: Flask, desk: Desk) -> None:
+    """Route the endpoints."""
+
+    @app.route("/_control/faults", methods=["GET", "POST", "DELETE"])
+    def faults() -> Response:
+        """List, set (see sandbox/crm_faults.py) or clear faults."""
+        if request.method == "POST":
+            try:
+                fault = parse(desk.json_body())
+            except ValueError as error:
+                return reply(400, message=str(error))
+            with desk.lock:
+                desk.faults.waiting.append(fault)
+        with desk.lock:
+            if request.method == "DELETE":
+                desk.faults.waiting.clear()
+            return jsonify(faults=[_shown(fault) for fault in desk.faults.waiting])
+
+    @app.get("/_control/requests")
+    def requests() -> Response:
+        """Tell what was counted since the start."""
+        with desk.lock:
+            by_endpoint = {name: dict(sorted(counts.items())) for name, counts in sorted(desk.by_endpoint.items())}
+            counts = dict(desk.counts)
+        by_status = Counter[str]()
+        for statuses in by_endpoint.values():
+            by_status.update(statuses)
+        return jsonify(
+            requests=by_status.total(),
+            objects=counts.get("objects", 0),
+            attributes_written=counts.get("attributes_written", 0),
+            by_status=dict(sorted(by_status.items())),
+            by_endpoint=by_endpoint,
+            over_limit={name: each.refused for name, each in desk.allowances.items() if each.refused},
+        )
+
+
+def _shown(fault: Fault) -> dict[str, object]:
+    own = {"kind", "times", "endpoint", "after"} | Fault.KINDS[fault.kind]
+    return {name: value for name, value in asdict(fault).items() if name in own}

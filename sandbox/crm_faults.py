@@ -1,0 +1,126 @@
+"""Which request of the local CRM goes wrong, and how? Faults are set by request and hit by counting, never by chance or time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+FINAL_STATUSES = {status.value for status in HTTPStatus if status >= 200}
+
+
+@dataclass
+class Fault:
+    """One order to fail, as POST /_control/faults takes it.
+
+    It lets `after` matching requests pass and hits the next `times`; a request matches when it goes to `endpoint`, or
+    anywhere where that is None. Kinds, with what else they take, and whether the request's work is done:
+
+    - status: `status`, `retry_after` (seconds or an HTTP date), `message` or `body` (JSON or text); not done
+    - row_error: `external_ids`, `message`; done for the other rows. Without `times` it stays until cleared
+    - reset: the connection is reset; `at` "request" (unread; not done) or "reply" (half of the reply is out; done)
+    - lose_reply: the connection ends without a reply; done
+    - slow_body: the reply drips `bytes` at a time with `pause_seconds` between; done
+    - duplicate_reply: done twice, the second reply is given, as when a proxy repeats a request
+    - hang: no reply until the client leaves; not done
+    - garbage: `status` (200) with `body` (JSON or text; default a page that is no JSON); done
+    """
+
+    kind: str
+    times: int | None = 1
+    endpoint: str | None = None
+    after: int = 0
+    external_ids: list[str] = field(default_factory=list)
+    status: int = 200
+    retry_after: str | float | None = None
+    message: str | None = None
+    body: Any = None
+    at: str = "request"
+    bytes: int = 1
+    pause_seconds: float = 0.0
+
+    KINDS: ClassVar = {
+        "status": {"status", "retry_after", "message", "body"},
+        "row_error": {"external_ids", "message"},
+        "reset": {"at"},
+        "lose_reply": set[str](),
+        "slow_body": {"bytes", "pause_seconds"},
+        "duplicate_reply": set[str](),
+        "hang": set[str](),
+        "garbage": {"status", "body"},
+    }
+
+    def matches(self, endpoint: str) -> bool:
+        """Tell whether requests to this endpoint are counted and hit."""
+        return self.endpoint is None or self.endpoint == endpoint
+
+
+def parse(order: dict[str, Any]) -> Fault:
+    """Read an order. Raises ValueError with what is wrong with it."""
+    kind = order.get("kind")
+    if not isinstance(kind, str) or kind not in Fault.KINDS:
+        raise ValueError(f"kind must be one of {', '.join(Fault.KINDS)}")
+    given = {name: value for name, value in order.items() if value is not None}
+    unknown = given.keys() - {"kind", "times", "endpoint", "after"} - Fault.KINDS[kind]
+    if unknown:
+        raise ValueError(f"{kind} knows no {', '.join(sorted(unknown))}")
+    fault = Fault(**{"times": None if kind == "row_error" else 1, **given})
+    for is_wrong, text in _demands(fault, given):
+        if is_wrong:
+            raise ValueError(text)
+    return fault
+
+
+def _demands(fault: Fault, given: dict[str, Any]) -> Iterator[tuple[bool, str]]:
+    yield fault.times is not None and not _is_count(fault.times, 1), "times must be a whole number of 1 or more"
+    yield not _is_count(fault.after, 0), "after must be a whole number of 0 or more"
+    yield not isinstance(fault.endpoint, str | None), "endpoint must be a name such as braze.track"
+    is_status = fault.kind in {"status", "garbage"}
+    yield fault.kind == "status" and "status" not in given, "status needs a status"
+    is_final = type(fault.status) is int and fault.status in FINAL_STATUSES
+    yield is_status and not is_final, "status must be an HTTP status code of 200 or more"
+    yield (
+        fault.kind == "row_error" and not _are_texts(given.get("external_ids")),
+        ("row_error needs external_ids, an array of strings"),
+    )
+    yield fault.at not in ("request", "reply"), "at must be request or reply"
+    yield not _is_count(fault.bytes, 1), "bytes must be a whole number of 1 or more"
+    yield not isinstance(fault.pause_seconds, int | float) or fault.pause_seconds < 0, "pause_seconds must be 0 or more"
+
+
+def _is_count(value: object, least: int) -> bool:
+    return type(value) is int and value >= least
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+class Faults:
+    """What the next requests will suffer. Not safe to share between threads: the desk locks."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Fault] = []
+
+    def strike(self, endpoint: str) -> tuple[Fault | None, dict[str, str | None]]:
+        """Count one request; return the fault that hits it, and the external ids refused in it with what is said of them.
+
+        Every fault counts the requests that match it; of several that are due, the one set first hits and the others wait.
+        """
+        hit: Fault | None = None
+        refused: dict[str, str | None] = {}
+        for fault in [each for each in self.waiting if each.matches(endpoint)]:
+            if fault.after > 0:
+                fault.after -= 1
+            elif fault.kind == "row_error":
+                refused |= dict.fromkeys(fault.external_ids, fault.message)
+                self._use(fault)
+            elif hit is None:
+                hit = fault
+                self._use(fault)
+        return hit, refused
+
+    def _use(self, fault: Fault) -> None:
+        if fault.times is not None:
+            fault.times -= 1
+            if fault.times == 0:
+                self.waiting.remove(fault)

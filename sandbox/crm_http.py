@@ -1,0 +1,143 @@
+"""How does a request reach the local CRM, and its answer the client?
+
+HTTP/1.1: connections stay open, or hang up when told to. Werkzeug's own server closes each, after looking 10 ms for what else
+may come: most of the time of a small request.
+"""
+
+import logging
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import IO, Any, Literal, cast
+
+from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
+from werkzeug.wsgi import LimitedStream
+
+ARRIVED_AT = "winback.arrived_at"  # in the environ: when the request's first line was read
+_log = logging.getLogger(__name__)
+
+
+class HangUpError(ConnectionError):
+    """End this connection without a (further) word: in order, with a reset, or by waiting until the client leaves."""
+
+    def __init__(self, how: Literal["end", "reset", "wait"]) -> None:
+        super().__init__("told to hang up")
+        self.how = how
+
+
+class Server(ThreadedWSGIServer):
+    """A thread for each connection. `clock` stamps requests as they arrive."""
+
+    def __init__(
+        self, listener: socket.socket, app: Callable[..., Iterable[bytes]], clock: Callable[[], datetime]
+    ) -> None:
+        host, port = listener.getsockname()
+        # Bound before and handed over: werkzeug would end the process when the port is taken.
+        super().__init__(host, port, app, handler=Handler, fd=listener.fileno())
+        self.clock = clock
+        self.open: dict[socket.socket, threading.Thread] = {}
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection in a thread of its own, known before it begins."""
+        thread = threading.Thread(target=self.process_request_thread, args=(request, client_address), daemon=True)
+        self.open[request] = thread
+        thread.start()
+
+    def shutdown_request(self, request: Any) -> None:
+        """Forget a connection that is over."""
+        self.open.pop(request, None)
+        super().shutdown_request(request)
+
+    def leave(self) -> None:
+        """Hear no more; let the replies under way go out, then close every connection."""
+        for connection, thread in list(self.open.items()):
+            try:
+                connection.shutdown(socket.SHUT_RD)
+            except OSError:
+                continue  # it has just closed
+            thread.join(timeout=5)
+
+
+class Handler(WSGIRequestHandler):
+    """One connection."""
+
+    server: Server
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def parse_request(self) -> bool:
+        """Stamp the request before anything can delay it."""
+        self.arrived_at = self.server.clock()
+        return super().parse_request()
+
+    def run_wsgi(self) -> None:
+        """Ask the app and answer, as werkzeug does, but leave the connection open."""
+        self.environ = environ = self.make_environ()
+        environ[ARRIVED_AT] = self.arrived_at
+        body = None
+        if "wsgi.input_terminated" not in environ:
+            length = self.headers.get("Content-Length", "0")
+            body = LimitedStream(cast(IO[bytes], self.rfile), int(length) if length.isdigit() else 0)
+            environ |= {"wsgi.input": body, "wsgi.input_terminated": True}
+        self.has_begun = False
+        try:
+            self._answer(environ)
+            if body is None:
+                self.close_connection = True
+            else:
+                body.exhaust()
+        except HangUpError as error:
+            self._hang_up(error.how)
+        except ConnectionError:
+            self.close_connection = True
+        except Exception:  # noqa: BLE001 - a bug of ours is logged, and the server goes on
+            _log.exception("The local CRM failed to answer a request.")
+            self.close_connection = True
+            if not self.has_begun:
+                self.wfile.write(
+                    b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                )
+
+    def _answer(self, environ: dict[str, Any]) -> None:
+        head: list[bytes] = []
+
+        def start_response(status: str, headers: list[tuple[str, str]], _error: object = None) -> Callable[..., Any]:
+            code = int(status.split(maxsplit=1)[0])
+            names = {name.lower() for name, _ in headers}
+            headers = [*headers, ("Date", self.date_time_string())]
+            if "content-length" not in names and code >= 200 and code not in {204, 304}:
+                self.close_connection = True  # only its end tells where such a reply ends
+                headers.append(("Connection", "close"))
+            lines = [f"{self.protocol_version} {status}", *(f"{name}: {value}" for name, value in headers), "", ""]
+            head[:] = ["\r\n".join(lines).encode("latin-1")]
+            return self.wfile.write
+
+        parts = self.server.app(environ, start_response)
+        try:
+            for part in parts:
+                # The head goes with the first part: a packet less, and nothing is out before the app could fail.
+                self.has_begun = True
+                self.wfile.write(b"".join([*head, part]))
+                head.clear()
+            if head:
+                self.wfile.write(head[0])
+        finally:
+            if hasattr(parts, "close"):
+                parts.close()
+
+    def _hang_up(self, how: str) -> None:
+        self.close_connection = True
+        if how == "wait":
+            # The rest of the body may still come; nothing comes once the client has left, or the server closes its half.
+            while self.connection.recv(65_536):
+                pass
+        if how == "reset":
+            # Lingering for 0 seconds makes close() send RST; the reader shares the socket and must let go first.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.rfile.close()
+            self.connection.close()
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """Say nothing: a demo sends thousands."""

@@ -1,0 +1,101 @@
+"""Simulated time for tests of the pace: a server counts requests as they arrive, threads wait as told, and nothing sleeps."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from crm_sync.destination import Run
+from crm_sync.destinations.pacing import Heard, Pace, RateLimit
+
+
+class Asleep(Exception):  # noqa: N818 - it hands a thread's wait to the simulation
+    """A thread of the simulation would sleep now."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+
+@dataclass
+class Thread:
+    """A Run whose sleeps go to the simulation: to wait again later is what a loop over `sleep` does."""
+
+    now: float = 0.0
+    run_id: str = "00000007-test"
+
+    def clock(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds > 0, "a sleep of nothing would spin for ever"
+        raise Asleep(seconds)
+
+    def check(self) -> None:
+        """There is time."""
+
+
+@dataclass
+class World:
+    """A server, the way there and back, and threads that send one request after the other.
+
+    `delays` are the seconds that requests and replies take, in turn. `phase` is the time at the start. `speaks` makes the server
+    tell of its first limit; `foreign` are arrivals of others.
+    """
+
+    pace: Pace
+    limits: Sequence[RateLimit]
+    delays: Sequence[float]
+    threads: int
+    phase: float = 0.0
+    speaks: bool = False
+    foreign: Sequence[float] = ()
+    arrivals: list[float] = field(default_factory=list)
+    refused: int = 0
+
+    def run(self, seconds: float, max_requests: int = 2_000) -> None:
+        """Let the threads send for so long."""
+        order, turn = count(), count()
+        events: list[tuple[float, int, str, float]] = []
+
+        def at(moment: float, what: str, arrived: float = 0.0) -> None:
+            heapq.heappush(events, (moment, next(order), what, arrived))
+
+        for _ in range(self.threads):
+            at(self.phase, "send")
+        while events and events[0][0] < self.phase + seconds and len(self.arrivals) < max_requests:
+            now, _, what, arrived = heapq.heappop(events)
+            if what == "send":
+                try:
+                    self.pace.wait(Thread(now))
+                except Asleep as asleep:
+                    at(now + asleep.seconds, "send")
+                else:
+                    at(now + self.delays[next(turn) % len(self.delays)], "arrive")
+            elif what == "arrive":
+                self.arrivals.append(now)
+                at(now + self.delays[next(turn) % len(self.delays)], "reply", now)
+            else:
+                self.pace.heard(self._heard(arrived), now)
+                at(now, "send")
+
+    def _heard(self, arrived: float) -> Heard:
+        if not self.speaks:
+            return Heard()
+        first = self.limits[0]
+        of_others = [moment for moment in self.foreign if arrived - first.seconds < moment <= arrived]
+        of_ours = [moment for moment in self.arrivals if arrived - first.seconds < moment <= arrived]
+        remaining = first.requests - len(of_others) - len(of_ours)
+        self.refused += remaining < 0
+        return Heard(limit=first.requests, remaining=max(0, remaining))
+
+
+def asleep(pace: Pace, run: Run) -> float:
+    """How long a thread would sleep now; 0 when its request may go out."""
+    try:
+        pace.wait(run)
+    except Asleep as wait:
+        return wait.seconds
+    return 0.0
