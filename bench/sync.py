@@ -178,7 +178,8 @@ def in_a_process(name: str, users: int, limit: Allowed = None) -> tuple[Pass, Se
     """Sync so many users in a process of its own, with a CRM of its own."""
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
-        prepare(folder / "bench.duckdb", users)
+        # By a process of its own too: a child's peak is never below what its parent held when it was started.
+        subprocess.run([sys.executable, __file__, "--prepare", str(folder / "bench.duckdb"), str(users)], check=True)
         with crm(folder, limit) as (url, served):
             command = [
                 sys.executable,
@@ -304,6 +305,9 @@ def main() -> None:
     """Run the parts, print a line each, and leave with 1 when a bound was missed."""
     if sys.argv[1:2] == ["--serve"]:
         serve(Path(sys.argv[2]), _allowed(sys.argv[3]))
+        return
+    if sys.argv[1:2] == ["--prepare"]:
+        prepare(Path(sys.argv[2]), int(sys.argv[3]))
         return
     if sys.argv[1:2] == ["--pass"]:
         _, _, name, url, file, limit = sys.argv
