@@ -36,6 +36,7 @@ from jobs.transform import Window
 from sandbox.crm_faults import Fault
 from sandbox.crm_server import LocalCrm
 from sandbox.synthetic_app import SyntheticApp
+from sandbox.wires.salesforce_jobs import canonical as spelled_in_the_store
 from scoring.policy import load_policy
 from tests.forks import Child, in_a_child, served
 from tests.killed_run import Places
@@ -150,15 +151,22 @@ class Trial:
         """Everything that the laws ask after."""
         tables = in_a_child(lambda: {name: self.world.query(sql) for name, sql in ASKED.items()}, self.folder)
         with closing(sqlite3.connect(self.folder / "crm.sqlite")) as db:
-            crm = {user: loads(held) for user, held in db.execute("select external_id, attributes from profiles")}
+            profiles = db.execute("select external_id, attributes from profiles").fetchall()
             rows = db.execute("select external_id, run_id, changed from writes order by id").fetchall()
         config = self.settings.config
+        fields = load_fields(config / "crm_fields.yml")
+        # The local CRM's store has one spelling for all CRMs; the mapping has Salesforce's.
+        spelled = {spelled_in_the_store(target.property): target.property for target in fields.fields.values()}
+
+        def told(attributes: str) -> dict[str, Any]:
+            return {spelled.get(name, name): value for name, value in loads(attributes).items()}
+
         return Facts(
             tables=tables,
-            crm=crm,
-            writes=[Write(user, run_id, loads(changed)) for user, run_id, changed in rows],
+            crm={user: told(held) for user, held in profiles},
+            writes=[Write(user, run_id, told(changed)) for user, run_id, changed in rows],
             policy=load_policy(config / "vouchers.yml"),
-            fields=load_fields(config / "crm_fields.yml"),
+            fields=fields,
             runs_before=self.base.runs_before,
         )
 
