@@ -1,4 +1,8 @@
-"""What has changed for each user, and what will the CRM hold once it has said yes? Columns in, changes out."""
+"""What has changed for each user, and what will the CRM hold once it has said yes? Columns in, changes out.
+
+A score that is not finite and a time outside of ISO 8601's years make their row unsendable: JSON has no word for the one, and no
+CRM a way to read the other.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,8 @@ import pyarrow.compute as pc
 from crm_sync.fields import KINDS, RIDE_ALONG, FieldMapping, Kind
 
 LIST_SEPARATOR = "; "
+# Of four digits, as ISO 8601 and every CRM have them.
+_YEARS = (1, 9999)
 
 Value = str | float | bool | list[str] | None
 
@@ -32,11 +38,13 @@ class Change:
 class Changed:
     """The changes among some pending rows, in their order, and for each of those rows what the CRM will hold.
 
-    `states` has the columns user_id, desired_hash, and those of CRM_STATE.
+    `states` has the columns user_id, desired_hash, and those of CRM_STATE. `unsendable` are changes without attributes, each with
+    the field at fault.
     """
 
     changes: list[Change]
     states: pa.RecordBatch = field(repr=False)
+    unsendable: list[tuple[Change, str]] = field(default_factory=list)
 
 
 def changes(rows: pa.RecordBatch, mapping: FieldMapping) -> Changed:
@@ -54,26 +62,48 @@ def changes(rows: pa.RecordBatch, mapping: FieldMapping) -> Changed:
         is_told = pc.or_(pc.is_valid(states[name]), pa.scalar(target.clearable))
         differing[name] = pc.or_(_is_distinct(states[name], acknowledged), pc.and_(in_doubt, is_told))
     is_change = reduce(pc.or_, (flags for name, flags in differing.items() if name not in RIDE_ALONG))
+    at_fault = {
+        name: pc.and_(pc.and_(differing[name], is_change), _is_unsendable(states[name], KINDS[name]))
+        for name in differing
+    }
+    is_sent = pc.and_not(is_change, reduce(pc.or_, at_fault.values()))
 
     attributes: list[dict[str, Value]] = [{} for _ in range(rows.num_rows)]
     for name, target in mapping.fields.items():
-        at = pc.indices_nonzero(pc.and_(differing[name], is_change))
+        at = pc.indices_nonzero(pc.and_(differing[name], is_sent))
         values = _to_wire(states[name].take(at), KINDS[name])
         for row, value in zip(at.to_pylist(), values, strict=True):
             attributes[row][target.property] = value
 
     ids, withdrawals = rows.column("user_id").to_pylist(), rows.column("is_withdrawal").to_pylist()
-    found = [
-        Change(ids[row], attributes[row], withdrawals[row], row) for row in pc.indices_nonzero(is_change).to_pylist()
-    ]
+    found, unsendable = (
+        [Change(ids[row], attributes[row], withdrawals[row], row) for row in pc.indices_nonzero(flags).to_pylist()]
+        for flags in (is_sent, pc.and_not(is_change, is_sent))
+    )
     kept = {"user_id": rows.column("user_id"), "desired_hash": rows.column("desired_hash"), **states}
-    return Changed(found, pa.RecordBatch.from_pydict(kept))
+    return Changed(
+        found,
+        pa.RecordBatch.from_pydict(kept),
+        [(change, next(name for name in at_fault if at_fault[name][change.row].as_py())) for change in unsendable],
+    )
 
 
 def _is_distinct(left: pa.Array, right: pa.Array) -> pa.Array:
     """SQL's `is distinct from`."""
     one_is_null = pc.xor(pc.is_null(left), pc.is_null(right))
     return pc.or_(pc.fill_null(pc.not_equal(left, right), False), one_is_null)
+
+
+def _is_unsendable(values: pa.Array, kind: Kind) -> pa.Array:
+    """Whether no CRM could be told of the value; false where there is none."""
+    if kind == "number":
+        flags = pc.invert(pc.is_finite(values))
+    elif kind == "time":
+        years = pc.year(values)
+        flags = pc.or_(pc.less(years, _YEARS[0]), pc.greater(years, _YEARS[1]))
+    else:
+        return pa.repeat(False, len(values))
+    return pc.fill_null(flags, False)
 
 
 def _to_wire(values: pa.Array, kind: Kind) -> list[Value]:

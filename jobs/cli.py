@@ -241,7 +241,7 @@ def audit(percent: int, is_json: bool) -> None:
 @cli.command()
 @as_json
 def status(is_json: bool) -> None:
-    """Show the watermark, the last runs, what is pending or rejected, the model, and the last audit.
+    """Show the watermark, the last runs, what is pending, rejected or not erased yet, the model, and the last audit.
 
     \b
     winback status

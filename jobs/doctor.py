@@ -11,6 +11,7 @@ from jobs.findings import Finding, compare, own_tables
 from jobs.findings_crm import crm
 from jobs.findings_local import dbt, files, model
 from jobs.house import bigquery_connection, open_warehouse
+from jobs.outdated import COMMANDS, REBUILD, refuse_outdated
 from jobs.settings import Settings
 from scoring import bundles
 from scoring.score import MART
@@ -124,12 +125,21 @@ def of_history(warehouse: Reader, bundle: bundles.Bundle | None) -> list[Finding
             do = ("Take history in, once, up to now:", "winback backfill --until TIME")
             return [Finding("history", "failed", "no backfill yet", do)]
         told = f"{last.epoch + 1} epochs, watermark {last.window_until:%Y-%m-%d %H:%M} UTC"
-        found = [Finding("history", "ok", told)]
+        found = [Finding("history", "ok", told), *_audience(warehouse)]
         if bundle and warehouse.exists("marts", MART):
             found.append(_candidates(warehouse, bundle))
     except WinbackError as error:
         return [Finding("history", "failed", str(error))]
     return found
+
+
+def _audience(warehouse: Reader) -> list[Finding]:
+    """Nothing where all is well: the audience's tables are the run's own business."""
+    try:
+        refuse_outdated(warehouse)
+    except ContractError as error:
+        return [Finding("audience", "failed", str(error), (REBUILD, *COMMANDS))]
+    return []
 
 
 def _candidates(warehouse: Reader, bundle: bundles.Bundle) -> Finding:

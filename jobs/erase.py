@@ -7,38 +7,24 @@ be half done. What follows can be repeated until it has succeeded. Receipts hold
 from __future__ import annotations
 
 import hashlib
-import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-import pyarrow as pa
-
 from crm_sync.deadline import Deadline
 from crm_sync.destination import Outcome, OutOfTimeError, Run, UnavailableError
+from jobs.erasures import CRM, TOMBSTONE, Receipt, Receipts, Tombstone, buried, entomb, tombstones
 from jobs.house import House
 from jobs.retention import stays
 from jobs.transform import SINCE_EVER
 from warehouse.errors import ContractError, RetryableError, WinbackError
-from warehouse.interface import Reader, UserTable
-from warehouse.tables import DELIVERIES, ERASURES
+from warehouse.interface import UserTable
+from warehouse.tables import DELIVERIES
 
-TOMBSTONE, CRM = "tombstone", "crm"
 CRM_SECONDS = 120.0
 # A run that a tombstone overtook has ended long before. Eight days, so that a nightly that failed for a week misses nothing.
 RECENT = timedelta(days=8)
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """What became of one step. `outcome` is written, deleted, rejected, deferred, or kept: the table is not ours."""
-
-    step: str
-    outcome: str
-    count_rows: int | None = None
-    http_status: int | None = None
-    error_code: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,16 +42,6 @@ class Erased:
         return asdict(self) | {"problem": str(self.problem) if self.problem else None}
 
 
-@dataclass(frozen=True)
-class Tombstone:
-    """An erasure that was asked for; times UTC. `told` is the last outcome that each step has a receipt of."""
-
-    erasure_id: str
-    user_hash: str
-    requested_at: datetime
-    told: Mapping[str, str] = field(default_factory=dict)
-
-
 def erase(house: House, user_id: str) -> Erased:
     """Forget a user, known or not. Again, it does again whatever is left to do, and adds receipts of that alone.
 
@@ -74,9 +50,9 @@ def erase(house: House, user_id: str) -> Erased:
     Raises: RetryableError, ContractError when not even the tombstone could be written, or the tables not be listed.
     """
     house.narrator.step("Writing the tombstone")
-    tombstone = _entomb(house, hashlib.sha256(user_id.encode()).hexdigest())
+    tombstone = entomb(house, hashlib.sha256(user_id.encode()).hexdigest())
     tables = house.warehouse.user_tables()
-    done, problems = _Receipts(house, tombstone), list[WinbackError]()
+    done, problems = Receipts(house, tombstone), list[WinbackError]()
     whose = f"{house.warehouse.user_hash('user_id')} = $user_hash"
 
     def delete(table: UserTable) -> None:
@@ -126,13 +102,13 @@ def erase_again(house: House, since: datetime, run: Run) -> int:
     read of ops.erasures while nobody was erased lately.
     """
     warehouse = house.warehouse
-    recent = {tombstone.user_hash: tombstone for tombstone in _tombstones(warehouse, since - RECENT)}
+    recent = {tombstone.user_hash: tombstone for tombstone in tombstones(warehouse, since - RECENT)}
     if not recent:
         return 0
     hashed = warehouse.user_hash("user_id")
     sql = f"""
         select distinct user_id, {hashed} as user_hash from {warehouse.relation(DELIVERIES.layer, DELIVERIES.name)}
-        where attempted_at >= $since and {_buried(warehouse, hashed)}
+        where attempted_at >= $since and {buried(warehouse, hashed)}
     """
     told = warehouse.query(sql, {"since": since - RECENT}).to_pylist()
     erased = 0
@@ -141,7 +117,7 @@ def erase_again(house: House, since: datetime, run: Run) -> int:
         outcomes, _ = _asked(house, [row["user_id"] for row in told], run)
         deliveries = [table for table in warehouse.user_tables() if table.title == DELIVERIES.title]
         for row, outcome in zip(told, outcomes, strict=True):
-            receipts = _Receipts(house, recent[row["user_hash"]])
+            receipts = Receipts(house, recent[row["user_hash"]])
             receipts.add(_receipt(outcome, row["user_id"]))
             receipts.write()
             if outcome.kind == "delivered":
@@ -149,7 +125,7 @@ def erase_again(house: House, since: datetime, run: Run) -> int:
                 # Only now: the row is what the next run would know by that the CRM has still to erase the user.
                 _delete(house, deliveries, f"{hashed} = $user_hash", user_hash=row["user_hash"])
         house.narrator.step("Erased again in the CRM", count_users=erased, count_left=len(told) - erased)
-    if _tombstones(warehouse, since):
+    if tombstones(warehouse, since):
         sweep(house)
     return erased
 
@@ -160,76 +136,16 @@ def sweep(house: House) -> dict[str, int]:
     Returns the number of rows by table. Deliveries are left to `erase_again`, which the CRM has to answer first.
     """
     warehouse = house.warehouse
-    if not _tombstones(warehouse, SINCE_EVER):
+    if not tombstones(warehouse, SINCE_EVER):
         return {}
     recent_since = house.now() - RECENT
-    is_recent = bool(_tombstones(warehouse, recent_since))
+    is_recent = bool(tombstones(warehouse, recent_since))
     tables = [t for t in _in_order(warehouse.user_tables()) if t.is_ours and t.title != DELIVERIES.title]
-    whose = _buried(warehouse, warehouse.user_hash("user_id"))
+    whose = buried(warehouse, warehouse.user_hash("user_id"))
     # What a build makes, it makes without the erased: only a build that began before the tombstone may bring one back.
     raw = [table for table in tables if table.layer == "raw"]
     made = [table for table in tables if table.layer != "raw"] if is_recent else []
     return _delete(house, raw, whose, since=SINCE_EVER) | _delete(house, made, whose, since=recent_since)
-
-
-def _buried(warehouse: Reader, hashed: str) -> str:
-    """SQL that is true of the hash of a user with a tombstone written since $since."""
-    erasures = warehouse.relation(ERASURES.layer, ERASURES.name)
-    return f"{hashed} in (select user_hash from {erasures} where step = '{TOMBSTONE}' and recorded_at >= $since)"
-
-
-def _tombstones(warehouse: Reader, since: datetime) -> list[Tombstone]:
-    """Those written since then."""
-    sql = f"""
-        select erasure_id, user_hash, requested_at from {warehouse.relation(ERASURES.layer, ERASURES.name)}
-        where step = '{TOMBSTONE}' and recorded_at >= $since
-    """
-    return [Tombstone(**row) for row in warehouse.query(sql, {"since": since}).to_pylist()]
-
-
-def _entomb(house: House, user_hash: str) -> Tombstone:
-    """Write the tombstone, or find the one that is there."""
-    sql = f"""
-        select erasure_id, requested_at, step, outcome from {house.warehouse.relation(ERASURES.layer, ERASURES.name)}
-        where user_hash = $user_hash order by recorded_at
-    """
-    rows = house.warehouse.query(sql, {"user_hash": user_hash}).to_pylist()
-    found = next((row for row in rows if row["step"] == TOMBSTONE), None)
-    if found:
-        told = {row["step"]: row["outcome"] for row in rows}
-        return Tombstone(found["erasure_id"], user_hash, found["requested_at"], told)
-    now = house.now()
-    tombstone = Tombstone(f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}", user_hash, now)
-    receipts = _Receipts(house, tombstone)
-    receipts.add(Receipt(TOMBSTONE, "written"))
-    receipts.write()
-    return tombstone
-
-
-class _Receipts:
-    """Gathers an erasure's receipts, to append them at once: BigQuery takes 1,500 load jobs a table and day."""
-
-    def __init__(self, house: House, tombstone: Tombstone) -> None:
-        self._house, self._tombstone = house, tombstone
-        self.receipts: list[Receipt] = []
-        self._rows: list[dict[str, Any]] = []
-
-    def add(self, receipt: Receipt) -> None:
-        """Take down what became of a step. What has been told before is told again only of further rows."""
-        self.receipts.append(receipt)
-        tombstone = self._tombstone
-        if receipt.count_rows or tombstone.told.get(receipt.step) != receipt.outcome:
-            of_erasure = {
-                "erasure_id": tombstone.erasure_id,
-                "user_hash": tombstone.user_hash,
-                "requested_at": tombstone.requested_at,
-            }
-            self._rows.append(of_erasure | {"recorded_at": self._house.now()} | asdict(receipt))
-
-    def write(self) -> None:
-        """Append them."""
-        if self._rows:
-            self._house.warehouse.append(ERASURES, pa.Table.from_pylist(self._rows, schema=ERASURES.schema))
 
 
 def _in_the_crm(house: House, tombstone: Tombstone, user_id: str) -> tuple[Receipt, WinbackError | None]:

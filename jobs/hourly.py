@@ -11,23 +11,17 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from crm_sync.deadline import Deadline
-from crm_sync.delivery_log import DeliveryLog
-from crm_sync.recheck import Recheck
-from crm_sync.rehearsal import Rehearsal
-from crm_sync.sync import Plan, SyncCounts, sync
-from jobs.erase import CRM_SECONDS, erase_again
+from crm_sync.sync import SyncCounts
+from jobs.delivering import deliver, plan_of, rehearse
 from jobs.house import House
-from jobs.leasing import Held, leased
-from jobs.narration import Advance
+from jobs.leasing import leased
 from jobs.run_window import end_of_window, window_to_build
-from jobs.stopping import stopped_by_signals
-from jobs.transform import Transform, Window
+from jobs.transform import Window
 from scoring import bundles
 from scoring.model import Model
 from scoring.score import Run, ScoringCounts, score
 from warehouse import ledger
-from warehouse.errors import CircuitOpenError, ContractError, RetryableError, WinbackError
+from warehouse.errors import CircuitOpenError, ContractError, WinbackError
 from warehouse.tables import DECISIONS
 
 
@@ -99,10 +93,10 @@ def hourly(
                 held.is_mixed = epoch.run_id != run.run_id
         elif window.from_at < last.window_until:
             held.is_mixed = True  # what an earlier run left half done still is: no window, no build
-        plan = _plan(
+        plan = plan_of(
             house, run.run_id, epoch, started, None if accept_audience else ledger.last_audience(house.warehouse)
         )
-        counts, stopped = _rehearse(house, plan) if dry_run else _deliver(house, held, transform, plan, started_at)
+        counts, stopped = rehearse(house, plan) if dry_run else deliver(house, held, transform, plan, started_at)
         result = Result(
             run_id=run.run_id,
             epoch=epoch.epoch,
@@ -155,69 +149,6 @@ def _commit(house: House, run: Run, last: ledger.Epoch, scoring: ScoringCounts, 
     if winner.run_id != run.run_id:
         house.warehouse.discard(DECISIONS, run_id=run.run_id, decided_at=run.decided_at)
     return winner
-
-
-def _plan(house: House, run_id: str, epoch: ledger.Epoch, started: float, last_audience: int | None) -> Plan:
-    settings = house.settings
-    seconds_left = started + settings.run_deadline_seconds - house.monotonic()
-    return Plan(
-        run_id=run_id,
-        epoch=epoch.epoch,
-        run=Deadline(run_id, seconds_left, clock=house.monotonic),
-        now=house.now,
-        recheck=Recheck(house.warehouse, epoch.window_until, house.funnel.outcomes, house.now),
-        max_rejected_ratio=settings.max_rejected_ratio,
-        min_audience_ratio=settings.min_audience_ratio,
-        last_audience=last_audience,
-    )
-
-
-def _deliver(
-    house: House, held: Held, transform: Transform, plan: Plan, started_at: datetime
-) -> tuple[SyncCounts, WinbackError | None]:
-    """Bring the audience up to date, send what differs, and fold what the CRM said.
-
-    Raises: OutOfTimeError when a signal stopped it: what was acknowledged is logged, and the next run does the rest.
-    """
-    house.narrator.step("Building the audience", epoch=plan.epoch)
-    held.keep()
-    transform.build("audience")
-    held.keep()
-
-    def announce(pending: int) -> Advance:
-        advance = house.narrator.progress("Sending to the CRM", pending)
-
-        def done(count: int) -> None:
-            advance(count)
-            try:
-                held.keep()
-            except RetryableError as lost:
-                # No further batch, but what is under way ends and is logged: else nobody would know what the CRM was told.
-                plan.run.stop(str(lost))
-
-        return done
-
-    log = DeliveryLog(house.warehouse, plan.run_id, plan.epoch, house.now)
-    with stopped_by_signals(plan.run):
-        counts, stopped = sync(house.warehouse, house.destination, house.fields, plan, announce=announce, log=log)
-    if plan.run.is_stopped:
-        plan.run.check()
-    if counts.delivered or counts.rejected:
-        transform.build("acknowledged")
-    # Whom an erasure overtook while a batch was under way, the CRM has anew.
-    erase_again(house, started_at, Deadline(plan.run_id, CRM_SECONDS, clock=house.monotonic))
-    return counts, stopped
-
-
-def _rehearse(house: House, plan: Plan) -> tuple[SyncCounts, WinbackError | None]:
-    """Take the sync's path with a CRM that says yes to everything, and write nothing."""
-    if not house.warehouse.exists("marts", "crm_pending"):
-        return SyncCounts(), None
-
-    def announce(pending: int) -> Advance:
-        return house.narrator.progress("Rehearsing the sync", pending)
-
-    return sync(house.warehouse, Rehearsal(house.destination.max_batch), house.fields, plan, announce=announce)
 
 
 def _arrivals(house: House, window: Window) -> Arrivals:

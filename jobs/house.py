@@ -18,6 +18,7 @@ from crm_sync.destinations.transport import RetryBudget
 from crm_sync.fields import FieldMapping, load_fields
 from jobs.funnel import Funnel, load_funnel
 from jobs.narration import Narrator, Silence
+from jobs.outdated import refuse_outdated
 from jobs.settings import Settings
 from jobs.transform import Transform, Window, release
 from scoring.policy import Policy, load_policy
@@ -135,7 +136,7 @@ def open_destination(settings: Settings, fields: FieldMapping) -> Destination:
 def open_house(settings: Settings, **parts: Any) -> Iterator[House]:
     """Read the configuration, open the warehouse and connect the CRM; `parts` replace what a test or a command brings.
 
-    Raises: ContractError for a wrong file, BusyError when another run holds the warehouse.
+    Raises: ContractError for a wrong file or a warehouse to be upgraded, BusyError when another run holds the warehouse.
     """
     funnel = load_funnel(settings.config / "funnel.yml")
     policy = load_policy(settings.config / "vouchers.yml")
@@ -144,6 +145,7 @@ def open_house(settings: Settings, **parts: Any) -> Iterator[House]:
     warehouse = open_warehouse(settings)
     try:
         warehouse.prepare()
+        refuse_outdated(warehouse)
         yield House(settings, funnel, policy, fields, warehouse, destination, **parts)
     finally:
         release()

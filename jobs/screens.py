@@ -161,6 +161,14 @@ def status(console: Console, answer: Status) -> None:
     console.print(f"model            {answer.model_version or 'none: winback train'}", highlight=False)
     console.print(f"voucher eligible {answer.voucher_eligible:,}", highlight=False)
     console.print(f"pending          {answer.pending:,}, dead letters {answer.dead_letters:,}", highlight=False)
+    if open_erasures := answer.unconfirmed_erasures:
+        since = _time(open_erasures.oldest_at)
+        console.print(
+            f"erasures         {open_erasures.count_users:,} not confirmed by the CRM, the oldest asked for {since} UTC: "
+            "winback erase USER_ID again (docs/runbook.md, Erasures)",
+            highlight=False,
+            soft_wrap=True,
+        )
     audit = answer.last_audit
     found = (
         f"{_time(audit.audited_at)} UTC, {audit.count_rows_differing:,} of {audit.count_rows:,} rows differ "

@@ -1,4 +1,4 @@
-"""How is it going: watermark, last runs, what is pending and rejected, which model, what did the last audit find?"""
+"""How is it going: watermark, last runs, what is pending, rejected or not erased yet, which model, what did an audit find?"""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from datetime import datetime
 
 from crm_sync.sync import count_pending
 from jobs.audit import LastAudit, last_audit
+from jobs.erasures import Unconfirmed, unconfirmed
 from jobs.house import House
 from scoring import bundles
 from warehouse import ledger
@@ -23,6 +24,7 @@ class Status:
     pending: int
     dead_letters: int
     voucher_eligible: int
+    unconfirmed_erasures: Unconfirmed | None
     last_audit: LastAudit | None
     epochs: list[ledger.Epoch]
     reports: list[ledger.Report]
@@ -45,6 +47,7 @@ def status(house: House, *, last: int = 5) -> Status:
         pending=count_pending(warehouse) if warehouse.exists("marts", "crm_pending") else 0,
         dead_letters=users("crm_acknowledged", "rejected_hash is not null"),
         voucher_eligible=users("crm_profiles", "is_voucher_eligible"),
+        unconfirmed_erasures=unconfirmed(warehouse),
         last_audit=last_audit(warehouse),
         epochs=epochs,
         reports=ledger.reports(warehouse, last),

@@ -89,6 +89,28 @@ class DuckDBWarehouse:
             self.connection.execute(f"create table if not exists {name} ({', '.join(columns)})")
 
         self.refuse_renamed()
+        self._refuse_outdated()
+
+    def _refuse_outdated(self) -> None:
+        """Refuse tables that an earlier version made with fewer columns.
+
+        Raises: ContractError.
+        """
+        sql = (
+            "select schema_name, table_name, column_name from duckdb_columns() where database_name = current_database()"
+        )
+        there = set(self.connection.execute(sql).fetchall())
+        missing = [
+            f"{table.title} has no column {column.name}"
+            for table in ALL
+            for column in table.columns
+            if (table.layer, table.name, column.name) not in there
+        ]
+        if missing:
+            raise ContractError(
+                f"An earlier version made tables of {self.path.name}: {'; '.join(missing)}. winback doctor prints the SQL that "
+                "adds what is missing; CHANGELOG.md, Upgrading, has the other steps."
+            )
 
     def refuse_renamed(self) -> None:
         """Refuse a file whose views know it by another name: they name the database after the file they were made in.

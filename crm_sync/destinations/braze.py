@@ -16,16 +16,8 @@ from crm_sync.changes import Change
 from crm_sync.destination import BatchRefusedError, Finding, Outcome, Run, UnavailableError
 from crm_sync.destinations.adapter import Adapter, Limit, Options
 from crm_sync.destinations.pacing import Heard, Pace
-from crm_sync.destinations.transport import (
-    Dialect,
-    Reply,
-    RetryBudget,
-    Transport,
-    asked_wait,
-    number,
-    seconds,
-    server_time,
-)
+from crm_sync.destinations.replies import Reply, asked_wait, number, seconds, server_time
+from crm_sync.destinations.transport import Dialect, RetryBudget, Transport
 from crm_sync.fields import Kind
 from crm_sync.redaction import code_of, redacted
 from warehouse.errors import ContractError

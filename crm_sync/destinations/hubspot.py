@@ -21,7 +21,8 @@ from crm_sync.destinations.adapter import Adapter, Limit, Options
 from crm_sync.destinations.hubspot_properties import judged
 from crm_sync.destinations.hubspot_replies import LOCK_SECONDS, LOCKED, heard, refusal, verdicts, without_users
 from crm_sync.destinations.pacing import Pace
-from crm_sync.destinations.transport import Dialect, Reply, RetryBudget, Transport
+from crm_sync.destinations.replies import Reply
+from crm_sync.destinations.transport import Dialect, RetryBudget, Transport
 from crm_sync.fields import Kind
 from warehouse.errors import ContractError
 

@@ -14,7 +14,7 @@ from typing import Any
 from crm_sync.changes import Change
 from crm_sync.destination import BatchRefusedError, Outcome, UnavailableError
 from crm_sync.destinations.pacing import Heard
-from crm_sync.destinations.transport import Reply, asked_wait, number
+from crm_sync.destinations.replies import Reply, asked_wait, number
 from crm_sync.redaction import redacted
 
 LOCKED, LOCK_SECONDS = 423, 2.0  # how long a lock lasts, by the page above

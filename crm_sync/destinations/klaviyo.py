@@ -34,7 +34,8 @@ from crm_sync.destinations.klaviyo_replies import (
     verdicts,
 )
 from crm_sync.destinations.pacing import Pace, RateLimit
-from crm_sync.destinations.transport import Dialect, Reply, RetryBudget, Transport
+from crm_sync.destinations.replies import Reply
+from crm_sync.destinations.transport import Dialect, RetryBudget, Transport
 from crm_sync.fields import Kind
 from warehouse.errors import ContractError
 

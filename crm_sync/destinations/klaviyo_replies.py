@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 from crm_sync.changes import Change, Value
 from crm_sync.destination import Outcome, UnavailableError
 from crm_sync.destinations.pacing import Heard
-from crm_sync.destinations.transport import Reply, asked_wait, number
+from crm_sync.destinations.replies import Reply, asked_wait, number
 from crm_sync.redaction import code_of, redacted
 
 JOBS = "/api/profile-bulk-import-jobs"

@@ -19,10 +19,11 @@ from crm_sync.changes import Change
 from crm_sync.destination import BatchRefusedError, Finding, Outcome, OutOfTimeError, Run, UnavailableError
 from crm_sync.destinations.adapter import Adapter, Limit, Options
 from crm_sync.destinations.pacing import Pace
+from crm_sync.destinations.replies import Reply
 from crm_sync.destinations.salesforce_fields import NAME, judged, usage
 from crm_sync.destinations.salesforce_rows import FAILURES, ID, SUCCESSES, UNPROCESSED, as_csv, deleted, found, verdicts
 from crm_sync.destinations.salesforce_words import failure, heard, refusal, unfit
-from crm_sync.destinations.transport import Dialect, Reply, RetryBudget, Transport
+from crm_sync.destinations.transport import Dialect, RetryBudget, Transport
 from crm_sync.fields import Kind
 from crm_sync.redaction import redacted
 from warehouse.errors import ContractError, WinbackError

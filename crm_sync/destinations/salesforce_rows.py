@@ -17,8 +17,8 @@ from decimal import Decimal
 
 from crm_sync.changes import Change, Value
 from crm_sync.destination import Outcome, UnavailableError
+from crm_sync.destinations.replies import Reply
 from crm_sync.destinations.salesforce_words import code_at_start, objects
-from crm_sync.destinations.transport import Reply
 from crm_sync.redaction import redacted
 
 SUCCESSES, FAILURES, UNPROCESSED = "successfulResults", "failedResults", "unprocessedrecords"

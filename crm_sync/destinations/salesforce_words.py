@@ -8,7 +8,7 @@ from typing import Any
 
 from crm_sync.destination import BatchRefusedError, UnavailableError
 from crm_sync.destinations.pacing import Heard
-from crm_sync.destinations.transport import Reply, asked_wait
+from crm_sync.destinations.replies import Reply, asked_wait
 from crm_sync.redaction import redacted
 from warehouse.errors import ContractError, WinbackError
 

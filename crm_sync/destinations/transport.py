@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import Any, Literal
+from typing import Literal
 
 import requests
 import urllib3
@@ -17,7 +14,10 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_ran
 
 from crm_sync.destination import BatchRefusedError, Run, UnavailableError
 from crm_sync.destinations.pacing import Heard, Pace
+from crm_sync.destinations.replies import Reply, asked_wait, with_value
 from warehouse.errors import ContractError, WinbackError
+
+__all__ = ["Dialect", "PassingFault", "Reply", "RetryBudget", "Transport"]
 
 TIMEOUT_SECONDS = (5.0, 30.0)  # to connect, between two parts of a reply
 BODY_SECONDS = 120.0  # for all parts of a reply
@@ -37,16 +37,6 @@ class PassingFault(WinbackError):  # noqa: N818 - it is an order to try again, n
         super().__init__(why)
         self.wait_seconds = wait_seconds
         self.code = code
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A reply by its status, its headers in lower case, and its body as text and, where it is JSON, as a value."""
-
-    status: int
-    headers: Mapping[str, str]
-    text: str = ""
-    body: Any = None
 
 
 @dataclass(frozen=True)
@@ -187,12 +177,12 @@ class Transport:
                 f"The CRM answered HTTP {status} to {request.path.split('?')[0]}. "
                 "Check WINBACK_CRM_URL, WINBACK_CRM_API_KEY and the key's permissions: winback doctor"
             )
-        raise BatchRefusedError(status, *self._dialect.refusal(_with_value(reply)))
+        raise BatchRefusedError(status, *self._dialect.refusal(with_value(reply)))
 
     def _parsed(self, request: _Request, reply: Reply) -> Reply:
         if request.expects == "text" or not reply.text:
             return reply
-        parsed = _with_value(reply)
+        parsed = with_value(reply)
         if parsed.body is None and 200 <= reply.status < 300:
             raise PassingFault(f"HTTP {reply.status} without JSON")
         return parsed
@@ -234,14 +224,6 @@ def _read(run: Run, response: requests.Response) -> str:
     return b"".join(parts).decode("utf-8", errors="replace")
 
 
-def _with_value(reply: Reply) -> Reply:
-    try:
-        value = json.loads(reply.text) if reply.text else None
-    except (ValueError, RecursionError):  # not JSON, a number too long for Python, nested too deeply
-        value = None
-    return Reply(reply.status, reply.headers, reply.text, value)
-
-
 def _wait(budget: RetryBudget) -> Callable[[RetryCallState], float]:
     backoff = wait_random_exponential(multiplier=budget.first_wait_seconds, max=MAX_WAIT_SECONDS)
 
@@ -258,34 +240,3 @@ def _stop(budget: RetryBudget, run: Run) -> Callable[[RetryCallState], bool]:
     """Leave before a wait that would end outside of the budget, by the run's clock."""
     began = run.clock()
     return lambda state: run.clock() - began + state.upcoming_sleep >= budget.seconds
-
-
-def asked_wait(reply: Reply) -> float | None:
-    """Seconds that a reply asks to wait by Retry-After, in seconds or as a date (RFC 9110, 10.2.3); None when it does not."""
-    asked = seconds(reply, "retry-after")
-    if asked is not None:
-        return asked
-    try:
-        return (parsedate_to_datetime(reply.headers["retry-after"]) - server_time(reply)).total_seconds()
-    except (KeyError, ValueError, TypeError, OverflowError):
-        return None
-
-
-def seconds(reply: Reply, header: str) -> float | None:
-    """A header that is a number of seconds, whole or with a fraction, or None."""
-    text = reply.headers.get(header, "").strip()
-    return float(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else None
-
-
-def number(reply: Reply, header: str) -> int | None:
-    """A header that is a whole number, or None."""
-    text = reply.headers.get(header, "").strip()
-    return int(text) if re.fullmatch("[0-9]{1,15}", text) else None
-
-
-def server_time(reply: Reply) -> datetime:
-    """The server's own clock, so that a wrong clock here does not change the wait; ours where it sends none."""
-    try:
-        return parsedate_to_datetime(reply.headers["date"])
-    except (KeyError, ValueError, TypeError):
-        return datetime.now(UTC)

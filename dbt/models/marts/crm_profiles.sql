@@ -151,7 +151,12 @@ select
     *,
     -- What the CRM must hold, in one value: a dead letter stays dead until this changes.
     {{ md5_hex("concat(
-        coalesce(cast(cast(round(churn_probability * 10000, 0) as bigint) as string), ''), '|',
+        case
+            when churn_probability between 0 and 1
+                then cast(cast(round(churn_probability * 10000, 0) as bigint) as string)
+            when churn_probability is not null then 'no probability'
+            else ''
+        end, '|',
         coalesce(churn_risk_band, ''), '|',
         coalesce(churn_reasons, ''), '|',
         case when is_voucher_eligible then 'eligible' else '' end, '|',

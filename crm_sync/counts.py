@@ -1,0 +1,103 @@
+"""What became of the rows of a sync, and have so many been rejected that a person should look?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from crm_sync.changes import Change
+from crm_sync.destination import Outcome, OutOfTimeError, UnavailableError
+from warehouse.errors import CircuitOpenError, WinbackError
+
+UNSENDABLE = "unsendable"
+# Below this many attempts a share says little.
+MIN_ATTEMPTS_FOR_CIRCUIT = 50
+
+
+@dataclass
+class SyncCounts:
+    """What became of the rows in which desired and acknowledged state differ: each is in exactly one of the five outcomes.
+
+    `suppressed` and `deferred` are by reason, `errors` are the rejected by code; those with a value that no CRM could be told are
+    among them as unsendable.
+    """
+
+    differing: int = 0
+    delivered: int = 0
+    unchanged: int = 0
+    rejected: int = 0
+    suppressed: dict[str, int] = field(default_factory=dict)
+    deferred: dict[str, int] = field(default_factory=dict)
+    withdrawals: int = 0
+    requests: int = 0
+    attributes: int = 0
+    audience: int | None = None
+    errors: dict[str, int] = field(default_factory=dict)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def settled(self) -> int:
+        """Rows with an outcome that is not deferred."""
+        return self.delivered + self.unchanged + self.rejected + sum(self.suppressed.values())
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every row ended in one outcome."""
+        return self.differing == self.settled + sum(self.deferred.values())
+
+
+def add(counts: dict[str, int], reason: str, number: int) -> None:
+    """Count so many more under a reason."""
+    if number:
+        counts[reason] = counts.get(reason, 0) + number
+
+
+def take_in(sent: Sequence[Change], outcomes: Sequence[Outcome], counts: SyncCounts) -> None:
+    """Count the outcomes of what was sent."""
+    for change, outcome in zip(sent, outcomes, strict=True):
+        if outcome.kind == "delivered":
+            counts.delivered += 1
+            counts.withdrawals += change.is_withdrawal
+            counts.attributes += len(change.attributes)
+        elif outcome.kind == "rejected":
+            counts.rejected += 1
+            add(counts.errors, outcome.code or "unknown", 1)
+        else:
+            add(counts.deferred, outcome.code or "unconfirmed", 1)
+
+
+def why_deferred(stopped: WinbackError | None) -> str:
+    """Why what is left was not sent."""
+    if isinstance(stopped, UnavailableError | OutOfTimeError):
+        return stopped.code
+    if isinstance(stopped, CircuitOpenError):
+        return "circuit_open"
+    return "stopped" if stopped else "unconfirmed"
+
+
+def by_the_crm(counts: SyncCounts, max_rejected_ratio: float) -> CircuitOpenError | None:
+    """Whether the CRM has rejected too many of those it was sent: then sending stops."""
+    rejected = counts.rejected - counts.errors.get(UNSENDABLE, 0)
+    if not _are_too_many(rejected, counts.delivered + rejected, max_rejected_ratio):
+        return None
+    commonest = max((code for code in counts.errors if code != UNSENDABLE), key=lambda code: counts.errors[code])
+    return CircuitOpenError(
+        f"The CRM rejected {rejected} of {counts.delivered + rejected} users, most with {commonest}. Sending was stopped. "
+        "See winback dead-letters; after the cause is mended: winback dead-letters retry"
+    )
+
+
+def by_ourselves(counts: SyncCounts, max_rejected_ratio: float) -> CircuitOpenError | None:
+    """Whether too many could not be sent at all. They cost no request: it is said when all the others were sent."""
+    unsendable, attempts = counts.errors.get(UNSENDABLE, 0), counts.delivered + counts.rejected
+    if not _are_too_many(unsendable, attempts, max_rejected_ratio):
+        return None
+    return CircuitOpenError(
+        f"Of {attempts} users {unsendable} have a score or a time that no CRM could be told; the others were sent. "
+        "See winback dead-letters, and which model scored them: winback status"
+    )
+
+
+def _are_too_many(rejected: int, attempts: int, max_rejected_ratio: float) -> bool:
+    return attempts >= MIN_ATTEMPTS_FOR_CIRCUIT and rejected > max_rejected_ratio * attempts
