@@ -77,8 +77,9 @@ def prepare(folder: Path, rows: int) -> None:
     bundle.mkdir(parents=True)
     booster.save_model(bundle / "model.json")
     (bundle / "contract.json").write_text(contract.model_dump_json())
+    (bundle / "calibration.json").write_text("{}")
     (bundle / "metrics.json").write_text("{}")
-    bundles.seal(bundle, version="bench", trained_at=NOW)
+    bundles.seal(bundle, version="bench", trained_at=NOW, learned_until=NOW)
     warehouse.close()
 
 

@@ -10,7 +10,6 @@ import pyarrow as pa
 
 from jobs.house import House
 from jobs.transform import SINCE_EVER, Window
-from scoring.contract import load_contract
 from warehouse import ledger
 from warehouse.errors import ContractError
 
@@ -48,9 +47,10 @@ def train(house: House, until: datetime | None = None) -> Any:
     house.narrator.step("Training", examples=examples.num_rows)
     return trainer(
         examples,
-        load_contract(house.settings.config / "features.yml"),
+        house.settings.config,
         house.settings.models,
         trained_at=house.now(),
+        until=until,
         label_window_days=house.funnel.label_window_days,
         threads=house.settings.threads,
         advance=house.narrator.step,

@@ -1,7 +1,8 @@
 """Where does a trained model live, and is it the one that was written?
 
-A bundle is a folder: `model.json` (native XGBoost JSON, never a pickle), `contract.json`, `metrics.json`, `card.md`, plots, and
-`manifest.json` with the sha256 of each. A file named `champion` beside the bundles holds the version the job uses.
+A bundle is a folder: `model.json` (native XGBoost JSON, never a pickle), `contract.json`, `calibration.json`, `metrics.json`,
+`card.md`, plots, and `manifest.json` with the sha256 of each.
+A file named `champion` beside the bundles holds the version the job uses.
 """
 
 from __future__ import annotations
@@ -12,22 +13,29 @@ import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from scoring.contract import FeatureContract
+from pydantic import ValidationError
+
+from scoring.calibration import Calibration
+from scoring.contract import CONTRACT_VERSION, FeatureContract
 from warehouse.errors import ContractError
 
-FORMAT = 1
+FORMAT = 2
+_NEEDED = ("model.json", "contract.json", "calibration.json", "metrics.json")
 _CHAMPION = "champion"
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle."""
+    """A verified bundle. `learned_until`: the latest exit it learned from in any way, UTC; later ones can judge it."""
 
     version: str
     folder: Path
     contract: FeatureContract
+    calibration: Calibration
     trained_at: datetime
+    learned_until: datetime
     metrics: dict[str, float]
 
     @property
@@ -36,10 +44,16 @@ class Bundle:
         return self.folder / "model.json"
 
 
-def seal(folder: Path, *, version: str, trained_at: datetime) -> None:
+def seal(folder: Path, *, version: str, trained_at: datetime, learned_until: datetime) -> None:
     """Write the manifest, last: a folder without one is no bundle."""
     files = {p.name: _sha256(p) for p in sorted(folder.iterdir()) if p.name != "manifest.json"}
-    manifest = {"format": FORMAT, "version": version, "trained_at": trained_at.isoformat(), "sha256": files}
+    manifest = {
+        "format": FORMAT,
+        "version": version,
+        "trained_at": trained_at.isoformat(),
+        "learned_until": learned_until.isoformat(),
+        "sha256": files,
+    }
     _replace(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
 
 
@@ -59,20 +73,41 @@ def load_bundle(models: Path, version: str) -> Bundle:
             f"Model bundle {version} has format {manifest.get('format')}, this program reads {FORMAT}. "
             "Deploy the program that wrote it, or train again."
         )
-    for name, expected in manifest["sha256"].items():
+    sealed: dict[str, str] = dict.fromkeys(_NEEDED, "") | manifest["sha256"]
+    for name, expected in sealed.items():
         path = folder / name
         if not path.is_file() or _sha256(path) != expected:
             raise ContractError(
                 f"Model bundle {version}: {name} is missing or was altered (sha256 differs). "
                 "Restore it, or promote another version: winback promote VERSION"
             )
+    texts = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("contract", "calibration", "metrics")}
     return Bundle(
         version=version,
         folder=folder,
-        contract=FeatureContract.model_validate_json((folder / "contract.json").read_text()),
+        contract=_contract(texts["contract"], version),
+        calibration=Calibration.model_validate(texts["calibration"]),
         trained_at=datetime.fromisoformat(manifest["trained_at"]),
-        metrics=json.loads((folder / "metrics.json").read_text()),
+        learned_until=datetime.fromisoformat(manifest["learned_until"]),
+        metrics=texts["metrics"],
     )
+
+
+def _contract(told: dict[str, Any], version: str) -> FeatureContract:
+    if told.get("version") != CONTRACT_VERSION:
+        raise ContractError(
+            f"Model bundle {version} keeps feature contract {told.get('version')}, this program reads {CONTRACT_VERSION}. "
+            "Deploy the program that wrote it, or promote another version: winback promote VERSION"
+        )
+    try:
+        return FeatureContract.model_validate(told)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        raise ContractError(
+            f"Model bundle {version}: contract.json is none of this program's ({place}: {problem['msg']}). "
+            "Deploy the program that wrote it, or promote another version: winback promote VERSION"
+        ) from None
 
 
 def versions(models: Path) -> list[str]:

@@ -8,7 +8,7 @@ neighbouring one (dmlc/xgboost#12189).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ from warehouse.errors import ContractError
 from warehouse.yaml_files import read_yaml
 
 Matrix = npt.NDArray[np.float32]
+
+CONTRACT_VERSION: Final = 1
 
 # A handful of broken rows must not stop an hour, however few rows it has; a changed unit breaks nearly all of them.
 MAX_OUT_OF_RANGE_RATIO = 0.01
@@ -38,6 +40,7 @@ class Feature(BaseModel):
     low: str | None = None
     high: str | None = None
     reason: str | None = None
+    monotone: Literal["increasing", "decreasing"] | None = None
     categories: tuple[str, ...] = ()
     median: float | None = None
 
@@ -47,6 +50,8 @@ class Feature(BaseModel):
             raise ValueError(f"feature {self.name}: a category has a reason, but no range, low or high")
         if self.type == "number" and (self.reason or self.range is None):
             raise ValueError(f"feature {self.name}: a number needs a range, and low and high instead of a reason")
+        if self.type == "category" and self.monotone:
+            raise ValueError(f"feature {self.name}: a category has no order, so monotone cannot be {self.monotone}")
         return self
 
 
@@ -55,7 +60,7 @@ class FeatureContract(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[1] = 1
+    version: Literal[1] = CONTRACT_VERSION
     features: tuple[Feature, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -76,6 +81,11 @@ class FeatureContract(BaseModel):
     def feature_types(self) -> list[str]:
         """XGBoost's word for each feature: `c` categorical, `q` quantitative."""
         return ["c" if feature.type == "category" else "q" for feature in self.features]
+
+    @property
+    def monotone_constraints(self) -> tuple[int, ...]:
+        """XGBoost's sign for each feature: 1 where a higher value may only raise the probability, -1 lower it, 0 either."""
+        return tuple({"increasing": 1, "decreasing": -1, None: 0}[feature.monotone] for feature in self.features)
 
     def check_columns(self, schema: pa.Schema, where: str) -> None:
         """Compare names and types with a mart's schema.

@@ -19,11 +19,12 @@ class Model:
         """Load the booster; `threads` 0 uses every core."""
         self.version = bundle.version
         self.contract = bundle.contract
+        self._calibration = bundle.calibration
         self._booster = xgb.Booster({"nthread": threads}, model_file=str(bundle.model_path))
 
     def predict(self, matrix: Matrix) -> npt.NDArray[np.float32]:
-        """Return the churn probability of each row, shape (rows,)."""
-        return cast(npt.NDArray[np.float32], self._booster.inplace_predict(matrix))
+        """Return the churn probability of each row, calibrated, shape (rows,)."""
+        return self._calibration.apply(cast(npt.NDArray[np.float32], self._booster.inplace_predict(matrix)))
 
     def contributions(self, matrix: Matrix) -> npt.NDArray[np.float32]:
         """Return each feature's part in each row's log odds, shape (rows, features).

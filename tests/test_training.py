@@ -12,23 +12,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from scoring.bundles import champion, load_bundle, versions
+from scoring.calibration import Calibration
 from scoring.contract import Feature, FeatureContract
 from training import evaluate
 from training.bundle import write_bundle
 from training.card import Report, as_markdown
+from training.config import TrainingRules
 from training.page import as_html
 from training.plots import Curves
-from training.split import MIN_TRAIN_RATIO, split_by_time
+from training.search import SearchRules
 from training.train import Trained, train
 from warehouse.errors import ContractError
 
 TRAINED_AT = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 START = datetime(2026, 1, 1, tzinfo=UTC)
-DAY_US = 86_400_000_000
+RULES = TrainingRules(search=SearchRules(trials=0))
 CONTRACT = FeatureContract(
     features=(
         Feature(name="fields_filled_ratio", type="number", range=(0, 1), low="little is filled in"),
@@ -39,7 +39,7 @@ CONTRACT = FeatureContract(
 )
 
 
-def make(count: int = 1_500, *, days: float = 80, signal: float = 1.0, seed: int = 3) -> pa.Table:
+def make(count: int = 4_000, *, days: float = 80, signal: float = 1.0, seed: int = 3) -> pa.Table:
     """Make examples, one exit each, evenly over the days; 0 `signal` makes the label pure chance."""
     rng = np.random.default_rng(seed)
     filled, errors = rng.random(count), rng.poisson(2, count)
@@ -65,7 +65,13 @@ def put(table: pa.Table, name: str, values: Any) -> pa.Table:
 
 
 def fit(table: pa.Table, models: Path, **changes: Any) -> Trained:
-    arguments = {"trained_at": TRAINED_AT, "label_window_days": 14, "threads": 1, **changes}
+    arguments = {
+        "trained_at": TRAINED_AT,
+        "until": TRAINED_AT,
+        "label_window_days": 14,
+        "threads": 1,
+        "rules": RULES,
+    } | changes
     return train(table, CONTRACT, models, **arguments)
 
 
@@ -84,54 +90,6 @@ def trained(examples: pa.Table, models: Path) -> Trained:
     return fit(examples, models)
 
 
-# The split
-
-
-@given(
-    moments=st.lists(st.integers(0, 100 * DAY_US), min_size=1, max_size=60).map(sorted),
-    gap_us=st.integers(0, 30 * DAY_US),
-)
-def test_every_row_is_in_one_part_and_no_training_row_is_nearer_to_the_test_than_the_gap(
-    moments: list[int], gap_us: int
-) -> None:
-    split = split_by_time(np.array(moments, dtype=np.int64), gap_us)
-    parts = [moments[part] for part in split.parts.values()]
-    assert [moment for part in parts for moment in part] == moments
-    fitted, validation, gap, test = parts
-    assert test
-    assert min(test) >= split.test_from_us
-    assert all(moment + split.gap_us <= split.test_from_us for moment in fitted + validation)
-    assert all(moment + split.gap_us > split.test_from_us > moment for moment in gap)
-    assert not fitted or max(fitted) < min(validation)
-
-
-@given(
-    moments=st.lists(st.integers(0, 100 * DAY_US), min_size=1, max_size=60).map(sorted),
-    gap_us=st.integers(1, 90 * DAY_US),
-)
-def test_the_gap_is_shortened_only_where_it_would_leave_too_little_to_learn_from(
-    moments: list[int], gap_us: int
-) -> None:
-    exited_us = np.array(moments, dtype=np.int64)
-    split = split_by_time(exited_us, gap_us)
-    assert split.gap_us <= gap_us
-    with_whole_gap = int((exited_us <= split.test_from_us - gap_us).sum())
-    if split.gap_us < gap_us:
-        assert with_whole_gap < MIN_TRAIN_RATIO * len(moments)
-    if split.gap_us > 1:
-        assert split.validation.stop >= MIN_TRAIN_RATIO * len(moments)
-
-
-def test_the_test_period_is_the_last_fifth_of_the_time() -> None:
-    split = split_by_time(np.arange(0, 101, dtype=np.int64) * DAY_US, 14 * DAY_US)
-    assert split.parts == {
-        "fit": slice(0, 56),
-        "validation": slice(56, 67),
-        "gap": slice(67, 80),
-        "test": slice(80, 101),
-    }
-
-
 # What is learned, and how it is judged
 
 
@@ -143,7 +101,7 @@ def test_a_model_learned_from_a_clear_signal_beats_the_base_rate(trained: Traine
 
 
 def test_labels_of_pure_chance_cannot_be_learned_and_the_card_says_so(tmp_path: Path) -> None:
-    noise = fit(make(signal=0, count=3_000), tmp_path)
+    noise = fit(make(signal=0, count=15_000), tmp_path)
     assert noise.metrics["auc"] == pytest.approx(0.5, abs=0.06)
     assert noise.metrics["brier_skill"] == pytest.approx(0, abs=0.03)
     says_useless = "no better than always answering the average" in (noise.folder / "card.md").read_text()
@@ -173,7 +131,7 @@ def test_the_same_examples_give_the_same_bytes_in_any_order_and_on_any_number_of
 
 
 def test_another_seed_gives_another_model(examples: pa.Table, trained: Trained, tmp_path: Path) -> None:
-    assert fit(examples, tmp_path, seed=1).version != trained.version
+    assert fit(examples, tmp_path, rules=RULES.model_copy(update={"seed": 1})).version != trained.version
 
 
 def test_categories_and_medians_are_learned_from_what_ships(trained: Trained, models: Path) -> None:
@@ -196,10 +154,13 @@ def test_a_whole_gap_is_one_label_window(trained: Trained) -> None:
     assert "the history is short" not in (trained.folder / "card.md").read_text()
 
 
-def test_users_met_in_training_are_told_apart_in_the_test(examples: pa.Table, tmp_path: Path) -> None:
-    half = examples.num_rows // 2
-    users = [f"user-{i % half}" for i in range(examples.num_rows)]
-    assert fit(put(examples, "user_id", users), tmp_path).metrics["new_users_ratio"] < 0.5
+def test_a_search_is_listed_by_its_log_loss_and_the_same_seed_finds_the_same(
+    examples: pa.Table, tmp_path: Path
+) -> None:
+    rules = RULES.model_copy(update={"search": SearchRules(trials=2)})
+    first = fit(examples, tmp_path / "a", rules=rules)
+    again = fit(examples, tmp_path / "b", rules=rules, threads=2)
+    assert (first.folder / "model.json").read_bytes() == (again.folder / "model.json").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -232,7 +193,7 @@ def test_the_first_bundle_becomes_champion_and_the_next_one_does_not(
     examples: pa.Table, trained: Trained, tmp_path: Path
 ) -> None:
     shutil.copytree(trained.folder.parent, tmp_path, dirs_exist_ok=True)
-    second = fit(examples, tmp_path, seed=1, trained_at=TRAINED_AT + timedelta(hours=1))
+    second = fit(examples, tmp_path, until=TRAINED_AT + timedelta(hours=1))
     assert (trained.is_first, second.is_first) == (True, False)
     assert champion(tmp_path) == trained.version
     assert versions(tmp_path) == [trained.version, second.version]
@@ -268,10 +229,10 @@ def test_a_crash_while_writing_leaves_no_bundle_and_the_next_attempt_succeeds(
 
     monkeypatch.setattr("training.bundle.os", SimpleNamespace(replace=killed))
     with pytest.raises(KeyboardInterrupt):
-        write_bundle(tmp_path, b"{}", report, curves)
+        write_bundle(tmp_path, b"{}", Calibration(), report, curves, until=TRAINED_AT, learned_until=START)
     monkeypatch.undo()
     assert versions(tmp_path) == []
-    version = write_bundle(tmp_path, b"{}", report, curves)
+    version = write_bundle(tmp_path, b"{}", Calibration(), report, curves, until=TRAINED_AT, learned_until=START)
     assert [path.name for path in tmp_path.iterdir()] == [version]
 
 
@@ -280,7 +241,7 @@ def test_a_crash_while_writing_leaves_no_bundle_and_the_next_attempt_succeeds(
 
 def a_report(**metrics: float) -> Report:
     named = "auc average_precision brier brier_baseline brier_skill log_loss calibration_error lift_at_10_percent"
-    counts = "count_rounds count_fit count_validation count_gap count_test count_treated_left_out"
+    counts = "count_rounds count_fit count_validation count_aside count_test count_treated_left_out"
     values = dict.fromkeys(f"{named} {counts} new_users_ratio".split(), 0.01)
     values |= {"gap_days": 14, "base_rate": 0.4, "train_rate": 0.4, **metrics}
     slices = [evaluate.Slice("<b>|x", 60, 0.4, 0.4, None)]
@@ -337,10 +298,10 @@ def test_the_metrics_file_is_what_training_returned(trained: Trained) -> None:
         (lambda t: put(t, "label", [2] * t.num_rows), "label holds 2"),
         (lambda t: put(t, "label", [None, *[1] * (t.num_rows - 1)]), "label holds None"),
         (lambda t: put(t, "label", [1] * (t.num_rows - 400) + [0] * 400), "the fit period holds .* not both outcomes"),
-        (lambda t: put(t, "exited_at", [START] * t.num_rows), "the fit period holds 0 of 1500 examples"),
+        (lambda t: put(t, "exited_at", [START] * t.num_rows), "the fit period holds 0 of 4000 examples"),
         (lambda t: t.drop_columns(["income"]), "column income is absent"),
         (lambda t: t.drop_columns(["label", "user_id"]), "lacks label, user_id"),
-        (lambda t: put(t, "count_errors", [None] * t.num_rows), "count_errors is null in 1500 of 1500 rows"),
+        (lambda t: put(t, "count_errors", [None] * t.num_rows), "count_errors is null in 4000 of 4000 rows"),
         (lambda t: put(t, "fields_filled_ratio", [70.0] * t.num_rows), "Has its unit changed"),
     ],
 )

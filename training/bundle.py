@@ -6,22 +6,35 @@ import hashlib
 import json
 import os
 import shutil
+from datetime import datetime
 from pathlib import Path
 
 from scoring.bundles import load_bundle, seal
+from scoring.calibration import Calibration
 from training.card import Report, as_markdown
 from training.page import as_html
 from training.plots import Curves, draw
 
 
-def write_bundle(models: Path, model: bytes, report: Report, curves: Curves) -> str:
-    """Write and seal `models`/version, and return the version: its time, and the first 8 digits of the model's sha256.
+def write_bundle(
+    models: Path,
+    model: bytes,
+    calibration: Calibration,
+    report: Report,
+    curves: Curves,
+    *,
+    until: datetime,
+    learned_until: datetime,
+) -> str:
+    """Write and seal `models`/version, and return the version: `until`, and 8 digits of the sha256 of model and map.
 
-    A bundle that is there already, from the same examples at the same time, is verified and kept.
+    `until` is the moment (UTC) up to which the examples were known, so that a retry finds the bundle that is there already; it is
+    verified and kept. `learned_until` is the latest exit learned from.
 
     Raises: ContractError when the one that is there was altered.
     """
-    version = f"{report.trained_at:%Y%m%dT%H%M%SZ}-{hashlib.sha256(model).hexdigest()[:8]}"
+    mended = calibration.model_dump_json(indent=2).encode()
+    version = f"{until:%Y%m%dT%H%M%SZ}-{hashlib.sha256(model + mended).hexdigest()[:8]}"
     folder = models / version
     if folder.exists():
         load_bundle(models, version)
@@ -31,6 +44,7 @@ def write_bundle(models: Path, model: bytes, report: Report, curves: Curves) -> 
     partial.mkdir(parents=True)
     plots = draw(curves)
     (partial / "model.json").write_bytes(model)
+    (partial / "calibration.json").write_bytes(mended)
     (partial / "plots.png").write_bytes(plots)
     texts = {
         "contract.json": report.contract.model_dump_json(indent=2) + "\n",
@@ -40,6 +54,6 @@ def write_bundle(models: Path, model: bytes, report: Report, curves: Curves) -> 
     }
     for name, text in texts.items():
         (partial / name).write_text(text, encoding="utf-8")
-    seal(partial, version=version, trained_at=report.trained_at)
+    seal(partial, version=version, trained_at=report.trained_at, learned_until=learned_until)
     os.replace(partial, folder)
     return version

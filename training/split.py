@@ -1,45 +1,69 @@
-"""Which examples does the model learn from, and which judge it? The later ones judge.
+"""Which examples does the model learn from, and which judge it? Later ones judge, of users it has never met.
 
-A label looks one label window ahead, so a gap of one window keeps the labels learned from out of the period judged.
+A label looks one label window ahead, so a gap of one window keeps the labels learned from out of the period judged. Users are put
+on one side or the other by a hash of their id. To drop whoever has exits on both sides would choose by outcome: of somebody who
+leaves unfinished again weeks later, the earlier exit is always a 1.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 TEST_RATIO = 0.20  # of the time span
 VALIDATION_RATIO = 0.15  # of the rows before the gap
-MIN_TRAIN_RATIO = 0.40  # of all rows, fit and validation together; below that the gap is shortened
+MIN_TRAIN_RATIO = 0.40  # of all rows before the gap; below that it is shortened
+
+Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Consecutive slices of the rows in time order; together they are all rows.
+    """Row numbers in the order of time; the four parts are all rows, each once.
 
-    Every exit before the gap lies at least `gap_us` before `test_from_us`, and no exit of the test before that.
+    Fit and validation are exits of learned users, at least `gap_us` before `test_from_us`; the test is exits of judged users
+    from then on. What is left lies aside: the gap, judged users before it, learned users after it.
     """
 
-    fit: slice
-    validation: slice
-    gap: slice
-    test: slice
+    fit: Rows
+    validation: Rows
+    aside: Rows
+    test: Rows
     gap_us: int
     test_from_us: int
 
     @property
-    def parts(self) -> dict[str, slice]:
-        """Each slice under its name, in the order of time."""
-        return {"fit": self.fit, "validation": self.validation, "gap": self.gap, "test": self.test}
+    def parts(self) -> dict[str, Rows]:
+        """Each part under its name."""
+        return {"fit": self.fit, "validation": self.validation, "aside": self.aside, "test": self.test}
+
+    @property
+    def learned(self) -> Rows:
+        """All rows that the model learns from in any way."""
+        return np.concatenate([self.fit, self.validation])
 
 
-def split_by_time(exited_us: npt.NDArray[np.int64], gap_us: int) -> Split:
-    """Cut rows, given by their times in ascending order, microseconds; rows of one moment stay together.
+def share(user_ids: pa.ChunkedArray, salt: int) -> npt.NDArray[np.float64]:
+    """Give each row its user's number in [0, 1): the same for the same id and salt on every machine."""
+    users = user_ids.combine_chunks().dictionary_encode()
+    key = salt.to_bytes(8, "big")
+    hashed = (hashlib.blake2b(user.encode(), digest_size=8, key=key).digest() for user in users.dictionary.to_pylist())
+    numbers = np.frombuffer(b"".join(hashed), dtype=">u8") / 2.0**64
+    shares: npt.NDArray[np.float64] = numbers[users.indices.to_numpy()].astype(np.float64)
+    return shares
+
+
+def split_by_time_and_user(
+    exited_us: npt.NDArray[np.int64], user_share: npt.NDArray[np.float64], gap_us: int, judged_users_ratio: float
+) -> Split:
+    """Cut rows, given by their times in ascending order, microseconds; rows of one moment stay on one side of a cut.
 
     The gap is `gap_us` or, where that would leave less than `MIN_TRAIN_RATIO` of the rows before it, as much shorter as
-    need be. A slice may be empty: whether what is left is enough is the caller's question.
+    need be. A part may be empty: whether what is left is enough is the caller's question.
     """
     count = len(exited_us)
     first, last = int(exited_us[0]), int(exited_us[-1])
@@ -48,10 +72,12 @@ def split_by_time(exited_us: npt.NDArray[np.int64], gap_us: int) -> Split:
     needed = int(exited_us[int(np.ceil(count * MIN_TRAIN_RATIO)) - 1])
     gap_us = max(min(gap_us, test_from - needed), 1)  # at least 1 us: no moment is both learned from and judged on
 
-    before = int(np.searchsorted(exited_us, test_from - gap_us, side="right"))
-    test = int(np.searchsorted(exited_us, test_from, side="left"))
-    fit = 0
-    if before:
-        validation_from = exited_us[int(before * (1 - VALIDATION_RATIO))]
-        fit = int(np.searchsorted(exited_us, validation_from, side="left"))
-    return Split(slice(0, fit), slice(fit, before), slice(before, test), slice(test, count), gap_us, test_from)
+    is_judged = user_share < judged_users_ratio
+    before = np.flatnonzero((exited_us <= test_from - gap_us) & ~is_judged)
+    test = np.flatnonzero((exited_us >= test_from) & is_judged)
+    cut = 0
+    if len(before):
+        validation_from = exited_us[before[int(len(before) * (1 - VALIDATION_RATIO))]]
+        cut = int(np.searchsorted(exited_us[before], validation_from, side="left"))
+    aside = np.setdiff1d(np.arange(count), np.concatenate([before, test]), assume_unique=True)
+    return Split(before[:cut], before[cut:], aside, test, gap_us, test_from)

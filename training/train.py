@@ -1,11 +1,11 @@
-"""How do matured examples become a model bundle? Split by time, fit, measure on the later exits, fit again, seal.
+"""How do matured examples become a model bundle? Split, screen for leaks, search, fit, calibrate, measure on later exits, seal.
 
-The second fit takes every example, with the number of rounds that the first one found, because the latest weeks are
-the most like what comes. It ships; the card says which one was measured. The same examples and seed give the same bytes
-of `model.json`, whatever the order of the rows or the number of threads.
+What ships is what was measured: there is no second fit on the latest weeks. It would know more, but nobody could say how good it
+is, nor set it beside the champion on exits that neither has seen. The same examples and seed give the same bytes of `model.json`,
+whatever the order of the rows or the number of threads.
 
 Examples of users who held a voucher are left out: they show what happens with one, the score is to say what happens
-without.
+without. The holdout never holds one, so it stays.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from scoring.contract import FeatureContract
 from training import evaluate
 from training.bundle import write_bundle
 from training.card import Report
+from training.config import TrainingRules
 from training.evaluate import Floats, Labels, Slice
-from training.fit import Fitter
+from training.learn import learn
 from training.plots import Curves
-from training.split import Split, split_by_time
+from training.split import Split, share, split_by_time_and_user
 from warehouse.errors import ContractError
 from warehouse.tables import TIMESTAMP
 
@@ -55,65 +56,71 @@ def train(
     models: Path,
     *,
     trained_at: datetime,
+    until: datetime,
     label_window_days: int,
-    seed: int = 0,
+    rules: TrainingRules,
     threads: int = 0,
     advance: Callable[[str], None] = lambda _step: None,
 ) -> Trained:
-    """Fit, measure, write the bundle into `models` and, where there is no champion yet, promote it.
+    """Fit, measure, and write the bundle into `models`.
 
-    `examples` are rows of `fct_training_examples`; `trained_at` is aware and names the version; `threads` 0 uses every
-    core; `advance` is told of each step as it begins: split, fit, evaluate, refit, write.
+    `examples` are rows of `fct_training_examples` as known by `until`, which names the version: to train again on the same is to
+    find the bundle that is there. Both moments are aware. `threads` 0 uses every core; `advance` is told of each step as it
+    begins: split, screen, search, fit, evaluate, write.
 
-    Raises: ContractError when a column is absent or broken, or the examples are too few or all alike; nothing is
+    Raises: ContractError when a column is absent or broken, a feature leaks, or the examples are too few or all alike; nothing is
     written then.
     """
     advance("split")
     rows, label, count_treated = _usable(examples, declared, label_window_days)
     exited_us = rows.column("exited_at").cast(TIMESTAMP).cast(pa.int64()).to_numpy()
-    split = split_by_time(exited_us, label_window_days * _DAY_US)
+    user_share = share(rows.column("user_id"), rules.seed)
+    split = split_by_time_and_user(exited_us, user_share, label_window_days * _DAY_US, rules.judged_users_ratio)
     _check_split(label, split)
-
-    advance("fit")
-    learned = declared.learn(rows.slice(0, split.fit.stop))
-    matrix = learned.encode(rows, MART)
-    fitter = Fitter(learned, seed=seed, threads=threads)
-    booster, rounds = fitter.rounds(*((matrix[part], label[part]) for part in (split.fit, split.validation)))
+    learned = learn(
+        rows, label, user_share, split, declared=declared, rules=rules, where=MART, threads=threads, advance=advance
+    )
 
     advance("evaluate")
-    truth, test = label[split.test], matrix[split.test]
-    probability = fitter.probability(booster, test)
+    truth, raw, probability = label[split.test], learned.raw(split.test), learned.probability(split.test)
+    train_rate = float(label[split.fit].mean())
     metrics = {
-        **evaluate.measure(truth, probability, train_rate=float(label[split.fit].mean())),
-        **_new_users(rows, split, truth, probability),
-        "train_rate": float(label[split.fit].mean()),
+        **evaluate.measure(truth, probability, train_rate=train_rate),
+        "brier_uncalibrated": float(np.mean((raw - truth) ** 2)),
+        "calibration_error_uncalibrated": evaluate.calibration_error(truth, raw),
+        "train_rate": train_rate,
         "gap_days": split.gap_us / _DAY_US,
-        "count_rounds": float(rounds),
-        **{f"count_{name}": float(part.stop - part.start) for name, part in split.parts.items()},
+        "count_rounds": float(learned.fitted.rounds),
+        **{f"count_{name}": float(len(part)) for name, part in split.parts.items()},
         "count_treated_left_out": float(count_treated),
     }
-    sparse = test[:: -(-len(test) // MAX_EXPLAINED_ROWS)]
-    curves = Curves(truth, probability, learned.names, fitter.contributions(booster, sparse))
-
-    advance("refit")
-    final = declared.learn(rows)
-    shipped = Fitter(final, seed=seed, threads=threads).fixed(final.encode(rows, MART), label, rounds)
+    sparse = learned.matrix[split.test[:: -(-len(split.test) // MAX_EXPLAINED_ROWS)]]
+    contributions = np.abs(learned.fitter.contributions(learned.fitted.booster, sparse)).mean(axis=0)
+    curves = Curves(truth, probability, learned.contract.names, contributions)
 
     advance("write")
     report = Report(
         metrics=metrics,
-        contract=final,
+        contract=learned.contract,
         devices=_devices(rows, split, truth, probability),
         periods={
-            name: (_moment(exited_us[part.start]), _moment(exited_us[part.stop - 1]), float(label[part].mean()))
+            name: (_moment(exited_us[part[0]]), _moment(exited_us[part[-1]]), float(label[part].mean()))
             for name, part in split.parts.items()
-            if part.stop > part.start
+            if len(part)
         },
         trained_at=trained_at.astimezone(UTC),
         label_window_days=label_window_days,
-        seed=seed,
+        seed=rules.seed,
     )
-    version = write_bundle(models, bytes(shipped.save_raw("json")), report, curves)
+    version = write_bundle(
+        models,
+        bytes(learned.fitted.booster.save_raw("json")),
+        learned.calibration,
+        report,
+        curves,
+        until=until.astimezone(UTC),
+        learned_until=_moment(exited_us[split.learned].max()),
+    )
     is_first = champion(models) is None
     if is_first:
         promote(models, version)
@@ -157,19 +164,10 @@ def _check_split(label: Labels, split: Split) -> None:
             )
 
 
-def _new_users(rows: pa.Table, split: Split, truth: Labels, probability: Floats) -> dict[str, float]:
-    """Measure apart the test exits of users who were not learned from: the others might be known by heart."""
-    users = rows.column("user_id")
-    known = users.slice(0, split.validation.stop).combine_chunks()
-    is_new = ~pc.is_in(users.slice(split.test.start), value_set=known).to_numpy()
-    auc = evaluate.auc(truth[is_new], probability[is_new])
-    return {"new_users_ratio": float(is_new.mean()), **({} if auc is None else {"auc_new_users": auc})}
-
-
 def _devices(rows: pa.Table, split: Split, truth: Labels, probability: Floats) -> list[Slice]:
     if "device_type" not in rows.column_names:
         return []
-    names = rows.column("device_type").slice(split.test.start).cast(pa.string())
+    names = rows.column("device_type").take(split.test).cast(pa.string())
     return evaluate.slices(names.to_pylist(), truth, probability)
 
 

@@ -1,0 +1,50 @@
+"""How does a model's raw probability become a true one? By the map, if any, that training found to help.
+
+Platt: a line through the log odds (Platt 1999). Isotonic: steps between points, linear in between (Zadrozny and Elkan, KDD 2002).
+Both only ever rise, so whoever was riskier stays so or becomes equal.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, model_validator
+
+Probabilities = TypeVar("Probabilities", npt.NDArray[np.float32], npt.NDArray[np.float64])
+# float32 next to 0 and 1; beyond it the log odds are infinite.
+_EDGE = 1e-7
+
+
+class Calibration(BaseModel):
+    """The map that ships with a bundle, as `calibration.json`. `none` leaves every probability as it is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["none", "platt", "isotonic"] = "none"
+    slope: float = 1.0
+    intercept: float = 0.0
+    raw: tuple[float, ...] = ()
+    true: tuple[float, ...] = ()
+
+    @model_validator(mode="after")
+    def _only_rises(self) -> Self:
+        if self.kind == "platt" and self.slope <= 0:
+            raise ValueError("a slope of 0 or less would turn the ranking round")
+        if len(self.raw) != len(self.true) or (self.kind == "isotonic" and len(self.raw) < 2):
+            raise ValueError("raw and true must be of one length, and of two points at least")
+        if any(list(points) != sorted(points) for points in (self.raw, self.true)):
+            raise ValueError("raw and true must rise")
+        return self
+
+    def apply(self, probability: Probabilities) -> Probabilities:
+        """Return the calibrated probabilities, of the same shape and type."""
+        if self.kind == "none":
+            return probability
+        wide = probability.astype(np.float64)
+        if self.kind == "isotonic":
+            return np.interp(wide, self.raw, self.true).astype(probability.dtype)
+        edged = np.clip(wide, _EDGE, 1 - _EDGE)
+        log_odds = self.slope * np.log(edged / (1 - edged)) + self.intercept
+        return (1 / (1 + np.exp(-log_odds))).astype(probability.dtype)

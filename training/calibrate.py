@@ -1,0 +1,60 @@
+"""Do the probabilities need mending? Only if a map learned on one half of the validation users helps on the other.
+
+Boosted trees fitted to the log loss are mostly calibrated already, and a map fitted to chance makes them worse. So none is used
+unless its gain in Brier score has an interval that lies above zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
+
+from scoring.calibration import Calibration
+from training.bootstrap import resampled
+from training.evaluate import Floats, Labels
+
+MIN_ROWS = 1_000  # in each half; isotonic regression overfits far fewer (scikit-learn's guide says about 1,000)
+MIN_LABELS = 50  # of each outcome, in each half
+_CONFIDENCE = 95.0
+_EDGE = 1e-7
+
+
+def calibrate(
+    label: Labels, probability: Floats, users: pa.ChunkedArray, is_first_half: npt.NDArray[np.bool_], seed: int
+) -> Calibration:
+    """Return the map that helps most, fitted on all rows, or `none`. No user may be in both halves."""
+    halves = (is_first_half, ~is_first_half)
+    if any(half.sum() < MIN_ROWS or not MIN_LABELS <= label[half].sum() <= half.sum() - MIN_LABELS for half in halves):
+        return Calibration()
+    fitters: tuple[Callable[[Labels, Floats], Calibration], ...] = (platt, isotonic)
+    gains = []
+    for fitter in fitters:
+        mended = np.empty_like(probability)
+        for half in halves:
+            mended[~half] = fitter(label[half], probability[half]).apply(probability[~half])
+        gain = (probability - label) ** 2 - (mended - label) ** 2
+        low = float(np.percentile(resampled(gain[:, None], users, seed), (100 - _CONFIDENCE) / 2))
+        gains.append((float(gain.mean()) if low > 0 else 0.0, fitter))
+    best, fitter = max(gains, key=lambda gained: gained[0])
+    return fitter(label, probability) if best > 0 else Calibration()
+
+
+def platt(label: Labels, probability: Floats) -> Calibration:
+    """Fit a line through the log odds. A line that falls is no calibration: the map is then `none`."""
+    edged = np.clip(probability, _EDGE, 1 - _EDGE)
+    line = LogisticRegression(C=np.inf).fit(np.log(edged / (1 - edged))[:, None], label)
+    slope = float(line.coef_[0, 0])
+    return Calibration(kind="platt", slope=slope, intercept=float(line.intercept_[0])) if slope > 0 else Calibration()
+
+
+def isotonic(label: Labels, probability: Floats) -> Calibration:
+    """Fit the nearest rising steps, never quite 0 or 1: so many rows cannot tell that (Laplace's rule)."""
+    least = 1 / (len(label) + 2)
+    steps = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip").fit(probability, label)
+    raw, true = steps.X_thresholds_.astype(float), steps.y_thresholds_.astype(float)
+    return Calibration(kind="isotonic", raw=tuple(raw), true=tuple(true)) if len(raw) > 1 else Calibration()

@@ -1,0 +1,30 @@
+"""What may be set about training? `config/training.yml`, and what holds where it says nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from training.search import SearchRules
+from warehouse.yaml_files import read_yaml
+
+
+class TrainingRules(BaseModel):
+    """`config/training.yml`. `judged_users_ratio` of the users are never learned from: they judge."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = Field(0, ge=0)
+    judged_users_ratio: float = Field(0.2, gt=0, lt=1)
+    search: SearchRules = SearchRules()
+
+
+def load_training(path: Path) -> TrainingRules:
+    """Read the rules; without the file, every default holds.
+
+    Raises: ContractError with the file and what is wrong in it.
+    """
+    if not path.exists():
+        return TrainingRules()
+    return read_yaml(path, TrainingRules, "training rules")
