@@ -12,6 +12,7 @@ import pytest
 import requests
 
 from crm_sync.changes import Change
+from crm_sync.destination import Outcome
 from crm_sync.destinations.hubspot import HubSpot, HubSpotOptions
 from crm_sync.destinations.transport import RetryBudget
 from sandbox.crm_server import LocalCrm
@@ -22,11 +23,12 @@ ID = "winback_user_id"
 SPEC = Path(__file__).parents[2] / "shared/specs/hubspot_contacts_v3.json"
 UPSERT, ERASE = "/crm/v3/objects/contacts/batch/upsert", "/crm/v3/objects/contacts/gdpr-delete"
 PROPERTIES = "/crm/v3/properties/contacts"
-ODD_IDS = ["a/b", "a,b", 'quo"te', "it's", "new\nline", "zoë-日本", "=1+1", " ", "0", "null", "a;b", "<b>", "\\u0041"]
+DELIVERED = Outcome("delivered", 200)
+Connect = Callable[..., HubSpot]
 
 
 @contextmanager
-def connecting() -> Iterator[Callable[..., HubSpot]]:
+def connecting() -> Iterator[Connect]:
     """Connect to addresses, and let go of the connections at the end."""
     with ExitStack() as stack:
 
@@ -44,6 +46,25 @@ def changes(*external_ids: str, **attributes: Any) -> list[Change]:
 
 def post(crm: LocalCrm, path: str, body: object, key: str = KEY) -> requests.Response:
     return requests.post(crm.url + path, json=body, headers={"Authorization": f"Bearer {key}"}, timeout=10)
+
+
+def result(trace: object = None, user: str | None = None, **more: Any) -> dict[str, Any]:
+    said = {"id": "901", "new": True, "properties": {} if user is None else {ID: user}, **more}
+    return said if trace is None else said | {"objectWriteTraceId": trace}
+
+
+def error(*traces: object, **more: Any) -> dict[str, Any]:
+    said = {"status": "error", "category": "VALIDATION_ERROR", "message": "Property values were not valid"}
+    return said | {"context": {"objectWriteTraceId": list(traces)}} | more
+
+
+def complete(*results: Any, errors: Any = None, **more: Any) -> dict[str, Any]:
+    return {
+        "status": "COMPLETE",
+        "results": list(results),
+        **({"errors": errors} if errors is not None else {}),
+        **more,
+    }
 
 
 def described() -> Any:

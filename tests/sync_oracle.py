@@ -13,7 +13,8 @@ from typing import Any
 
 from crm_sync.fields import RIDE_ALONG
 from tests.laws import canonical
-from tests.sync_hours import Hours, Sync
+from tests.sync_hours import Hours
+from tests.sync_witness import Sync
 
 # By user and run: what was delivered, and what was sent without a word on it.
 _MAY_BE_KNOWN = """

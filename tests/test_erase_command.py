@@ -1,0 +1,91 @@
+"""What does `winback erase` say, and never say, and what does it say of what stays?"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from click.testing import CliRunner
+
+from jobs.cli import cli
+from jobs.retention import stays
+from jobs.settings import Settings
+from tests.erase_kit import eligible, told_world
+from tests.run_kit import be_down, be_up
+from tests.world import API_KEY, World
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def six_hours(history: Path, parsed: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A warehouse and a CRM after a first run that found users to tell of."""
+    folder = tmp_path_factory.mktemp("six-hours")
+    with told_world(history, folder, parsed) as world:
+        world.run(6)
+    return folder
+
+
+@pytest.fixture
+def told(six_hours: Path, tmp_path: Path, parsed: dict[str, Any]) -> Iterator[World]:
+    """A copy of it for one test."""
+    with told_world(six_hours, tmp_path, parsed) as world:
+        yield world
+
+
+def winback(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        "PATH": "",
+        "WINBACK_WAREHOUSE": f"duckdb:///{world.folder / 'winback.duckdb'}",
+        "WINBACK_CRM_URL": world.crm.url,
+        "WINBACK_CRM_API_KEY": API_KEY,
+        "WINBACK_RETRY_BUDGET_SECONDS": "0.1",
+    }
+    command = [sys.executable, "-m", "jobs", "erase", *arguments]
+    return subprocess.run(command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_the_command_leaves_with_1_until_all_is_done_and_never_prints_the_id(told: World) -> None:
+    user = eligible(told)
+    be_down(told)
+    failed = winback(told, user, "--yes")
+    be_up(told)
+    done = winback(told, user, "--yes", "--json")
+
+    assert failed.returncode == 1
+    assert "deferred" in failed.stdout
+    assert "What stays" in failed.stdout
+    assert "not erased in the CRM yet" in json.loads(failed.stderr.splitlines()[-1])["message"]
+    assert (done.returncode, json.loads(done.stdout)["problem"]) == (0, None)
+    assert {row["step"]: row["outcome"] for row in json.loads(done.stdout)["receipts"]}["crm"] == "deleted"
+    assert user not in failed.stdout + failed.stderr + done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told_to"),
+    [
+        (["canary"], "add --yes"),
+        (["--yes"], "Write winback erase USER"),
+        (["--yes", "canary", "of a user"], "Write winback erase USER"),
+        (["--yes", "--canary"], "Write winback erase USER"),
+        (["--yes", ""], "The user's id is empty"),
+    ],
+)
+def test_what_is_wrong_on_the_command_line_is_said_without_repeating_it(arguments: list[str], told_to: str) -> None:
+    refused = CliRunner().invoke(cli, ["erase", *arguments])
+
+    assert refused.exit_code == 2
+    assert told_to in refused.output
+    assert "canary" not in refused.output
+
+
+@pytest.mark.parametrize("crm", get_args(Settings.model_fields["crm"].annotation))
+def test_what_stays_is_told_of_every_crm_and_both_warehouses(crm: str) -> None:
+    assert any(crm in sentence.lower() for sentence in stays(crm, is_bigquery=True))
+    assert any("7 days" in sentence for sentence in stays(crm, is_bigquery=True))
+    assert any("bytes" in sentence for sentence in stays(crm, is_bigquery=False))

@@ -1,0 +1,59 @@
+"""Is a user erased in HubSpot by a request of their own, and nothing else taken for an erasure?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from crm_sync.destination import Outcome, UnavailableError
+from tests.crm_wire_kit import Patience, Said, saying
+from tests.hubspot_kit import (
+    ERASE,
+    ID,
+    Connect,
+    connecting,
+)
+from warehouse.errors import ContractError
+
+
+@pytest.fixture
+def run() -> Patience:
+    return Patience()
+
+
+@pytest.fixture
+def connected() -> Iterator[Connect]:
+    with connecting() as connect:
+        yield connect
+
+
+def test_each_erasure_is_a_request_that_names_the_property(connected: Connect, run: Patience) -> None:
+    with saying(Said(204)) as script:
+        assert connected(script.url).erase(["ada", "bob"], run) == [Outcome("delivered", 204)] * 2
+    assert [(each.method, each.path, each.body) for each in script.asked] == [
+        ("POST", ERASE, {"objectId": "ada", "idProperty": ID}),
+        ("POST", ERASE, {"objectId": "bob", "idProperty": ID}),
+    ]
+
+
+def test_an_erasure_that_is_refused_is_rejected_for_that_user_only(connected: Connect, run: Patience) -> None:
+    said = Said(400, {"message": "ada has a reason", "category": "VALIDATION_ERROR"})
+    with saying(said, Said(204)) as script:
+        assert connected(script.url).erase(["ada", "bob"], run) == [
+            Outcome("rejected", 400, "validation_error", "... has a reason"),
+            Outcome("delivered", 204),
+        ]
+
+
+@pytest.mark.parametrize("body", [b"<html>Not found</html>", {"message": "no"}, b"", []])
+def test_a_path_that_is_not_there_is_no_user_that_is_not_there(connected: Connect, run: Patience, body: Any) -> None:
+    with saying(Said(404, body)) as script, pytest.raises(ContractError, match="WINBACK_CRM_URL"):
+        connected(script.url).erase(["ada"], run)
+
+
+def test_a_deletion_answered_in_an_unknown_way_is_none(connected: Connect, run: Patience) -> None:
+    with saying(Said(200, {"status": "queued"})) as script, pytest.raises(UnavailableError) as failure:
+        connected(script.url).erase(["ada"], run)
+    assert failure.value.code == "unknown_reply"

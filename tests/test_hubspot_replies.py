@@ -1,0 +1,174 @@
+"""Is only HubSpot's own word for a row taken for a success?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crm_sync.destination import BatchRefusedError, Outcome, UnavailableError
+from crm_sync.destinations.hubspot_replies import verdicts
+from crm_sync.destinations.transport import Reply
+from tests.crm_wire_kit import Patience, Said, saying
+from tests.hubspot_kit import (
+    ID,
+    Connect,
+    changes,
+    complete,
+    connecting,
+    error,
+    result,
+)
+
+
+@pytest.fixture
+def run() -> Patience:
+    return Patience()
+
+
+@pytest.fixture
+def connected() -> Iterator[Connect]:
+    with connecting() as connect:
+        yield connect
+
+
+@pytest.mark.parametrize("status", [200, 201, 207])
+def test_each_row_has_its_own_word_by_its_trace(connected: Connect, run: Patience, status: int) -> None:
+    said = complete(result("2"), result("0"), errors=[error("1", message="Bad email")], numErrors=1)
+    with saying(Said(status, said)) as script:
+        outcomes = connected(script.url).send(changes("a-user", "b-user", "c-user"), run)
+    assert outcomes == [
+        Outcome("delivered", status),
+        Outcome("rejected", status, "validation_error", "Bad email"),
+        Outcome("delivered", status),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "kinds"),
+    [
+        # in neither
+        (complete(), "???"),
+        (complete(result("0"), result("2")), "d?d"),
+        # without a trace: by the user
+        (complete(result(user="c-user"), result(user="a-user"), result(user="b-user")), "ddd"),
+        (complete(result(user="C-USER"), result(user="who")), "???"),
+        (complete(result(), result(), result()), "???"),
+        # traces that are none of ours
+        (complete(result("3"), result("-1"), result("x"), result(""), result("00000000001")), "???"),
+        (complete(result(1), result(True), result(None), result(["1"])), "???"),
+        (complete(result("0"), result("0"), result("0")), "d??"),
+        # a trace and a user that contradict each other, and ones that do not
+        (complete(result("0", user="b-user")), "???"),
+        (complete(result("0", user="a-user"), result("1", user="another form of b-user")), "dd?"),
+        # in both
+        (complete(result("0"), result("1"), errors=[error("1")]), "dr?"),
+        (complete(result("0"), errors=[error("0", "1")]), "rr?"),
+        # errors by the user's id, and passing ones
+        (complete(result("0"), errors=[error(context={"ids": ["b-user", "who"]})]), "dr?"),
+        (
+            complete(errors=[error("0", category="RATE_LIMITS"), error("1", status="503"), error("2", status="400")]),
+            "??r",
+        ),
+        (complete(errors=[error("0", status="500"), error("0")]), "r??"),
+        (complete(errors=[error("0"), error("0", status="500")]), "r??"),
+        (complete(result("0"), errors=[error(status="503")]), "d??"),
+        # a batch that is not over, or was given up
+        (complete(result("0")) | {"status": "PENDING"}, "???"),
+        (complete(result("0")) | {"status": "CANCELED"}, "???"),
+        (complete(result("0")) | {"status": None}, "d??"),
+        # items of another shape
+        (complete("0", 0, None, ["0"], {"properties": "b-user"}, result("2")), "??d"),
+        # fields that are missing
+        ({"results": [result("0")]}, "d??"),
+        ({"errors": [error("1")]}, "?r?"),
+        ({"results": None, "errors": []}, "???"),
+    ],
+)
+def test_what_is_not_understood_is_no_success(body: Any, kinds: str) -> None:
+    outcomes = verdicts(Reply(200, {}, "", body), changes("a-user", "b-user", "c-user"), ID)
+    assert "".join({"delivered": "d", "rejected": "r", "deferred": "?"}[each.kind] for each in outcomes) == kinds
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        [],
+        "COMPLETE",
+        {"status": "COMPLETE"},
+        {"results": {"0": "ok"}},
+        {"results": "all"},
+        {"results": [], "errors": "none"},
+        {"message": "success"},
+    ],
+)
+def test_a_reply_of_unknown_shape_says_nothing_of_any_row(connected: Connect, run: Patience, body: Any) -> None:
+    with saying(Said(200, body)) as script, pytest.raises(UnavailableError) as failure:
+        connected(script.url).send(changes("a", "b"), run)
+    assert failure.value.code == "unknown_reply"
+
+
+@pytest.mark.parametrize(
+    "stray", [error(), error("7"), error(context=None), {}, "bad", None, error(context={"ids": ["x"]})]
+)
+def test_an_error_that_names_no_row_has_the_batch_halved_until_it_stands_alone(stray: Any) -> None:
+    reply = Reply(207, {}, "", complete(result("0"), errors=[stray]))
+    with pytest.raises(BatchRefusedError) as refusal:
+        verdicts(reply, changes("a-user", "b-user"), ID)
+    assert refusal.value.http_status == 207
+    (alone,) = verdicts(reply, changes("a-user"), ID)
+    assert (alone.kind, alone.http_status) == ("rejected", 207)
+
+
+ODDITIES = (
+    st.none() | st.booleans() | st.integers(-1, 2) | st.sampled_from(["0", "1", "9", "a-user", "b-user", "", "500"])
+)
+USERS = st.dictionaries(st.sampled_from([ID, "id"]), ODDITIES, max_size=2)
+RESULTS = st.fixed_dictionaries(
+    {}, optional={"objectWriteTraceId": ODDITIES, "properties": USERS | ODDITIES, "id": ODDITIES}
+)
+CONTEXTS = st.fixed_dictionaries(
+    {}, optional={"objectWriteTraceId": st.lists(ODDITIES, max_size=2) | ODDITIES, "ids": ODDITIES}
+)
+ERRORS = st.fixed_dictionaries({}, optional={"context": CONTEXTS | ODDITIES, "status": ODDITIES, "message": ODDITIES})
+
+
+@settings(deadline=None)
+@given(
+    st.lists(RESULTS | ODDITIES, max_size=4) | ODDITIES,
+    st.lists(ERRORS | ODDITIES, max_size=3) | ODDITIES,
+    st.sampled_from(["COMPLETE", "PENDING", "CANCELED", None]),
+)
+def test_whatever_it_says_a_row_is_delivered_only_where_a_result_names_it(
+    results: Any, errors: Any, status: Any
+) -> None:
+    batch = changes("a-user", "b-user")
+    try:
+        outcomes = verdicts(Reply(207, {}, "", {"status": status, "results": results, "errors": errors}), batch, ID)
+    except (BatchRefusedError, UnavailableError):
+        return
+    assert len(outcomes) == 2
+    for row, outcome in enumerate(outcomes):
+        names = [r for r in results or [] if isinstance(r, dict) and names_row(r, row, batch[row].external_id)]
+        blames = [e for e in errors or [] if isinstance(e, dict) and str(row) in traces_of(e)]
+        if outcome.kind == "delivered":
+            assert names
+            assert not blames
+            assert status in ("COMPLETE", None)
+
+
+def names_row(said: dict[str, Any], row: int, external_id: str) -> bool:
+    properties = said.get("properties")
+    return said.get("objectWriteTraceId") == str(row) or (
+        isinstance(properties, dict) and properties.get(ID) == external_id
+    )
+
+
+def traces_of(said: dict[str, Any]) -> list[Any]:
+    context = said.get("context")
+    traces = context.get("objectWriteTraceId") if isinstance(context, dict) else None
+    return traces if isinstance(traces, list) else [traces]
