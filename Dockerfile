@@ -39,6 +39,7 @@ ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     WINBACK_WAREHOUSE=duckdb:////data/winback.duckdb \
     WINBACK_MODELS=/data/models \
+    WINBACK_REGISTRY=none \
     WINBACK_CONFIG=/app/config \
     WINBACK_DBT_TARGET=/tmp/dbt
 WORKDIR /app

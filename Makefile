@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+AIRFLOW_VENV := .venv-airflow
 COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-strip-extras --universal --python-version 3.11 --no-header pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test increments-test faults-test crash-test lint docs types check crm bench example lock clean
+.PHONY: help demo test dags-test increments-test faults-test crash-test lint docs types check crm bench example lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -52,6 +53,17 @@ example: $(if $(LOANS),$(VENV)/laptop.stamp)  ## the job over real loan applicat
 test: $(VENV)/dev.stamp  ## every test, on every core
 	@$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
+# Airflow's dependencies never meet the job's, so it has an environment of its own: docs/adr/0020-airflow-apart.md
+# --no-deps: the lock is whole, and with hashes pip takes fastapi[extra] and fastapi for two packages.
+$(AIRFLOW_VENV)/airflow.stamp: requirements/airflow.txt | $(BIN)/python
+	@echo "Installing requirements/airflow.txt into $(AIRFLOW_VENV) (once, about a minute) ..."
+	@$(BIN)/python -m venv --clear $(AIRFLOW_VENV)
+	@$(AIRFLOW_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/airflow.txt
+	@touch $@
+
+dags-test: $(AIRFLOW_VENV)/airflow.stamp $(VENV)/laptop.stamp  ## the Airflow DAGs: read, looked at, and run with processes for pods
+	@$(AIRFLOW_VENV)/bin/pytest tests/airflow
+
 increments-test: EXAMPLES ?= 5000
 increments-test: $(VENV)/dev.stamp  ## the laws of the tables over 5,000 streams, in an hour
 	@INCREMENTS_EXAMPLES=$(EXAMPLES) $(BIN)/pytest tests/test_increments.py tests/test_parity.py tests/test_labels.py
@@ -74,7 +86,7 @@ lint: $(VENV)/dev.stamp  ## ruff, import-linter, sqlfluff for both dialects, wor
 	@cd dbt && ../$(BIN)/sqlfluff lint --disable-progress-bar models tests
 	@$(BIN)/pytest tests/test_bigquery_grammar.py
 	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
-	@$(BIN)/hadolint Dockerfile
+	@$(BIN)/hadolint Dockerfile training/Dockerfile
 
 # Of what the warehouse holds: WINBACK_WAREHOUSE says which, by default the one that the demo filled.
 docs: FILE = $(abspath $(patsubst duckdb:///%,%,$(or $(WINBACK_WAREHOUSE),duckdb:///var/winback.duckdb)))
@@ -99,6 +111,8 @@ lock:  ## resolve requirements/*.txt again from pyproject.toml
 	@$(COMPILE) --extra train --extra sandbox --group dev --output-file requirements/dev.txt
 	@$(COMPILE) --extra train --extra sandbox --constraint requirements/dev.txt --output-file requirements/laptop.txt
 	@$(COMPILE) --constraint requirements/dev.txt --output-file requirements/job.txt
+	@$(COMPILE) --extra train --constraint requirements/dev.txt --output-file requirements/training.txt
+	@$(COMPILE:pyproject.toml=requirements/airflow.in) --output-file requirements/airflow.txt
 
 clean:  ## remove what the demo wrote
 	@rm -rf var

@@ -126,7 +126,7 @@ def backfill(until: datetime, is_json: bool) -> None:
 @click.option("--until", type=Moment(), help="Use labels known by this time; default: the watermark.")
 @as_json
 def train(until: datetime | None, is_json: bool) -> None:
-    """Fit a model on matured examples, evaluate it, and write its bundle and card. The first becomes the champion.
+    """Fit a model on matured examples, evaluate it, write its bundle and card, and register it as the challenger.
 
     \b
     winback train
@@ -142,20 +142,54 @@ def train(until: datetime | None, is_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("version")
+@click.option("--until", type=Moment(), help="Use labels known by this time; default: the watermark.")
 @as_json
-def promote(version: str, is_json: bool) -> None:
-    """Make a trained version the champion; the next run uses it.
+def evaluate(until: datetime | None, is_json: bool) -> None:
+    """Judge the challenger against the champion on exits that neither learned from, and keep the verdict with it.
 
     \b
-    winback promote 20260601T100000Z-1a2b3c4d
+    winback evaluate
+    winback evaluate --json
+    Exit codes: 0 judged, whatever the verdict, 1 failed and safe to retry, 2 configuration or contract.
     """
-    from scoring import bundles  # noqa: PLC0415
+    from jobs.evaluate import evaluate as run  # noqa: PLC0415
+    from jobs.house import open_house  # noqa: PLC0415
 
-    def act(settings: Settings, _: Any) -> Any:
-        return {"champion": version, "before": bundles.promote(settings.models, version)}
+    def act(settings: Settings, voice: Any) -> Any:
+        with open_house(settings, narrator=voice) as house:
+            return run(house, until)
 
-    answer_command(is_json, act, screens.promoted)
+    answer_command(is_json, act, screens.judged)
+
+
+@cli.command()
+@click.argument("version", required=False)
+@click.option("--force", is_flag=True, help="Without a verdict, or against it.")
+@as_json
+def promote(version: str | None, force: bool, is_json: bool) -> None:
+    """Make the challenger, or a version, the champion if its verdict says that it is better; the next run uses it.
+
+    \b
+    winback promote
+    winback promote 20260601T100000Z-1a2b3c4d --force
+    Exit codes: 0 done, 1 the registry did not answer, 2 configuration or contract, 4 no challenger, or one that is no better.
+    """
+    from jobs.models import promote as run  # noqa: PLC0415
+
+    answer_command(is_json, lambda settings, _: run(settings, version, force=force), screens.promoted)
+
+
+@cli.command()
+@as_json
+def rollback(is_json: bool) -> None:
+    """Make the previous champion the champion again; the next run uses it.
+
+    \b
+    winback rollback
+    """
+    from jobs.models import rollback as run  # noqa: PLC0415
+
+    answer_command(is_json, lambda settings, _: run(settings), screens.promoted)
 
 
 @cli.command()

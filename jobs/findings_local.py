@@ -11,6 +11,7 @@ from crm_sync.destinations.connect import load_options
 from crm_sync.fields import load_fields
 from jobs.findings import Finding
 from jobs.funnel import load_funnel
+from jobs.models import aliases
 from jobs.settings import Settings
 from jobs.transform import PROJECT
 from scoring import bundles
@@ -42,10 +43,34 @@ def _file(name: str, load: Callable[[Path], object], path: Path) -> Finding:
 
 
 def model(settings: Settings) -> tuple[bundles.Bundle | None, list[Finding]]:
-    """Verify the champion's bundle, and return it if it is whole."""
-    name = bundles.champion(settings.models)
-    if name is None:
-        return None, [Finding("model", "failed", "WINBACK_MODELS has no champion", _NO_MODEL)]
+    """Ask the registry for its aliases, verify the champion's bundle if it is on disk, and return it if it is whole."""
+    told = aliases(settings)
+    if told.problem:
+        do = ("Is the tracking server up? Until it answers, runs use the last verified bundle on disk.",)
+        found = [Finding("registry", "warning" if told.on_disk else "failed", told.problem, do)]
+    else:
+        others = (("challenger", told.challenger), ("previous champion", told.previous_champion))
+        says = ", ".join(
+            [f"{told.registry}: champion {told.champion or 'none'}", *(f"{n} {v}" for n, v in others if v)]
+        )
+        found = [Finding("registry", "ok", says)]
+    if not told.problem and told.champion is None:
+        return None, [*found, Finding("model", "failed", "there is no champion", _NO_MODEL)]
+    if told.on_disk is None:
+        if told.problem:
+            return None, found
+        return None, [
+            *found,
+            Finding("model", "ok", f"{told.champion} is not on this disk yet; the first run fetches it"),
+        ]
+    if not told.problem and told.on_disk != told.champion:
+        says = f"on disk is {told.on_disk}, no longer the champion; the next run fetches {told.champion}"
+        return None, [*found, Finding("model", "ok", says)]
+    bundle, of_bundle = _bundle(settings, told.on_disk)
+    return bundle, [*found, *of_bundle]
+
+
+def _bundle(settings: Settings, name: str) -> tuple[bundles.Bundle | None, list[Finding]]:
     try:
         bundle = bundles.load_bundle(settings.models, name)
     except ContractError as error:

@@ -15,9 +15,10 @@ from crm_sync.sync import SyncCounts
 from jobs.delivering import deliver, plan_of, rehearse
 from jobs.house import House
 from jobs.leasing import leased
+from jobs.models import choose
 from jobs.run_window import end_of_window, window_to_build
+from jobs.shadow import Shadowed, discard_shadow, shadow_run
 from jobs.transform import Window
-from scoring import bundles
 from scoring.model import Model
 from scoring.score import Run, ScoringCounts, score
 from warehouse import ledger
@@ -36,7 +37,10 @@ class Arrivals:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run did. `stopped` says why it left early, and its exit code says what to do."""
+    """What a run did. `stopped` says why it left early, and its exit code says what to do.
+
+    `model_fallback` says why the model is the last verified one on disk, where the registry could not be asked.
+    """
 
     run_id: str
     epoch: int
@@ -45,6 +49,8 @@ class Result:
     arrivals: Arrivals
     scoring: ScoringCounts | None
     model_version: str | None
+    model_fallback: str | None
+    shadow: Shadowed | None
     sync: SyncCounts
     seconds: float
     is_dry_run: bool
@@ -74,13 +80,13 @@ def hourly(
     with leased(house, run.run_id, last.window_until) as held:
         window = window_to_build(house, held.build_from, last, until)
         transform = house.transform(window)
-        scoring, model_version, epoch = None, None, last
+        scoring, model_version, fallback, shadow, epoch = None, None, None, None, last
         if until > last.window_until:
             house.narrator.step("Building features", window_from=window.from_at, window_until=until)
             transform.build("features")
             held.keep()
             try:
-                scoring, model_version = _score(house, run)
+                scoring, model_version, fallback = _score(house, run)
             except ContractError:
                 held.keep()  # overtaken amid it, it saw another run's candidates: then that is what to tell
                 raise
@@ -89,6 +95,8 @@ def hourly(
                 house.warehouse.discard(DECISIONS, run_id=run.run_id, decided_at=until)
                 held.is_mixed = window.from_at < last.window_until  # it builds no audience
             else:
+                shadow = shadow_run(house, run, model_version)
+                held.keep()
                 epoch = _commit(house, run, last, scoring, model_version)
                 held.is_mixed = epoch.run_id != run.run_id
         elif window.from_at < last.window_until:
@@ -105,6 +113,8 @@ def hourly(
             arrivals=_arrivals(house, window),
             scoring=scoring,
             model_version=model_version,
+            model_fallback=fallback,
+            shadow=shadow,
             sync=counts,
             seconds=round(house.monotonic() - started, 2),
             is_dry_run=dry_run,
@@ -118,16 +128,13 @@ def hourly(
     return result
 
 
-def _score(house: House, run: Run) -> tuple[ScoringCounts, str]:
-    version = bundles.champion(house.settings.models)
-    if version is None:
-        raise ContractError(
-            "The folder WINBACK_MODELS has no champion. Train a model (winback train), "
-            "or put a bundle there and promote it (winback promote VERSION)."
-        )
-    model = Model(bundles.load_bundle(house.settings.models, version), threads=house.settings.threads)
+def _score(house: House, run: Run) -> tuple[ScoringCounts, str, str | None]:
+    chosen = choose(house.settings)
+    if chosen.fallback:
+        house.narrator.step(chosen.fallback, model_version=chosen.bundle.version)
+    model = Model(chosen.bundle, threads=house.settings.threads)
     counts = score(house.warehouse, model, house.policy, run, advance=house.narrator.progress("Scoring", None))
-    return counts, version
+    return counts, chosen.bundle.version, chosen.fallback
 
 
 def _commit(house: House, run: Run, last: ledger.Epoch, scoring: ScoringCounts, model_version: str) -> ledger.Epoch:
@@ -148,6 +155,7 @@ def _commit(house: House, run: Run, last: ledger.Epoch, scoring: ScoringCounts, 
     winner = ledger.commit(house.warehouse, mine)
     if winner.run_id != run.run_id:
         house.warehouse.discard(DECISIONS, run_id=run.run_id, decided_at=run.decided_at)
+        discard_shadow(house, run)
     return winner
 
 

@@ -21,6 +21,9 @@ class Narrator(Protocol):
     def step(self, what: str, **facts: Any) -> None:
         """A step begins."""
 
+    def warn(self, what: str, **facts: Any) -> None:
+        """Something is not as it should be, and the run goes on."""
+
     def progress(self, what: str, total: int | None) -> Advance:
         """A long step begins; the returned function is told how many more are done."""
 
@@ -35,6 +38,9 @@ class Silence:
     """Says nothing: for tests, and for commands that finish at once."""
 
     def step(self, what: str, **facts: Any) -> None:
+        """Say nothing."""
+
+    def warn(self, what: str, **facts: Any) -> None:
         """Say nothing."""
 
     def progress(self, what: str, total: int | None) -> Advance:  # noqa: ARG002
@@ -78,6 +84,11 @@ class Bars:
         self._finish()
         self._progress.add_task(what, total=None)
 
+    def warn(self, what: str, **facts: Any) -> None:  # noqa: ARG002
+        """Leave a line; the facts are on the screen that follows."""
+        self._finish()
+        self._progress.console.print(f"[yellow]![/] {what}")
+
     def progress(self, what: str, total: int | None) -> Advance:
         """Begin a bar."""
         self._finish()
@@ -110,6 +121,10 @@ class Lines:
     def step(self, what: str, **facts: Any) -> None:
         """Write the step and its facts."""
         self._log.info(what, **{k: v.isoformat() if isinstance(v, datetime) else v for k, v in facts.items()})
+
+    def warn(self, what: str, **facts: Any) -> None:
+        """Write a line of severity WARNING."""
+        self._log.warning(what, **facts)
 
     def progress(self, what: str, total: int | None) -> Advance:
         """Write that the step began; batches are not worth a line each."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:  # they bring dbt's and the model's libraries, which `--help` 
     from jobs.doctor import Diagnosis
     from jobs.erase import Erased
     from jobs.hourly import Result
+    from jobs.models import Promoted
     from jobs.nightly import Night
     from jobs.status import Status
 
@@ -61,7 +63,7 @@ def backfilled(console: Console, answer: Backfilled) -> None:
 def trained(console: Console, answer: Any) -> None:
     """The version and how good it is."""
     m = answer.metrics
-    console.print(f"Model [bold]{answer.version}[/]{' is the champion' if answer.is_first else ''}", highlight=False)
+    console.print(f"Model [bold]{answer.version}[/] is the {answer.alias}", highlight=False)
     console.print(
         f"AUC {m['auc']:.3f}, average precision {m['average_precision']:.3f}, Brier {m['brier']:.3f} "
         f"(base rate alone {m['brier_baseline']:.3f}), "
@@ -69,14 +71,52 @@ def trained(console: Console, answer: Any) -> None:
         highlight=False,
     )
     console.print(f"Card: {answer.folder / 'card.html'}", style="dim", highlight=False, soft_wrap=True)
-    if not answer.is_first:
-        console.print(f"Use it: winback promote {answer.version}", style="dim", highlight=False)
+    if answer.alias == "challenger":
+        console.print("Next: winback evaluate, and if it is better winback promote", style="dim", highlight=False)
 
 
-def promoted(console: Console, answer: dict[str, Any]) -> None:
+def judged(console: Console, answer: Any) -> None:
+    """The two models side by side, each check, and the verdict."""
+    scores = (getattr(answer, "champion_scores", None), getattr(answer, "challenger_scores", None))
+    if answer.challenger:
+        console.print(f"Champion [bold]{answer.champion}[/], challenger [bold]{answer.challenger}[/]", highlight=False)
+    if all(scores):
+        console.print(
+            f"{answer.count_examples:,} exits of {answer.count_users:,} users, {_time(answer.first_exited_at)} to "
+            f"{_time(answer.last_exited_at)} UTC",
+            style="dim",
+            highlight=False,
+        )
+        table = _table("", "champion", "challenger")
+        for name, measure in _MEASURES.items():
+            table.add_row(name, *(f"{getattr(each, measure):.4f}" for each in scores))
+        console.print(table)
+    for check in getattr(answer, "checks", ()):
+        mark = "[green]✓[/]" if check.is_passed else "[red]✗[/]"
+        console.print(f"{mark} {escape(check.says)}", highlight=False, soft_wrap=True)
+    if not answer.challenger:
+        console.print(escape(answer.says), highlight=False)
+    elif answer.is_better:
+        console.print("[bold green]The challenger is better.[/] Use it: winback promote", highlight=False)
+    else:
+        counts = Counter(check.name.split(",")[0] for check in answer.checks if not check.is_passed)
+        failed = ", ".join(name if count == 1 else f"{name} ({count})" for name, count in counts.items())
+        console.print(f"[bold]Not better: {escape(failed)}.[/] The champion stays.", highlight=False, soft_wrap=True)
+
+
+_MEASURES = {
+    "AUC": "auc",
+    "Brier score": "brier",
+    "log loss": "log_loss",
+    "calibration error": "calibration_error",
+}
+
+
+def promoted(console: Console, answer: Promoted) -> None:
     """Which version is used from now on."""
     console.print(
-        f"Champion is [bold]{answer['champion']}[/], before it was {answer['before'] or 'none'}.", highlight=False
+        f"Champion is [bold]{answer.champion}[/], before it was {answer.before or 'none'}. The next run uses it.",
+        highlight=False,
     )
 
 
@@ -88,6 +128,8 @@ def ran(console: Console, answer: Result) -> None:
         f"[bold]{title}[/] {_time(answer.window_from)} to {_time(answer.window_until)} UTC, {answer.seconds:.1f} s",
         highlight=False,
     )
+    if answer.model_fallback:
+        console.print(f"Model {answer.model_version}: {answer.model_fallback}", markup=False, highlight=False)
     table = _table("", "", "")
     table.show_header = False
     table.columns[2].justify = "left"
@@ -97,6 +139,9 @@ def ran(console: Console, answer: Result) -> None:
         table.add_row("unfinished exits", f"{answer.scoring.exits:,}", f"skipped: {_reasons(answer.scoring.skipped)}")
         table.add_row("scored", f"{answer.scoring.scored:,}", _reasons(answer.scoring.bands))
         table.add_row("vouchers", f"{answer.scoring.eligible:,}", _reasons(answer.scoring.eligibility_reasons))
+    if answer.shadow and answer.shadow.model_version:
+        told = answer.shadow.problem or f"by the challenger {answer.shadow.model_version}, not sent"
+        table.add_row("shadow scores", f"{answer.shadow.scored:,}", escape(told))
     table.add_row(
         "differ in the CRM", f"{sent.differing:,}", f"delivered {sent.delivered:,} ({sent.withdrawals:,} withdrawn)"
     )
@@ -158,7 +203,7 @@ def status(console: Console, answer: Status) -> None:
     console.print(
         f"watermark        [bold]{_time(answer.watermark)}[/] UTC, {answer.count_epochs} epochs", highlight=False
     )
-    console.print(f"model            {answer.model_version or 'none: winback train'}", highlight=False)
+    console.print(f"model            {_model(answer)}", highlight=False, soft_wrap=True)
     console.print(f"voucher eligible {answer.voucher_eligible:,}", highlight=False)
     console.print(f"pending          {answer.pending:,}, dead letters {answer.dead_letters:,}", highlight=False)
     if open_erasures := answer.unconfirmed_erasures:
@@ -211,6 +256,19 @@ def status(console: Console, answer: Status) -> None:
             report.stopped_because or "",
         )
     console.print(table)
+
+
+def _model(answer: Status) -> str:
+    """The champion, who stands by, and whether this disk has it."""
+    found = answer.models
+    if found.problem:
+        return f"{found.on_disk or 'none'} on disk. {escape(found.problem)}"
+    if found.champion is None:
+        return f"none: winback promote {found.on_disk}" if found.on_disk else "none: winback train"
+    others = [f"{n} {v}" for n, v in (("challenger", found.challenger), ("previous", found.previous_champion)) if v]
+    if found.on_disk != found.champion:
+        others.append(f"on disk still {found.on_disk or 'none'}, the next run fetches it")
+    return f"{found.champion}{''.join(f'; {other}' for other in others)} (registry: {found.registry})"
 
 
 def dead_letters(console: Console, answer: Any) -> None:

@@ -60,6 +60,18 @@ def _warehouse(url: str) -> str:
     return url
 
 
+def _registry(uri: str) -> str:
+    if uri in ("", "none") or (uri.startswith("sqlite:///") and uri != "sqlite:///"):
+        return uri
+    parts = _split(uri)
+    has_space = any(c.isspace() for c in uri)
+    if parts is None or parts.scheme not in ("http", "https") or has_space or parts.query or parts.fragment:
+        raise ValueError("must be sqlite:///path/to/file.db, a tracking server's http(s)://host:port, or none")
+    if parts.username or parts.password:
+        raise ValueError("must hold no password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
+    return uri.rstrip("/")
+
+
 def _bigquery_endpoint(url: str) -> str:
     return _crm_url(url) if url else ""
 
@@ -86,6 +98,11 @@ class Settings(BaseSettings):
         "", pattern=r"^([A-Za-z0-9.-]+:[0-9]+)?$", description="The same for the Storage Read API: `host:port`."
     )
     models: Path = Field(Path("var/models"), description="Folder of the model bundles.")
+    registry: Annotated[str, AfterValidator(_registry)] = Field(
+        "",
+        description="Model registry: `sqlite:///path`, a tracking server's `http(s)://...`, or `none`. "
+        "Empty: `registry.db` in the models' folder.",
+    )
     config: Path = Field(
         Path("config"), description="Folder of funnel.yml, features.yml, vouchers.yml, crm_fields.yml, crm.yml."
     )
@@ -134,6 +151,15 @@ class Settings(BaseSettings):
     )
     debug: bool = Field(False, description="Show tracebacks of unexpected errors. They may quote users' data.")
     threads: int = Field(0, ge=0, description="Threads for scoring; 0 is every core.")
+    shadow: bool = Field(
+        False,
+        description="Have the challenger score each run's exits too, into `ops.shadow_scores`; nothing of it is sent.",
+    )
+
+    @property
+    def registry_uri(self) -> str:
+        """Where the registry is: `none`, `sqlite:///path` or a tracking server."""
+        return self.registry or f"sqlite:///{self.models / 'registry.db'}"
 
     @property
     def allowed_crm_hosts(self) -> tuple[str, ...]:

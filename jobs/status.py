@@ -9,7 +9,7 @@ from crm_sync.sync import count_pending
 from jobs.audit import LastAudit, last_audit
 from jobs.erasures import Unconfirmed, unconfirmed
 from jobs.house import House
-from scoring import bundles
+from jobs.models import Aliases, aliases
 from warehouse import ledger
 from warehouse.interface import count
 
@@ -21,6 +21,7 @@ class Status:
     watermark: datetime | None
     count_epochs: int
     model_version: str | None
+    models: Aliases
     pending: int
     dead_letters: int
     voucher_eligible: int
@@ -32,7 +33,7 @@ class Status:
 
 def status(house: House, *, last: int = 5) -> Status:
     """Read the state; changes nothing."""
-    warehouse = house.warehouse
+    warehouse, models = house.warehouse, aliases(house.settings)
     epochs = ledger.epochs(warehouse, last)
 
     def users(name: str, where: str) -> int:
@@ -43,7 +44,8 @@ def status(house: House, *, last: int = 5) -> Status:
     return Status(
         watermark=epochs[0].window_until if epochs else None,
         count_epochs=epochs[0].epoch + 1 if epochs else 0,
-        model_version=bundles.champion(house.settings.models),
+        model_version=models.on_disk if models.problem else models.champion,
+        models=models,
         pending=count_pending(warehouse) if warehouse.exists("marts", "crm_pending") else 0,
         dead_letters=users("crm_acknowledged", "rejected_hash is not null"),
         voucher_eligible=users("crm_profiles", "is_voucher_eligible"),

@@ -1,51 +1,40 @@
-"""How does a model come about: matured examples from dbt, handed to whatever trainer is installed?"""
+"""How does a model come about: matured examples from dbt, handed to whatever trainer is installed, and registered?"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import entry_points
-from typing import Any
+from pathlib import Path
 
-import pyarrow as pa
-
+from jobs.examples import build_examples, installed
 from jobs.house import House
-from jobs.transform import SINCE_EVER, Window
+from jobs.models import enroll, open_registry
+from scoring.registry import CHAMPION
 from warehouse import ledger
-from warehouse.errors import ContractError
-
-CHUNK_ROWS = 65_536
 
 
-def train(house: House, until: datetime | None = None) -> Any:
-    """Build the examples known by `until` (UTC; default the watermark) and train on them; returns the trainer's answer.
+@dataclass(frozen=True)
+class Registered:
+    """A sealed bundle in the registry. `alias`: champion, where there was none, else challenger."""
 
-    Raises: ContractError when nothing is backfilled, training is not installed, or the examples do not suffice.
+    version: str
+    folder: Path
+    metrics: dict[str, float]
+    alias: str
+
+
+def train(house: House, until: datetime | None = None) -> Registered:
+    """Build the examples known by `until` (UTC; default the watermark) and train on them, and register the bundle.
+
+    Raises: ContractError when nothing is backfilled, training is not installed, or the examples do not suffice;
+    RegistryUnreachableError before the work, or after it: the bundle is on disk then, and training again keeps it.
     """
-    first, last = ledger.history(house.warehouse)
-    found = list(entry_points(group="winback.training", name="train"))
-    if not found:
-        raise ContractError(
-            "Training is not installed here: it belongs to the `train` extra, not to the scoring image."
-        )
-    try:
-        trainer = found[0].load()
-    except ModuleNotFoundError as error:
-        raise ContractError(
-            f"Training is not installed here: {error.name} is missing. It belongs to the `train` extra."
-        ) from None
-
-    until = min(until or last.window_until, last.window_until)
-    house.narrator.step("Building examples", until=until)
-    window = Window(from_at=SINCE_EVER, until_at=until, history_until=first.window_until)
-    house.transform(window).build("examples")
-    relation = house.warehouse.relation("marts", "fct_training_examples")
-    # Ordered, so that training again on the same rows gives the same model.
-    examples = pa.Table.from_batches(
-        list(house.warehouse.stream(f"select * from {relation} order by exited_at, exit_id", CHUNK_ROWS)),
-        schema=house.warehouse.schema(f"select * from {relation}"),
-    )
+    ledger.history(house.warehouse)
+    trainer = installed("train")
+    open_registry(house.settings).resolve(CHAMPION)  # now rather than after an hour's work
+    examples, until = build_examples(house, until)
     house.narrator.step("Training", examples=examples.num_rows)
-    return trainer(
+    trained = trainer(
         examples,
         house.settings.config,
         house.settings.models,
@@ -55,3 +44,6 @@ def train(house: House, until: datetime | None = None) -> Any:
         threads=house.settings.threads,
         advance=house.narrator.step,
     )
+    house.narrator.step("Registering", model_version=trained.version)
+    alias = enroll(house.settings, trained.version)
+    return Registered(trained.version, trained.folder, trained.metrics, alias)

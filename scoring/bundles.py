@@ -2,7 +2,8 @@
 
 A bundle is a folder: `model.json` (native XGBoost JSON, never a pickle), `contract.json`, `calibration.json`, `metrics.json`,
 `card.md`, plots, and `manifest.json` with the sha256 of each.
-A file named `champion` beside the bundles holds the version the job uses.
+A file named `champion` beside the bundles holds the version that the job used last, and
+where there is no registry the one it uses: scoring/registry.py.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from warehouse.errors import ContractError
 
 FORMAT = 2
 _NEEDED = ("model.json", "contract.json", "calibration.json", "metrics.json")
-_CHAMPION = "champion"
+CHAMPION = "champion"
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def seal(folder: Path, *, version: str, trained_at: datetime, learned_until: dat
         "learned_until": learned_until.isoformat(),
         "sha256": files,
     }
-    _replace(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    replace_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
 
 
 def load_bundle(models: Path, version: str) -> Bundle:
@@ -118,18 +119,24 @@ def versions(models: Path) -> list[str]:
     return sorted(p.parent.name for p in models.glob("*/manifest.json") if not p.parent.name.startswith("."))
 
 
-def champion(models: Path) -> str | None:
-    """The version in use, or None before the first promotion."""
-    pointer = models / _CHAMPION
+def pointed(models: Path, name: str) -> str | None:
+    """The version that a pointer beside the bundles names, or None."""
+    pointer = models / name
     return pointer.read_text().strip() or None if pointer.is_file() else None
 
 
-def promote(models: Path, version: str) -> str | None:
-    """Make a version the champion and return the one before. The bundle is verified first."""
-    load_bundle(models, version)
-    before = champion(models)
-    _replace(models / _CHAMPION, version + "\n")
-    return before
+def point(models: Path, name: str, version: str | None) -> None:
+    """Have a pointer name a version; None takes it away. Nothing is verified."""
+    if version is None:
+        (models / name).unlink(missing_ok=True)
+    else:
+        models.mkdir(parents=True, exist_ok=True)
+        replace_text(models / name, version + "\n")
+
+
+def champion(models: Path) -> str | None:
+    """The version that was verified and used last on this disk, or None before the first run."""
+    return pointed(models, CHAMPION)
 
 
 def _sha256(path: Path) -> str:
@@ -137,7 +144,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
     """Write a file so that a reader sees the old text or the new, never half of it."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)

@@ -25,10 +25,11 @@ from crm_sync.fields import FieldMapping, load_fields
 from sandbox.crm_faults import Fault
 from sandbox.crm_http import Handler
 from sandbox.crm_server import LocalCrm
-from tests.sync_hours import START, Hours, Trouble
+from tests.sync_hours import START, Hours
 from tests.sync_kit import MAPPING, Time
 from tests.sync_oracle import Oracle
 from tests.sync_tables import SyncTables
+from tests.sync_witness import Trouble
 
 KEY = "key-of-a-bad-network"
 BUDGET = RetryBudget(seconds=60.0, first_wait_seconds=0.5)

@@ -300,6 +300,7 @@ def winback(folder: Path, script: Script, *arguments: str, **changes: str) -> di
         "PATH": "",
         "WINBACK_WAREHOUSE": f"duckdb:///{folder / 'winback.duckdb'}",
         "WINBACK_MODELS": str(folder / "models"),
+        "WINBACK_REGISTRY": "none",
         "WINBACK_DBT_TARGET": str(folder / "dbt"),
         "WINBACK_CRM_URL": script.url,
         "WINBACK_CRM_API_KEY": KEY,

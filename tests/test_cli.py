@@ -22,6 +22,7 @@ def winback(world: World, *arguments: str, **changes: str) -> subprocess.Complet
         "PATH": "",
         "WINBACK_WAREHOUSE": f"duckdb:///{world.folder / 'winback.duckdb'}",
         "WINBACK_MODELS": str(world.folder / "models"),
+        "WINBACK_REGISTRY": "none",
         "WINBACK_DBT_TARGET": str(world.folder / "dbt"),
         "WINBACK_CRM_URL": world.crm.url,
         "WINBACK_CRM_API_KEY": API_KEY,
@@ -162,7 +163,7 @@ def test_a_path_where_nothing_is_stays_empty(world: World) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        *("load", "backfill", "train", "promote", "hourly", "nightly", "audit", "status", "dead-letters"),
+        *("load", "backfill", "train", "promote", "rollback", "hourly", "nightly", "audit", "status", "dead-letters"),
         *("crm", "demo", "replay"),
     ],
 )

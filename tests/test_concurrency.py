@@ -59,6 +59,7 @@ def environment(world: World) -> dict[str, str]:
         "PATH": os.environ["PATH"],
         "WINBACK_WAREHOUSE": f"duckdb:///{world.folder / 'winback.duckdb'}",
         "WINBACK_MODELS": str(world.folder / "models"),
+        "WINBACK_REGISTRY": "none",
         "WINBACK_CONFIG": str(config),
         "WINBACK_DBT_TARGET": str(world.folder / "dbt"),
         "WINBACK_CRM_URL": world.crm.url,

@@ -84,7 +84,7 @@ def test_the_feature_contract_is_in_the_marts_the_model_reads(manifest: Manifest
 BUILT_HOURLY = {name for name in MODELS if name.startswith(("int_", "fct_"))} - {"fct_training_examples"}
 AUDIENCE = {"crm_profiles", "crm_acknowledged", "crm_pending"}
 # Views for analysts: the first night after an upgrade makes what a backfill of before did not.
-SYNC_LOG = {"stg_ops__reports", "crm_sync_attempts", "crm_sync_rejections", "crm_sync_runs"}
+SYNC_LOG = {"stg_ops__reports", "stg_ops__shadow_scores", "crm_sync_attempts", "crm_sync_rejections", "crm_sync_runs"}
 COUNTED_ONCE = {"fct_scoring_candidates", "fct_arrivals", "fct_late_events"}
 AUDITED = {"fct_unfinished_exits", "fct_exit_features", "stg_app__events", "stg_app__users"}
 

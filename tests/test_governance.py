@@ -20,9 +20,10 @@ REASONS = {
         "stg_app__users",
         "stg_app__voucher_redemptions",
         "stg_ops__decisions",  # and a decision counts if its run committed
+        "stg_ops__shadow_scores",  # likewise
         "stg_ops__deliveries",
     },
-    "fct_source_fanout": {"ops.erasures"},  # as above
+    "fct_source_fanout": {"ops.erasures", "ops.runs"},  # as above
     "fct_rejoining_of_upstream_concepts": {
         "int_sessions_this_run",  # computed once, for the sessions of now and for those that ceased to be
         "fct_exit_features",  # as known today; the log next to it keeps what was known then
@@ -39,6 +40,7 @@ REASONS = {
         "app.voucher_redemptions",  # rare
         "ops.runs",  # the job's own tables: `winback status` says whether the job is late
         "ops.decisions",
+        "ops.shadow_scores",
         "ops.deliveries",
         "ops.erasures",
         "ops.reports",

@@ -232,7 +232,7 @@ def test_after_a_run_that_failed_nobody_waits_and_the_next_builds_from_its_windo
 ) -> None:
     run(shared, 1)
     with monkeypatch.context() as patch:
-        patch.setattr("jobs.hourly.sync", fail)
+        patch.setattr("jobs.delivering.sync", fail)
         with pytest.raises(RetryableError):
             run(shared, 2)
 
@@ -248,7 +248,7 @@ def test_after_a_run_that_failed_nobody_waits_and_the_next_builds_from_its_windo
 
 def test_a_run_that_dies_of_a_bug_keeps_nobody_waiting_either(shared: World, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("jobs.hourly.sync", lambda *_, **__: 1 / 0)
+        patch.setattr("jobs.delivering.sync", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(shared, 1)
 

@@ -36,6 +36,7 @@ def test_without_any_setting_the_job_runs_on_a_laptop() -> None:
         "bigquery_endpoint": "",
         "bigquery_storage_endpoint": "",
         "models": Path("var/models"),
+        "registry": "",
         "config": Path("config"),
         "crm": "braze",
         "crm_url": "http://127.0.0.1:8765",
@@ -51,6 +52,7 @@ def test_without_any_setting_the_job_runs_on_a_laptop() -> None:
         "memory_limit": "2GB",
         "debug": False,
         "threads": 0,
+        "shadow": False,
     }
 
 
@@ -62,6 +64,7 @@ def test_every_setting_is_read_from_a_variable_of_its_name(monkeypatch: pytest.M
         "bigquery_endpoint": "https://bigquery-private.p.googleapis.com",
         "bigquery_storage_endpoint": "bigquerystorage-private.p.googleapis.com:443",
         "models": "/models",
+        "registry": "https://mlflow.example/",
         "config": "/config",
         "crm": "hubspot",
         "crm_url": "https://rest.fra-01.braze.eu/",
@@ -77,6 +80,7 @@ def test_every_setting_is_read_from_a_variable_of_its_name(monkeypatch: pytest.M
         "memory_limit": "1.5GB",
         "debug": "1",
         "threads": "2",
+        "shadow": "true",
     }
     assert set(environment) == set(Settings.model_fields)
     for name, value in environment.items():
@@ -85,6 +89,7 @@ def test_every_setting_is_read_from_a_variable_of_its_name(monkeypatch: pytest.M
     assert (found.crm, found.crm_url) == ("hubspot", "https://rest.fra-01.braze.eu")
     assert found.allowed_crm_hosts == ("proxy.example", ".internal.example")
     assert found.crm_api_key.get_secret_value() == CANARY
+    assert found.registry_uri == "https://mlflow.example"
     assert (found.duckdb_file, found.bigquery) == (Path("/data/winback.duckdb"), None)
     assert (found.bigquery_location, found.bigquery_max_bytes) == ("EU", 1_000_000)
     assert found.bigquery_endpoint == "https://bigquery-private.p.googleapis.com"
@@ -135,6 +140,11 @@ def test_every_wrong_setting_is_told_at_once_and_no_value_is(monkeypatch: pytest
         ("BIGQUERY_MAX_BYTES", "0"),
         ("BIGQUERY_STORAGE_ENDPOINT", "localhost"),
         ("CRM", "pipedrive"),
+        ("REGISTRY", "postgresql://host/db"),
+        ("REGISTRY", "sqlite:///"),
+        ("REGISTRY", "https://user:word@host"),
+        ("REGISTRY", "https://"),
+        ("REGISTRY", "http://host?key=1"),
         ("CRM_HOSTS", "https://proxy.example"),
         ("CRM_HOSTS", "proxy.example, other.example"),
         ("CRM_HOSTS", "proxy.example,"),

@@ -10,6 +10,7 @@ import pytest
 import requests
 
 from crm_sync import sync as sync_module
+from crm_sync.batches import Batch, Sent
 from crm_sync.changes import Change
 from crm_sync.deadline import Deadline
 from crm_sync.destination import Outcome, OutOfTimeError, Run, UnavailableError
@@ -250,8 +251,8 @@ def test_the_grace_is_given_once_however_often_the_sync_waits(
     """It waits for withdrawals, for a free place, and at the end: three graces would be longer than the platform's patience."""
     waited: list[float] = []
 
-    class Watched(Workers[sync_module._Batch, sync_module._Sent]):
-        def next(self, seconds: float) -> sync_module._Sent | None:
+    class Watched(Workers[Batch, Sent]):
+        def next(self, seconds: float) -> Sent | None:
             waited.append(seconds)
             return super().next(0)
 

@@ -20,9 +20,10 @@ from crm_sync.destinations.braze import Braze, BrazeOptions
 from crm_sync.destinations.hubspot import HubSpot, HubSpotOptions
 from crm_sync.destinations.transport import RetryBudget
 from sandbox.crm_server import LocalCrm
-from tests.sync_hours import Hours, Trouble
+from tests.sync_hours import Hours
 from tests.sync_oracle import Oracle
 from tests.sync_tables import SyncTables
+from tests.sync_witness import Trouble
 
 EXAMPLES = int(os.environ.get("SYNC_EXAMPLES", "0"))
 KEY = "key-of-the-machine"

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,15 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from scoring.bundles import champion, load_bundle, versions
-from scoring.calibration import Calibration
+from scoring.bundles import load_bundle, versions
 from scoring.contract import Feature, FeatureContract
 from training import evaluate
-from training.bundle import write_bundle
-from training.card import Report, as_markdown
 from training.config import TrainingRules
-from training.page import as_html
-from training.plots import Curves
 from training.search import SearchRules
 from training.train import Trained, train
 from warehouse.errors import ContractError
@@ -65,7 +59,7 @@ def put(table: pa.Table, name: str, values: Any) -> pa.Table:
 
 
 def fit(table: pa.Table, models: Path, **changes: Any) -> Trained:
-    arguments = {
+    arguments: dict[str, Any] = {
         "trained_at": TRAINED_AT,
         "until": TRAINED_AT,
         "label_window_days": 14,
@@ -126,7 +120,15 @@ def test_the_same_examples_give_the_same_bytes_in_any_order_and_on_any_number_of
     shuffled = examples.take(pa.array(np.random.default_rng(0).permutation(examples.num_rows)))
     again = fit(shuffled, tmp_path, threads=2)
     assert again.version == trained.version
-    for name in ("model.json", "contract.json", "metrics.json", "plots.png", "card.md", "card.html"):
+    for name in (
+        "model.json",
+        "contract.json",
+        "metrics.json",
+        "reference.json",
+        "ranking.png",
+        "card.md",
+        "card.html",
+    ):
         assert (again.folder / name).read_bytes() == (trained.folder / name).read_bytes(), name
 
 
@@ -189,14 +191,13 @@ def test_small_slices_are_not_shown() -> None:
 # The bundle
 
 
-def test_the_first_bundle_becomes_champion_and_the_next_one_does_not(
-    examples: pa.Table, trained: Trained, tmp_path: Path
+def test_a_later_bundle_stands_beside_the_first_and_its_card_compares_the_two(
+    examples: pa.Table, trained: Trained, models: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(trained.folder.parent, tmp_path, dirs_exist_ok=True)
-    second = fit(examples, tmp_path, until=TRAINED_AT + timedelta(hours=1))
-    assert (trained.is_first, second.is_first) == (True, False)
-    assert champion(tmp_path) == trained.version
+    shutil.copytree(trained.folder, tmp_path / trained.version)
+    second = fit(examples, tmp_path, until=TRAINED_AT + timedelta(hours=1), last=load_bundle(models, trained.version))
     assert versions(tmp_path) == [trained.version, second.version]
+    assert trained.version in (second.folder / "card.md").read_text()
 
 
 def test_a_bundle_verifies_and_a_flipped_byte_is_refused(trained: Trained, models: Path, tmp_path: Path) -> None:
@@ -215,70 +216,32 @@ def test_training_the_same_again_keeps_the_bundle_that_is_there(
     examples: pa.Table, trained: Trained, models: Path
 ) -> None:
     before = (trained.folder / "manifest.json").stat().st_mtime_ns
-    assert fit(examples, models) == replace(trained, is_first=False)
+    assert fit(examples, models) == trained
     assert (trained.folder / "manifest.json").stat().st_mtime_ns == before
 
 
 def test_a_crash_while_writing_leaves_no_bundle_and_the_next_attempt_succeeds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    examples: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report, curves = a_report(), Curves(np.array([0, 1]), np.array([0.2, 0.7]), ["a"], np.array([0.1]))
-
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("training.bundle.os", SimpleNamespace(replace=killed))
     with pytest.raises(KeyboardInterrupt):
-        write_bundle(tmp_path, b"{}", Calibration(), report, curves, until=TRAINED_AT, learned_until=START)
+        fit(examples, tmp_path)
     monkeypatch.undo()
     assert versions(tmp_path) == []
-    version = write_bundle(tmp_path, b"{}", Calibration(), report, curves, until=TRAINED_AT, learned_until=START)
+    version = fit(examples, tmp_path).version
     assert [path.name for path in tmp_path.iterdir()] == [version]
 
 
 # The card
 
 
-def a_report(**metrics: float) -> Report:
-    named = "auc average_precision brier brier_baseline brier_skill log_loss calibration_error lift_at_10_percent"
-    counts = "count_rounds count_fit count_validation count_aside count_test count_treated_left_out"
-    values = dict.fromkeys(f"{named} {counts} new_users_ratio".split(), 0.01)
-    values |= {"gap_days": 14, "base_rate": 0.4, "train_rate": 0.4, **metrics}
-    slices = [evaluate.Slice("<b>|x", 60, 0.4, 0.4, None)]
-    return Report(values, CONTRACT, slices, {"fit": (START, TRAINED_AT, 0.4)}, TRAINED_AT, 14, 0)
-
-
-@pytest.mark.parametrize(
-    ("metrics", "warning"),
-    [
-        ({"brier_skill": -0.01}, "no better than always answering the average"),
-        ({"gap_days": 3.5}, "is 3.5 days instead of a label window of 14"),
-        ({"calibration_error": 0.08}, "off by 8.0% on average"),
-        ({"train_rate": 0.3}, "went from 30% in the fit to 40% in the test"),
-    ],
-)
-def test_the_card_warns_of_what_speaks_against_the_model(metrics: dict[str, float], warning: str) -> None:
-    assert "Mind" not in as_markdown(a_report(), "v")
-    assert warning in as_markdown(a_report(**metrics), "v")
-    assert warning in as_html(a_report(**metrics), "v", b"")
-
-
-def test_words_from_the_data_are_escaped() -> None:
-    assert "<b>|x" not in as_html(a_report(), "v", b"")
-    assert "<b>\\|x" in as_markdown(a_report(), "v")
-
-
 def test_the_card_shows_nobody(trained: Trained, examples: pa.Table) -> None:
     texts = [(trained.folder / name).read_text() for name in ("card.md", "card.html", "metrics.json", "contract.json")]
     for ids in ("user_id", "exit_id"):
         assert not any(value in text for value in examples.column(ids).to_pylist() for text in texts)
-
-
-def test_the_page_needs_no_other_file(trained: Trained) -> None:
-    page = (trained.folder / "card.html").read_text()
-    assert page.count('src="') == page.count('src="data:image/png;base64,') == 1
-    assert "http" not in page
-    assert "@import" not in page
 
 
 def test_the_metrics_file_is_what_training_returned(trained: Trained) -> None:

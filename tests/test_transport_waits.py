@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crm_sync.destination import UnavailableError
-from crm_sync.destinations import transport as transport_module
+from crm_sync.destinations import replies as replies_module
 from crm_sync.destinations.pacing import Pace
-from crm_sync.destinations.transport import Reply, RetryBudget, Transport, asked_wait, number
+from crm_sync.destinations.replies import Reply, asked_wait, number
+from crm_sync.destinations.transport import RetryBudget, Transport
 from tests.crm_wire_kit import Patience, Said, Script, saying
 
 law = settings(max_examples=100, derandomize=True, database=None, deadline=None)
@@ -47,7 +48,7 @@ def test_a_date_is_read_by_the_server_s_clock_whatever_ours_says(year: int, monk
         def now(cls, tz: Any = None) -> Any:
             return datetime(year, 1, 1, tzinfo=tz)
 
-    monkeypatch.setattr(transport_module, "datetime", Wrong)
+    monkeypatch.setattr(replies_module, "datetime", Wrong)
     run = Patience()
     with saying(Said(503, {}, {"Retry-After": date(42)}), Said(200, DONE)) as script:
         ask(script, run)

@@ -19,9 +19,10 @@ from crm_sync.destinations.transport import RetryBudget
 from sandbox.crm_server import LocalCrm
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.laws import canonical
-from tests.sync_hours import START, Hours, Trouble
+from tests.sync_hours import START, Hours
 from tests.sync_oracle import Oracle
 from tests.sync_tables import SyncTables
+from tests.sync_witness import Trouble
 from warehouse.errors import WinbackError
 
 KEY = "key-of-another-time"

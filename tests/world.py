@@ -38,6 +38,7 @@ def settings_in(folder: Path, **changes: Any) -> Settings:
     values: dict[str, Any] = {
         "warehouse": f"duckdb:///{folder / 'winback.duckdb'}",
         "models": folder / "models",
+        "registry": "none",
         "config": CONFIG,
         "dbt_target": folder / "dbt",
         "threads": 1,

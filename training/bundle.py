@@ -14,6 +14,7 @@ from scoring.calibration import Calibration
 from training.card import Report, as_markdown
 from training.page import as_html
 from training.plots import Curves, draw
+from training.shift import Reference
 
 
 def write_bundle(
@@ -23,6 +24,7 @@ def write_bundle(
     report: Report,
     curves: Curves,
     *,
+    reference: Reference,
     until: datetime,
     learned_until: datetime,
 ) -> str:
@@ -42,15 +44,17 @@ def write_bundle(
     partial = models / f".{version}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    plots = draw(curves)
+    pictures = draw(curves)
     (partial / "model.json").write_bytes(model)
     (partial / "calibration.json").write_bytes(mended)
-    (partial / "plots.png").write_bytes(plots)
+    for name, picture in pictures.items():
+        (partial / name).write_bytes(picture)
     texts = {
         "contract.json": report.contract.model_dump_json(indent=2) + "\n",
         "metrics.json": json.dumps(report.metrics, indent=2) + "\n",
-        "card.md": as_markdown(report, version),
-        "card.html": as_html(report, version, plots),
+        "reference.json": reference.model_dump_json() + "\n",
+        "card.md": as_markdown(report, version, pictures),
+        "card.html": as_html(report, version, pictures),
     }
     for name, text in texts.items():
         (partial / name).write_text(text, encoding="utf-8")

@@ -7,10 +7,10 @@ unless its gain in Brier score has an interval that lies above zero.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
@@ -25,9 +25,9 @@ _EDGE = 1e-7
 
 
 def calibrate(
-    label: Labels, probability: Floats, users: pa.ChunkedArray, is_first_half: npt.NDArray[np.bool_], seed: int
+    label: Labels, probability: Floats, users: Any, is_first_half: npt.NDArray[np.bool_], seed: int
 ) -> Calibration:
-    """Return the map that helps most, fitted on all rows, or `none`. No user may be in both halves."""
+    """Return the map that helps most, fitted on all rows, or `none`. `users` names each row's; none may be in both halves."""
     halves = (is_first_half, ~is_first_half)
     if any(half.sum() < MIN_ROWS or not MIN_LABELS <= label[half].sum() <= half.sum() - MIN_LABELS for half in halves):
         return Calibration()

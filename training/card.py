@@ -1,79 +1,113 @@
 """What must a person know before trusting this model? The card says it.
 
-Sums over many exits only: no ids, no row of anybody, and no slice but by device.
+Sums over many exits only: no ids, no row of anybody, and no slice of fewer than 50 exits.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import xgboost as xgb
 
 from scoring.contract import FeatureContract
-from training.evaluate import MIN_SLICE_ROWS, Slice
-from training.fit import EARLY_STOPPING_ROUNDS, PARAMETERS
+from training.baselines import LOGISTIC_REGRESSION, Baseline
+from training.bootstrap import Interval
+from training.card_tables import Section, calibration, examples, making, measures, screening, searching, slice_tables
+from training.card_tables import baselines as baseline_table
+from training.evaluate import Slice
+from training.plots import PICTURES
+from training.shift import LARGE
 
 # Differences worth a warning, in shares: 5 points are more than a risk band should be off by.
 _CALIBRATION_WARNING = 0.05
 _RATE_SHIFT_WARNING = 0.05
-ALT = "Four plots: ROC curve, calibration, cumulative gain, and the features the model looks at most."
+# Of so many exits a rate is known to 4 points or better: an error of 5 is then no accident.
+_MIN_WARNED_SLICE = 500
+_PERMUTED_AUC_WARNING = 0.55
 
 
 @dataclass(frozen=True)
 class Report:
-    """What the card tells. `periods`: of each part, its first and last exit (UTC) and its share of label 1."""
+    """What the card tells. `periods`: of each part, its first and last exit (UTC) and its share of label 1.
+
+    `intervals` are of `metrics`; `screen` holds the largest AUCs that single features reach alone, `permuted_auc` that of a
+    fit on shuffled labels; `trials` are the settings tried, each with its `log_loss`, the one that was taken first; `drift` is
+    each feature's population stability index against the model `drift_against`, None where there is none.
+    """
 
     metrics: dict[str, float]
     contract: FeatureContract
-    devices: list[Slice]
-    periods: dict[str, tuple[datetime, datetime, float]]
+    slices: Mapping[str, Sequence[Slice]]
+    periods: Mapping[str, tuple[datetime, datetime, float]]
     trained_at: datetime
     label_window_days: int
     seed: int
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    baselines: Sequence[Baseline] = ()
+    calibration_kind: str = "none"
+    screen: Sequence[tuple[str, float]] = ()
+    permuted_auc: float | None = None
+    trials: Sequence[Mapping[str, Any]] = ()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    judged_users_ratio: float | None = None
+    drift: Sequence[tuple[str, float]] | None = None
+    drift_against: str | None = None
 
 
-@dataclass(frozen=True)
-class Section:
-    """A part of the card; the first row of the table is its head."""
-
-    heading: str
-    paragraphs: tuple[str, ...] = ()
-    table: tuple[tuple[str, ...], ...] = ()
-
-
-def as_markdown(report: Report, version: str) -> str:
-    """Return the card for a terminal or a repository."""
+def as_markdown(report: Report, version: str, pictures: Collection[str] = ()) -> str:
+    """Return the card for a terminal or a repository; `pictures` are the names of those beside it."""
     lines = [f"# Model {version}", "", summary(report), ""]
     lines += [f"> **Mind:** {warning}" + "\n" for warning in warnings(report)]
     lines += [f"- **{value}** {name}, {note}" for name, value, note in headlines(report)]
-    lines += ["", f"![{ALT}](plots.png)"]
-    for section in sections(report):
+    for section in sections(report, pictures):
         lines += ["", f"## {section.heading}"]
         for paragraph in section.paragraphs:
             lines += ["", paragraph]
-        if section.table:
-            head, *rows = ([cell.replace("|", "\\|") for cell in row] for row in section.table)
-            lines += ["", *(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))]
+        for picture in section.pictures:
+            lines += ["", f"![{alt(picture)}]({picture})"]
+        for caption, table in section.tables:
+            head, *rows = ([cell.replace("|", "\\|") for cell in row] for row in table)
+            lines += ["", *([f"**{caption}**", ""] if caption else [])]
+            lines += [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
     return "\n".join(lines) + "\n"
 
 
 def summary(report: Report) -> str:
-    """Say in two sentences what the model is worth."""
+    """Say in a few sentences what the model is worth."""
     m = report.metrics
-    return (
+    said = (
         f"Of the tenth of exits that the model calls riskiest, {m['lift_at_10_percent'] * m['base_rate']:.0%} did not "
         f"finish within {report.label_window_days} days; of all exits, {m['base_rate']:.0%}. "
-        f"Measured on {m['count_test']:,.0f} exits, all later than those it learned from."
+        f"Measured on {m['count_test']:,.0f} exits, all later than those it learned from, of users it never met."
     )
+    regression = next((b for b in report.baselines if b.name == LOGISTIC_REGRESSION), None)
+    if regression and regression.is_beaten:
+        said += " It beats a logistic regression on the same exits by more than chance explains."
+    return said
 
 
 def warnings(report: Report) -> list[str]:
     """Say what speaks against trusting the figures, if anything does."""
     m = report.metrics
+    low, high = report.intervals.get("brier_skill", (m["brier_skill"], m["brier_skill"]))
     said = []
     if m["brier_skill"] <= 0:
         said.append("the model is no better than always answering the average. Do not use it.")
+    elif low <= 0:
+        said.append(
+            "the model may be no better than always answering the average: the interval of its Brier skill, "
+            f"{low:.1%} to {high:.1%}, holds 0."
+        )
+    for baseline in report.baselines:
+        if baseline.name == LOGISTIC_REGRESSION and not baseline.is_beaten:
+            low, high = baseline.gains["brier"].interval
+            said.append(
+                "the model is not shown to be better than a logistic regression: the gain in Brier score is "
+                f"{baseline.gains['brier'].value:+.4f}, with an interval of {low:+.4f} to {high:+.4f}."
+            )
     if m["gap_days"] < report.label_window_days:
         said.append(
             f"the history is short: the gap before the test period is {m['gap_days']:.1f} days instead of a label "
@@ -90,30 +124,89 @@ def warnings(report: Report) -> list[str]:
             f"the share that did not finish went from {m['train_rate']:.0%} in the fit to {m['base_rate']:.0%} in the "
             "test: what users do is changing. Train again soon."
         )
+    return [*said, *_slice_warnings(report), *_other_warnings(report)]
+
+
+def _slice_warnings(report: Report) -> list[str]:
+    return [
+        f"of the {part.count:,} exits in the slice {part.name} (by {way}), {part.predicted:.0%} were predicted to stay "
+        f"unfinished and {part.observed:.0%} did."
+        for way, parts in report.slices.items()
+        for part in parts
+        if part.count >= _MIN_WARNED_SLICE and abs(part.predicted - part.observed) > _CALIBRATION_WARNING
+    ]
+
+
+def _other_warnings(report: Report) -> list[str]:
+    said = []
+    if report.permuted_auc is not None and report.permuted_auc > _PERMUTED_AUC_WARNING:
+        said.append(
+            f"fitted on shuffled labels, a model still reaches an AUC of {report.permuted_auc:.3f}: something tells the "
+            "examples of one outcome apart that is no feature's merit."
+        )
+    moved = [name for name, index in report.drift or () if index > LARGE]
+    if moved:
+        said.append(
+            f"since the last model learned, these are distributed otherwise: {', '.join(moved)}. Has the app or the "
+            "tracking changed?"
+        )
     return said
 
 
 def headlines(report: Report) -> list[tuple[str, str, str]]:
-    """Return the five figures to look at first: name, value, and how to read it."""
+    """Return the five figures to look at first: name, value, and how to read it, with the 95% interval where known."""
     m = report.metrics
+
+    def note(name: str, form: str, text: str) -> str:
+        if name not in report.intervals:
+            return text
+        low, high = report.intervals[name]
+        return f"{low:{form}} to {high:{form}}; {text}"
+
     return [
-        ("AUC", f"{m['auc']:.3f}", "chance is 0.5"),
-        ("lift, top 10%", f"{m['lift_at_10_percent']:.2f}", "times the average"),
-        ("Brier skill", f"{m['brier_skill']:.1%}", "less error than the average"),
-        ("calibration error", f"{m['calibration_error']:.1%}", "mean distance from the truth"),
-        ("unfinished", f"{m['base_rate']:.1%}", "of the test exits"),
+        ("AUC", f"{m['auc']:.3f}", note("auc", ".3f", "chance is 0.5")),
+        ("lift, top 10%", f"{m['lift_at_10_percent']:.2f}", note("lift_at_10_percent", ".2f", "times the average")),
+        ("Brier skill", f"{m['brier_skill']:.1%}", note("brier_skill", ".1%", "less error than the average")),
+        (
+            "calibration error",
+            f"{m['calibration_error']:.1%}",
+            note("calibration_error", ".1%", "mean distance from the truth"),
+        ),
+        ("unfinished", f"{m['base_rate']:.1%}", note("base_rate", ".1%", "of the test exits")),
     ]
 
 
-def sections(report: Report) -> list[Section]:
-    """Return the text and tables below the plots."""
-    return [
+def sections(report: Report, pictures: Collection[str] = ()) -> list[Section]:
+    """Return the text, pictures and tables below the headlines; only pictures that are among `pictures`."""
+    m = report.metrics
+    drawn = {kind: [p for p in pictures if p.split("_")[0].removesuffix(".png") == kind] for kind in PICTURES}
+    found = [
         _meaning(report),
-        _examples(report),
-        _measures(report.metrics),
-        *([_devices(report.devices)] if report.devices else []),
-        _making(report),
+        Section("How well it ranks", pictures=(*drawn["ranking"], *drawn["gain"])),
+        baseline_table(report.baselines, m),
+        calibration(m, report.calibration_kind, drawn["calibration"]),
+        Section("What it looks at", _effect_text(drawn["effect"]), pictures=(*drawn["features"], *drawn["effect"])),
+        measures(m, report.intervals),
+        slice_tables(report.slices),
+        examples(m, report.periods, report.judged_users_ratio),
+        screening(report.screen, report.permuted_auc),
+        _drift(report, drawn["drift"]),
+        searching(report.trials),
+        making(
+            report.contract,
+            f"Trained {report.trained_at:%d %b %Y %H:%M} UTC on {len(report.contract.features)} features.",
+            f"XGBoost {xgb.__version__}"
+            + "".join(f", {name} {value}" for name, value in report.parameters.items())
+            + f"; seed {report.seed}. ",
+        ),
     ]
+    return [section for section in found if section.paragraphs or section.pictures or section.tables]
+
+
+def alt(picture: str) -> str:
+    """Return the words for a picture, for those who cannot see it."""
+    kind, _, rank = picture.removesuffix(".png").partition("_")
+    return PICTURES[kind] + (f" No. {rank} by contribution." if rank else "")
 
 
 def _meaning(report: Report) -> Section:
@@ -122,93 +215,32 @@ def _meaning(report: Report) -> Section:
         "What the probability means",
         (
             "The probability that a user who left unfinished will not finish within "
-            f"{report.label_window_days} days, if no voucher is sent. Examples of users who held a voucher are neither "
-            f"learned from nor measured: {treated:,.0f} were left out. The score ranks risk; it does not say whom a "
-            "voucher would change.",
+            f"{report.label_window_days} days, if no voucher is sent. "
+            "It ranks risk; it does not say whom a voucher would change.",
+            "Examples of users who held a voucher are neither learned from nor measured, or the model would learn the "
+            f"voucher: {treated:,.0f} were left out. Users of the holdout never get one, by design; they are untreated like the "
+            "others, and kept.",
         ),
     )
 
 
-def _examples(report: Report) -> Section:
-    m = report.metrics
-    used_for = {
-        "fit": "learned from",
-        "validation": f"chose the number of rounds, {m['count_rounds']:.0f}",
-        "gap": "left out: labels here reach into the test period",
-        "test": "all figures on this page",
-    }
-    rows = [
-        (
-            name,
-            f"{m[f'count_{name}']:,.0f}",
-            f"{first:%d %b %Y} to {last:%d %b %Y}",
-            f"{rate:.1%}",
-            used_for[name],
-        )
-        for name, (first, last, rate) in report.periods.items()
-    ]
-    new_users = f"{m['new_users_ratio']:.0%} of the test exits are of users unseen in fit and validation"
-    if "auc_new_users" in m:
-        new_users += f"; on these alone the AUC is {m['auc_new_users']:.3f}"
-    return Section(
-        "Examples, by time of exit (UTC)",
-        (
-            "The model that ships was fitted again on all of these rows, gap and test included, with the same number "
-            "of rounds. It is not the very one measured here, but one that knows the latest weeks too.",
-            f"{new_users}.",
-        ),
-        (("part", "exits", "period", "unfinished", "used for"), *rows),
+def _effect_text(drawn: Sequence[str]) -> tuple[str, ...]:
+    if not drawn:
+        return ()
+    return (
+        "Along each of the features with the largest contributions: what the model predicts, and what came to pass. The "
+        "prediction holds whatever goes along with the feature; its contribution is the feature's own part.",
     )
 
 
-def _measures(m: dict[str, float]) -> Section:
-    return Section(
-        "Measures on the test exits",
-        (),
-        (
-            ("measure", "value", "how to read it"),
-            ("AUC", f"{m['auc']:.4f}", "how often an unfinished exit is ranked above a finished one"),
-            ("average precision", f"{m['average_precision']:.4f}", f"chance is {m['base_rate']:.4f}"),
-            ("Brier score", f"{m['brier']:.4f}", f"always answering the fit's average gives {m['brier_baseline']:.4f}"),
-            ("log loss", f"{m['log_loss']:.4f}", "lower is better"),
-            (
-                "calibration error",
-                f"{m['calibration_error']:.4f}",
-                "distance of predicted and observed rate, mean over ten equal bins",
-            ),
-            ("lift, top 10%", f"{m['lift_at_10_percent']:.3f}", f"perfect is {min(10.0, 1 / m['base_rate']):.3f}"),
-        ),
+def _drift(report: Report, drawn: Sequence[str]) -> Section:
+    heading = "Drift against the last model"
+    if report.drift is None:
+        return Section(heading, ("There is no earlier model with a reference to compare with.",))
+    named = f"model {report.drift_against}" if report.drift_against else "the last model"
+    text = (
+        f"Population stability index of each feature, between what {named} learned from and what this one did. Below 0.10 "
+        "nothing has moved; above 0.25 it is another population."
     )
-
-
-def _devices(devices: list[Slice]) -> Section:
-    rows = [
-        (
-            device.name,
-            f"{device.count:,}",
-            f"{device.predicted:.1%}",
-            f"{device.observed:.1%}",
-            "one outcome only" if device.auc is None else f"{device.auc:.3f}",
-        )
-        for device in devices
-    ]
-    return Section(
-        "By device of the last visit",
-        (f"Devices with fewer than {MIN_SLICE_ROWS} test exits are not shown.",),
-        (("device", "exits", "predicted", "observed", "AUC"), *rows),
-    )
-
-
-def _making(report: Report) -> Section:
-    silent = ", ".join(f.name for f in report.contract.features if not (f.low or f.high or f.reason)) or "none"
-    settings = ", ".join(f"{name} {value}" for name, value in PARAMETERS.items())
-    return Section(
-        "How it was made",
-        (
-            f"Trained {report.trained_at:%d %b %Y %H:%M} UTC on {len(report.contract.features)} features. Used, but "
-            f"never given as a reason: {silent}.",
-            f"XGBoost {xgb.__version__}: {settings}; seed {report.seed}; stopped after {EARLY_STOPPING_ROUNDS} rounds "
-            "without gain. Nothing resampled or weighted. The same examples and seed give the same model, byte for "
-            "byte.",
-        ),
-    )
+    rows = tuple((name, f"{index:.3f}") for name, index in report.drift[:12])
+    return Section(heading, (text,), tuple(drawn), (("", (("feature", "index"), *rows)),) if not drawn else ())

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from scoring.bundles import Bundle, champion, load_bundle
 from scoring.contract import load_contract
+from training import rivals
 from training import train as training
 from training.config import load_training
 from training.train import Trained
+from training.verdict import Verdict
 
 
 def train(
@@ -25,7 +28,11 @@ def train(
     threads: int,
     advance: Callable[[str], None],
 ) -> Trained:
-    """Train by `features.yml` and `training.yml` of the folder; see `training.train.train`."""
+    """Train by `features.yml` and `training.yml` of the folder; see `training.train.train`.
+
+    The card compares with the model that was verified last on this disk, where there is one.
+    """
+    in_use = champion(models)
     return training.train(
         examples,
         load_contract(config / "features.yml"),
@@ -34,6 +41,23 @@ def train(
         until=until,
         label_window_days=label_window_days,
         rules=load_training(config / "training.yml"),
+        last=load_bundle(models, in_use) if in_use else None,
         threads=threads,
         advance=advance,
+    )
+
+
+def evaluate(
+    examples: pa.Table,
+    config: Path,
+    champion: Bundle,
+    challenger: Bundle,
+    *,
+    label_window_days: int,
+    threads: int,
+) -> Verdict:
+    """Judge by `training.yml` of the folder; see `training.rivals.evaluate`."""
+    rules = load_training(config / "training.yml")
+    return rivals.evaluate(
+        examples, champion, challenger, rules.challenge, label_window_days, seed=rules.seed, threads=threads
     )

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from training.challenge import ChallengeRules
+from training.leak_screen import LeakRules
 from training.search import SearchRules
 from warehouse.yaml_files import read_yaml
 
@@ -18,6 +20,8 @@ class TrainingRules(BaseModel):
     seed: int = Field(0, ge=0)
     judged_users_ratio: float = Field(0.2, gt=0, lt=1)
     search: SearchRules = SearchRules()
+    leaks: LeakRules = LeakRules()
+    challenge: ChallengeRules = ChallengeRules()
 
 
 def load_training(path: Path) -> TrainingRules:

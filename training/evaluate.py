@@ -1,16 +1,20 @@
 """How good were the probabilities? Measured as a ranking and as probabilities, on exits that the model never saw.
 
 The Brier score is also compared with that of always answering the training period's rate: a model that cannot beat
-that has learned nothing of use.
+that has learned nothing of use. Every measure has a 95% interval over draws of users.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
+
+from training.bootstrap import RESAMPLES, Interval, clusters, draws, interval, reflected, resampled
+from training.ranking import Ranking
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
@@ -18,7 +22,12 @@ Labels = npt.NDArray[np.int64]
 COUNT_BINS = 10
 LIFT_RATIO = 0.10
 MIN_SLICE_ROWS = 50  # below that a slice says little about the model and too much about people
-MAX_SLICES = 8
+MAX_SLICES = 12
+# A slice's interval is for the eye: 200 draws place its ends to a tenth of its width.
+SLICE_RESAMPLES = 200
+# Beyond 200,000 rows fewer draws are taken, so that the time stays bounded; never fewer than 200.
+MAX_RESAMPLED_ROWS = RESAMPLES * 200_000
+_EPSILON = 1e-15
 
 
 @dataclass(frozen=True)
@@ -32,35 +41,71 @@ class Bin:
 
 @dataclass(frozen=True)
 class Slice:
-    """One part of the test exits. `auc` is None where all of them ended alike."""
+    """One part of the test exits. `auc` is None where all of them ended alike; its interval is over draws of users."""
 
     name: str
     count: int
     predicted: float
     observed: float
     auc: float | None
+    calibration_error: float | None = None
+    auc_interval: Interval | None = None
 
 
 def measure(label: Labels, probability: Floats, *, train_rate: float) -> dict[str, float]:
     """Return the metrics of a test set that holds both labels."""
-    brier = float(np.mean((probability - label) ** 2))
-    baseline = float(np.mean((train_rate - label) ** 2))
+    squared, baseline, log = losses(label, probability, train_rate=train_rate).mean(axis=0).tolist()
     return {
         "base_rate": float(label.mean()),
-        "auc": float(roc_auc_score(label, probability)),
-        "average_precision": float(average_precision_score(label, probability)),
-        "brier": brier,
+        "brier": squared,
         "brier_baseline": baseline,
-        "brier_skill": 1 - brier / baseline,
-        "log_loss": float(log_loss(label, probability)),
+        "brier_skill": 1 - squared / baseline,
+        "log_loss": log,
         "calibration_error": calibration_error(label, probability),
-        "lift_at_10_percent": lift(label, probability),
+        **Ranking(label, probability).measures(),
     }
+
+
+def intervals(
+    label: Labels, probability: Floats, users: Any, *, train_rate: float, seed: int, resamples: int = RESAMPLES
+) -> dict[str, Interval]:
+    """Return the 95% interval of each metric of `measure`, by drawing users; `users` holds each row's user id.
+
+    The calibration error's is the reflected one: noise raises a mean distance, and raises it again in each draw.
+    """
+    resamples = max(min(resamples, SLICE_RESAMPLES), min(resamples, MAX_RESAMPLED_ROWS // len(label)))
+    codes = clusters(users)
+    distances = np.zeros((len(label), COUNT_BINS))
+    for position, part in enumerate(_bins(probability)):
+        distances[part, position] = probability[part] - label[part]
+    columns = np.column_stack([label, losses(label, probability, train_rate=train_rate), distances])
+    means = resampled(columns, codes, seed, resamples)
+    rate, squared, baseline, log = means[:, :4].T
+    samples = {
+        "base_rate": rate,
+        "brier": squared,
+        "brier_baseline": baseline,
+        "brier_skill": 1 - squared / baseline,
+        "log_loss": log,
+    }
+    ranking = Ranking(label, probability)
+    ranked = [ranking.measures(drawn[codes]) for drawn in draws(int(codes.max()) + 1, seed, resamples)]
+    samples |= {name: np.array([each[name] for each in ranked]) for name in ranked[0]}
+    found = {name: interval(values) for name, values in samples.items()}
+    low, high = reflected(calibration_error(label, probability), np.abs(means[:, 4:]).sum(axis=1))
+    return found | {"calibration_error": (max(low, 0.0), max(high, 0.0))}
+
+
+def losses(label: Labels, probability: Floats, *, train_rate: float) -> Floats:
+    """Return each row's squared error, that of always answering `train_rate`, and log loss; shape (rows, 3)."""
+    told = np.where(label == 1, probability, 1 - probability)
+    log = -np.log(np.clip(told, _EPSILON, 1.0))
+    return np.column_stack([(probability - label) ** 2, (train_rate - label) ** 2, log])
 
 
 def calibration_bins(label: Labels, probability: Floats) -> list[Bin]:
     """Cut the rows, by rising probability, into bins of equal count."""
-    parts = np.array_split(np.argsort(probability, kind="stable"), COUNT_BINS)
+    parts = _bins(probability)
     return [Bin(float(probability[p].mean()), float(label[p].mean()), len(p)) for p in parts if len(p)]
 
 
@@ -71,22 +116,52 @@ def calibration_error(label: Labels, probability: Floats) -> float:
 
 def lift(label: Labels, probability: Floats) -> float:
     """Return how many times the base rate the tenth with the highest probabilities holds."""
-    top = np.argsort(-probability, kind="stable")[: max(1, int(len(label) * LIFT_RATIO))]
-    return float(label[top].mean() / label.mean())
-
-
-def slices(names: list[str | None], label: Labels, probability: Floats) -> list[Slice]:
-    """Measure each named part on its own, the largest first; small parts are left out."""
-    keys = np.array(["unknown" if name is None else name for name in names], dtype=np.str_)
-    parts = [(key, keys == key) for key in np.unique(keys)]
-    parts = sorted((p for p in parts if p[1].sum() >= MIN_SLICE_ROWS), key=lambda p: -int(p[1].sum()))[:MAX_SLICES]
-    return [_slice(str(key), label[rows], probability[rows]) for key, rows in parts]
-
-
-def _slice(name: str, label: Labels, probability: Floats) -> Slice:
-    return Slice(name, len(label), float(probability.mean()), float(label.mean()), auc(label, probability))
+    return Ranking(label, probability).measures()["lift_at_10_percent"]
 
 
 def auc(label: Labels, probability: Floats) -> float | None:
     """Return the AUC, or None where there is only one label."""
-    return float(roc_auc_score(label, probability)) if 0 < label.sum() < len(label) else None
+    return Ranking(label, probability).auc() if 0 < label.sum() < len(label) else None
+
+
+def all_slices(
+    parts: Mapping[str, Sequence[str | None]], label: Labels, probability: Floats, users: Any, *, seed: int
+) -> dict[str, list[Slice]]:
+    """Measure the slices of each way to cut the rows, as `slices` does; a way without a large enough slice is left out."""
+    codes = clusters(users)
+    measured = {name: slices(names, label, probability, codes, seed=seed) for name, names in parts.items()}
+    # One part that holds every row is no slice: all of it is on the card already.
+    return {name: found for name, found in measured.items() if found and found[0].count < len(label)}
+
+
+def slices(
+    names: Sequence[str | None], label: Labels, probability: Floats, users: Any = None, *, seed: int = 0
+) -> list[Slice]:
+    """Measure each named part on its own, in the order of their names; small parts are left out, and all but the largest 12."""
+    keys = np.array(["unknown" if name is None else name for name in names], dtype=np.str_)
+    codes = np.arange(len(label)) if users is None else clusters(users)
+    parts = [(key, keys == key) for key in np.unique(keys)]
+    parts = sorted((p for p in parts if p[1].sum() >= MIN_SLICE_ROWS), key=lambda p: -int(p[1].sum()))
+    return [
+        _slice(str(key), label[rows], probability[rows], codes[rows], seed)
+        for key, rows in sorted(parts[:MAX_SLICES], key=_name)
+    ]
+
+
+def _slice(name: str, label: Labels, probability: Floats, users: npt.NDArray[np.int64], seed: int) -> Slice:
+    ranked = auc(label, probability)
+    between = None
+    if ranked is not None:
+        ranking, codes = Ranking(label, probability), clusters(users)
+        drawn = draws(int(codes.max()) + 1, seed, SLICE_RESAMPLES)
+        between = interval(np.array([ranking.auc(weights[codes]) for weights in drawn]))
+    error = calibration_error(label, probability)
+    return Slice(name, len(label), float(probability.mean()), float(label.mean()), ranked, error, between)
+
+
+def _name(part: tuple[np.str_, npt.NDArray[np.bool_]]) -> str:
+    return str(part[0])
+
+
+def _bins(probability: Floats) -> list[npt.NDArray[np.int64]]:
+    return np.array_split(np.argsort(probability, kind="stable"), COUNT_BINS)

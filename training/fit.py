@@ -57,10 +57,10 @@ class Fitter:
     def fit(self, matrix: Matrix, label: Labels, validation: tuple[Matrix, Labels]) -> Fitted:
         """Fit until the validation rows' log loss has stopped improving."""
         booster = xgb.train(
-            self._for(len(label)),
-            self._data(matrix, label),
+            self.settings(len(label)),
+            self.data(matrix, label),
             MAX_ROUNDS,
-            evals=[(self._data(*validation), "validation")],
+            evals=[(self.data(*validation), "validation")],
             early_stopping_rounds=EARLY_STOPPING_ROUNDS,
             verbose_eval=False,
         )
@@ -69,17 +69,18 @@ class Fitter:
 
     def probability(self, booster: xgb.Booster, matrix: Matrix) -> Floats:
         """Return the probability of label 1 of each row."""
-        return cast(Floats, booster.predict(self._data(matrix)).astype(np.float64))
+        return cast(Floats, booster.predict(self.data(matrix)).astype(np.float64))
 
     def contributions(self, booster: xgb.Booster, matrix: Matrix) -> Floats:
         """Return each feature's part in each row's log odds; shape (rows, features).
 
         The approximation that scoring uses for reasons too.
         """
-        parts = booster.predict(self._data(matrix), pred_contribs=True, approx_contribs=True)
+        parts = booster.predict(self.data(matrix), pred_contribs=True, approx_contribs=True)
         return cast(Floats, parts[:, :-1].astype(np.float64))
 
-    def _for(self, rows: int) -> Parameters:
+    def settings(self, rows: int) -> Parameters:
+        """Return XGBoost's settings for a fit of so many rows."""
         parameters = dict(self.parameters)
         weight = min(max(parameters.pop("leaf_ratio") * rows, 1), parameters.pop("max_leaf_weight"))
         constraints = self.contract.monotone_constraints
@@ -89,7 +90,8 @@ class Fitter:
             **({"monotone_constraints": constraints} if any(constraints) else {}),
         }
 
-    def _data(self, matrix: Matrix, label: Labels | None = None) -> xgb.DMatrix:
+    def data(self, matrix: Matrix, label: Labels | None = None) -> xgb.DMatrix:
+        """Return XGBoost's form of rows."""
         return xgb.DMatrix(
             matrix,
             label,

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from scoring.calibration import Calibration
 from scoring.contract import FeatureContract, Matrix
@@ -40,23 +39,17 @@ class Learned:
 
 
 def learn(
-    rows: pa.Table,
+    contract: FeatureContract,
+    matrix: Matrix,
     label: Labels,
     user_share: Floats,
     split: Split,
     *,
-    declared: FeatureContract,
     rules: TrainingRules,
-    where: str,
     threads: int,
     advance: Callable[[str], None],
 ) -> Learned:
-    """Learn from fit and validation alone.
-
-    Raises: ContractError when the rows do not keep the declared contract; `where` names their table.
-    """
-    contract = declared.learn(rows.take(split.learned))
-    matrix = contract.encode(rows, where)
+    """Learn from fit and validation alone. The contract is one that learned from them too, and encoded the matrix of all rows."""
     fit, validation = ((matrix[part], label[part]) for part in (split.fit, split.validation))
     advance("search")
     trials = search(contract, fit, validation, rules.search, seed=rules.seed, threads=threads)
@@ -69,7 +62,7 @@ def learn(
     calibration = calibrate(
         validation[1],
         fitter.probability(fitted.booster, validation[0]),
-        rows.column("user_id").take(split.validation),
+        shares,
         shares < np.median(shares),
         rules.seed,
     )

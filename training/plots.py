@@ -1,4 +1,4 @@
-"""What does the model's behaviour on the test exits look like? Four pictures in one PNG.
+"""What does the model's behaviour on the test exits look like? One picture a question, each a PNG of its own.
 
 Colours are from Okabe and Ito's palette, told apart by colour-blind readers; every line is also told apart by its dash.
 """
@@ -6,51 +6,83 @@ Colours are from Okabe and Ito's palette, told apart by colour-blind readers; ev
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from matplotlib.transforms import ScaledTranslation
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from training.effects import Effect
 from training.evaluate import LIFT_RATIO, Floats, Labels, calibration_bins
+from training.shift import LARGE
 
 BLUE, ORANGE, GREY, INK = "#0072b2", "#d55e00", "#8a8f98", "#22262e"
 COUNT_FEATURES = 12
+# Each kind of picture, and its words for those who cannot see it.
+PICTURES = {
+    "ranking": "ROC curve: how many unfinished exits are flagged for how many finished ones.",
+    "gain": "Cumulative gain: what share of the unfinished a list of the riskiest exits reaches.",
+    "calibration": "Calibration: observed against predicted share of unfinished exits.",
+    "features": "The features with the largest mean contributions to the log odds.",
+    "effect": "Predicted and observed share of unfinished exits along one feature.",
+    "drift": "Population stability index of the features that moved most since the last model learned.",
+}
 _CURVE_POINTS = 400
 _Z_95 = 1.96
 
 
 @dataclass(frozen=True)
 class Curves:
-    """What the pictures show: the test exits' labels and probabilities, and each feature's mean contribution."""
+    """What the pictures show: the test exits' labels and probabilities, and each feature's mean contribution.
+
+    `uncalibrated` are the probabilities before a calibration, None where there was none; `effects` and `drift` as
+    `training.effects` and `training.shift` measure them.
+    """
 
     label: Labels
     probability: Floats
     features: list[str]
     contributions: Floats
+    uncalibrated: Floats | None = None
+    effects: Sequence[Effect] = ()
+    drift: Sequence[tuple[str, float]] | None = None
 
 
-def draw(curves: Curves) -> bytes:
-    """Return the PNG, 1800 x 1440 pixels; the same curves give the same bytes."""
-    figure = Figure(figsize=(11.25, 9), dpi=160, facecolor="white")
+def draw(curves: Curves) -> dict[str, bytes]:
+    """Return each picture's PNG under its file name, 900 pixels wide; the same curves give the same bytes."""
+    pictures: dict[str, Callable[[Axes], None]] = {
+        "ranking.png": partial(_roc, curves=curves),
+        "gain.png": partial(_gain, curves=curves),
+        "calibration.png": partial(_calibration, curves=curves),
+        "features.png": partial(_features, curves=curves),
+    }
+    # Of one scale: what hardly matters shall look so.
+    highest = max((max(p.predicted, p.observed) for e in curves.effects for p in e.points), default=1.0)
+    for rank, effect in enumerate(curves.effects, 1):
+        pictures[f"effect_{rank}.png"] = partial(_effect, effect=effect, edge=min(1.0, 1.15 * highest))
+    if curves.drift:
+        pictures["drift.png"] = partial(_drift, drift=curves.drift)
+    return {name: _png(paint) for name, paint in pictures.items()}
+
+
+def _png(paint: Callable[[Axes], None]) -> bytes:
+    figure = Figure(figsize=(6, 4.8), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
-    figure.subplots_adjust(left=0.075, right=0.975, bottom=0.07, top=0.93, wspace=0.22, hspace=0.42)
-    axes = figure.subplots(2, 2)
-    _roc(axes[0, 0], curves)
-    _calibration(axes[0, 1], curves)
-    _gain(axes[1, 0], curves)
-    _features(axes[1, 1], curves)
-    for ax in axes.flat:
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.spines[["left", "bottom"]].set_color("#c5c9d0")
-        ax.tick_params(color="#c5c9d0", labelcolor=INK, labelsize=10)
-        ax.xaxis.label.set(color=INK, fontsize=11)
-        ax.yaxis.label.set(color=INK, fontsize=11)
-        ax.set_axisbelow(True)
+    figure.subplots_adjust(left=0.125, right=0.965, bottom=0.125, top=0.87)
+    ax = figure.subplots()
+    paint(ax)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color("#c5c9d0")
+    ax.tick_params(color="#c5c9d0", labelcolor=INK, labelsize=11)
+    ax.xaxis.label.set(color=INK, fontsize=12)
+    ax.yaxis.label.set(color=INK, fontsize=12)
+    ax.set_axisbelow(True)
     png = io.BytesIO()
     figure.savefig(png, format="png", metadata={"Software": None})
     return png.getvalue()
@@ -59,7 +91,7 @@ def draw(curves: Curves) -> bytes:
 def _title(ax: Axes, title: str, subtitle: str) -> None:
     ax.set_title(title, loc="left", fontsize=13, fontweight="bold", color=INK, pad=24)
     place = ax.transAxes + ScaledTranslation(0, 8 / 72, ax.figure.dpi_scale_trans)
-    ax.text(0, 1, subtitle, transform=place, fontsize=10, color="#5a606b")
+    ax.text(0, 1, subtitle, transform=place, fontsize=11, color="#5a606b")
 
 
 def _percent(ax: Axes) -> None:
@@ -68,17 +100,17 @@ def _percent(ax: Axes) -> None:
     ax.grid(color="#e8eaee", linewidth=0.8)
 
 
-def _roc(ax: Axes, curves: Curves) -> None:
+def _roc(ax: Axes, *, curves: Curves) -> None:
     false, true, _ = roc_curve(curves.label, curves.probability)
     _title(ax, f"Ranking: AUC {roc_auc_score(curves.label, curves.probability):.3f}", "0.5 is chance, 1 is perfect")
     ax.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.3, label="chance")
     ax.plot(false, true, color=BLUE, linewidth=2.2, label="model")
     ax.set(xlabel="finished, wrongly flagged", ylabel="unfinished, rightly flagged", xlim=(0, 1), ylim=(0, 1.005))
     _percent(ax)
-    ax.legend(loc="lower right", frameon=False, fontsize=10)
+    ax.legend(loc="lower right", frameon=False, fontsize=11)
 
 
-def _calibration(ax: Axes, curves: Curves) -> None:
+def _calibration(ax: Axes, *, curves: Curves) -> None:
     bins = calibration_bins(curves.label, curves.probability)
     predicted = np.array([b.predicted for b in bins])
     observed = np.array([b.observed for b in bins])
@@ -97,10 +129,17 @@ def _calibration(ax: Axes, curves: Curves) -> None:
         capsize=3,
         label="model",
     )
+    if curves.uncalibrated is not None:
+        before = calibration_bins(curves.label, curves.uncalibrated)
+        points = ([b.predicted for b in before], [b.observed for b in before])
+        ax.plot(
+            *points, color=ORANGE, linestyle=":", linewidth=1.6, marker="s", markersize=5, label="before calibration"
+        )
+        predicted = np.append(predicted, points[0])
     edge = min(1.0, 1.08 * float(max(predicted.max(), high.max())))
     ax.set(xlabel="predicted share unfinished", ylabel="observed share unfinished", xlim=(0, edge), ylim=(0, edge))
     _percent(ax)
-    ax.legend(loc="upper left", frameon=False, fontsize=10)
+    ax.legend(loc="upper left", frameon=False, fontsize=11)
 
 
 def _wilson(rate: Floats, count: Labels) -> tuple[Floats, Floats]:
@@ -111,7 +150,7 @@ def _wilson(rate: Floats, count: Labels) -> tuple[Floats, Floats]:
     return middle - half, middle + half
 
 
-def _gain(ax: Axes, curves: Curves) -> None:
+def _gain(ax: Axes, *, curves: Curves) -> None:
     order = np.argsort(-curves.probability, kind="stable")
     found = np.concatenate([[0.0], np.cumsum(curves.label[order]) / curves.label.sum()])
     asked = np.linspace(0, 1, len(found))
@@ -127,16 +166,58 @@ def _gain(ax: Axes, curves: Curves) -> None:
     ax.set(xlabel="share of exits, riskiest first", ylabel="share of the unfinished reached")
     ax.set(xlim=(0, 1), ylim=(0, 1.02))
     _percent(ax)
-    ax.legend(loc="lower right", frameon=False, fontsize=10)
+    ax.legend(loc="lower right", frameon=False, fontsize=11)
 
 
-def _features(ax: Axes, curves: Curves) -> None:
-    top = np.argsort(-curves.contributions, kind="stable")[:COUNT_FEATURES][::-1]
-    values = curves.contributions[top]
+def _features(ax: Axes, *, curves: Curves) -> None:
+    top = np.argsort(-curves.contributions, kind="stable")[:COUNT_FEATURES]
     _title(ax, "What does the model look at?", "mean contribution to the log odds, up or down")
-    ax.barh(np.arange(len(top)), values, color=BLUE, height=0.66)
-    for row, (index, value) in enumerate(zip(top, values, strict=True)):
-        ax.text(float(value), row, f"  {value:.2f}  {curves.features[index]}", va="center", fontsize=10, color=INK)
-    # Names to the right of their bars: as tick labels, the longest would take half of the plot.
-    ax.set(xlim=(0, max(1.9 * float(values.max()), 1e-9)), ylim=(-0.6, len(top) - 0.4), xticks=[], yticks=[])
+    _bars(ax, [(curves.features[index], float(curves.contributions[index])) for index in top.tolist()])
+
+
+def _drift(ax: Axes, *, drift: Sequence[tuple[str, float]]) -> None:
+    _title(
+        ax, "What has moved since the last model?", "stability index; above 0.25, in orange, it is another population"
+    )
+    _bars(ax, drift[:COUNT_FEATURES], alarming=LARGE)
+
+
+def _bars(ax: Axes, named: Sequence[tuple[str, float]], alarming: float = np.inf) -> None:
+    # The largest on top. Names to the right of their bars: as tick labels, the longest would take half of the plot.
+    for row, (name, value) in enumerate(reversed(named)):
+        ax.barh(row, value, color=ORANGE if value > alarming else BLUE, height=0.66)
+        ax.text(value, row, f"  {value:.2f}  {name}", va="center", fontsize=11, color=INK)
+    largest = max((value for _, value in named), default=0.0)
+    ax.set(xlim=(0, max(2.7 * largest, 1e-9)), ylim=(-0.6, len(named) - 0.4), xticks=[], yticks=[])
     ax.spines[["bottom"]].set_visible(False)
+
+
+def _effect(ax: Axes, *, effect: Effect, edge: float) -> None:
+    low, high = min(p.contribution for p in effect.points), max(p.contribution for p in effect.points)
+    _title(ax, effect.feature, f"its own part: {low:+.2f} to {high:+.2f} in the log odds")
+    # A line along a number's values; levels and the missing stand apart.
+    line = [place for place, point in enumerate(effect.points) if point.value is not None]
+    for name, color, style, marker in (("predicted", BLUE, "-", "o"), ("observed", ORANGE, ":", "s")):
+        shares = np.array([getattr(point, name) for point in effect.points])
+        ax.plot(line, shares[line], color=color, linestyle=style, linewidth=2)
+        ax.plot(np.arange(len(shares)), shares, marker, color=color, markersize=7, label=name)
+    texts = [_short(p.name) for p in effect.points]
+    turned = sum(map(len, texts)) > 36  # more characters do not fit side by side
+    ax.set_xticks(np.arange(len(texts)), texts, rotation=25 if turned else 0, ha="right" if turned else "center")
+    ax.set(ylabel="share unfinished", ylim=(0, edge), xlim=(-0.5, len(texts) - 0.5))
+    ax.yaxis.set_major_locator(MaxNLocator(5))
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.grid(color="#e8eaee", linewidth=0.8)
+    ax.legend(loc="best", frameon=False, fontsize=11)
+
+
+def _short(name: str) -> str:
+    """Return a name that has room below an axis: a long number as 12k, a long word cut."""
+    try:
+        number = float(name)
+    except ValueError:
+        return name if len(name) <= 14 else name[:13] + "\u2026"
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"

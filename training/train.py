@@ -19,13 +19,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from scoring.bundles import champion, promote
+from scoring.bundles import Bundle
 from scoring.contract import FeatureContract
-from training import evaluate
+from training import baselines, evaluate, shift, slices
 from training.bundle import write_bundle
 from training.card import Report
 from training.config import TrainingRules
-from training.evaluate import Floats, Labels, Slice
+from training.effects import effects
+from training.evaluate import Labels
+from training.leak_screen import screen
 from training.learn import learn
 from training.plots import Curves
 from training.split import Split, share, split_by_time_and_user
@@ -42,12 +44,11 @@ _NEEDED = ("label", "is_treated", "exit_id", "user_id", "exited_at")
 
 @dataclass(frozen=True)
 class Trained:
-    """A sealed bundle. `is_first`: there was no champion, so it became one."""
+    """A sealed bundle."""
 
     version: str
     folder: Path
     metrics: dict[str, float]
-    is_first: bool
 
 
 def train(
@@ -59,27 +60,34 @@ def train(
     until: datetime,
     label_window_days: int,
     rules: TrainingRules,
+    last: Bundle | None = None,
     threads: int = 0,
     advance: Callable[[str], None] = lambda _step: None,
 ) -> Trained:
     """Fit, measure, and write the bundle into `models`.
 
     `examples` are rows of `fct_training_examples` as known by `until`, which names the version: to train again on the same is to
-    find the bundle that is there. Both moments are aware. `threads` 0 uses every core; `advance` is told of each step as it
-    begins: split, screen, search, fit, evaluate, write.
+    find the bundle that is there. Both moments are aware. The card shows how far the features have drifted since `last`, the
+    model in use. `threads` 0 uses every core; `advance` is told of each step as it begins: split, screen, search, fit, evaluate,
+    write.
 
     Raises: ContractError when a column is absent or broken, a feature leaks, or the examples are too few or all alike; nothing is
     written then.
     """
     advance("split")
-    rows, label, count_treated = _usable(examples, declared, label_window_days)
-    exited_us = rows.column("exited_at").cast(TIMESTAMP).cast(pa.int64()).to_numpy()
+    rows, label, count_treated = usable(examples, declared, label_window_days)
+    exited_us = microseconds(rows)
     user_share = share(rows.column("user_id"), rules.seed)
     split = split_by_time_and_user(exited_us, user_share, label_window_days * _DAY_US, rules.judged_users_ratio)
     _check_split(label, split)
-    learned = learn(
-        rows, label, user_share, split, declared=declared, rules=rules, where=MART, threads=threads, advance=advance
-    )
+
+    seen = rows.take(split.learned)
+    contract = declared.learn(seen)
+    matrix = contract.encode(rows, MART)
+
+    advance("screen")
+    screened = screen(seen, contract, label[split.learned], seen.column("user_id"), rules=rules.leaks, seed=rules.seed)
+    learned = learn(contract, matrix, label, user_share, split, rules=rules, threads=threads, advance=advance)
 
     advance("evaluate")
     truth, raw, probability = label[split.test], learned.raw(split.test), learned.probability(split.test)
@@ -94,15 +102,29 @@ def train(
         **{f"count_{name}": float(len(part)) for name, part in split.parts.items()},
         "count_treated_left_out": float(count_treated),
     }
-    sparse = learned.matrix[split.test[:: -(-len(split.test) // MAX_EXPLAINED_ROWS)]]
-    contributions = np.abs(learned.fitter.contributions(learned.fitted.booster, sparse)).mean(axis=0)
-    curves = Curves(truth, probability, learned.contract.names, contributions)
+    users = rows.column("user_id").take(split.test)
+    fit = matrix[split.fit], label[split.fit]
+    simpler = baselines.predictions(contract, fit, matrix[split.test], seed=rules.seed)
+    step = -(-len(split.test) // MAX_EXPLAINED_ROWS)
+    explained = matrix[split.test[::step]]
+    contributions = learned.fitter.contributions(learned.fitted.booster, explained)
+    before = shift.last_reference(last)
+    drift = shift.stability(contract, fit[0], before) if before else None
+    curves = Curves(
+        truth,
+        probability,
+        contract.names,
+        np.abs(contributions).mean(axis=0),
+        uncalibrated=raw if learned.calibration.kind != "none" else None,
+        effects=effects(contract, explained, truth[::step], probability[::step], contributions),
+        drift=drift,
+    )
 
     advance("write")
     report = Report(
         metrics=metrics,
-        contract=learned.contract,
-        devices=_devices(rows, split, truth, probability),
+        contract=contract,
+        slices=evaluate.all_slices(slices.parts(rows.take(split.test)), truth, probability, users, seed=rules.seed),
         periods={
             name: (_moment(exited_us[part[0]]), _moment(exited_us[part[-1]]), float(label[part].mean()))
             for name, part in split.parts.items()
@@ -111,6 +133,16 @@ def train(
         trained_at=trained_at.astimezone(UTC),
         label_window_days=label_window_days,
         seed=rules.seed,
+        intervals=evaluate.intervals(truth, probability, users, train_rate=train_rate, seed=rules.seed),
+        baselines=baselines.against(truth, users, probability, simpler, train_rate=train_rate, seed=rules.seed),
+        calibration_kind=learned.calibration.kind,
+        screen=[(feature.name, feature.auc) for feature in screened.features],
+        permuted_auc=screened.permuted_auc,
+        trials=[{**trial.parameters, "log_loss": trial.log_loss} for trial in learned.trials],
+        parameters={name: value for name, value in learned.fitter.parameters.items() if name != "nthread"},
+        judged_users_ratio=rules.judged_users_ratio,
+        drift=drift,
+        drift_against=last.version if last else None,
     )
     version = write_bundle(
         models,
@@ -118,17 +150,18 @@ def train(
         learned.calibration,
         report,
         curves,
+        reference=shift.reference(contract, fit[0]),
         until=until.astimezone(UTC),
         learned_until=_moment(exited_us[split.learned].max()),
     )
-    is_first = champion(models) is None
-    if is_first:
-        promote(models, version)
-    return Trained(version, models / version, metrics, is_first)
+    return Trained(version, models / version, metrics)
 
 
-def _usable(examples: pa.Table, declared: FeatureContract, label_window_days: int) -> tuple[pa.Table, Labels, int]:
-    """Return the untreated examples in the order of their exits, their labels, and how many were treated."""
+def usable(examples: pa.Table, declared: FeatureContract, label_window_days: int) -> tuple[pa.Table, Labels, int]:
+    """Return the untreated examples in the order of their exits, their labels, and how many were treated.
+
+    Raises: ContractError when they cannot be learned from.
+    """
     absent = [name for name in _NEEDED if name not in examples.column_names]
     if absent:
         raise ContractError(f"{MART} lacks {', '.join(absent)}. Restore the columns in dbt.")
@@ -154,6 +187,12 @@ def _usable(examples: pa.Table, declared: FeatureContract, label_window_days: in
     return rows, rows.column("label").to_numpy().astype(np.int64), examples.num_rows - untreated.num_rows
 
 
+def microseconds(rows: pa.Table) -> Labels:
+    """Return the moments of the exits, microseconds since 1970, UTC."""
+    times: Labels = rows.column("exited_at").cast(TIMESTAMP).cast(pa.int64()).to_numpy()
+    return times
+
+
 def _check_split(label: Labels, split: Split) -> None:
     for name in ("fit", "test"):
         part = label[split.parts[name]]
@@ -162,13 +201,6 @@ def _check_split(label: Labels, split: Split) -> None:
                 f"Split by time, the {name} period holds {len(part)} of {len(label)} examples, and not both outcomes "
                 "among them. Load more history and run winback backfill, or train later."
             )
-
-
-def _devices(rows: pa.Table, split: Split, truth: Labels, probability: Floats) -> list[Slice]:
-    if "device_type" not in rows.column_names:
-        return []
-    names = rows.column("device_type").take(split.test).cast(pa.string())
-    return evaluate.slices(names.to_pylist(), truth, probability)
 
 
 def _moment(microseconds: np.int64) -> datetime:

@@ -5,7 +5,8 @@ WinbackError
 │   └── BusyError     another process holds the data; for an hourly run no failure, for that process does the work (exit 0)
 ├── ContractError    exit 2: configuration, input or contract is wrong; a retry fails the same way
 ├── CircuitOpenError exit 3: stopped on purpose before doing harm; a person should look
-└── DriftError       exit 3: an audit found rows that are not what the raw events say; a person should look
+├── DriftError       exit 3: an audit found rows that are not what the raw events say; a person should look
+└── NothingToPromoteError exit 4: no challenger, or one that is no better; all is well, and a scheduler may go on
 
 """
 
@@ -36,6 +37,12 @@ class DriftError(WinbackError):
     """The tables are not what the raw events say."""
 
     exit_code = 3
+
+
+class NothingToPromoteError(WinbackError):
+    """The champion stays: there is no challenger, or the verdict is that it is no better."""
+
+    exit_code = 4
 
 
 class BusyError(RetryableError):

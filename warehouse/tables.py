@@ -168,6 +168,25 @@ DECISIONS = Table(
     partition_on="decided_at",
 )
 
+# What the challenger would have said of the exits that a run scored. Read by people, never by a run.
+SHADOW_SCORES = Table(
+    "ops",
+    "shadow_scores",
+    ("exit_id", "run_id"),
+    _columns(
+        {
+            "exit_id": _TEXT,
+            "user_id": _TEXT,  # for erasure
+            "run_id": _TEXT,
+            "model_version": _TEXT,
+            "churn_probability": _NUMBER,
+            "scored_at": TIMESTAMP,  # the end of the run's window, as decided_at of the decision beside it
+        },
+        {},
+    ),
+    partition_on="scored_at",
+)
+
 # What the CRM holds of a user, in the order of the design's section "In the CRM".
 CRM_STATE: dict[str, pa.DataType] = {
     "churn_probability": _NUMBER,
@@ -283,4 +302,7 @@ LEASES = Table(
 )
 
 RAW = {"events": APP_EVENTS, "users": USERS, "redemptions": VOUCHER_REDEMPTIONS}
-ALL = (APP_EVENTS, USERS, VOUCHER_REDEMPTIONS, RUNS, DECISIONS, DELIVERIES, REPORTS, AUDITS, ERASURES, LEASES)
+ALL = (
+    *(APP_EVENTS, USERS, VOUCHER_REDEMPTIONS),
+    *(RUNS, DECISIONS, SHADOW_SCORES, DELIVERIES, REPORTS, AUDITS, ERASURES, LEASES),
+)

@@ -1,0 +1,261 @@
+"""How good do models get: on real loan applications, and next to the best that can be known of the synthetic app?
+
+    python bench/models.py [--only loans,app,speed] [--rows 1000000]
+
+Exits up to a date train, later exits of users never learned from test. Users are judged in turn, a fifth of them at a time, so
+that every later exit has been judged once by a model that had never met its user. Of the app, the generator also plays each of
+these exits' futures many times over: the share that does not finish is the truth behind the label. Speed: from the table of
+examples to the sealed bundle, next to a bare `xgboost.train` on the same matrices with the same settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import xgboost as xgb
+
+from crm_sync.destinations.braze import Braze
+from jobs.backfill import backfill
+from jobs.house import open_house
+from jobs.settings import Settings
+from jobs.transform import SINCE_EVER, Window
+from sandbox.oracle import unfinished_probability
+from sandbox.synthetic_app import generate
+from scoring.contract import Feature, FeatureContract, load_contract
+from training import baselines, evaluate, train
+from training.config import TrainingRules, load_training
+from training.evaluate import Floats, Labels
+from training.fit import EARLY_STOPPING_ROUNDS, MAX_ROUNDS, Fitter
+from training.learn import learn
+from training.search import SearchRules
+from training.split import share, split_by_time_and_user
+from warehouse.duckdb import DuckDBWarehouse
+from warehouse.loading import load
+
+ROOT = Path(__file__).parents[1]
+LOANS = ROOT.parent / "shared" / "data" / "loan_applications"
+LOAN_CONFIG, CONFIG = ROOT / "examples" / "loan_applications", ROOT / "config"
+LOANS_UNTIL = datetime(
+    2012, 1, 20, tzinfo=UTC
+)  # exits to 3 January have matured by then; the test begins on 15 December
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+LABEL_WINDOW_DAYS = 14
+BOUND_LOAN_AUC, BOUND_ECE, BOUND_WAY, BOUND_RATIO = 0.84, 0.05, 0.90, 1.5
+FOLDS = 5
+SEEDS = (1, 2)
+APP_USERS, APP_STARTS_ON, APP_DAYS = 40_000, date(2026, 2, 1), 110
+PLAYS = 200
+_DAY_US = 86_400_000_000
+
+
+def examples_of(folder: Path, files: dict[str, Path], config: Path, until: datetime) -> pa.Table:
+    """Load files, build history up to `until`, and return the training examples known then."""
+    settings = Settings(
+        warehouse=f"duckdb:///{folder / 'winback.duckdb'}",
+        models=folder / "models",
+        config=config,
+        dbt_target=folder / "dbt",
+    )
+    warehouse = DuckDBWarehouse(folder / "winback.duckdb")
+    load(warehouse, files, now=NOW)
+    warehouse.close()
+    with open_house(settings, destination=Braze("http://localhost", "unused"), now=lambda: NOW) as house:
+        backfill(house, until)
+        house.transform(Window(SINCE_EVER, until, until)).build("examples")
+        relation = house.warehouse.relation("marts", "fct_training_examples")
+        return house.warehouse.query(f"select * from {relation} order by exited_at, exit_id")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Later exits, each with what a model says that has not met its user, and what a logistic regression says."""
+
+    rows: pa.Table
+    label: Labels
+    probability: Floats
+    logistic: Floats
+    train_rate: float
+
+
+def judge(examples: pa.Table, declared: FeatureContract, rules: TrainingRules) -> Judged:
+    """Learn once for each fifth of the users, and put together what is said of the later exits."""
+    rows, label, _ = train.usable(examples, declared, LABEL_WINDOW_DAYS)
+    exited_us = train.microseconds(rows)
+    user_share = share(rows.column("user_id"), rules.seed)
+    ours, linear, rates = np.full(len(label), np.nan), np.full(len(label), np.nan), []
+    for fold in range(FOLDS):
+        turned = (user_share + fold / FOLDS) % 1
+        split = split_by_time_and_user(exited_us, turned, LABEL_WINDOW_DAYS * _DAY_US, 1 / FOLDS)
+        contract = declared.learn(rows.take(split.learned))
+        matrix = contract.encode(rows, train.MART)
+        learned = learn(contract, matrix, label, turned, split, rules=rules, threads=0, advance=lambda _step: None)
+        ours[split.test] = learned.probability(split.test)
+        fit, test = (matrix[split.fit], label[split.fit]), matrix[split.test]
+        linear[split.test] = baselines.predictions(contract, fit, test, seed=rules.seed)["logistic regression"]
+        rates.append(float(fit[1].mean()))
+    judged = np.flatnonzero(~np.isnan(ours))
+    return Judged(rows.take(judged), label[judged], ours[judged], linear[judged], float(np.mean(rates)))
+
+
+def tell(what: str, judged: Judged) -> dict[str, float]:
+    """Print the figures that are looked at first, and return all."""
+    m = evaluate.measure(judged.label, judged.probability, train_rate=judged.train_rate)
+    gains = baselines.compare(judged.label, judged.rows.column("user_id"), judged.probability, judged.logistic, seed=0)
+    print(f"{what}: {len(judged.label):,} later exits, {m['base_rate']:.1%} unfinished")
+    print(
+        f"    AUC {m['auc']:.4f}, average precision {m['average_precision']:.4f}, Brier {m['brier']:.4f}, "
+        f"ECE {m['calibration_error']:.4f}, lift {m['lift_at_10_percent']:.2f}"
+    )
+    for name in ("brier", "auc"):
+        low, high = gains[name].interval
+        verdict = "better" if low > 0 else "not surely better"
+        print(f"    than logistic regression: {name} {gains[name].value:+.4f} ({low:+.4f} to {high:+.4f}), {verdict}")
+    return m
+
+
+def said(is_good: bool) -> str:
+    """One word for a bound."""
+    return "ok" if is_good else "MISSED"
+
+
+def loans(_rows: int) -> bool:
+    """Real exits of loan applicants: finished within the label window, or not."""
+    if not LOANS.is_dir():
+        print("Loan applications: skipped, the data is not part of the project")
+        return True
+    with tempfile.TemporaryDirectory() as text:
+        files = {"events": LOANS / "app_events.parquet", "users": LOANS / "users.parquet"}
+        examples = examples_of(Path(text), files, LOAN_CONFIG, LOANS_UNTIL)
+    judged = judge(examples, load_contract(LOAN_CONFIG / "features.yml"), load_training(CONFIG / "training.yml"))
+    m = tell("Loan applications", judged)
+    is_good = m["auc"] >= BOUND_LOAN_AUC and m["calibration_error"] <= BOUND_ECE
+    print(f"    AUC at least {BOUND_LOAN_AUC} and ECE at most {BOUND_ECE}   {said(is_good)}")
+    return is_good
+
+
+def app(_rows: int) -> bool:
+    """The sandbox, of two seeds: how much of what the generator knows is found."""
+    is_good = True
+    for seed in SEEDS:
+        made = generate(seed=seed, count_users=APP_USERS, starts_on=APP_STARTS_ON, count_days=APP_DAYS)
+        with tempfile.TemporaryDirectory() as text:
+            until = datetime.combine(APP_STARTS_ON, datetime.min.time(), UTC) + timedelta(days=APP_DAYS)
+            made.write(Path(text))
+            files = {name: Path(text) / f"{name}.parquet" for name in ("events", "users", "redemptions")}
+            examples = examples_of(Path(text), files, CONFIG, until)
+        judged = judge(examples, load_contract(CONFIG / "features.yml"), load_training(CONFIG / "training.yml"))
+        m = tell(f"The app of seed {seed}", judged)
+        known = _truth(made.exits_truth, judged.rows)
+        best = evaluate.measure(judged.label, known, train_rate=judged.train_rate)
+        way = (m["brier_baseline"] - m["brier"]) / (m["brier_baseline"] - best["brier"])
+        print(
+            f"    the generator itself: AUC {best['auc']:.4f}, Brier {best['brier']:.4f}; from the base rate "
+            f"({m['brier_baseline']:.4f}) {way:.1%} of the way (bound {BOUND_WAY:.0%})   {said(way >= BOUND_WAY)}"
+        )
+        is_good = is_good and way >= BOUND_WAY
+    return is_good
+
+
+def _truth(exits: pa.Table, rows: pa.Table) -> Floats:
+    keys = rows.select(["user_id", "exited_at"]).append_column("place", pa.array(np.arange(rows.num_rows)))
+    keys = keys.set_column(1, "exited_at", keys.column("exited_at").cast(exits.schema.field("exited_at").type))
+    found = exits.join(keys, ["user_id", "exited_at"], join_type="inner").sort_by("place")
+    assert found.num_rows == rows.num_rows, f"{rows.num_rows - found.num_rows} exits are unknown to the generator"
+    return unfinished_probability(found, LABEL_WINDOW_DAYS, plays=PLAYS, seed=0)
+
+
+def speed(rows: int) -> bool:
+    """Training on made examples, next to the fit alone."""
+    rules = TrainingRules(search=SearchRules(trials=0))
+    examples, declared = _made(rows)
+    with tempfile.TemporaryDirectory() as text:
+        began = time.perf_counter()
+        trained = train.train(
+            examples,
+            declared,
+            Path(text),
+            trained_at=NOW,
+            until=NOW,
+            label_window_days=LABEL_WINDOW_DAYS,
+            rules=rules,
+        )
+        whole = time.perf_counter() - began
+    table, label, _ = train.usable(examples, declared, LABEL_WINDOW_DAYS)
+    user_share = share(table.column("user_id"), rules.seed)
+    split = split_by_time_and_user(
+        train.microseconds(table), user_share, LABEL_WINDOW_DAYS * _DAY_US, rules.judged_users_ratio
+    )
+    contract = declared.learn(table.take(split.learned))
+    matrix = contract.encode(table, train.MART)
+    fitter = Fitter(contract, seed=rules.seed, threads=0)
+    began = time.perf_counter()
+    fit, validation = (fitter.data(matrix[part], label[part]) for part in (split.fit, split.validation))
+    xgb.train(
+        fitter.settings(len(split.fit)),
+        fit,
+        MAX_ROUNDS,
+        evals=[(validation, "validation")],
+        early_stopping_rounds=EARLY_STOPPING_ROUNDS,
+        verbose_eval=False,
+    )
+    bare = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    is_good = whole / bare <= BOUND_RATIO
+    rounds = trained.metrics["count_rounds"]
+    print(
+        f"Training on {rows:,} examples of {len(declared.features)} features: {whole:.1f} s, {rounds:.0f} rounds, {peak:,.0f} MB "
+        f"at the peak; bare xgboost.train {bare:.1f} s: {whole / bare:.2f} times (bound {BOUND_RATIO})   {said(is_good)}"
+    )
+    return is_good
+
+
+def _made(rows: int) -> tuple[pa.Table, FeatureContract]:
+    """Examples of 36 numbers and 4 categories, some of which matter; users with four exits each, on 120 days."""
+    rng = np.random.default_rng(0)
+    numbers = {f"number_{i:02}": rng.normal(size=rows).astype(np.float32) for i in range(36)}
+    categories = {f"category_{i}": rng.integers(0, 8, rows) for i in range(4)}
+    log_odds = 0.3 * (categories["category_0"] == 3) + np.zeros(rows)
+    for i in range(12):
+        log_odds += 0.5 / (i + 1) * numbers[f"number_{i:02}"]
+    log_odds += 0.4 * numbers["number_00"] * (numbers["number_01"] > 0)
+    seconds = np.sort(rng.integers(0, 120 * 86_400, rows))
+    levels = pa.array([f"level {i}" for i in range(8)])
+    table = pa.table(
+        {
+            "label": (rng.random(rows) < 1 / (1 + np.exp(-log_odds))).astype(np.int64),
+            "is_treated": np.zeros(rows, dtype=bool),
+            "exit_id": pa.array(np.arange(rows)).cast(pa.string()),
+            "user_id": pa.array(rng.integers(0, rows // 4, rows)).cast(pa.string()),
+            "exited_at": pa.array(seconds * 1_000_000 + int(NOW.timestamp() * 1e6), pa.timestamp("us")),
+            **numbers,
+            **{name: levels.take(pa.array(codes)) for name, codes in categories.items()},
+        }
+    )
+    features = [Feature(name=name, type="number", range=(-100, 100)) for name in numbers]
+    features += [Feature(name=name, type="category") for name in categories]
+    return table, FeatureContract(features=tuple(features))
+
+
+def main() -> None:
+    """Run the parts, and leave with 1 when a bound was missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="loans,app,speed")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="of the examples by which speed is measured")
+    arguments = parser.parse_args()
+    parts = {"loans": loans, "app": app, "speed": speed}
+    is_good = [parts[name](arguments.rows) for name in arguments.only.split(",")]  # all of them, also after a miss
+    if not all(is_good):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""Which model does this run use, and how does another one come into use: train, promote, roll back?
+
+Aliases are written in an order that leaves something sensible behind wherever it stops: the way back, the champion, the
+challenger.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.settings import Settings
+from scoring import bundles
+from scoring.bundles import Bundle
+from scoring.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, RegistryUnreachableError, connect
+from warehouse.errors import ContractError, NothingToPromoteError
+
+VERDICT = "verdict.json"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The bundle that a run has pinned. `fallback` says why it is the last verified one on disk, if it is."""
+
+    bundle: Bundle
+    fallback: str | None = None
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """Which version is the champion from now on, and which was before."""
+
+    champion: str
+    before: str | None
+
+
+@dataclass(frozen=True)
+class Aliases:
+    """What the registry's aliases stand for. `problem`: why it could not be asked; `on_disk`: the version used last here."""
+
+    registry: str
+    champion: str | None
+    challenger: str | None
+    previous_champion: str | None
+    on_disk: str | None
+    problem: str | None = None
+
+
+def open_registry(settings: Settings) -> Registry:
+    """Return the registry that the settings name; nothing is asked yet."""
+    return connect(settings.registry_uri, settings.models)
+
+
+def choose(settings: Settings) -> Chosen:
+    """Resolve the champion once, fetch and verify its bundle, and note it as the last that was verified here.
+
+    Raises: ContractError where there is no champion, or its bundle is not what was registered; RegistryUnreachableError where
+    nothing is on disk to fall back to.
+    """
+    registry = open_registry(settings)
+    try:
+        version = registry.resolve(CHAMPION)
+        if version is None:
+            raise ContractError(_no_champion(settings.models))
+        bundle = registry.fetch(version, settings.models)
+    except RegistryUnreachableError as error:
+        last = bundles.champion(settings.models)
+        if last is None:
+            raise RegistryUnreachableError(
+                f"{error} No bundle was verified on this disk before, so there is none to fall back to."
+            ) from None
+        return Chosen(bundles.load_bundle(settings.models, last), f"{error} Used the last verified bundle on disk.")
+    _note(settings.models, version)
+    return Chosen(bundle)
+
+
+def aliases(settings: Settings) -> Aliases:
+    """Look at the registry; changes nothing, and a registry that is down is no failure."""
+    shown, on_disk = _shown(settings), bundles.champion(settings.models)
+    try:
+        registry = open_registry(settings)
+        return Aliases(
+            registry=shown,
+            champion=registry.resolve(CHAMPION),
+            challenger=registry.resolve(CHALLENGER),
+            previous_champion=registry.resolve(PREVIOUS),
+            on_disk=on_disk,
+        )
+    except (RegistryUnreachableError, ContractError) as error:
+        return Aliases(shown, None, None, None, on_disk, str(error))
+
+
+def enroll(settings: Settings, version: str) -> str:
+    """Register a bundle that was trained, as the challenger, or as the champion where there is none; returns which it is."""
+    registry = open_registry(settings)
+    registry.register(bundles.load_bundle(settings.models, version))
+    champion = registry.resolve(CHAMPION)
+    if champion is None:
+        registry.point(CHAMPION, version)
+        _note(settings.models, version)
+    elif champion != version:
+        registry.point(CHALLENGER, version)
+        return CHALLENGER
+    return CHAMPION
+
+
+def promote(settings: Settings, version: str | None = None, *, force: bool = False) -> Promoted:
+    """Make the challenger, or `version`, the champion; the next run uses it.
+
+    Raises: NothingToPromoteError without a challenger, or when the verdict is that it is no better; ContractError when there
+    is no verdict against the present champion, or the bundle is not whole; RegistryUnreachableError.
+    """
+    registry = open_registry(settings)
+    champion, challenger = registry.resolve(CHAMPION), registry.resolve(CHALLENGER)
+    version = version or challenger
+    if version is None:
+        raise NothingToPromoteError("There is no challenger. Train one (winback train), or name a version.")
+    bundle = registry.fetch(version, settings.models)
+    registry.register(bundle)
+    before = champion
+    if version != champion:
+        if champion is not None and not force:
+            _check_verdict(registry.attached(version, VERDICT), champion, version)
+        if champion is not None:
+            registry.point(PREVIOUS, champion)
+        registry.point(CHAMPION, version)
+    else:
+        before = registry.resolve(PREVIOUS)
+    if version == challenger:
+        registry.point(CHALLENGER, None)
+    _note(settings.models, version)
+    return Promoted(version, before)
+
+
+def rollback(settings: Settings) -> Promoted:
+    """Make the previous champion the champion again; the next run uses it.
+
+    Raises: ContractError when there is none, or its bundle is not whole; RegistryUnreachableError.
+    """
+    registry = open_registry(settings)
+    before, previous = registry.resolve(CHAMPION), registry.resolve(PREVIOUS)
+    if previous is None:
+        raise ContractError(
+            "There is no previous champion to go back to. Promote a version: winback promote VERSION --force"
+        )
+    registry.fetch(previous, settings.models)
+    registry.point(CHAMPION, previous)
+    registry.point(PREVIOUS, None)
+    _note(settings.models, previous)
+    return Promoted(previous, before)
+
+
+def _check_verdict(text: str | None, champion: str, version: str) -> None:
+    """Raises: NothingToPromoteError when it is no better; ContractError when nobody has judged it against this champion."""
+    judge = f"Judge it (winback evaluate), or promote it unjudged: winback promote {version} --force"
+    if text is None:
+        raise ContractError(f"{version} has no verdict against the champion {champion}. {judge}")
+    try:
+        verdict: Any = json.loads(text)
+    except ValueError:
+        verdict = None
+    if not isinstance(verdict, dict) or not isinstance(verdict.get("is_better"), bool):
+        raise ContractError(f"The verdict on {version} cannot be read. {judge}")
+    if (verdict.get("champion"), verdict.get("challenger")) != (champion, version):
+        raise ContractError(f"The verdict on {version} is not about it and the present champion {champion}. {judge}")
+    if not verdict["is_better"]:
+        raise NothingToPromoteError(
+            f"{version} is not better than the champion {champion}: winback evaluate shows the numbers. "
+            f"To use it all the same: winback promote {version} --force"
+        )
+
+
+def _note(models: Path, version: str) -> None:
+    """Raises: ContractError where the folder cannot be written to."""
+    if bundles.champion(models) == version:
+        return
+    try:
+        bundles.point(models, bundles.CHAMPION, version)
+    except OSError as error:
+        raise ContractError(f"WINBACK_MODELS cannot be written to: {error.strerror}.") from None
+
+
+def _no_champion(models: Path) -> str:
+    known = bundles.versions(models)
+    on_disk = f" On disk are: {', '.join(known)}." if known else ""
+    return f"There is no champion. Train a model (winback train), or promote one: winback promote VERSION.{on_disk}"
+
+
+def _shown(settings: Settings) -> str:
+    uri = settings.registry_uri
+    return "embedded" if uri.startswith("sqlite:") else uri

@@ -1,0 +1,269 @@
+"""How does MLflow keep the bundles: embedded in a SQLite file, or on a tracking server?
+
+One registered model; each bundle is one of its versions. The version's run holds the bundle's files as artifacts, and its tags
+say which bundle it is and what its manifest's sha256 is: with that, every file is verified. The only importer of mlflow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from scoring import bundles
+from scoring.bundles import Bundle
+from scoring.registry import RegistryUnreachableError, checked_name, whole
+from warehouse.errors import ContractError
+
+MODEL = "winback-churn"
+# Once loaded, mlflow asks nobody but the registry it was given: no telemetry. An operator may not turn that on unawares.
+_FORCED = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "GIT_PYTHON_REFRESH": "quiet"}
+# A dead registry costs seconds: three attempts of 5 s at most. By itself mlflow tries for minutes. The environment may say other.
+_PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
+    # An upload or a download of a few megabytes.
+    "MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT": "60",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_CONFIGURE_LOGGING": "false",
+}
+_BUNDLE, _MANIFEST = "bundle_version", "manifest_sha256"
+_ATTACHED = "attached"
+
+
+class MlflowRegistry:
+    """The registry at a URI. mlflow is loaded when it is first asked."""
+
+    def __init__(self, uri: str, models: Path) -> None:
+        self._is_embedded = uri.startswith("sqlite:///")
+        self._path = Path(uri.removeprefix("sqlite:///")).absolute()
+        self._uri = f"sqlite:///{self._path}" if self._is_embedded else uri
+        self._models = models
+        self._found: dict[str, Any] = {}
+
+    def resolve(self, alias: str) -> str | None:
+        """Ask for the alias itself: a search may return versions without their aliases (mlflow#16734)."""
+        if self._is_unborn:
+            return None
+        with self._asking():
+            try:
+                found = self._client.get_model_version_by_alias(MODEL, alias)
+            except self._mlflow.MlflowException as error:
+                if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE") or self._has(alias):
+                    raise
+                return None
+        version = found.tags.get(_BUNDLE)
+        if not version or not found.tags.get(_MANIFEST):
+            raise ContractError(
+                f"The registry's {alias} is version {found.version} of {MODEL}, which winback did not register. "
+                "Promote one that it did: winback promote VERSION"
+            )
+        self._found[checked_name(version)] = found
+        return str(version)
+
+    def fetch(self, version: str, models: Path) -> Bundle:
+        """From disk, if what is there is what was registered; else downloaded beside it, verified, and put in its place."""
+        found = self._find(checked_name(version))
+        if found is None:
+            return bundles.load_bundle(models, version)  # trained before there was a registry, or nowhere at all
+        manifest = models / version / "manifest.json"
+        is_the_one = manifest.is_file() and _sha256(manifest) == found.tags[_MANIFEST]
+        on_disk = whole(models, version) if is_the_one else None
+        try:
+            return on_disk or self._download(found, version, models)
+        except OSError as error:
+            raise ContractError(
+                f"Model bundle {version} cannot be written to WINBACK_MODELS: {error.strerror}."
+            ) from None
+
+    def register(self, bundle: Bundle) -> None:
+        """The version comes last, tags and all: one that is there is whole."""
+        digest = _sha256(bundle.folder / "manifest.json")
+        found = self._find(checked_name(bundle.version))
+        if found is not None:
+            if found.tags[_MANIFEST] != digest:
+                raise ContractError(
+                    f"The registry keeps another bundle as {bundle.version}. Train again; versions are not replaced."
+                )
+            return
+        with self._asking():
+            client = self._client
+            try:
+                client.create_registered_model(MODEL)
+            except self._mlflow.MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            run = client.create_run(self._experiment(), run_name=bundle.version)
+            client.log_artifacts(run.info.run_id, str(bundle.folder))
+            client.set_terminated(run.info.run_id)
+            self._found[bundle.version] = client.create_model_version(
+                MODEL,
+                run.info.artifact_uri,
+                run_id=run.info.run_id,
+                tags={_BUNDLE: bundle.version, _MANIFEST: digest},
+            )
+
+    def point(self, alias: str, version: str | None) -> None:
+        """Set the alias, or delete it."""
+        found = self._known(version) if version is not None else None
+        if found is None and self._is_unborn:
+            return
+        with self._asking():
+            if found is not None:
+                self._client.set_registered_model_alias(MODEL, alias, found.version)
+            elif self._has(alias):
+                self._client.delete_registered_model_alias(MODEL, alias)
+
+    def attach(self, version: str, name: str, text: str) -> None:
+        """Log it as one more artifact of the version's run, beside the bundle's files."""
+        found = self._known(version)
+        with self._asking():
+            self._client.log_text(found.run_id, text, f"{_ATTACHED}/{checked_name(name)}")
+
+    def attached(self, version: str, name: str) -> str | None:
+        """Look first whether it is there: a download that fails does not say why."""
+        found, path = self._find(checked_name(version)), f"{_ATTACHED}/{checked_name(name)}"
+        if found is None:
+            return None
+        with self._asking(), tempfile.TemporaryDirectory() as folder:
+            if path not in [file.path for file in self._client.list_artifacts(found.run_id, _ATTACHED)]:
+                return None
+            return Path(self._client.download_artifacts(found.run_id, path, folder)).read_text()
+
+    @property
+    def _is_unborn(self) -> bool:
+        """No file yet: to ask would create it."""
+        return self._is_embedded and not self._path.is_file()
+
+    @cached_property
+    def _mlflow(self) -> Any:
+        return _import_mlflow(self._is_embedded)
+
+    @cached_property
+    def _client(self) -> Any:
+        return self._mlflow.MlflowClient(self._uri, self._uri)
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Raises: RegistryUnreachableError with the code alone: mlflow's own text quotes addresses and the server's reply."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            failures = [self._mlflow.MlflowException, OSError]
+            if self._is_embedded:
+                failures.append(importlib.import_module("sqlalchemy.exc").SQLAlchemyError)
+            try:
+                yield
+            except tuple(failures) as error:
+                code = getattr(error, "error_code", None) or type(error).__name__
+                where = f"in {self._path.name}" if self._is_embedded else "at WINBACK_REGISTRY"
+                raise RegistryUnreachableError(f"The model registry {where} gave no usable answer ({code}).") from None
+
+    def _has(self, alias: str) -> bool:
+        try:
+            return alias in self._client.get_registered_model(MODEL).aliases
+        except self._mlflow.MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+
+    def _find(self, version: str) -> Any:
+        """Return the model version of a bundle, the first if two registered it at once; None where there is none."""
+        if version not in self._found and not self._is_unborn:
+            with self._asking():
+                where = f"name = '{MODEL}' and tag.{_BUNDLE} = '{version}'"
+                found = self._client.search_model_versions(where, order_by=["version_number ASC"], max_results=1)
+            if found:
+                self._found[version] = found[0]
+        return self._found.get(version)
+
+    def _known(self, version: str) -> Any:
+        found = self._find(checked_name(version))
+        if found is None:
+            raise ContractError(f"The registry has no model version {version}. Register it: winback promote {version}")
+        return found
+
+    def _experiment(self) -> str:
+        """Where the runs are kept. A server chooses the artifacts' place; those of the embedded one lie beside the bundles."""
+        found = self._client.get_experiment_by_name(MODEL)
+        if found is not None:
+            return str(found.experiment_id)
+        place = str((self._models / "artifacts").absolute()) if self._is_embedded else None
+        return str(self._client.create_experiment(MODEL, artifact_location=place))
+
+    def _download(self, found: Any, version: str, models: Path) -> Bundle:
+        models.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=models) as name:
+            beside = Path(name)
+            folder = beside / version
+            folder.mkdir()
+            manifest = self._get(found, "manifest.json", folder)
+            if _sha256(manifest) != found.tags[_MANIFEST]:
+                raise _altered(version, "manifest.json")
+            for file in json.loads(manifest.read_text())["sha256"]:
+                self._get(found, checked_name(file), folder)
+            try:
+                bundle = bundles.load_bundle(beside, version)
+            except ContractError as error:
+                raise ContractError(f"What the registry keeps cannot be used. {error}") from None
+            place = models / version
+            try:
+                if place.exists():
+                    place.rename(beside / "altered")
+                os.replace(folder, place)
+            except OSError:
+                faster = whole(models, version)  # another run fetched it meanwhile
+                if faster is None:
+                    raise
+                return faster
+            return replace(bundle, folder=place)
+
+    def _get(self, found: Any, name: str, folder: Path) -> Path:
+        with self._asking():
+            if name not in [file.path for file in self._client.list_artifacts(found.run_id)]:
+                raise _altered(found.tags[_BUNDLE], name)
+            return Path(self._client.download_artifacts(found.run_id, name, str(folder)))
+
+
+def _import_mlflow(is_embedded: bool) -> Any:
+    os.environ.update(_FORCED)
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
+    # Python itself prints what nobody listens to from warnings on, addresses and all.
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if is_embedded:
+                importlib.import_module("sqlalchemy")
+            return importlib.import_module("mlflow")
+    except ModuleNotFoundError as error:
+        raise ContractError(
+            f"The embedded model registry needs {error.name}, which the scoring image leaves out. "
+            "Have WINBACK_REGISTRY name a tracking server, or none."
+        ) from None
+
+
+def _altered(version: str, name: str) -> ContractError:
+    return ContractError(
+        f"Model bundle {version}: {name} is missing in the registry or was altered there (sha256 differs). "
+        "Restore it, or promote another version: winback promote VERSION"
+    )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,53 @@
+"""What would the challenger have said of this run's exits? Written down beside the decisions, and nowhere else.
+
+The same exits, the same features, the same rounding as the champion's. Rows are staged under the run's id and count once that
+run has committed, as decisions do: of a run that was killed or overtaken they are nobody's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from scoring.model import Model
+from scoring.score import CHUNK_ROWS, MART, MIN_ROWS_FOR_DISTINCT_SCORES, Run
+from warehouse.errors import ContractError
+from warehouse.interface import Warehouse
+from warehouse.tables import SHADOW_SCORES, TIMESTAMP, fitted
+
+_KEYS = ["exit_id", "user_id"]
+
+
+def shadow(warehouse: Warehouse, model: Model, run: Run, *, chunk_rows: int = CHUNK_ROWS) -> int:
+    """Score every exit that the champion scores and append the probabilities; returns how many.
+
+    Raises: ContractError when the mart and the model do not fit, or the scores are all one; nothing is written then.
+    """
+    relation = warehouse.relation("marts", MART)
+    model.contract.check_columns(warehouse.schema(f"select * from {relation}"), MART)
+    names = ", ".join([*_KEYS, *model.contract.names])
+    keys: list[pa.RecordBatch] = []
+    probabilities: list[npt.NDArray[np.float64]] = []
+    for batch in warehouse.stream(f"select {names} from {relation} where skip_reason is null", chunk_rows):
+        keys.append(batch.select(_KEYS))
+        told = model.predict(model.contract.encode(batch, MART)).astype(np.float64)
+        probabilities.append(np.round(told, 4))
+    count = sum(map(len, probabilities))
+    levels = {level for part in probabilities for level in np.unique(part).tolist()}
+    if count >= MIN_ROWS_FOR_DISTINCT_SCORES and len(levels) == 1:
+        raise ContractError(f"All {count} scores are {levels.pop():.4f}.")
+    if levels and not all(map(np.isfinite, levels)):
+        raise ContractError("Some scores are no numbers.")
+    stamps = {"run_id": run.run_id, "model_version": model.version}
+    rows = (_stamped(part, told, stamps, run) for part, told in zip(keys, probabilities, strict=True))
+    return warehouse.append(SHADOW_SCORES, rows) if count else 0
+
+
+def _stamped(keys: pa.RecordBatch, told: npt.NDArray[np.float64], stamps: dict[str, str], run: Run) -> pa.RecordBatch:
+    count = keys.num_rows
+    columns = {name: keys.column(name) for name in _KEYS}
+    columns |= {name: pa.repeat(pa.scalar(text), count) for name, text in stamps.items()}
+    columns["churn_probability"] = pa.array(told)
+    columns["scored_at"] = pa.repeat(pa.scalar(run.decided_at, TIMESTAMP), count)
+    return fitted(pa.RecordBatch.from_pydict(columns), SHADOW_SCORES.schema)

@@ -1,0 +1,123 @@
+"""What would a simpler answer have been worth? The fit's average for everybody, and a logistic regression.
+
+Both learn from the rows that the model learned from and answer for the rows that it is judged on. A model that does not
+beat the regression by an interval that excludes zero has not earned its complexity, and the card says so.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from sklearn.compose import ColumnTransformer
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from scoring.contract import FeatureContract, Matrix
+from training.bootstrap import RESAMPLES, Interval, clusters, draws, interval, resampled
+from training.evaluate import Floats, Labels, losses, measure
+from training.ranking import Ranking
+
+BASE_RATE, LOGISTIC_REGRESSION = "base rate", "logistic regression"
+# A line through some 60 columns is known to three digits from so many rows; more only take longer.
+MAX_ROWS = 200_000
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How much better the model is by one measure: above 0 is better, whatever the measure's own direction."""
+
+    value: float
+    interval: Interval
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether the model is better by an interval that excludes zero."""
+        return self.interval[0] > 0
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A simpler answer on the test exits: its metrics, and the model's gain over it in brier, log_loss and auc."""
+
+    name: str
+    metrics: dict[str, float]
+    gains: dict[str, Gain]
+
+    @property
+    def is_beaten(self) -> bool:
+        """Whether the model's Brier score is better, by an interval that excludes zero."""
+        return self.gains["brier"].is_certain
+
+
+def predictions(contract: FeatureContract, fit: tuple[Matrix, Labels], test: Matrix, *, seed: int) -> dict[str, Floats]:
+    """Fit both baselines and return each one's probabilities for the test rows, under its name."""
+    matrix, label = fit
+    regression = logistic_regression(contract)
+    if len(label) > MAX_ROWS:
+        chosen = np.sort(np.random.default_rng(seed).choice(len(label), MAX_ROWS, replace=False))
+        matrix, label = matrix[chosen], label[chosen]
+    with warnings.catch_warnings():
+        # A fit that ran out of steps answers all the same, and is judged as it is.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        regression.fit(matrix.astype(np.float64), label)
+    answered = cast(Floats, regression.predict_proba(test.astype(np.float64))[:, 1])
+    return {BASE_RATE: np.full(len(test), float(fit[1].mean())), LOGISTIC_REGRESSION: answered}
+
+
+def logistic_regression(contract: FeatureContract) -> Pipeline:
+    """Return the unfitted regression for the contract's matrix: missing is NaN, a category its index."""
+    places = {kind: [i for i, f in enumerate(contract.features) if f.type == kind] for kind in ("number", "category")}
+    numbers = Pipeline(
+        [
+            ("impute", SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)),
+            ("scale", StandardScaler()),
+        ]
+    )
+    columns = ColumnTransformer(
+        [
+            ("numbers", numbers, places["number"]),
+            # Missing is a level of its own; a level that only the test holds is all zeros.
+            ("categories", OneHotEncoder(handle_unknown="ignore", sparse_output=False), places["category"]),
+        ]
+    )
+    return Pipeline([("columns", columns), ("regression", LogisticRegression(solver="lbfgs", max_iter=300))])
+
+
+def against(
+    label: Labels, users: Any, ours: Floats, theirs: Mapping[str, Floats], *, train_rate: float, seed: int
+) -> tuple[Baseline, ...]:
+    """Measure each of `theirs` on the test rows, and how much better `ours` is."""
+    codes = clusters(users)
+    return tuple(
+        Baseline(name, measure(label, answer, train_rate=train_rate), compare(label, codes, ours, answer, seed=seed))
+        for name, answer in theirs.items()
+    )
+
+
+def compare(
+    label: Labels, users: Any, ours: Floats, theirs: Floats, *, seed: int, resamples: int = RESAMPLES
+) -> dict[str, Gain]:
+    """Return by how much `ours` is better than `theirs` in brier, log_loss and auc, on the same draws of users.
+
+    Paired: both are judged on each draw, so what makes a draw hard for both cancels out.
+    """
+    codes = clusters(users)
+    # Squared error and log loss; the column between is the base rate's, the same for both.
+    differences = (losses(label, theirs, train_rate=0.5) - losses(label, ours, train_rate=0.5))[:, [0, 2]]
+    means = resampled(differences, codes, seed, resamples)
+    rankings = Ranking(label, ours), Ranking(label, theirs)
+    drawn = (weights[codes] for weights in draws(int(codes.max()) + 1, seed, resamples))
+    ranked = np.array([rankings[0].auc(weights) - rankings[1].auc(weights) for weights in drawn])
+    brier, log_loss = differences.mean(axis=0).tolist()
+    return {
+        "brier": Gain(brier, interval(means[:, 0])),
+        "log_loss": Gain(log_loss, interval(means[:, 1])),
+        "auc": Gain(rankings[0].auc() - rankings[1].auc(), interval(ranked)),
+    }

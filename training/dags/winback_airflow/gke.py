@@ -1,0 +1,11 @@
+"""The same pods on a cluster of Google's. Apart, because the Google provider is 1.2 GB that other clusters do not need."""
+
+from __future__ import annotations
+
+from airflow.providers.google.cloud.operators.kubernetes_engine import GKEStartPodOperator
+
+from winback_airflow.pods import GivesUp
+
+
+class WinbackGkeOperator(GivesUp, GKEStartPodOperator):
+    """A command of winback in a pod on GKE."""

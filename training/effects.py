@@ -1,0 +1,80 @@
+"""What does the model make of each feature? Its prediction, and what came to pass, along the feature's values.
+
+Shares of at least 50 exits each: a picture shows nobody.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from scoring.contract import Feature, FeatureContract, Matrix
+from training.evaluate import MIN_SLICE_ROWS, Floats, Labels
+
+COUNT_EFFECTS = 6
+COUNT_BINS = 10
+MAX_LEVELS = 8
+
+
+@dataclass(frozen=True)
+class Point:
+    """Exits alike in one feature: `value` is their mean, None for a level or for missing, which `name` then names."""
+
+    name: str
+    value: float | None
+    count: int
+    predicted: float
+    observed: float
+    contribution: float
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A feature's points, by rising value, levels by falling prediction; missing last."""
+
+    feature: str
+    points: tuple[Point, ...]
+
+
+def effects(
+    contract: FeatureContract, matrix: Matrix, label: Labels, probability: Floats, contributions: Floats
+) -> list[Effect]:
+    """Return the effects of the six features with the largest mean contribution, the largest first.
+
+    All of a sample of the test rows; `contributions` are signed, in log odds, of shape (rows, features). The mean
+    prediction along a feature holds what goes along with it too; the contribution is the feature's own.
+    """
+    largest = np.argsort(-np.abs(contributions).mean(axis=0), kind="stable")[:COUNT_EFFECTS]
+    found = []
+    for position in largest.tolist():
+        feature = contract.features[position]
+        points = []
+        for name, value, rows in _parts(feature, matrix[:, position]):
+            if len(rows) >= MIN_SLICE_ROWS:
+                means = [float(each[rows].mean()) for each in (probability, label, contributions[:, position])]
+                points.append(Point(name, value, len(rows), *means))
+        if feature.type == "category":
+            points.sort(key=lambda p: (p.name == "missing", -p.predicted))
+        if points:
+            found.append(Effect(feature.name, tuple(points)))
+    return found
+
+
+def _parts(feature: Feature, column: Matrix) -> list[tuple[str, float | None, npt.NDArray[np.int64]]]:
+    missing = np.flatnonzero(np.isnan(column))
+    given = np.flatnonzero(~np.isnan(column))
+    parts: list[tuple[str, float | None, npt.NDArray[np.int64]]] = []
+    if feature.type == "category":
+        levels = [(name, np.flatnonzero(column == index)) for index, name in enumerate(feature.categories)]
+        levels.sort(key=lambda level: -len(level[1]))
+        parts = [(name, None, rows) for name, rows in levels[:MAX_LEVELS]]
+    elif len(given):
+        inner = np.unique(np.quantile(column[given], np.linspace(0, 1, COUNT_BINS + 1)[1:-1]))
+        places = np.searchsorted(inner, column[given].astype(np.float64), side="left")
+        for place in np.unique(places):
+            rows = given[places == place]
+            mean = float(column[rows].mean())
+            parts.append((f"{mean:.4g}", mean, rows))
+    return [*parts, ("missing", None, missing)]

@@ -1,0 +1,220 @@
+"""Does a feature tell what only the outcome could? Then training stops, with its name.
+
+Each feature is asked alone, in every view of `leak_views`, how well it ranks exits of users who were not asked before: by the
+label's mean of each level, out of fold. An honest feature ranks a bit, one written after the outcome ranks nearly all. And what
+says little by its value but much by its parity or last decimal was written by something that knew the label.
+
+What it cannot see: a leak spread over several features, and values that grew after the exit without telling the outcome. Examples
+hold features as they were logged, which nothing rewrites; whether the hourly tables are what the raw events say, `winback audit`
+answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, Field
+
+from scoring.contract import FeatureContract
+from training.bootstrap import clusters
+from training.evaluate import Labels
+from training.leak_views import Codes, views
+from training.permuted_labels import Rank, auc_error, effective, permuted_auc, short
+from warehouse.errors import ContractError
+
+# Columns of the examples and of the outcomes that are made from what came after the exit.
+LABEL_SIDE = frozenset(
+    {"label", "label_until", "experiment_arm", "is_treated", "outcome", "first_outcome_at"}
+    | {f"{what}{when}_at" for what in ("finished", "gave_up", "closed") for when in ("", "_effective")}
+)
+SHRINKAGE_ROWS = 10  # a level's mean counts half at so many rows
+# Of views that rank alike within this, the one in the simplest words is named.
+TIE = 0.01
+# A number's digits or a text's length say no more than its value does: .011 at most on honest data of 20,000 exits.
+HIDDEN_MARGIN = 0.05
+# How many standard errors below the AUC the bound lies that is judged. Hidden views are many, so one looks good by chance:
+# with 2, 3 of 40 honest sets of 200 exits and a handful of unfinished ones were stopped; with 4, none.
+SIGMAS, HIDDEN_SIGMAS = 2, 4
+MAX_NAMED = 5
+
+
+class LeakRules(BaseModel):
+    """`leaks` in `config/training.yml`: when a feature tells too much. `trusted` features are screened but never stop."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # Honest maxima: .789 on the loan log (last_event_name), .746 in the sandbox (fields_filled_ratio). A copy of the label with a
+    # tenth of it wrong has .90.
+    max_auc: float = Field(0.88, gt=0.5, le=1)
+    # For a view that says more than the value: .5 is honest; amounts that careful people do not round may say a little.
+    max_hidden_auc: float = Field(0.65, gt=0.5, le=1)
+    # The way out for a feature that tells a lot and is known at the exit; say why beside it.
+    trusted: tuple[str, ...] = ()
+    folds: int = Field(5, ge=2, le=20)
+    # The standard error of an AUC of .88 is then .001; more rows would only cost time.
+    max_rows: int = Field(100_000, ge=1_000)
+    max_permuted_rows: int = Field(20_000, ge=1_000)
+    # In standard errors on either side: chance alone stops one training in 16,000.
+    permuted_sigmas: float = Field(4, gt=0)
+
+
+@dataclass(frozen=True)
+class Screened:
+    """How well one feature alone ranks exits, and by which view of it."""
+
+    name: str
+    auc: float
+    view: str
+    is_leak: bool
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Features that passed, the most telling first. `permuted_auc` is None where the judged users all ended alike."""
+
+    features: tuple[Screened, ...]
+    permuted_auc: float | None
+    count_rows: int
+
+
+def screen(
+    rows: pa.Table,
+    contract: FeatureContract,
+    label: Labels,
+    users: pa.ChunkedArray,
+    *,
+    rules: LeakRules,
+    seed: int,
+    rank: Rank | None = None,
+) -> Screen:
+    """Ask each feature of `contract` alone, then train on labels that were permuted between users.
+
+    `rows` are examples in the contract's columns; `label` (0 or 1) and `users` (ids) go with them. A fold holds all exits of its
+    users. `rank` is what learns the permuted labels; default is a booster.
+
+    Raises: ContractError naming the features that leak, or saying that permuted labels could be foretold.
+    """
+    refuse_label_side(contract)
+    refuse_later_events(rows)
+    rng = np.random.default_rng(seed)
+    if rows.num_rows > rules.max_rows:
+        picked = np.sort(rng.choice(rows.num_rows, rules.max_rows, replace=False))
+        rows, label, users = rows.take(picked), label[picked], users.take(picked)
+    user = clusters(users)
+    fold = (rng.permutation(int(user.max()) + 1) % rules.folds)[user]
+    ask = _Asker(label, user, fold, rules)
+    found = [ask.feature(f.name, rows.column(f.name)) for f in contract.features]
+    leaks = [f for f in found if f.is_leak]
+    if leaks:
+        raise ContractError(_named(leaks))
+    auc = permuted_auc(
+        rows,
+        contract,
+        label,
+        user,
+        max_rows=rules.max_permuted_rows,
+        sigmas=rules.permuted_sigmas,
+        seed=seed,
+        rank=rank,
+    )
+    return Screen(tuple(sorted(found, key=lambda f: -f.auc)), auc, rows.num_rows)
+
+
+def refuse_label_side(contract: FeatureContract) -> None:
+    """Refuse features by the names of what is known only after the exit.
+
+    Raises: ContractError naming them.
+    """
+    later = [name for name in contract.names if name.lower() in LABEL_SIDE]
+    if later:
+        raise ContractError(
+            f"config/features.yml declares {', '.join(later)}: known only after the exit, so no exit to score will have it. "
+            "Take it out."
+        )
+
+
+def refuse_later_events(rows: pa.Table) -> None:
+    """Refuse examples whose features were made from events after their exit, by the proof column `last_event_at`.
+
+    Raises: ContractError with the count of rows.
+    """
+    if not {"last_event_at", "exited_at"} <= set(rows.column_names):
+        return
+    count = pc.sum(pc.greater(rows.column("last_event_at"), rows.column("exited_at"))).as_py() or 0
+    if count:
+        raise ContractError(
+            f"{count} of {rows.num_rows} examples have features made from events after their exit (last_event_at is later than "
+            "exited_at): the model would learn the future. Repair fct_exit_features in dbt."
+        )
+
+
+def out_of_fold_auc(codes: Codes, fold: Codes, label: Labels, folds: int) -> float:
+    """Return how well the label's mean by level, learned from the other folds, ranks the rows of each fold.
+
+    Only rows of one fold are compared: their scores come from the same rows. Ties count half; .5 where nothing can be compared.
+    """
+    levels = int(codes.max()) + 1
+    cells = np.bincount((codes * folds + fold) * 2 + label, minlength=levels * folds * 2).reshape(levels, folds, 2)
+    others = cells.sum(axis=1, keepdims=True) - cells
+    totals = others.sum(axis=0)
+    prior = totals[:, 1] / np.maximum(totals.sum(axis=1), 1)
+    rate = (others[..., 1] + SHRINKAGE_ROWS * prior) / (others.sum(axis=2) + SHRINKAGE_ROWS)
+    wins = pairs = 0.0
+    for one in range(folds):
+        held = np.flatnonzero(cells[:, one].any(axis=1))
+        if not len(held):
+            continue
+        order = held[np.argsort(rate[held, one], kind="stable")]
+        scores = rate[order, one]
+        starts = np.flatnonzero(np.concatenate([[True], scores[1:] != scores[:-1]]))
+        negative, positive = np.add.reduceat(cells[order, one].astype(np.float64), starts, axis=0).T
+        wins += float(positive @ (np.cumsum(negative) - negative / 2))
+        pairs += float(positive.sum() * negative.sum())
+    return wins / pairs if pairs else 0.5
+
+
+class _Asker:
+    """Asks features about the same labels in the same folds."""
+
+    def __init__(self, label: Labels, user: Codes, fold: Codes, rules: LeakRules) -> None:
+        self.label, self.fold, self.rules = label, fold, rules
+        self.positives, self.negatives = (effective(user[label == value]) for value in (1, 0))
+
+    def feature(self, name: str, column: pa.ChunkedArray) -> Screened:
+        best = {False: (0.5, "its value"), True: (0.5, "its value")}
+        for view in views(column):
+            auc = out_of_fold_auc(view.codes, self.fold, self.label, self.rules.folds)
+            if auc > best[view.is_hidden][0] + TIE:
+                best[view.is_hidden] = auc, view.words
+        plain, hidden = best[False], best[True]
+        auc, words = hidden if hidden[0] > plain[0] + TIE else plain
+        is_odd = self._at_least(hidden[0], HIDDEN_SIGMAS) >= max(plain[0] + HIDDEN_MARGIN, self.rules.max_hidden_auc)
+        is_leak = is_odd or self._at_least(auc, SIGMAS) >= self.rules.max_auc
+        return Screened(name, auc, words, is_leak and name not in self.rules.trusted)
+
+    def _at_least(self, auc: float, sigmas: float) -> float:
+        """Return the lower bound, of an AUC drawn toward .5 by one pair: three exits ranked without fault prove little."""
+        least = min(self.positives, self.negatives)
+        if not least:
+            return 0.0
+        careful = (auc * least + 0.5) / (least + 1)
+        return careful - sigmas * auc_error(careful, self.positives, self.negatives)
+
+
+def _named(leaks: list[Screened]) -> str:
+    worst = sorted(leaks, key=lambda f: -f.auc)
+    lines = [
+        f"Feature {f.name} alone tells finished from unfinished (AUC {short(f.auc)}, by {f.view})."
+        for f in worst[:MAX_NAMED]
+    ]
+    if len(worst) > MAX_NAMED:
+        lines.append(f"So do {len(worst) - MAX_NAMED} more: {', '.join(f.name for f in worst[MAX_NAMED:])}.")
+    it_was, it = ("It was", "it") if len(worst) == 1 else ("They were", "them")
+    lines.append(
+        f"{it_was} probably known only after the exit. Take {it} out of config/features.yml or repair the SQL. What is truly "
+        "known at the exit may be named under leaks.trusted in config/training.yml."
+    )
+    return "\n".join(lines)

@@ -1,0 +1,111 @@
+"""Which of two bundles is better on exits that neither has learned from?
+
+The exits lie more than a label window after the last that either learned from, so no outcome was known to either. Whoever held a
+voucher is left out, as in training.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from scoring.bundles import Bundle
+from scoring.model import Model
+from training.challenge import ChallengeRules, concluded, judge, said
+from training.evaluate import Floats
+from training.slices import parts
+from training.train import MART
+from training.verdict import Check, Verdict
+from warehouse.errors import ContractError
+from warehouse.tables import TIMESTAMP
+
+_NEEDED = ("label", "is_treated", "user_id", "exited_at")
+
+
+def evaluate(
+    examples: pa.Table,
+    champion: Bundle,
+    challenger: Bundle,
+    rules: ChallengeRules,
+    label_window_days: int,
+    *,
+    seed: int = 0,
+    threads: int = 0,
+) -> Verdict:
+    """Judge the challenger on the later ones of `examples`, rows of `fct_training_examples` in any order.
+
+    A challenger that cannot be scored is not better; neither is one that is the champion, or that too few exits can judge.
+
+    Raises: ContractError when the examples lack a key, or the champion cannot be scored: the hourly run cannot go on either.
+    """
+    absent = [name for name in _NEEDED if name not in examples.column_names]
+    if absent:
+        raise ContractError(f"{MART} lacks {', '.join(absent)}. Restore the columns in dbt.")
+    versions = (champion.version, challenger.version)
+    if champion.version == challenger.version:
+        same = Check(name="rivals", is_passed=False, says="The challenger is the champion itself.")
+        return concluded([same], rules, seed, versions)
+
+    untreated = examples.filter(pc.invert(examples.column("is_treated")))
+    times = untreated.column("exited_at").cast(TIMESTAMP)
+    after = max(champion.learned_until, challenger.learned_until) + timedelta(days=label_window_days)
+    rows = untreated.filter(pc.greater(times, pa.scalar(after, TIMESTAMP)))
+    try:
+        ours = _probability(challenger, rows, threads)
+    except ContractError as error:
+        return concluded([Check(name="contract", is_passed=False, says=str(error))], rules, seed, versions)
+    try:
+        theirs = _probability(champion, rows, threads)
+    except ContractError as error:
+        raise ContractError(
+            f"The champion cannot be scored, so there is nothing to compare with. {error} "
+            f"If the contract was changed on purpose: winback promote {challenger.version} --force"
+        ) from None
+
+    label = rows.column("label").to_numpy().astype(np.int64)
+    span = pc.min_max(rows.column("exited_at").cast(TIMESTAMP)).as_py()
+    verdict = judge(
+        label,
+        rows.column("user_id"),
+        theirs,
+        ours,
+        parts(rows),
+        rules=rules,
+        seed=seed,
+        versions=versions,
+        exited_at=(span["min"], span["max"]) if len(label) else None,
+    )
+    checks = [
+        Check(name="contract", is_passed=True, says="The examples keep the challenger's contract."),
+        *verdict.checks,
+    ]
+    missing = rules.min_examples - len(label)
+    if missing > 0:
+        told = f"Exits after {after:%Y-%m-%d %H:%M} UTC can judge. {_when(times, after, missing, label_window_days)}"
+        checks = [
+            check.model_copy(update={"says": f"{check.says} {told}"}) if check.name == "examples" else check
+            for check in checks
+        ]
+    return verdict.model_copy(update={"checks": tuple(checks), "says": said(checks)})
+
+
+def _probability(bundle: Bundle, rows: pa.Table, threads: int) -> Floats:
+    bundle.contract.check_columns(rows.schema, MART)
+    matrix = bundle.contract.encode(rows, MART)
+    return Model(bundle, threads=threads).predict(matrix).astype(np.float64)
+
+
+def _when(times: pa.ChunkedArray, after: datetime, missing: int, label_window_days: int) -> str:
+    """Say up to which exit there would be enough, at the rate of the examples so far; nothing where there is no rate."""
+    span = pc.min_max(times).as_py()
+    if not span["max"] or span["max"] == span["min"]:
+        return "The examples are too few to say when."
+    a_day = len(times) / ((span["max"] - span["min"]) / timedelta(days=1))
+    enough = max(span["max"], after) + timedelta(days=missing / a_day)
+    return (
+        f"At the {a_day:,.0f} examples a day of all so far, {missing:,} more are there once exits up to {enough:%Y-%m-%d} are "
+        f"examples: {label_window_days} days after them, and late events in."
+    )

@@ -1,0 +1,86 @@
+"""Are the features distributed as they were when the last model learned? One number each: the population stability index.
+
+0 is the same distribution. Credit scoring's rule of thumb (Siddiqi, Credit Risk Scorecards, 2006): below 0.1 nothing to see,
+above 0.25 another population. A bundle keeps its fit rows' distribution in `reference.json`: shares only, no rows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from scoring.bundles import Bundle
+from scoring.contract import Feature, FeatureContract, Matrix
+
+COUNT_BINS = 10
+LARGE = 0.25
+# An empty bin would make the index infinite; one exit in 10,000 counts as empty.
+_SMALLEST_SHARE = 1e-4
+
+
+class Distribution(BaseModel):
+    """A feature's shares: of missing values first, then of each bin between `edges`, or of each of `levels`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    edges: tuple[float, ...] = ()
+    levels: tuple[str, ...] = ()
+    shares: tuple[float, ...]
+
+
+class Reference(BaseModel):
+    """The distribution of each feature in the rows that a model learned from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    features: dict[str, Distribution]
+
+
+def reference(contract: FeatureContract, matrix: Matrix) -> Reference:
+    """Describe the fit rows, encoded; numbers in bins of equal count."""
+    described = {}
+    for position, feature in enumerate(contract.features):
+        column = matrix[:, position]
+        edges: tuple[float, ...] = ()
+        if feature.type == "number" and not np.isnan(column).all():
+            inner = np.nanquantile(column, np.linspace(0, 1, COUNT_BINS + 1)[1:-1])
+            edges = tuple(np.unique(inner).tolist())
+        shares = _shares(feature, column, edges, feature.categories)
+        described[feature.name] = Distribution(edges=edges, levels=feature.categories, shares=shares)
+    return Reference(features=described)
+
+
+def last_reference(last: Bundle | None) -> Reference | None:
+    """Return what the bundle in use learned from; None without one, or where it says nothing of it."""
+    file = last.folder / "reference.json" if last else None
+    return Reference.model_validate_json(file.read_text()) if file and file.is_file() else None
+
+
+def stability(contract: FeatureContract, matrix: Matrix, before: Reference) -> list[tuple[str, float]]:
+    """Return each feature's index between the rows and the reference, the largest first.
+
+    A feature that the reference does not know is left out.
+    """
+    found = []
+    for position, feature in enumerate(contract.features):
+        if then := before.features.get(feature.name):
+            now = np.array(_shares(feature, matrix[:, position], then.edges, then.levels))
+            shares = [np.maximum(s, _SMALLEST_SHARE) for s in (now, np.array(then.shares))]
+            found.append((feature.name, float(((shares[0] - shares[1]) * np.log(shares[0] / shares[1])).sum())))
+    return sorted(found, key=lambda each: (-each[1], each[0]))
+
+
+def _shares(feature: Feature, column: Matrix, edges: tuple[float, ...], levels: tuple[str, ...]) -> tuple[float, ...]:
+    is_missing = np.isnan(column)
+    given = column[~is_missing]
+    if feature.type == "number":
+        # In float64: an edge that is a value of the column falls on the same side as it did.
+        places = np.searchsorted(np.array(edges), given.astype(np.float64), side="left")
+        counts = np.bincount(places, minlength=len(edges) + 1)
+    else:
+        # A level that the reference did not know is one more bin, the last.
+        known = {level: place for place, level in enumerate(levels)}
+        places = np.array([known.get(level, len(levels)) for level in feature.categories], dtype=np.int64)
+        counts = np.bincount(places[given.astype(np.int64)] if len(places) else [], minlength=len(levels) + 1)
+    shares = np.concatenate([[is_missing.sum()], counts]) / max(len(column), 1)
+    return tuple(shares.tolist())

@@ -1,0 +1,27 @@
+"""Which parts of the exits is a model measured on apart? Those a person would ask about: device, origin, visit, week."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+DEVICE, REFERRAL, VISIT, WEEK = "device of the last visit", "referral source", "new or returning", "ISO week of exit"
+_COLUMNS = {DEVICE: "device_type", REFERRAL: "referral_source"}
+
+
+def parts(rows: pa.Table) -> dict[str, list[str | None]]:
+    """Return, for each way to cut the rows, each row's part; a way whose column is absent is left out.
+
+    `rows` are of `fct_training_examples`. New is who left in the first session; the week is of the exit, UTC.
+    """
+    cut: dict[str, list[str | None]] = {
+        way: rows.column(column).cast(pa.string()).to_pylist()
+        for way, column in _COLUMNS.items()
+        if column in rows.column_names
+    }
+    if "count_sessions" in rows.column_names:
+        cut[VISIT] = pc.if_else(pc.equal(rows.column("count_sessions"), 1), "first session", "came back").to_pylist()
+    if "exited_at" in rows.column_names:
+        week = pc.iso_calendar(rows.column("exited_at").cast(pa.timestamp("us")))
+        cut[WEEK] = [f"{w['iso_year']}-W{w['iso_week']:02}" for w in week.to_pylist()]
+    return cut
