@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from scoring.bundles import load_bundle, versions
+from scoring.bundles import load_bundle, seal, versions
 from scoring.contract import Feature, FeatureContract
+from scoring.model import Model
 from training import evaluate
 from training.config import TrainingRules
 from training.search import SearchRules
@@ -66,7 +67,7 @@ def fit(table: pa.Table, models: Path, **changes: Any) -> Trained:
         "threads": 1,
         "rules": RULES,
     } | changes
-    return train(table, CONTRACT, models, **arguments)
+    return train(table, arguments.pop("declared", CONTRACT), models, **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -274,3 +275,46 @@ def test_examples_that_cannot_be_learned_from_are_refused_and_nothing_is_written
     with pytest.raises(ContractError, match=message):
         fit(spoil(examples), tmp_path / "models")
     assert not (tmp_path / "models").exists()
+
+
+def test_a_feature_that_tells_the_outcome_by_its_parity_stops_training_by_name(
+    examples: pa.Table, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    label = examples.column("label").to_numpy()
+    leaking = put(examples, "count_errors", 2 * rng.integers(0, 40, len(label)) + label)
+    with pytest.raises(ContractError, match="count_errors"):
+        fit(leaking, tmp_path / "models")
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"version": 2}, "keeps feature contract 2, this program reads 1"),
+        ({"version": 1, "windows": []}, r"contract\.json is none of this program's"),
+    ],
+)
+def test_a_bundle_of_a_newer_contract_is_refused_in_one_sentence(
+    told: dict[str, Any], message: str, trained: Trained, tmp_path: Path
+) -> None:
+    folder = tmp_path / trained.version
+    shutil.copytree(trained.folder, folder)
+    contract = json.loads((folder / "contract.json").read_text()) | told
+    (folder / "contract.json").write_text(json.dumps(contract))
+    seal(folder, version=trained.version, trained_at=TRAINED_AT, learned_until=START)
+    with pytest.raises(ContractError, match=message):
+        load_bundle(tmp_path, trained.version)
+
+
+def test_a_feature_declared_monotone_may_only_move_one_way(examples: pa.Table, tmp_path: Path) -> None:
+    # Declared against the truth, so that an unconstrained fit would fall.
+    features = [
+        f.model_copy(update={"monotone": "increasing"}) if f.name == "fields_filled_ratio" else f
+        for f in CONTRACT.features
+    ]
+    wrong = fit(examples, tmp_path, declared=FeatureContract(features=tuple(features)))
+    model = Model(load_bundle(tmp_path, wrong.version))
+    rows = np.repeat(model.contract.encode(examples.slice(0, 50), "examples"), 11, axis=0)
+    rows[:, 0] = np.tile(np.linspace(0, 1, 11), 50)
+    assert (np.diff(model.predict(rows).reshape(50, 11), axis=1) >= 0).all()
