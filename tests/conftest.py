@@ -10,6 +10,7 @@ import pytest
 from dbt_common.behavior_flags import BehaviorFlagRendered
 
 from sandbox.crm_server import LocalCrm
+from tests.erase_kit import told_world
 from tests.world import API_KEY, NOW, World, copy_history, make_history, small_app
 
 if TYPE_CHECKING:
@@ -33,6 +34,22 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def parsed() -> dict[str, Any]:
     return {}
+
+
+@pytest.fixture(scope="session")
+def six_hours(history: Path, parsed: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A warehouse and a CRM after a first run that found users to tell of."""
+    folder = tmp_path_factory.mktemp("six-hours")
+    with told_world(history, folder, parsed) as world:
+        world.run(6)
+    return folder
+
+
+@pytest.fixture
+def told(six_hours: Path, tmp_path: Path, parsed: dict[str, Any]) -> Iterator[World]:
+    """A copy of it for one test."""
+    with told_world(six_hours, tmp_path, parsed) as world:
+        yield world
 
 
 @pytest.fixture

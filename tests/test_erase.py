@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from crm_sync.destination import Outcome
 from crm_sync.destinations.braze import Braze
-from tests.erase_kit import RECEIPTS, eligible, erased, erased_and_killed, outcomes, places_of, told_world
+from tests.erase_kit import RECEIPTS, eligible, erased, erased_and_killed, outcomes, places_of
 from tests.run_kit import be_down, be_up
 from tests.world import API_KEY, NOW, World
 from warehouse.duckdb import DuckDBWarehouse
 from warehouse.errors import ContractError, RetryableError
-
-
-@pytest.fixture(scope="module")
-def six_hours(history: Path, parsed: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A warehouse and a CRM after a first run that found users to tell of."""
-    folder = tmp_path_factory.mktemp("six-hours")
-    with told_world(history, folder, parsed) as world:
-        world.run(6)
-    return folder
-
-
-@pytest.fixture
-def told(six_hours: Path, tmp_path: Path, parsed: dict[str, Any]) -> Iterator[World]:
-    """A copy of it for one test."""
-    with told_world(six_hours, tmp_path, parsed) as world:
-        yield world
 
 
 def test_no_column_of_any_table_holds_an_erased_user_nor_does_the_crm(told: World) -> None:

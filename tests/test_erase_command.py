@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 from click.testing import CliRunner
@@ -15,27 +14,11 @@ from click.testing import CliRunner
 from jobs.cli import cli
 from jobs.retention import stays
 from jobs.settings import Settings
-from tests.erase_kit import eligible, told_world
+from tests.erase_kit import eligible
 from tests.run_kit import be_down, be_up
 from tests.world import API_KEY, World
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def six_hours(history: Path, parsed: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A warehouse and a CRM after a first run that found users to tell of."""
-    folder = tmp_path_factory.mktemp("six-hours")
-    with told_world(history, folder, parsed) as world:
-        world.run(6)
-    return folder
-
-
-@pytest.fixture
-def told(six_hours: Path, tmp_path: Path, parsed: dict[str, Any]) -> Iterator[World]:
-    """A copy of it for one test."""
-    with told_world(six_hours, tmp_path, parsed) as world:
-        yield world
 
 
 def winback(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -26,26 +24,9 @@ from tests.erase_kit import (
     new_session,
     outcomes,
     places_of,
-    told_world,
 )
 from tests.run_kit import be_down, be_up
 from tests.world import NOW, World, at
-
-
-@pytest.fixture(scope="module")
-def six_hours(history: Path, parsed: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A warehouse and a CRM after a first run that found users to tell of."""
-    folder = tmp_path_factory.mktemp("six-hours")
-    with told_world(history, folder, parsed) as world:
-        world.run(6)
-    return folder
-
-
-@pytest.fixture
-def told(six_hours: Path, tmp_path: Path, parsed: dict[str, Any]) -> Iterator[World]:
-    """A copy of it for one test."""
-    with told_world(six_hours, tmp_path, parsed) as world:
-        yield world
 
 
 def test_what_arrives_later_of_an_erased_user_is_neither_decided_nor_sent(told: World) -> None:

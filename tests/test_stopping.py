@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-import requests
 
 from crm_sync import sync as sync_module
 from crm_sync.batches import Batch, Sent
@@ -17,6 +16,7 @@ from crm_sync.destination import Outcome, OutOfTimeError, Run, UnavailableError
 from crm_sync.workers import Workers
 from jobs.stopping import stopped_by_signals
 from sandbox.crm_server import LocalCrm
+from tests.local_crm import fault
 from tests.sync_kit import (
     BLACKLISTED,
     GRANTED,
@@ -49,10 +49,6 @@ def warehouse(tmp_path: Path) -> Iterator[DuckDBWarehouse]:
 def crm(tmp_path: Path) -> Iterator[LocalCrm]:
     with LocalCrm(tmp_path / "crm.db") as server:
         yield server
-
-
-def fault(crm: LocalCrm, **body: object) -> None:
-    assert requests.post(crm.url + "/_control/faults", json=body, timeout=10).status_code == 200
 
 
 # The circuit breaker

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-import requests
 
 from crm_sync.changes import Change
 from crm_sync.destination import BatchRefusedError, Outcome, Run
 from crm_sync.sync import SyncCounts, count_pending, sync
 from sandbox.crm_server import LocalCrm
+from tests.local_crm import fault
 from tests.sync_kit import (
     BLACKLISTED,
     FINISHED,
@@ -46,10 +46,6 @@ def warehouse(tmp_path: Path) -> Iterator[DuckDBWarehouse]:
 def crm(tmp_path: Path) -> Iterator[LocalCrm]:
     with LocalCrm(tmp_path / "crm.db") as server:
         yield server
-
-
-def fault(crm: LocalCrm, **body: object) -> None:
-    assert requests.post(crm.url + "/_control/faults", json=body, timeout=10).status_code == 200
 
 
 # What lands
