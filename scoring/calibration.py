@@ -45,6 +45,11 @@ class Calibration(BaseModel):
         wide = probability.astype(np.float64)
         if self.kind == "isotonic":
             return np.interp(wide, self.raw, self.true).astype(probability.dtype)
-        edged = np.clip(wide, _EDGE, 1 - _EDGE)
-        log_odds = self.slope * np.log(edged / (1 - edged)) + self.intercept
-        return (1 / (1 + np.exp(-log_odds))).astype(probability.dtype)
+        return (1 / (1 + np.exp(-self.slope * log_odds(wide) - self.intercept))).astype(probability.dtype)
+
+
+def log_odds(probability: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the logarithm of the odds, finite also for 0 and 1."""
+    edged = np.clip(probability, _EDGE, 1 - _EDGE)
+    odds: npt.NDArray[np.float64] = np.log(edged / (1 - edged))
+    return odds

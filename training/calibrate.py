@@ -14,14 +14,13 @@ import numpy.typing as npt
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from scoring.calibration import Calibration
+from scoring.calibration import Calibration, log_odds
 from training.bootstrap import resampled
 from training.evaluate import Floats, Labels
 
 MIN_ROWS = 1_000  # in each half; isotonic regression overfits far fewer (scikit-learn's guide says about 1,000)
 MIN_LABELS = 50  # of each outcome, in each half
 _CONFIDENCE = 95.0
-_EDGE = 1e-7
 
 
 def calibrate(
@@ -46,8 +45,7 @@ def calibrate(
 
 def platt(label: Labels, probability: Floats) -> Calibration:
     """Fit a line through the log odds. A line that falls is no calibration: the map is then `none`."""
-    edged = np.clip(probability, _EDGE, 1 - _EDGE)
-    line = LogisticRegression(C=np.inf).fit(np.log(edged / (1 - edged))[:, None], label)
+    line = LogisticRegression(C=np.inf).fit(log_odds(probability)[:, None], label)
     slope = float(line.coef_[0, 0])
     return Calibration(kind="platt", slope=slope, intercept=float(line.intercept_[0])) if slope > 0 else Calibration()
 
