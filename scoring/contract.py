@@ -121,22 +121,24 @@ class FeatureContract(BaseModel):
                 values = pc.index_in(values.cast(pa.string()), value_set=known)
             numbers = values.cast(pa.float32(), safe=False)
             is_array = isinstance(numbers, pa.Array)
-            matrix[:, position] = numbers.to_numpy(zero_copy_only=False) if is_array else numbers.to_numpy()
-            self._check_values(feature, matrix[:, position], given, where)
+            column = numbers.to_numpy(zero_copy_only=False) if is_array else numbers.to_numpy()
+            matrix[:, position] = self._checked(feature, column, given, where)
         return matrix
 
-    def _check_values(self, feature: Feature, column: Matrix, given: Any, where: str) -> None:
+    def _checked(self, feature: Feature, column: Matrix, given: Any, where: str) -> Matrix:
         # A category that training never saw is missing to the model, but it was given.
-        absent = given.null_count if feature.type == "category" else int(np.isnan(column).sum())
-        if feature.missing == "refused" and absent:
+        absent = 0
+        if feature.missing == "refused":
+            absent = given.null_count if feature.type == "category" else int(np.isnan(column).sum())
+        if absent:
             raise ContractError(
                 f"{where}: {feature.name} is null in {absent} of {len(column)} rows; the contract refuses that."
             )
         if feature.range is None or not len(column):
-            return
+            return column
         lowest, highest = feature.range
         if np.nanmin(column, initial=lowest) >= lowest and np.nanmax(column, initial=highest) <= highest:
-            return
+            return column
         outside = (column < lowest) | (column > highest)
         count = int(outside.sum())
         if count > max(MAX_OUT_OF_RANGE_ROWS, MAX_OUT_OF_RANGE_RATIO * len(column)):
@@ -144,7 +146,7 @@ class FeatureContract(BaseModel):
                 f"{where}: {feature.name} is outside {lowest:g} to {highest:g} in {count} of {len(column)} rows. "
                 "Has its unit changed?"
             )
-        column[outside] = np.nan
+        return np.where(outside, np.float32(np.nan), column)
 
     def learn(self, rows: pa.Table) -> FeatureContract:
         """Complete the contract with what training rows hold: sorted category lists, and medians."""
@@ -155,7 +157,9 @@ class FeatureContract(BaseModel):
                 names = sorted(v for v in pc.unique(values.cast(pa.string())).to_pylist() if v is not None)
                 learned.append(feature.model_copy(update={"categories": tuple(names)}))
             else:
-                median = pc.approximate_median(values.cast(pa.float64())).as_py()
+                known = values.cast(pa.float64(), safe=False).drop_null().to_numpy()
+                known = known[~np.isnan(known)]
+                median = float(np.median(known)) if len(known) else None
                 learned.append(feature.model_copy(update={"median": median}))
         return FeatureContract(features=tuple(learned))
 

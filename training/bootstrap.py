@@ -20,6 +20,9 @@ Codes = npt.NDArray[np.int64]
 Interval = tuple[float, float]
 
 RESAMPLES = 500
+# Beyond 20,000 rows fewer draws are taken, so that the time stays bounded. 200 place an interval's ends to a tenth of its width.
+MIN_RESAMPLES = 200
+MAX_RESAMPLED_ROWS = RESAMPLES * 20_000
 
 
 def clusters(users: Any) -> Codes:
@@ -33,6 +36,11 @@ def clusters(users: Any) -> Codes:
     rank[pc.sort_indices(encoded.dictionary).to_numpy()] = np.arange(len(rank))
     codes: Codes = rank[encoded.indices.to_numpy()]
     return codes
+
+
+def affordable(count_rows: int, resamples: int = RESAMPLES) -> int:
+    """Return how many of the wished draws of so many rows are taken."""
+    return min(resamples, max(MIN_RESAMPLES, MAX_RESAMPLED_ROWS // count_rows))
 
 
 def draws(count_users: int, seed: int, resamples: int = RESAMPLES) -> Iterator[Floats]:

@@ -15,7 +15,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from scoring.calibration import Calibration, log_odds
-from training.bootstrap import resampled
+from training.bootstrap import affordable, resampled
 from training.evaluate import Floats, Labels
 
 MIN_ROWS = 1_000  # in each half; isotonic regression overfits far fewer (scikit-learn's guide says about 1,000)
@@ -37,7 +37,9 @@ def calibrate(
         for half in halves:
             mended[~half] = fitter(label[half], probability[half]).apply(probability[~half])
         gain = (probability - label) ** 2 - (mended - label) ** 2
-        low = float(np.percentile(resampled(gain[:, None], users, seed), (100 - _CONFIDENCE) / 2))
+        low = float(
+            np.percentile(resampled(gain[:, None], users, seed, affordable(len(label))), (100 - _CONFIDENCE) / 2)
+        )
         gains.append((float(gain.mean()) if low > 0 else 0.0, fitter))
     best, fitter = max(gains, key=lambda gained: gained[0])
     return fitter(label, probability) if best > 0 else Calibration()

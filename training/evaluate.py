@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from training.bootstrap import RESAMPLES, Interval, clusters, draws, interval, reflected, resampled
+from training.bootstrap import RESAMPLES, Interval, affordable, clusters, draws, interval, reflected, resampled
 from training.ranking import Ranking
 
 Floats = npt.NDArray[np.float64]
@@ -25,8 +25,6 @@ MIN_SLICE_ROWS = 50  # below that a slice says little about the model and too mu
 MAX_SLICES = 12
 # A slice's interval is for the eye: 200 draws place its ends to a tenth of its width.
 SLICE_RESAMPLES = 200
-# Beyond 200,000 rows fewer draws are taken, so that the time stays bounded; never fewer than 200.
-MAX_RESAMPLED_ROWS = RESAMPLES * 200_000
 _EPSILON = 1e-15
 
 
@@ -73,7 +71,7 @@ def intervals(
 
     The calibration error's is the reflected one: noise raises a mean distance, and raises it again in each draw.
     """
-    resamples = max(min(resamples, SLICE_RESAMPLES), min(resamples, MAX_RESAMPLED_ROWS // len(label)))
+    resamples = affordable(len(label), resamples)
     codes = clusters(users)
     distances = np.zeros((len(label), COUNT_BINS))
     for position, part in enumerate(_bins(probability)):

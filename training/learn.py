@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from scoring.calibration import Calibration
 from scoring.contract import FeatureContract, Matrix
@@ -15,27 +14,26 @@ from training.config import TrainingRules
 from training.evaluate import Floats, Labels
 from training.fit import Fitted, Fitter
 from training.search import Trial, search
-from training.split import Split
 
 
 @dataclass(frozen=True)
 class Learned:
-    """A model in memory, and how it came about. `matrix` holds all rows, encoded by the contract that was learned."""
+    """A model in memory, and how it came about. `fit` are the rows that its trees were made of, encoded by its contract."""
 
     contract: FeatureContract
-    matrix: Matrix
     fitter: Fitter
     fitted: Fitted
     calibration: Calibration
     trials: list[Trial]
+    fit: tuple[Matrix, Labels]
 
-    def raw(self, part: npt.NDArray[np.int64]) -> Floats:
-        """Return the booster's probabilities of these rows."""
-        return self.fitter.probability(self.fitted.booster, self.matrix[part])
+    def raw(self, matrix: Matrix) -> Floats:
+        """Return the booster's probabilities of encoded rows."""
+        return self.fitter.probability(self.fitted.booster, matrix)
 
-    def probability(self, part: npt.NDArray[np.int64]) -> Floats:
-        """Return the probabilities of these rows as they will be used."""
-        return self.calibration.apply(self.raw(part))
+    def probability(self, matrix: Matrix) -> Floats:
+        """Return the probabilities of encoded rows as they will be used."""
+        return self.calibration.apply(self.raw(matrix))
 
 
 def learn(
@@ -43,14 +41,17 @@ def learn(
     matrix: Matrix,
     label: Labels,
     user_share: Floats,
-    split: Split,
     *,
+    count_fit: int,
     rules: TrainingRules,
     threads: int,
     advance: Callable[[str], None],
 ) -> Learned:
-    """Learn from fit and validation alone. The contract is one that learned from them too, and encoded the matrix of all rows."""
-    fit, validation = ((matrix[part], label[part]) for part in (split.fit, split.validation))
+    """Learn from encoded rows: the first `count_fit` make the trees, the others say when to stop, and calibrate.
+
+    `label` and `user_share` (of `training.split.share`) go with the rows.
+    """
+    fit, validation = (matrix[:count_fit], label[:count_fit]), (matrix[count_fit:], label[count_fit:])
     advance("search")
     trials = search(contract, fit, validation, rules.search, seed=rules.seed, threads=threads)
     advance("fit")
@@ -58,7 +59,7 @@ def learn(
     fitter = Fitter(contract, seed=rules.seed, threads=threads, parameters=parameters)
     fitted = fitter.fit(*fit, validation)
     # The learned users' shares lie on one stretch; whoever is beyond its middle is in the other half, with all of their exits.
-    shares = user_share[split.validation]
+    shares = user_share[count_fit:]
     calibration = calibrate(
         validation[1],
         fitter.probability(fitted.booster, validation[0]),
@@ -66,4 +67,4 @@ def learn(
         shares < np.median(shares),
         rules.seed,
     )
-    return Learned(contract, matrix, fitter, fitted, calibration, trials)
+    return Learned(contract, fitter, fitted, calibration, trials, fit)

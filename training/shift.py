@@ -13,6 +13,8 @@ from scoring.bundles import Bundle
 from scoring.contract import Feature, FeatureContract, Matrix
 
 COUNT_BINS = 10
+# Of so many rows, evenly spaced, a tenth is known to a thousandth.
+MAX_ROWS = 100_000
 LARGE = 0.25
 # An empty bin would make the index infinite; one exit in 10,000 counts as empty.
 _SMALLEST_SHARE = 1e-4
@@ -39,6 +41,7 @@ class Reference(BaseModel):
 def reference(contract: FeatureContract, matrix: Matrix) -> Reference:
     """Describe the fit rows, encoded; numbers in bins of equal count."""
     described = {}
+    matrix = _some(matrix)
     for position, feature in enumerate(contract.features):
         column = matrix[:, position]
         edges: tuple[float, ...] = ()
@@ -62,12 +65,17 @@ def stability(contract: FeatureContract, matrix: Matrix, before: Reference) -> l
     A feature that the reference does not know is left out.
     """
     found = []
+    matrix = _some(matrix)
     for position, feature in enumerate(contract.features):
         if then := before.features.get(feature.name):
             now = np.array(_shares(feature, matrix[:, position], then.edges, then.levels))
             shares = [np.maximum(s, _SMALLEST_SHARE) for s in (now, np.array(then.shares))]
             found.append((feature.name, float(((shares[0] - shares[1]) * np.log(shares[0] / shares[1])).sum())))
     return sorted(found, key=lambda each: (-each[1], each[0]))
+
+
+def _some(matrix: Matrix) -> Matrix:
+    return matrix[:: -(-len(matrix) // MAX_ROWS) or 1]
 
 
 def _shares(feature: Feature, column: Matrix, edges: tuple[float, ...], levels: tuple[str, ...]) -> tuple[float, ...]:
