@@ -6,8 +6,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -15,26 +14,11 @@ from typing import Any
 import click
 from rich.console import Console
 
-from jobs import screens
-from jobs.narration import logger, narrator
+from jobs import model_commands, screens
+from jobs.answering import Moment, answer_command, as_json, in_house, print_answer
+from jobs.narration import logger
 from jobs.settings import Settings, read_settings
 from warehouse.errors import BusyError, ContractError, WinbackError
-
-as_json = click.option("--json", "is_json", is_flag=True, help="One machine-readable object on stdout.")
-
-
-class Moment(click.ParamType["datetime"]):
-    """A time: 2026-06-01, 2026-06-01T10:00, or with a zone; without one it is UTC."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Return an aware UTC datetime."""
-        try:
-            moment = datetime.fromisoformat(value)
-        except (TypeError, ValueError):
-            self.fail(f"{value!r} is no time; write 2026-06-01T10:00 or 2026-06-01T10:00+02:00", param, ctx)
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 class Commands(click.Group):
@@ -113,83 +97,8 @@ def backfill(until: datetime, is_json: bool) -> None:
     winback backfill --until 2026-06-01
     """
     from jobs.backfill import backfill as run  # noqa: PLC0415
-    from jobs.house import open_house  # noqa: PLC0415
 
-    def act(settings: Settings, voice: Any) -> Any:
-        with open_house(settings, narrator=voice) as house:
-            return run(house, until)
-
-    answer_command(is_json, act, screens.backfilled)
-
-
-@cli.command()
-@click.option("--until", type=Moment(), help="Use labels known by this time; default: the watermark.")
-@as_json
-def train(until: datetime | None, is_json: bool) -> None:
-    """Fit a model on matured examples, evaluate it, write its bundle and card, and register it as the challenger.
-
-    \b
-    winback train
-    """
-    from jobs.house import open_house  # noqa: PLC0415
-    from jobs.training import train as run  # noqa: PLC0415
-
-    def act(settings: Settings, voice: Any) -> Any:
-        with open_house(settings, narrator=voice) as house:
-            return run(house, until)
-
-    answer_command(is_json, act, screens.trained)
-
-
-@cli.command()
-@click.option("--until", type=Moment(), help="Use labels known by this time; default: the watermark.")
-@as_json
-def evaluate(until: datetime | None, is_json: bool) -> None:
-    """Judge the challenger against the champion on exits that neither learned from, and keep the verdict with it.
-
-    \b
-    winback evaluate
-    winback evaluate --json
-    Exit codes: 0 judged, whatever the verdict, 1 failed and safe to retry, 2 configuration or contract.
-    """
-    from jobs.evaluate import evaluate as run  # noqa: PLC0415
-    from jobs.house import open_house  # noqa: PLC0415
-
-    def act(settings: Settings, voice: Any) -> Any:
-        with open_house(settings, narrator=voice) as house:
-            return run(house, until)
-
-    answer_command(is_json, act, screens.judged)
-
-
-@cli.command()
-@click.argument("version", required=False)
-@click.option("--force", is_flag=True, help="Without a verdict, or against it.")
-@as_json
-def promote(version: str | None, force: bool, is_json: bool) -> None:
-    """Make the challenger, or a version, the champion if its verdict says that it is better; the next run uses it.
-
-    \b
-    winback promote
-    winback promote 20260601T100000Z-1a2b3c4d --force
-    Exit codes: 0 done, 1 the registry did not answer, 2 configuration or contract, 4 no challenger, or one that is no better.
-    """
-    from jobs.models import promote as run  # noqa: PLC0415
-
-    answer_command(is_json, lambda settings, _: run(settings, version, force=force), screens.promoted)
-
-
-@cli.command()
-@as_json
-def rollback(is_json: bool) -> None:
-    """Make the previous champion the champion again; the next run uses it.
-
-    \b
-    winback rollback
-    """
-    from jobs.models import rollback as run  # noqa: PLC0415
-
-    answer_command(is_json, lambda settings, _: run(settings), screens.promoted)
+    answer_command(is_json, in_house(lambda house: run(house, until)), screens.backfilled)
 
 
 @cli.command()
@@ -239,14 +148,9 @@ def nightly(is_json: bool) -> None:
     winback nightly
     winback nightly && winback hourly     (in place of one hour's run: never run the two at once)
     """
-    from jobs.house import open_house  # noqa: PLC0415
     from jobs.nightly import nightly as run  # noqa: PLC0415
 
-    def act(settings: Settings, voice: Any) -> Any:
-        with open_house(settings, narrator=voice) as house:
-            return run(house)
-
-    answer_command(is_json, act, screens.rebuilt)
+    answer_command(is_json, in_house(run), screens.rebuilt)
 
 
 @cli.command()
@@ -261,13 +165,8 @@ def audit(percent: int, is_json: bool) -> None:
     Exit codes: 0 no row differs, 1 failed and safe to retry, 2 configuration or contract, 3 rows differ: look at them.
     """
     from jobs.audit import audit as run  # noqa: PLC0415
-    from jobs.house import open_house  # noqa: PLC0415
 
-    def act(settings: Settings, voice: Any) -> Any:
-        with open_house(settings, narrator=voice) as house:
-            return run(house, percent)
-
-    drift = answer_command(is_json, act, screens.audited).drift
+    drift = answer_command(is_json, in_house(lambda house: run(house, percent)), screens.audited).drift
     if drift:
         raise drift
 
@@ -338,7 +237,6 @@ def erase(user: str, is_certain: bool, is_json: bool) -> None:
     Again, it finishes what was left. Exit codes: 0 done, 1 not all is deleted yet: run it again, 2 configuration or contract.
     """
     from jobs.erase import erase as run  # noqa: PLC0415
-    from jobs.house import open_house  # noqa: PLC0415
 
     if not user:
         raise click.UsageError("The user's id is empty.")
@@ -347,11 +245,7 @@ def erase(user: str, is_certain: bool, is_json: bool) -> None:
             raise click.UsageError("Nobody is there to be asked. If you are certain, add --yes: it cannot be undone.")
         click.confirm("Erase this user here and in the CRM? It cannot be undone.", abort=True, err=True)
 
-    def act(settings: Settings, voice: Any) -> Any:
-        with open_house(settings, narrator=voice) as house:
-            return run(house, user)
-
-    problem = answer_command(is_json, act, screens.erased).problem
+    problem = answer_command(is_json, in_house(lambda house: run(house, user)), screens.erased).problem
     if problem:
         raise problem
 
@@ -374,42 +268,13 @@ def doctor(is_json: bool) -> None:
         found = doctors.unusable(error)
     else:
         found = doctors.doctor(settings)
-    _print(found, is_json, screens.diagnosis)
+    print_answer(found, is_json, screens.diagnosis)
     if found.error:
         raise found.error
 
 
-def answer_command(is_json: bool, act: Callable[[Settings, Any], Any], show: Callable[[Console, Any], None]) -> Any:
-    """Read the settings, act, and print the answer: one object, or something a person likes to read."""
-    settings = read_settings()
-    voice = narrator()
-    try:
-        answer = act(settings, voice)
-    finally:
-        voice.close()
-    _print(answer, is_json, show)
-    return answer
-
-
-def _print(answer: Any, is_json: bool, show: Callable[[Console, Any], None]) -> None:
-    if is_json:
-        click.echo(json.dumps(_plain(answer), ensure_ascii=False))
-    else:
-        show(Console(), answer)
-
-
-def _plain(answer: Any) -> Any:
-    if hasattr(answer, "as_dict"):
-        return _plain(answer.as_dict())
-    if hasattr(answer, "__dataclass_fields__"):
-        return {name: _plain(getattr(answer, name)) for name in answer.__dataclass_fields__}
-    if isinstance(answer, dict):
-        return {key: _plain(value) for key, value in answer.items()}
-    if isinstance(answer, list | tuple):
-        return [_plain(value) for value in answer]
-    if isinstance(answer, datetime):
-        return answer.isoformat()
-    return str(answer) if isinstance(answer, Path) else answer
+for command in model_commands.ALL:
+    cli.add_command(command)
 
 
 def main() -> None:

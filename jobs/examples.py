@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -11,9 +12,14 @@ import pyarrow as pa
 
 from jobs.house import House
 from jobs.transform import SINCE_EVER, Window
+from scoring.contract import load_contract
 from warehouse import ledger
 from warehouse.errors import ContractError
 
+MART = "fct_training_examples"
+KNOWN = (
+    "fct_exit_features"  # as known today, where the examples hold features as they were when the exit was first seen
+)
 CHUNK_ROWS = 65_536
 
 
@@ -36,18 +42,92 @@ def installed(name: str) -> Callable[..., Any]:
     return function
 
 
+@dataclass(frozen=True)
+class Moved:
+    """A feature, and of how many examples its value is known to be another today than when the exit was scored."""
+
+    feature: str
+    count_examples: int
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a model would learn from, as known by `until`; times UTC.
+
+    `unfinished_ratio` is of the untreated; treated examples are left out of training. `count_moved` examples, and the features in
+    `moved`, the most first, would have been scored otherwise had the events come in time.
+    """
+
+    until: datetime
+    count_examples: int
+    count_users: int
+    count_treated: int
+    unfinished_ratio: float | None
+    first_exited_at: datetime
+    last_exited_at: datetime
+    count_moved: int
+    moved: list[Moved]
+
+
+def examples(house: House, until: datetime | None = None) -> Examples:
+    """Build the examples known by `until` (UTC; default and at most the watermark), with the tests dbt has for them.
+
+    Raises: ContractError without history, when no exit has matured, or the table breaks the feature contract or a test.
+    """
+    contract = load_contract(house.settings.config / "features.yml")
+    until = _build(house, until)
+    contract.check_columns(house.warehouse.schema(f"select * from {_relation(house, MART)}"), MART)
+    house.narrator.step("Comparing with what is known today")
+    differs = [f"logged.{name} is distinct from known.{name}" for name in contract.names]
+    first_day = (until - timedelta(days=house.funnel.training_history_days)).date()
+    [found] = house.warehouse.query(
+        f"""
+        select
+            count(*) as count_examples,
+            count(distinct logged.user_id) as count_users,
+            sum(case when is_treated then 1 else 0 end) as count_treated,
+            avg(case when not is_treated then label end) as unfinished_ratio,
+            min(logged.exited_at) as first_exited_at,
+            max(logged.exited_at) as last_exited_at,
+            sum(case when {" or ".join(differs)} then 1 else 0 end) as count_moved,
+            {", ".join(f"sum(case when {differ} then 1 else 0 end) as moved_{n}" for n, differ in enumerate(differs))}
+        from {_relation(house, MART)} as logged
+        left join (select * from {_relation(house, KNOWN)} where exited_on >= date '{first_day}') as known
+            on logged.exit_id = known.exit_id
+        """
+    ).to_pylist()
+    if not found["count_examples"]:
+        raise ContractError(
+            f"No exit has matured by {until:%Y-%m-%d %H:%M} UTC. It becomes an example {house.funnel.label_window_days} days "
+            "later, once late events are in. Wait, or load older history and run winback backfill."
+        )
+    counts = [Moved(name, found.pop(f"moved_{n}")) for n, name in enumerate(contract.names)]
+    moved = sorted(
+        (each for each in counts if each.count_examples), key=lambda each: (-each.count_examples, each.feature)
+    )
+    return Examples(until=until, moved=moved, **found)
+
+
 def build_examples(house: House, until: datetime | None) -> tuple[pa.Table, datetime]:
     """Build the examples known by `until` (UTC; default and at most the watermark); returns them and that moment.
 
     Raises: ContractError when nothing is backfilled.
     """
+    until = _build(house, until)
+    # Ordered, so that training again on the same rows gives the same model.
+    rows = house.warehouse.stream(f"select * from {_relation(house, MART)} order by exited_at, exit_id", CHUNK_ROWS)
+    schema = house.warehouse.schema(f"select * from {_relation(house, MART)}")
+    return pa.Table.from_batches(list(rows), schema=schema), until
+
+
+def _build(house: House, until: datetime | None) -> datetime:
     first, last = ledger.history(house.warehouse)
     until = min(until or last.window_until, last.window_until)
     house.narrator.step("Building examples", until=until)
     window = Window(from_at=SINCE_EVER, until_at=until, history_until=first.window_until)
     house.transform(window).build("examples")
-    relation = house.warehouse.relation("marts", "fct_training_examples")
-    # Ordered, so that training again on the same rows gives the same model.
-    rows = house.warehouse.stream(f"select * from {relation} order by exited_at, exit_id", CHUNK_ROWS)
-    schema = house.warehouse.schema(f"select * from {relation}")
-    return pa.Table.from_batches(list(rows), schema=schema), until
+    return until
+
+
+def _relation(house: House, name: str) -> str:
+    return house.warehouse.relation("marts", name)

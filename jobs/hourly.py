@@ -131,7 +131,7 @@ def hourly(
 def _score(house: House, run: Run) -> tuple[ScoringCounts, str, str | None]:
     chosen = choose(house.settings)
     if chosen.fallback:
-        house.narrator.step(chosen.fallback, model_version=chosen.bundle.version)
+        house.narrator.warn(chosen.fallback, model_version=chosen.bundle.version)
     model = Model(chosen.bundle, threads=house.settings.threads)
     counts = score(house.warehouse, model, house.policy, run, advance=house.narrator.progress("Scoring", None))
     return counts, chosen.bundle.version, chosen.fallback

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # they bring dbt's and the model's libraries, which `--help` 
     from jobs.backfill import Backfilled
     from jobs.doctor import Diagnosis
     from jobs.erase import Erased
+    from jobs.examples import Examples
     from jobs.hourly import Result
     from jobs.models import Promoted
     from jobs.nightly import Night
@@ -58,6 +59,30 @@ def backfilled(console: Console, answer: Backfilled) -> None:
         highlight=False,
     )
     console.print("Next: winback train, then winback hourly", style="dim")
+
+
+def built(console: Console, answer: Examples) -> None:
+    """How many examples, how they ended, and which features late events have changed since."""
+    unfinished = "-" if answer.unfinished_ratio is None else f"{answer.unfinished_ratio:.1%}"
+    console.print(
+        f"[bold]{answer.count_examples:,}[/] examples of {answer.count_users:,} users, exits {_time(answer.first_exited_at)} to "
+        f"{_time(answer.last_exited_at)} UTC; {unfinished} unfinished",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if answer.count_treated:
+        console.print(f"{answer.count_treated:,} held a voucher: training leaves them out", highlight=False)
+    if answer.moved:
+        share = answer.count_moved / answer.count_examples
+        told = f"{answer.count_moved:,} ({share:.1%}) were scored before all of their events had come. Known otherwise today:"
+        console.print(told, highlight=False, soft_wrap=True)
+        table = _table("feature", "examples", "share")
+        for each in answer.moved[:_MOST_MOVED]:
+            table.add_row(
+                each.feature, f"{each.count_examples:,}", f"{each.count_examples / answer.count_examples:.1%}"
+            )
+        console.print(table)
+    console.print("Next: winback train", style="dim")
 
 
 def trained(console: Console, answer: Any) -> None:
@@ -104,6 +129,7 @@ def judged(console: Console, answer: Any) -> None:
         console.print(f"[bold]Not better: {escape(failed)}.[/] The champion stays.", highlight=False, soft_wrap=True)
 
 
+_MOST_MOVED = 8
 _MEASURES = {
     "AUC": "auc",
     "Brier score": "brier",

@@ -9,8 +9,10 @@ from pathlib import Path
 from jobs.examples import build_examples, installed
 from jobs.house import House
 from jobs.models import enroll, open_registry
+from scoring.bundles import Bundle
 from scoring.registry import CHAMPION
 from warehouse import ledger
+from warehouse.errors import ContractError
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ def train(house: House, until: datetime | None = None) -> Registered:
     """
     ledger.history(house.warehouse)
     trainer = installed("train")
-    open_registry(house.settings).resolve(CHAMPION)  # now rather than after an hour's work
+    last = _in_use(house)  # now rather than after an hour's work: the registry answers
     examples, until = build_examples(house, until)
     house.narrator.step("Training", examples=examples.num_rows)
     trained = trainer(
@@ -41,9 +43,21 @@ def train(house: House, until: datetime | None = None) -> Registered:
         trained_at=house.now(),
         until=until,
         label_window_days=house.funnel.label_window_days,
+        last=last,
         threads=house.settings.threads,
         advance=house.narrator.step,
     )
     house.narrator.step("Registering", model_version=trained.version)
     alias = enroll(house.settings, trained.version)
     return Registered(trained.version, trained.folder, trained.metrics, alias)
+
+
+def _in_use(house: House) -> Bundle | None:
+    """The champion, for the card to compare with; one that is not whole does not keep a better one from being trained."""
+    registry = open_registry(house.settings)
+    version = registry.resolve(CHAMPION)
+    try:
+        return registry.fetch(version, house.settings.models) if version else None
+    except ContractError as error:
+        house.narrator.warn(f"{error} The card compares with no earlier model.")
+        return None

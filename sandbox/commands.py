@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from jobs.cli import Moment, answer_command, as_json
+from jobs.answering import Moment, answer_command, as_json
 from sandbox import DEFAULT_CRM
 
 DEFAULT_PORT = 8765

@@ -13,6 +13,7 @@ import pytest
 import requests
 
 from jobs import dead_letters
+from jobs.examples import examples
 from jobs.hourly import hourly
 from jobs.settings import Settings
 from jobs.training import train
@@ -59,14 +60,16 @@ def refuse(world: World, users: list[str]) -> None:
 
 
 def test_both_train_on_the_same_examples(worlds: tuple[World, BigQueryWorld]) -> None:
-    versions = []
+    versions, told = [], []
     for world in worlds:
         with world.house() as house:
             versions.append(train(house).version)
-    examples = [sorted_rows(world, "marts.fct_training_examples") for world in worlds]
+            told.append(examples(house))
+    assert told[0] == told[1]
+    rows = [sorted_rows(world, "marts.fct_training_examples") for world in worlds]
 
-    assert len(examples[0]) > 500
-    assert examples[0] == examples[1]
+    assert len(rows[0]) == told[0].count_examples > 500
+    assert rows[0] == rows[1]
     # A version ends in a hash of the model's bytes.
     assert versions[0] == versions[1]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from scoring.bundles import Bundle, champion, load_bundle
+from scoring.bundles import Bundle
 from scoring.contract import load_contract
 from training import rivals
 from training import train as training
@@ -25,14 +25,11 @@ def train(
     trained_at: datetime,
     until: datetime,
     label_window_days: int,
+    last: Bundle | None,
     threads: int,
     advance: Callable[[str], None],
 ) -> Trained:
-    """Train by `features.yml` and `training.yml` of the folder; see `training.train.train`.
-
-    The card compares with the model that was verified last on this disk, where there is one.
-    """
-    in_use = champion(models)
+    """Train by `features.yml` and `training.yml` of the folder; see `training.train.train`."""
     return training.train(
         examples,
         load_contract(config / "features.yml"),
@@ -41,7 +38,7 @@ def train(
         until=until,
         label_window_days=label_window_days,
         rules=load_training(config / "training.yml"),
-        last=load_bundle(models, in_use) if in_use else None,
+        last=last,
         threads=threads,
         advance=advance,
     )

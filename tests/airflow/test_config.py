@@ -25,7 +25,7 @@ def test_the_file_of_the_repository_is_all_right() -> None:
         (("pod", "namespase"), "x", "pod.namespase: Extra inputs are not permitted"),
         (("pod", "namespace"), "Not_A_Name", "pod.namespace: String should match pattern"),
         (("tasks", "train", "memory"), "16GB", "tasks.train.memory: String should match pattern"),
-        (("tasks", "trian"), {}, "tasks.trian.[key]: Input should be 'check_data', 'train'"),
+        (("tasks", "trian"), {}, "tasks.trian.[key]: Input should be 'check_data', 'collect_examples'"),
         (("dags", "winback_dbt", "audit_weekday"), 0, "dags.winback_dbt.audit_weekday: Input should be greater than"),
         (("runner",), "gke", "runner gke needs gke.project_id, gke.location, gke.cluster_name"),
     ],

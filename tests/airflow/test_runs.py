@@ -13,6 +13,7 @@ import pytest
 
 SUNDAY = datetime(2026, 6, 7, 2, 35, tzinfo=UTC)
 MONDAY = datetime(2026, 6, 8, 5, 15, tzinfo=UTC)
+EXAMPLES, TRAIN = ([word, "--until", "2026-06-08"] for word in ("examples", "train"))
 DIGEST = "registry.example/winback-training@sha256:0123"
 
 
@@ -59,14 +60,15 @@ def test_a_better_challenger_is_promoted(run: Callable[..., Ended]) -> None:
     ended = run("winback_training", MONDAY)
     assert ended.state == "success"
     assert set(ended.tasks.values()) == {"success"}
-    assert ended.calls == [["audit"], ["train", "--until", "2026-06-08"], ["evaluate"], ["promote"]]
+    assert ended.calls == [["audit"], EXAMPLES, TRAIN, ["evaluate"], ["promote"]]
     assert ended.told == []
 
 
 def test_a_challenger_that_is_not_better_is_a_green_run_with_the_promotion_skipped(run: Callable[..., Ended]) -> None:
     ended = run("winback_training", MONDAY, {"promote": [4]})
     assert ended.state == "success"
-    assert ended.tasks == {"check_data": "success", "train": "success", "evaluate": "success", "promote": "skipped"}
+    done = dict.fromkeys(("check_data", "collect_examples", "train", "evaluate"), "success")
+    assert ended.tasks == {**done, "promote": "skipped"}
     assert ended.calls.count(["promote"]) == 1
     assert ended.told == []
 
@@ -74,8 +76,7 @@ def test_a_challenger_that_is_not_better_is_a_green_run_with_the_promotion_skipp
 def test_what_is_safe_to_retry_is_tried_again_with_the_same_words(run: Callable[..., Ended]) -> None:
     ended = run("winback_training", MONDAY, {"train": [1, 0]})
     assert ended.state == "success"
-    train = ["train", "--until", "2026-06-08"]
-    assert ended.calls == [["audit"], train, train, ["evaluate"], ["promote"]]
+    assert ended.calls == [["audit"], EXAMPLES, TRAIN, TRAIN, ["evaluate"], ["promote"]]
     assert ended.told == []
 
 
@@ -85,9 +86,10 @@ def test_configuration_and_what_a_person_should_look_at_are_not_tried_again(
 ) -> None:
     ended = run("winback_training", MONDAY, {"train": [code]})
     assert ended.state == "failed"
-    assert ended.calls == [["audit"], ["train", "--until", "2026-06-08"]]
+    assert ended.calls == [["audit"], EXAMPLES, TRAIN]
     assert ended.tasks == {
         "check_data": "success",
+        "collect_examples": "success",
         "train": "failed",
         "evaluate": "upstream_failed",
         "promote": "upstream_failed",

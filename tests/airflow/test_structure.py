@@ -17,16 +17,19 @@ from conftest import DAGS
 Load = Callable[..., Any]
 EDGES = {
     "winback_training": {
-        "check_data": {"train"},
+        "check_data": {"collect_examples"},
+        "collect_examples": {"train"},
         "train": {"evaluate"},
         "evaluate": {"promote"},
         "promote": set(),
     },
     "winback_dbt": {"nightly": {"is_audit_day"}, "is_audit_day": {"audit"}, "audit": set()},
 }
+UNTIL = "{{ data_interval_end | default(dag_run.run_after, true) | ds }}"
 WORDS = {
     "check_data": ["audit"],
-    "train": ["train", "--until", "{{ data_interval_end | default(dag_run.run_after, true) | ds }}"],
+    "collect_examples": ["examples", "--until", UNTIL],
+    "train": ["train", "--until", UNTIL],
     "evaluate": ["evaluate"],
     "promote": ["promote"],
     "nightly": ["nightly"],
@@ -89,6 +92,7 @@ def test_images_are_read_from_variables_when_a_task_begins(dag: Load, written: d
     scoring, training = "{{ var.value.winback_scoring_image }}", "{{ var.value.winback_training_image }}"
     assert {name: task.image for name, task in tasks.items()} == {
         "check_data": scoring,
+        "collect_examples": scoring,
         "train": training,
         "evaluate": training,
         "promote": training,
@@ -102,6 +106,7 @@ def test_only_a_promotion_may_be_skipped(dag: Load, written: dict[str, Any]) -> 
     tasks = commands(dag("winback_training", written))
     assert {name: list(task.skip_on_exit_code) for name, task in tasks.items()} == {
         "check_data": [],
+        "collect_examples": [],
         "train": [],
         "evaluate": [],
         "promote": [4],

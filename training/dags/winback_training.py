@@ -34,9 +34,11 @@ with DAG(
     tags=["winback"],
 ) as dag:
     check_data = command(config, "check_data", ["audit"], image="scoring")
+    # Built and tested before a large pod is asked for; training then builds the same again.
+    collect_examples = command(config, "collect_examples", ["examples", "--until", UNTIL], image="scoring")
     train = command(config, "train", ["train", "--until", UNTIL], image="training")
     evaluate = command(config, "evaluate", ["evaluate"], image="training")
     # Skipped, and the run a success, when the challenger is not better.
     promote = command(config, "promote", ["promote"], image="training", skip_on=[NOTHING_TO_PROMOTE])
 
-    check_data >> train >> evaluate >> promote
+    check_data >> collect_examples >> train >> evaluate >> promote

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 DEFAULT = Path(__file__).resolve().parents[3] / "config" / "airflow.yml"
 Dag = Literal["winback_training", "winback_dbt"]
-Task = Literal["check_data", "train", "evaluate", "promote", "nightly", "audit"]
+Task = Literal["check_data", "collect_examples", "train", "evaluate", "promote", "nightly", "audit"]
 # Kubernetes: lower-case words with hyphens between, at most 63 characters.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 
