@@ -150,7 +150,7 @@ def test_headlines_carry_their_intervals_where_these_are_known() -> None:
         ({}, "| logistic regression | Brier score | 0.1240 | 0.1200 | +0.0040 | +0.0010 to +0.0070 | better |"),
         ({"metrics": {"brier_uncalibrated": 0.13}, "calibration_kind": "platt"}, "| Brier score | 0.1300 | 0.1200 |"),
         ({}, "no map made them truer"),
-        ({"screen": [("effort", 0.71)], "permuted_auc": 0.503}, "| effort | 0.710 |"),
+        ({"screen": [("effort", 0.71, "its value")], "permuted_auc": 0.503}, "| effort | 0.710 | its value |"),
         ({"permuted_auc": 0.503}, "Fitted on shuffled labels, a model reaches an AUC of 0.503"),
         ({"trials": [{"eta": 0.05, "log_loss": 0.4}, {"eta": 0.1, "log_loss": 0.5}]}, "| 0.05 | 0.40000 | taken |"),
         (

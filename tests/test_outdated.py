@@ -34,6 +34,31 @@ def test_tables_of_ours_without_a_column_are_refused_by_name(tmp_path: Path) -> 
     )
 
 
+def test_old_exits_get_the_quotient_of_what_was_logged_of_them_as_it_would_have_been(
+    history: Path, tmp_path: Path, parsed: dict[str, Any]
+) -> None:
+    copy_history(history, tmp_path)
+    tables = ("fct_exit_features", "fct_exit_features_logged")
+    what = "exit_id, fields_filled_ratio_per_input as ratio"
+    old = "exited_on < date '2026-05-10' order by exit_id"
+    with LocalCrm(tmp_path / "crm.sqlite", api_key=API_KEY, clock=lambda: NOW) as crm:
+        world = World(tmp_path, crm, parsed)
+        sql = {table: f"select {what} from marts.{table} where {old}" for table in tables}
+        before = {table: world.query(sql[table]) for table in tables}
+        made = DuckDBWarehouse(tmp_path / "winback.duckdb")
+        for table in tables:
+            made.connection.execute(f"alter table marts.{table} drop column fields_filled_ratio_per_input")
+        made.close()
+
+        assert world.run(6).stopped is None
+        assert {row["ratio"] for table in tables for row in world.query(sql[table])} == {None}
+        made = DuckDBWarehouse(tmp_path / "winback.duckdb")
+        made.connection.execute("\n".join(re.findall(r"^ *(UPDATE .*;)$", CHANGES, re.MULTILINE)))
+        made.close()
+        assert {table: world.query(sql[table]) for table in tables} == before
+        assert len(before["fct_exit_features_logged"]) > 1_000
+
+
 def test_the_changelog_has_the_commands_that_doctor_prints() -> None:
     assert all(command in CHANGES for command in COMMANDS)
 

@@ -265,7 +265,10 @@ def test_the_metrics_file_is_what_training_returned(trained: Trained) -> None:
         (lambda t: put(t, "exited_at", [START] * t.num_rows), "the fit period holds 0 of 4000 examples"),
         (lambda t: t.drop_columns(["income"]), "column income is absent"),
         (lambda t: t.drop_columns(["label", "user_id"]), "lacks label, user_id"),
-        (lambda t: put(t, "count_errors", [None] * t.num_rows), "fct_training_examples: count_errors is null in 2010 of 2010 rows"),
+        (
+            lambda t: put(t, "count_errors", [None] * t.num_rows),
+            "fct_training_examples: count_errors is null in 2010 of 2010 rows",
+        ),
         (lambda t: put(t, "fields_filled_ratio", [70.0] * t.num_rows), "Has its unit changed"),
     ],
 )

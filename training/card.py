@@ -33,9 +33,9 @@ _PERMUTED_AUC_WARNING = 0.55
 class Report:
     """What the card tells. `periods`: of each part, its first and last exit (UTC) and its share of label 1.
 
-    `intervals` are of `metrics`; `screen` holds the largest AUCs that single features reach alone, `permuted_auc` that of a
-    fit on shuffled labels; `trials` are the settings tried, each with its `log_loss`, the one that was taken first; `drift` is
-    each feature's population stability index against the model `drift_against`, None where there is none.
+    `intervals` are of `metrics`; `screen` holds how well single features rank alone, and by which view of them, the most telling
+    first; `permuted_auc` is that of a fit on shuffled labels; `trials` are the settings tried, each with its `log_loss`, the
+    taken one first; `drift` is each feature's population stability index against the model `drift_against`, None without one.
     """
 
     metrics: dict[str, float]
@@ -48,7 +48,7 @@ class Report:
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     baselines: Sequence[Baseline] = ()
     calibration_kind: str = "none"
-    screen: Sequence[tuple[str, float]] = ()
+    screen: Sequence[tuple[str, float, str]] = ()
     permuted_auc: float | None = None
     trials: Sequence[Mapping[str, Any]] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from training.evaluate import MIN_SLICE_ROWS, Slice
 from training.ranking import TOP_PERCENTS
 
 Table = tuple[tuple[str, ...], ...]
+MOST_TELLING = 12  # features of the screen; the others tell less
 _KINDS = {"platt": "Platt's line through the log odds", "isotonic": "isotonic regression"}
 
 
@@ -138,7 +139,7 @@ def examples(
     return Section("Examples, by time of exit (UTC)", text, (), (("", (heads, *rows)),))
 
 
-def screening(screen: Sequence[tuple[str, float]], permuted_auc: float | None) -> Section:
+def screening(screen: Sequence[tuple[str, float, str]], permuted_auc: float | None) -> Section:
     """Tell what the screen for leaks found."""
     text = []
     if screen:
@@ -147,8 +148,8 @@ def screening(screen: Sequence[tuple[str, float]], permuted_auc: float | None) -
         )
     if permuted_auc is not None:
         text.append(f"Fitted on shuffled labels, a model reaches an AUC of {permuted_auc:.3f}; chance is 0.5.")
-    rows = tuple((name, f"{auc:.3f}") for name, auc in screen)
-    tables = (("", (("feature", "AUC alone"), *rows)),) if rows else ()
+    rows = tuple((name, f"{auc:.3f}", view) for name, auc, view in screen[:MOST_TELLING])
+    tables = (("", (("feature", "AUC alone", "by"), *rows)),) if rows else ()
     return Section("Screen for leaks", tuple(text), (), tables)
 
 

@@ -147,7 +147,7 @@ def train(
         intervals=evaluate.intervals(truth, probability, users, train_rate=train_rate, seed=rules.seed),
         baselines=baselines.against(truth, users, probability, simpler, train_rate=train_rate, seed=rules.seed),
         calibration_kind=learned.calibration.kind,
-        screen=[(feature.name, feature.auc) for feature in screened.features],
+        screen=[(feature.name, feature.auc, feature.view) for feature in screened.features],
         permuted_auc=screened.permuted_auc,
         trials=[{**trial.parameters, "log_loss": trial.log_loss} for trial in learned.trials],
         parameters={name: value for name, value in learned.fitter.parameters.items() if name != "nthread"},

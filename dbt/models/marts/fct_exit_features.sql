@@ -105,6 +105,7 @@ select
     totals.fields_filled_ratio - coalesce(totals.earlier_fields_filled_ratio, 0) as fields_filled_gain_ratio,
     (totals.fields_filled_ratio - coalesce(totals.earlier_fields_filled_ratio, 0))
     / nullif({{ seconds('last_sessions.duration_microseconds') }} / 60, 0) as fields_filled_gain_per_minute,
+    totals.fields_filled_ratio / nullif(totals.count_input, 0) as fields_filled_ratio_per_input,
     totals.furthest_step_index,
     last_sessions.last_step_index,
 
