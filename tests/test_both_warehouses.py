@@ -21,6 +21,7 @@ from tests.bigquery_world import BigQueryWorld, bigquery_settings, differences, 
 from tests.dbt_on_bigquery import partitions
 from tests.emulator import Emulator
 from tests.sql_walk import violations
+from tests.test_shadow import challenge
 from tests.world import World, at, settings_in, small_app
 from warehouse.tables import VOUCHER_REDEMPTIONS
 
@@ -30,6 +31,7 @@ TABLES = {
     "ops.runs": "true",
     "ops.deliveries": "true",
     "ops.reports": "true",
+    "ops.shadow_scores": "true",
     "marts.crm_profiles": "true",
     "marts.crm_acknowledged": "true",
     "marts.crm_pending": "true",
@@ -77,16 +79,20 @@ def test_both_train_on_the_same_examples(worlds: tuple[World, BigQueryWorld]) ->
 def test_both_decide_and_send_the_same_hour_by_hour(
     worlds: tuple[World, BigQueryWorld], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Late events, a consent withdrawn, a voucher used, a dead letter, an hour twice, and one missed."""
+    """Late events, a consent withdrawn, a voucher used, a dead letter, an hour twice, one missed, and a challenger's shadow."""
     # Tests of the data are half of an hour's statements and change nothing; the hour below runs them.
     monkeypatch.setenv("DBT_EXCLUDE_RESOURCE_TYPES", "test")
 
     def both(hours: float) -> list[Any]:
-        results = [world.run(hours) for world in worlds]
+        results = [world.run(hours, settings=settings_of(world, shadow=True)) for world in worlds]
         assert differences(*worlds, TABLES) == {}
         return results
 
-    both(6)
+    for world in worlds:
+        challenge(world)
+    shadows = [result.shadow for result in both(6)]
+    assert shadows[0] == shadows[1]
+    assert shadows[0].scored > 0
     both(6)
     granted = [
         r["user_id"]
@@ -153,11 +159,11 @@ def test_every_statement_of_an_hour_as_it_was_sent_says_from_which_day_on_it_rea
     assert {sql: found for sql in sent if (found := violations(sql, big))} == {}
 
 
-def settings_of(world: World) -> Settings:
+def settings_of(world: World, **changes: Any) -> Settings:
     if isinstance(world, BigQueryWorld):
         assert world.emulator is not None
-        return bigquery_settings(world.emulator, world.prefix, world.folder)
-    return settings_in(world.folder)
+        return bigquery_settings(world.emulator, world.prefix, world.folder, **changes)
+    return settings_in(world.folder, **changes)
 
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "loan_applications"
