@@ -1,5 +1,6 @@
 """The card tells a person what to know of a model, warns where it must, and stands on its own."""
 
+import io
 from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -7,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from scoring.contract import Feature, FeatureContract
 from training.baselines import Baseline, Gain
 from training.card import Report, as_markdown, headlines, sections, summary
-from training.effects import effects
+from training.effects import Effect, Point, effects
 from training.evaluate import Slice
 from training.page import as_html
 from training.plots import Curves, draw
@@ -226,6 +228,17 @@ def test_pictures_are_the_same_bytes_for_the_same_curves() -> None:
 def test_drift_and_effects_have_pictures_of_their_own(pictures: dict[str, bytes]) -> None:
     assert set(pictures) > {"effect_1.png", "effect_2.png", "effect_3.png", "drift.png"}
     assert len(set(pictures.values())) == len(pictures)
+
+
+@pytest.mark.parametrize("count", [3, 9])
+def test_no_word_below_an_axis_is_cut(count: int) -> None:
+    _, label, probability, contributions = a_world()
+    points = [Point(f"social_media_{level}", None, 99, 0.5, 0.4, 0.1) for level in range(count)]
+    effect = Effect("referral_source", tuple(points))
+    curves = Curves(label, probability, CONTRACT.names, np.abs(contributions).mean(axis=0), effects=[effect])
+    picture = imread(io.BytesIO(draw(curves)["effect_1.png"]))
+    outermost = [picture[0], picture[-1], picture[:, 0], picture[:, -1]]
+    assert all((pixels == 1).all() for pixels in outermost)
 
 
 def test_an_effect_follows_the_feature_and_shows_the_missing_last() -> None:

@@ -203,7 +203,12 @@ def _effect(ax: Axes, *, effect: Effect, edge: float) -> None:
         ax.plot(np.arange(len(shares)), shares, marker, color=color, markersize=7, label=name)
     texts = [_short(p.name) for p in effect.points]
     turned = sum(map(len, texts)) > 36  # more characters do not fit side by side
-    ax.set_xticks(np.arange(len(texts)), texts, rotation=25 if turned else 0, ha="right" if turned else "center")
+    ax.set_xticks(np.arange(len(texts)), texts)
+    if turned:
+        ax.figure.subplots_adjust(bottom=0.22)  # 14 characters, the longest of `_short`, at 45 degrees
+        ax.tick_params("x", labelrotation=45)
+        for text in ax.get_xticklabels():
+            text.set(horizontalalignment="right", rotation_mode="anchor")
     ax.set(ylabel="share unfinished", ylim=(0, edge), xlim=(-0.5, len(texts) - 0.5))
     ax.yaxis.set_major_locator(MaxNLocator(5))
     ax.yaxis.set_major_formatter(PercentFormatter(1))
