@@ -11,8 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from jobs.house import House
+from jobs.outdated import refuse_before_first_hour
 from jobs.transform import SINCE_EVER, Window
-from scoring.contract import load_contract
+from scoring.contract import FeatureContract, load_contract
 from warehouse import ledger
 from warehouse.errors import ContractError
 
@@ -74,8 +75,7 @@ def examples(house: House, until: datetime | None = None) -> Examples:
 
     Raises: ContractError without history, when no exit has matured, or the table breaks the feature contract or a test.
     """
-    contract = load_contract(house.settings.config / "features.yml")
-    until = _build(house, until)
+    contract, until = _build(house, until)
     contract.check_columns(house.warehouse.schema(f"select * from {_relation(house, MART)}"), MART)
     house.narrator.step("Comparing with what is known today")
     differs = [f"logged.{name} is distinct from known.{name}" for name in contract.names]
@@ -111,22 +111,24 @@ def examples(house: House, until: datetime | None = None) -> Examples:
 def build_examples(house: House, until: datetime | None) -> tuple[pa.Table, datetime]:
     """Build the examples known by `until` (UTC; default and at most the watermark); returns them and that moment.
 
-    Raises: ContractError when nothing is backfilled.
+    Raises: ContractError when nothing is backfilled, or a feature of the contract has no column yet.
     """
-    until = _build(house, until)
+    _, until = _build(house, until)
     # Ordered, so that training again on the same rows gives the same model.
     rows = house.warehouse.stream(f"select * from {_relation(house, MART)} order by exited_at, exit_id", CHUNK_ROWS)
     schema = house.warehouse.schema(f"select * from {_relation(house, MART)}")
     return pa.Table.from_batches(list(rows), schema=schema), until
 
 
-def _build(house: House, until: datetime | None) -> datetime:
+def _build(house: House, until: datetime | None) -> tuple[FeatureContract, datetime]:
+    contract = load_contract(house.settings.config / "features.yml")
     first, last = ledger.history(house.warehouse)
+    refuse_before_first_hour(house.warehouse, contract.names)
     until = min(until or last.window_until, last.window_until)
     house.narrator.step("Building examples", until=until)
     window = Window(from_at=SINCE_EVER, until_at=until, history_until=first.window_until)
     house.transform(window).build("examples")
-    return until
+    return contract, until
 
 
 def _relation(house: House, name: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from jobs.doctor import of_history
+from jobs.examples import examples
 from jobs.outdated import COMMANDS, refuse_outdated
 from sandbox.crm_server import LocalCrm
 from tests.world import API_KEY, NOW, World, copy_history
@@ -50,6 +51,11 @@ def test_old_exits_get_the_quotient_of_what_was_logged_of_them_as_it_would_have_
             made.connection.execute(f"alter table marts.{table} drop column fields_filled_ratio_per_input")
         made.close()
 
+        with (
+            world.house() as house,
+            pytest.raises(ContractError, match="no column fields_filled_ratio_per_input"),
+        ):
+            examples(house)
         assert world.run(6).stopped is None
         assert {row["ratio"] for table in tables for row in world.query(sql[table])} == {None}
         made = DuckDBWarehouse(tmp_path / "winback.duckdb")
