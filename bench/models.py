@@ -169,20 +169,24 @@ def app(_rows: int) -> bool:
         known = unfinished_probability(_truth(made.exits_truth, judged.rows), LABEL_WINDOW_DAYS, plays=PLAYS, seed=0)
         best = evaluate.measure(judged.label, known, train_rate=judged.train_rate)
         print(f"    the generator itself: AUC {best['auc']:.4f}, Brier {best['brier']:.4f}")
-        span = m["brier_baseline"] - best["brier"]
-        way = (m["brier_baseline"] - m["brier"]) / span
+        way = _way(m["brier"], m["brier_baseline"], best["brier"])
         print(f"    from the base rate ({m['brier_baseline']:.4f}) {way:.1%} of the way to it")
         # What nobody can see in the raw tables is what is missing: docs/adr/0022-what-nobody-can-see.md
         examples = examples.append_column("z", _truth(made.exits_truth, examples).column("z"))
         told = judge(examples, FeatureContract(features=(*declared.features, hidden)), rules)
-        squared = float(np.mean((told.probability - told.label) ** 2))
-        way = (m["brier_baseline"] - squared) / span
+        squared = evaluate.measure(told.label, told.probability, train_rate=told.train_rate)["brier"]
+        way = _way(squared, m["brier_baseline"], best["brier"])
         print(
             f"    the same training, told each user's hidden propensity: Brier {squared:.4f}, {way:.1%} of the way "
             f"(bound {BOUND_WAY:.0%})   {said(way >= BOUND_WAY)}"
         )
         is_good = is_good and way >= BOUND_WAY
     return is_good
+
+
+def _way(brier: float, baseline: float, best: float) -> float:
+    """How far a Brier score has come from the base rate's to the best."""
+    return (baseline - brier) / (baseline - best)
 
 
 def _truth(exits: pa.Table, rows: pa.Table) -> pa.Table:

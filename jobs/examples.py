@@ -18,9 +18,8 @@ from warehouse import ledger
 from warehouse.errors import ContractError
 
 MART = "fct_training_examples"
-KNOWN = (
-    "fct_exit_features"  # as known today, where the examples hold features as they were when the exit was first seen
-)
+# As known today, where the examples hold features as they were when the exit was first seen.
+KNOWN = "fct_exit_features"
 CHUNK_ROWS = 65_536
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import click
 
-from jobs import screens
+from jobs import model_screens
 from jobs.answering import Moment, answer_command, as_json, in_house
 
 known_by = click.option("--until", type=Moment(), help="Use labels known by this time; default: the watermark.")
@@ -25,7 +25,7 @@ def examples(until: datetime | None, is_json: bool) -> None:
     """
     from jobs.examples import examples as run  # noqa: PLC0415 - commands import what they need: `--help` stays fast
 
-    answer_command(is_json, in_house(lambda house: run(house, until)), screens.built)
+    answer_command(is_json, in_house(lambda house: run(house, until)), model_screens.built)
 
 
 @click.command()
@@ -39,7 +39,7 @@ def train(until: datetime | None, is_json: bool) -> None:
     """
     from jobs.training import train as run  # noqa: PLC0415
 
-    answer_command(is_json, in_house(lambda house: run(house, until)), screens.trained)
+    answer_command(is_json, in_house(lambda house: run(house, until)), model_screens.trained)
 
 
 @click.command()
@@ -55,7 +55,7 @@ def evaluate(until: datetime | None, is_json: bool) -> None:
     """
     from jobs.evaluate import evaluate as run  # noqa: PLC0415
 
-    answer_command(is_json, in_house(lambda house: run(house, until)), screens.judged)
+    answer_command(is_json, in_house(lambda house: run(house, until)), model_screens.judged)
 
 
 @click.command()
@@ -72,7 +72,7 @@ def promote(version: str | None, force: bool, is_json: bool) -> None:
     """
     from jobs.models import promote as run  # noqa: PLC0415
 
-    answer_command(is_json, lambda settings, _: run(settings, version, force=force), screens.promoted)
+    answer_command(is_json, lambda settings, _: run(settings, version, force=force), model_screens.promoted)
 
 
 @click.command()
@@ -85,7 +85,7 @@ def rollback(is_json: bool) -> None:
     """
     from jobs.models import rollback as run  # noqa: PLC0415
 
-    answer_command(is_json, lambda settings, _: run(settings), screens.promoted)
+    answer_command(is_json, lambda settings, _: run(settings), model_screens.promoted)
 
 
 ALL = (examples, train, evaluate, promote, rollback)

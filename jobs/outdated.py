@@ -9,7 +9,7 @@ from warehouse.interface import Reader
 
 # Of all models, crm_acknowledged alone reads columns of its own that came with a later version: dbt cannot add those by itself.
 _OWN_COLUMNS = {"rejected_reason", "is_in_doubt"}
-LOGGED = "fct_exit_features_logged"
+_LOGGED = "fct_exit_features_logged"
 UPGRADE = "Stop the schedule and upgrade the warehouse: CHANGELOG.md, Upgrading, has the commands."
 REBUILD = "Once all tables of ops have this version's columns, make what the CRM acknowledged anew, from the log of deliveries:"
 COMMANDS = (
@@ -38,15 +38,15 @@ def refuse_before_first_hour(warehouse: Reader, features: Iterable[str]) -> None
 
     Raises: ContractError.
     """
-    if not warehouse.exists("marts", LOGGED):
+    if not warehouse.exists("marts", _LOGGED):
         return
     # A literal day: on BigQuery the table is read by day alone.
     columns = warehouse.schema(
-        f"select * from {warehouse.relation('marts', LOGGED)} where exited_on = date '1970-01-01'"
+        f"select * from {warehouse.relation('marts', _LOGGED)} where exited_on = date '1970-01-01'"
     ).names
     if missing := sorted(set(features).difference(columns)):
         raise ContractError(
-            f"marts.{LOGGED} has no column {', '.join(missing)}, which features.yml declares. "
+            f"marts.{_LOGGED} has no column {', '.join(missing)}, which features.yml declares. "
             "Once the dbt project has it, the next winback hourly appends it; "
             "CHANGELOG.md, Upgrading, says how the exits of before get theirs."
         )

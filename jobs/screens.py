@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from jobs.layout import table_of, when
+
 if TYPE_CHECKING:  # they bring dbt's and the model's libraries, which `--help` need not wait for
     from jobs.audit import Audit
     from jobs.backfill import Backfilled
     from jobs.doctor import Diagnosis
     from jobs.erase import Erased
-    from jobs.examples import Examples
     from jobs.hourly import Result
-    from jobs.models import Promoted
     from jobs.nightly import Night
     from jobs.status import Status
-
-
-def _table(*columns: str, title: str | None = None) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim", title_style="bold")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
-    return table
-
-
-def _time(moment: datetime | None) -> str:
-    return f"{moment:%Y-%m-%d %H:%M}" if moment else "never"
 
 
 def _reasons(counts: dict[str, int]) -> str:
@@ -40,7 +27,7 @@ def _reasons(counts: dict[str, int]) -> str:
 
 def loaded(console: Console, answer: dict[str, Any]) -> None:
     """Rows new and known, a file a line."""
-    table = _table("", "rows", "new", "already there", "repeated")
+    table = table_of("", "rows", "new", "already there", "repeated")
     for name, one in answer.items():
         counts = (one.count_rows, one.count_new, one.count_already_there, one.count_repeated)
         table.add_row(name, *(f"{count:,}" for count in counts))
@@ -54,96 +41,11 @@ def loaded(console: Console, answer: dict[str, Any]) -> None:
 def backfilled(console: Console, answer: Backfilled) -> None:
     """How much history there is."""
     console.print(
-        f"History up to [bold]{_time(answer.until)}[/]: {answer.count_events:,} events, {answer.count_sessions:,} sessions, "
+        f"History up to [bold]{when(answer.until)}[/]: {answer.count_events:,} events, {answer.count_sessions:,} sessions, "
         f"{answer.count_exits:,} unfinished exits.",
         highlight=False,
     )
     console.print("Next: winback train, then winback hourly", style="dim")
-
-
-def built(console: Console, answer: Examples) -> None:
-    """How many examples, how they ended, and which features late events have changed since."""
-    unfinished = "-" if answer.unfinished_ratio is None else f"{answer.unfinished_ratio:.1%}"
-    console.print(
-        f"[bold]{answer.count_examples:,}[/] examples of {answer.count_users:,} users, exits {_time(answer.first_exited_at)} to "
-        f"{_time(answer.last_exited_at)} UTC; {unfinished} unfinished",
-        highlight=False,
-        soft_wrap=True,
-    )
-    if answer.count_treated:
-        console.print(f"{answer.count_treated:,} held a voucher: training leaves them out", highlight=False)
-    if answer.moved:
-        share = answer.count_moved / answer.count_examples
-        told = f"{answer.count_moved:,} ({share:.1%}) were scored before all of their events had come. Known otherwise today:"
-        console.print(told, highlight=False, soft_wrap=True)
-        table = _table("feature", "examples", "share")
-        for each in answer.moved[:_MOST_MOVED]:
-            table.add_row(
-                each.feature, f"{each.count_examples:,}", f"{each.count_examples / answer.count_examples:.1%}"
-            )
-        console.print(table)
-    console.print("Next: winback train", style="dim")
-
-
-def trained(console: Console, answer: Any) -> None:
-    """The version and how good it is."""
-    m = answer.metrics
-    console.print(f"Model [bold]{answer.version}[/] is the {answer.alias}", highlight=False)
-    console.print(
-        f"AUC {m['auc']:.3f}, average precision {m['average_precision']:.3f}, Brier {m['brier']:.3f} "
-        f"(base rate alone {m['brier_baseline']:.3f}), "
-        f"calibration error {m['calibration_error']:.3f}, lift at 10 % {m['lift_at_10_percent']:.2f}",
-        highlight=False,
-    )
-    console.print(f"Card: {answer.folder / 'card.html'}", style="dim", highlight=False, soft_wrap=True)
-    if answer.alias == "challenger":
-        console.print("Next: winback evaluate, and if it is better winback promote", style="dim", highlight=False)
-
-
-def judged(console: Console, answer: Any) -> None:
-    """The two models side by side, each check, and the verdict."""
-    scores = (getattr(answer, "champion_scores", None), getattr(answer, "challenger_scores", None))
-    if answer.challenger:
-        console.print(f"Champion [bold]{answer.champion}[/], challenger [bold]{answer.challenger}[/]", highlight=False)
-    if all(scores):
-        console.print(
-            f"{answer.count_examples:,} exits of {answer.count_users:,} users, {_time(answer.first_exited_at)} to "
-            f"{_time(answer.last_exited_at)} UTC",
-            style="dim",
-            highlight=False,
-        )
-        table = _table("", "champion", "challenger")
-        for name, measure in _MEASURES.items():
-            table.add_row(name, *(f"{getattr(each, measure):.4f}" for each in scores))
-        console.print(table)
-    for check in getattr(answer, "checks", ()):
-        mark = "[green]✓[/]" if check.is_passed else "[red]✗[/]"
-        console.print(f"{mark} {escape(check.says)}", highlight=False, soft_wrap=True)
-    if not answer.challenger:
-        console.print(escape(answer.says), highlight=False)
-    elif answer.is_better:
-        console.print("[bold green]The challenger is better.[/] Use it: winback promote", highlight=False)
-    else:
-        counts = Counter(check.name.split(",")[0] for check in answer.checks if not check.is_passed)
-        failed = ", ".join(name if count == 1 else f"{name} ({count})" for name, count in counts.items())
-        console.print(f"[bold]Not better: {escape(failed)}.[/] The champion stays.", highlight=False, soft_wrap=True)
-
-
-_MOST_MOVED = 8
-_MEASURES = {
-    "AUC": "auc",
-    "Brier score": "brier",
-    "log loss": "log_loss",
-    "calibration error": "calibration_error",
-}
-
-
-def promoted(console: Console, answer: Promoted) -> None:
-    """Which version is used from now on."""
-    console.print(
-        f"Champion is [bold]{answer.champion}[/], before it was {answer.before or 'none'}. The next run uses it.",
-        highlight=False,
-    )
 
 
 def ran(console: Console, answer: Result) -> None:
@@ -151,12 +53,12 @@ def ran(console: Console, answer: Result) -> None:
     sent, found = answer.sync, answer.arrivals
     title = "Dry run" if answer.is_dry_run else f"Epoch {answer.epoch}"
     console.print(
-        f"[bold]{title}[/] {_time(answer.window_from)} to {_time(answer.window_until)} UTC, {answer.seconds:.1f} s",
+        f"[bold]{title}[/] {when(answer.window_from)} to {when(answer.window_until)} UTC, {answer.seconds:.1f} s",
         highlight=False,
     )
     if answer.model_fallback:
         console.print(f"Model {answer.model_version}: {answer.model_fallback}", markup=False, highlight=False)
-    table = _table("", "", "")
+    table = table_of("", "", "")
     table.show_header = False
     table.columns[2].justify = "left"
     late = f"{found.late:,} late, {found.too_late:,} too late"
@@ -195,13 +97,13 @@ def _rehearsed(console: Console, answer: Result) -> None:
 def rebuilt(console: Console, answer: Night) -> None:
     """What a night corrected."""
     console.print(
-        f"[bold]Rebuilt[/] {_time(answer.window_from)} to {_time(answer.window_until)} UTC, {answer.seconds:.1f} s",
+        f"[bold]Rebuilt[/] {when(answer.window_from)} to {when(answer.window_until)} UTC, {answer.seconds:.1f} s",
         highlight=False,
     )
     if not answer.tables:
         console.print("Nothing to rebuild: no hour has run since the backfill.", style="dim")
         return
-    table = _table("", "rows before", "rows after", "users corrected")
+    table = table_of("", "rows before", "rows after", "users corrected")
     for one in answer.tables:
         counts = (one.count_rows_before, one.count_rows_after, one.count_users_corrected)
         table.add_row(one.table_name, *(f"{count:,}" for count in counts))
@@ -215,10 +117,10 @@ def rebuilt(console: Console, answer: Night) -> None:
 def audited(console: Console, answer: Audit) -> None:
     """How many rows differ, table by table."""
     console.print(
-        f"[bold]Audit[/] of {answer.sample_percent} % of the users, as of {_time(answer.audited_until)} UTC",
+        f"[bold]Audit[/] of {answer.sample_percent} % of the users, as of {when(answer.audited_until)} UTC",
         highlight=False,
     )
-    table = _table("", "users", "rows", "differing")
+    table = table_of("", "users", "rows", "differing")
     for one in answer.tables:
         table.add_row(one.table_name, f"{one.count_users:,}", f"{one.count_rows:,}", f"{one.count_rows_differing:,}")
     console.print(table)
@@ -227,13 +129,13 @@ def audited(console: Console, answer: Audit) -> None:
 def status(console: Console, answer: Status) -> None:
     """The state in five lines and the last runs."""
     console.print(
-        f"watermark        [bold]{_time(answer.watermark)}[/] UTC, {answer.count_epochs} epochs", highlight=False
+        f"watermark        [bold]{when(answer.watermark)}[/] UTC, {answer.count_epochs} epochs", highlight=False
     )
     console.print(f"model            {_model(answer)}", highlight=False, soft_wrap=True)
     console.print(f"voucher eligible {answer.voucher_eligible:,}", highlight=False)
     console.print(f"pending          {answer.pending:,}, dead letters {answer.dead_letters:,}", highlight=False)
     if open_erasures := answer.unconfirmed_erasures:
-        since = _time(open_erasures.oldest_at)
+        since = when(open_erasures.oldest_at)
         console.print(
             f"erasures         {open_erasures.count_users:,} not confirmed by the CRM, the oldest asked for {since} UTC: "
             "winback erase USER_ID again (docs/runbook.md, Erasures)",
@@ -242,23 +144,23 @@ def status(console: Console, answer: Status) -> None:
         )
     audit = answer.last_audit
     found = (
-        f"{_time(audit.audited_at)} UTC, {audit.count_rows_differing:,} of {audit.count_rows:,} rows differ "
+        f"{when(audit.audited_at)} UTC, {audit.count_rows_differing:,} of {audit.count_rows:,} rows differ "
         f"({audit.sample_percent} % of the users)"
         if audit
         else "never: winback audit"
     )
     console.print(f"last audit       {found}", highlight=False)
-    table = _table("epoch", "until", "exits", "scored", "vouchers", title="\nlast epochs")
+    table = table_of("epoch", "until", "exits", "scored", "vouchers", title="\nlast epochs")
     for epoch in answer.epochs:
         table.add_row(
             str(epoch.epoch) if epoch.kind == "hourly" else f"{epoch.epoch} {epoch.kind}",
-            _time(epoch.window_until),
+            when(epoch.window_until),
             f"{epoch.count_exits:,}",
             f"{epoch.count_scored:,}",
             f"{epoch.count_eligible:,}",
         )
     console.print(table)
-    table = _table(
+    table = table_of(
         "ended",
         "epoch",
         "events",
@@ -272,7 +174,7 @@ def status(console: Console, answer: Status) -> None:
     table.columns[-1].justify = "left"
     for report in answer.reports:
         table.add_row(
-            _time(report.ended_at),
+            when(report.ended_at),
             str(report.epoch),
             f"{report.count_events:,}",
             f"{report.count_events_too_late:,}",
@@ -305,19 +207,19 @@ def dead_letters(console: Console, answer: Any) -> None:
     if not answer:
         console.print("No dead letters.")
         return
-    table = _table("code", "users", "first", "last", "the CRM says")
+    table = table_of("code", "users", "first", "last", "the CRM says")
     table.columns[4].justify = "left"
     for row in answer:
-        when = (_time(row["first_at"]), _time(row["last_at"]))
-        table.add_row(row["rejected_code"] or "unknown", f"{row['count_users']:,}", *when, row["reason"] or "")
+        times = (when(row["first_at"]), when(row["last_at"]))
+        table.add_row(row["rejected_code"] or "unknown", f"{row['count_users']:,}", *times, row["reason"] or "")
     console.print(table)
     console.print("After the cause is mended: winback dead-letters retry", style="dim")
 
 
 def erased(console: Console, answer: Erased) -> None:
     """A line a step, and what stays."""
-    console.print(f"[bold]Erasure {answer.erasure_id}[/], requested {_time(answer.requested_at)} UTC", highlight=False)
-    table = _table("step", "outcome", "rows", "code")
+    console.print(f"[bold]Erasure {answer.erasure_id}[/], requested {when(answer.requested_at)} UTC", highlight=False)
+    table = table_of("step", "outcome", "rows", "code")
     for receipt in answer.receipts:
         rows = "" if receipt.count_rows is None else f"{receipt.count_rows:,}"
         table.add_row(receipt.step, receipt.outcome, rows, receipt.error_code or "")

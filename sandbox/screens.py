@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.hourly import Result
+from jobs.layout import table_of
 from sandbox.crm_segments import SEGMENTS
 from sandbox.replay import Replayed
 
@@ -50,9 +51,7 @@ def runs(results: list[Result]) -> Table:
 
 def segments(counts: dict[str, int]) -> Table:
     """What marketing sees."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("segment in the CRM")
-    table.add_column("users", justify="right")
+    table = table_of("segment in the CRM", "users")
     for slug, count in counts.items():
         table.add_row(SEGMENTS[slug].title, f"{count:,}")
     return table

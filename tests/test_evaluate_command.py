@@ -18,7 +18,7 @@ import xgboost as xgb
 import yaml
 from rich.console import Console
 
-from jobs import screens
+from jobs import model_screens
 from jobs.evaluate import evaluate
 from jobs.models import promote
 from scoring import bundles
@@ -302,7 +302,7 @@ def test_the_command_leaves_with_0_whatever_the_verdict_and_prints_it(world: Wor
 def test_what_speaks_against_a_challenger_is_the_last_line(strong: Bundle, weak: Bundle) -> None:
     console = Console(file=io.StringIO(), width=200)
     too_high = replace(weak, calibration=Calibration(kind="platt", intercept=1.5))
-    screens.judged(console, judge(make(), strong, too_high))
+    model_screens.judged(console, judge(make(), strong, too_high))
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue().splitlines()[-1] == "Not better: gain, auc, calibration (11). The champion stays."
 

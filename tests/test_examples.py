@@ -12,7 +12,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from jobs import screens
+from jobs import model_screens
 from jobs.examples import Examples, Moved, examples
 from scoring.contract import load_contract
 from tests.world import CONFIG, World, at, settings_in
@@ -27,7 +27,7 @@ def by_exit(world: World, table: str) -> dict[str, dict[str, Any]]:
 
 def told(answer: Examples) -> str:
     out = io.StringIO()
-    screens.built(Console(file=out, width=200), answer)
+    model_screens.built(Console(file=out, width=200), answer)
     return out.getvalue()
 
 

@@ -9,6 +9,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -203,12 +204,10 @@ def _effect(ax: Axes, *, effect: Effect, edge: float) -> None:
         ax.plot(np.arange(len(shares)), shares, marker, color=color, markersize=7, label=name)
     texts = [_short(p.name) for p in effect.points]
     turned = sum(map(len, texts)) > 36  # more characters do not fit side by side
-    ax.set_xticks(np.arange(len(texts)), texts)
     if turned:
         ax.figure.subplots_adjust(bottom=0.22)  # 14 characters, the longest of `_short`, at 45 degrees
-        ax.tick_params("x", labelrotation=45)
-        for text in ax.get_xticklabels():
-            text.set(horizontalalignment="right", rotation_mode="anchor")
+    how: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if turned else {}
+    ax.set_xticks(np.arange(len(texts)), texts, **how)
     ax.set(ylabel="share unfinished", ylim=(0, edge), xlim=(-0.5, len(texts) - 0.5))
     ax.yaxis.set_major_locator(MaxNLocator(5))
     ax.yaxis.set_major_formatter(PercentFormatter(1))
