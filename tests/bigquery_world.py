@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ from warehouse.tables import RAW, Table
 _LAYERS = re.compile(r"\b(raw|ops|staging|intermediate|marts)\.(?=[a-z])")
 # A second: what is out of reach in a test stays so.
 RETRY_SECONDS = 1
+# The long form, which is `make faults-test`.
+IS_ALL = os.environ.get("FAULTS") == "all"
 
 
 def connection_to(emulator: Emulator, prefix: str, **changes: Any) -> Connection:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.bigquery_world import BigQueryWorld, differences
+from tests.bigquery_world import IS_ALL, BigQueryWorld, differences
 from tests.emulator import Emulator
 from tests.world import HISTORY_UNTIL, World
 from warehouse.errors import ContractError, RetryableError, WinbackError
@@ -154,7 +153,6 @@ LONG = [
     quota("features"), dies("scoring"), denied("decisions"), missing("commit"),
     dies("audience"), quota("log"), dies("report"),
 ]  # fmt: skip
-IS_ALL = os.environ.get("FAULTS") == "all"
 
 
 @pytest.mark.parametrize("group", GROUPS)

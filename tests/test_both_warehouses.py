@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,11 +17,11 @@ from jobs.examples import examples
 from jobs.hourly import hourly
 from jobs.settings import Settings
 from jobs.training import train
-from tests.bigquery_world import BigQueryWorld, bigquery_settings, differences, sorted_rows, twins
+from tests.bigquery_world import IS_ALL, BigQueryWorld, bigquery_settings, differences, sorted_rows, twins
+from tests.challenger import challenge
 from tests.dbt_on_bigquery import partitions
 from tests.emulator import Emulator
 from tests.sql_walk import violations
-from tests.test_shadow import challenge
 from tests.world import World, at, settings_in, small_app
 from warehouse.tables import VOUCHER_REDEMPTIONS
 
@@ -44,7 +43,7 @@ TABLES = {
 
 
 # A second app is left to FAULTS=all, which is `make faults-test`: a minute and a half of what one shows as well.
-SEEDS = [3, 4] if os.environ.get("FAULTS") == "all" else [3]
+SEEDS = [3, 4] if IS_ALL else [3]
 
 
 @pytest.fixture(scope="module", params=SEEDS, ids=lambda seed: f"seed {seed}")

@@ -17,10 +17,10 @@ from jobs.shadow import Shadowed
 from scoring import bundles
 from scoring.calibration import Calibration
 from scoring.registry import CHALLENGER
-from tests.world import HISTORY_UNTIL, World, at, settings_in
+from tests.challenger import VERSION, challenge, seal
+from tests.world import World, at, settings_in
 from warehouse.ledger import Epoch
 
-VERSION = "20260601T000000Z-000000c2"
 SCORES = "select * from staging.stg_ops__shadow_scores order by exit_id"
 SCORED = """
     select exit_id, user_id, run_id, decided_at from staging.stg_ops__decisions
@@ -36,23 +36,6 @@ class Heard(Silence):
 
     def warn(self, what: str, **facts: Any) -> None:
         self.warnings.append({"what": what, **facts})
-
-
-def challenge(world: World) -> Path:
-    """Register a copy of the champion that says about half as much, as challenger; returns its folder."""
-    models = world.folder / "models"
-    champion = bundles.champion(models)
-    assert champion
-    folder = models / VERSION
-    shutil.copytree(models / champion, folder)
-    (folder / "calibration.json").write_text(Calibration(kind="platt", slope=0.5).model_dump_json())
-    seal(folder)
-    bundles.point(models, CHALLENGER, VERSION)
-    return folder
-
-
-def seal(folder: Path) -> None:
-    bundles.seal(folder, version=VERSION, trained_at=HISTORY_UNTIL, learned_until=HISTORY_UNTIL)
 
 
 def run(world: World, hours: float, **parts: Any) -> Result:
