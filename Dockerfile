@@ -8,10 +8,11 @@
 # prints: FROM python:3.11-slim@sha256:...
 
 FROM python:3.11-slim AS build
-RUN python -m venv /venv
+# The root is read-only and nothing is compiled at run time, so bytecode is made here.
+ENV PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore UV_COMPILE_BYTECODE=1 UV_NO_CACHE=1
 WORKDIR /app
-COPY requirements/job.txt requirements/job.txt
-RUN /venv/bin/python -m pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements/job.txt
+COPY requirements/install.py requirements/uv.txt requirements/job.txt requirements/
+RUN python requirements/install.py --into /venv job
 # README.md because pyproject.toml names it.
 COPY pyproject.toml README.md LICENSE ./
 COPY scoring scoring
@@ -22,7 +23,7 @@ COPY dbt dbt
 COPY config config
 # Editable: jobs/transform.py finds the dbt project beside itself. In site-packages that place, dbt/, is the library's.
 # The build backend is in the lock, so nothing is downloaded here.
-RUN /venv/bin/python -m pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation -e .
+RUN python requirements/install.py --into /venv --project
 
 FROM python:3.11-slim
 LABEL org.opencontainers.image.title="winback" \

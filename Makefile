@@ -12,21 +12,21 @@ help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit("winback needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -c 'import sys; sys.exit("winback needs Python 3.11, 3.12 or 3.13; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.11 ...") if not (3, 11) <= sys.version_info < (3, 14) else None'
 	@$(PYTHON) -m venv $(VENV)
 
 # $(1): which lock. The stamp is newer than its lock when the environment matches it.
 define install
-	@echo "Installing requirements/$(1).txt into $(VENV) (once, about a minute) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/$(1).txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@echo "Installing requirements/$(1).txt into $(VENV) (once, some seconds) ..."
+	@$(BIN)/python requirements/install.py --project $(1)
 	@touch $@
 endef
 
-$(VENV)/laptop.stamp: requirements/laptop.txt pyproject.toml | $(BIN)/python
+$(VENV)/laptop.stamp: requirements/laptop.txt requirements/uv.txt requirements/install.py pyproject.toml | $(BIN)/python
+	@rm -f $(VENV)/dev.stamp
 	$(call install,laptop)
 
-$(VENV)/dev.stamp: requirements/dev.txt pyproject.toml | $(BIN)/python
+$(VENV)/dev.stamp: requirements/dev.txt requirements/uv.txt requirements/install.py pyproject.toml | $(BIN)/python
 	$(call install,dev)
 	@touch $(VENV)/laptop.stamp
 
@@ -54,11 +54,9 @@ test: $(VENV)/dev.stamp  ## every test, on every core
 	@$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # Airflow's dependencies never meet the job's, so it has an environment of its own: docs/adr/0020-airflow-apart.md
-# --no-deps: the lock is whole, and with hashes pip takes fastapi[extra] and fastapi for two packages.
-$(AIRFLOW_VENV)/airflow.stamp: requirements/airflow.txt | $(BIN)/python
-	@echo "Installing requirements/airflow.txt into $(AIRFLOW_VENV) (once, about a minute) ..."
-	@$(BIN)/python -m venv --clear $(AIRFLOW_VENV)
-	@$(AIRFLOW_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/airflow.txt
+$(AIRFLOW_VENV)/airflow.stamp: requirements/airflow.txt requirements/uv.txt requirements/install.py | $(BIN)/python
+	@echo "Installing requirements/airflow.txt into $(AIRFLOW_VENV) (once, some seconds) ..."
+	@$(BIN)/python requirements/install.py --into $(AIRFLOW_VENV) airflow
 	@touch $@
 
 dags-test: $(AIRFLOW_VENV)/airflow.stamp $(VENV)/laptop.stamp  ## the Airflow DAGs: read, looked at, and run with processes for pods
@@ -107,7 +105,9 @@ bench: $(VENV)/laptop.stamp  ## speed, as ratios measured in one run
 	@$(BIN)/python bench/sync.py
 
 lock:  ## resolve requirements/*.txt again from pyproject.toml
-	@$(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet uv
+	@$(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@{ echo "# What installs the other locks, and is itself installed by pip: requirements/install.py"; \
+		$(BIN)/uv --version | sed 's/^uv \([^ ]*\).*/uv==\1/' | $(COMPILE:pyproject.toml=-); } > requirements/uv.txt
 	@$(COMPILE) --extra train --extra sandbox --group dev --output-file requirements/dev.txt
 	@$(COMPILE) --extra train --extra sandbox --constraint requirements/dev.txt --output-file requirements/laptop.txt
 	@$(COMPILE) --constraint requirements/dev.txt --output-file requirements/job.txt

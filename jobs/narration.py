@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Mapping, MutableMapping
 from datetime import datetime
 from typing import Any, Protocol
@@ -139,9 +140,38 @@ class Lines:
         """Nothing is held."""
 
 
+class PlainLines(Silence):
+    """One plain line a step on stderr, for a person without a terminal: a log of CI, a pipe."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """Count seconds from now on."""
+        self._monotonic, self._started = monotonic, monotonic()
+
+    def step(self, what: str, **facts: Any) -> None:  # noqa: ARG002
+        """Write the step with the seconds since the start."""
+        self._write(what)
+
+    def warn(self, what: str, **facts: Any) -> None:  # noqa: ARG002
+        """Write a warning."""
+        self._write(f"! {what}")
+
+    def progress(self, what: str, total: int | None) -> Advance:  # noqa: ARG002
+        """Write that the step began."""
+        self._write(what)
+        return lambda _: None
+
+    def _write(self, what: str) -> None:
+        print(f"{self._monotonic() - self._started:4.0f} s  {what}", file=sys.stderr, flush=True)  # noqa: T201
+
+
 def narrator() -> Narrator:
     """Bars where a person watches, lines elsewhere."""
     return Bars() if sys.stderr.isatty() else Lines()
+
+
+def demo_narrator() -> Narrator:
+    """Bars on a terminal, plain lines elsewhere: the demo has no machine that reads its log."""
+    return Bars() if sys.stderr.isatty() else PlainLines()
 
 
 def logger() -> Any:

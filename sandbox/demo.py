@@ -15,7 +15,7 @@ from crm_sync.destinations.braze import Braze
 from jobs.backfill import backfill
 from jobs.hourly import hourly
 from jobs.house import open_house
-from jobs.narration import Silence, narrator
+from jobs.narration import Silence, demo_narrator
 from jobs.settings import read_settings
 from jobs.training import train
 from sandbox import DEFAULT_CRM, screens
@@ -47,7 +47,7 @@ def run_demo(*, count_users: int, seed: int, is_quiet: bool = False) -> dict[str
     _clear(warehouse_file, models, DEFAULT_CRM, folder)
     console = Console(quiet=is_quiet)
     started = time.monotonic()
-    voice = narrator()
+    voice = demo_narrator()
 
     voice.step("Making a synthetic tax app", users=count_users)
     app = generate(seed=seed, count_users=count_users, starts_on=STARTS_ON, count_days=COUNT_DAYS)

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from jobs import narration
-from jobs.narration import Bars, Lines, Narrator, Silence, logger, narrator
+from jobs.narration import Bars, Lines, Narrator, PlainLines, Silence, logger, narrator
 
 TEN = datetime(2026, 6, 15, 10, tzinfo=UTC)
 
@@ -105,3 +105,15 @@ def test_bars_may_be_closed_twice_and_before_anything_was_said(monkeypatch: pyte
     voice = Bars()
     voice.close()
     voice.close()
+
+
+def test_plain_lines_are_one_line_a_step_with_the_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    seconds = iter([10.0, 10.2, 15.0, 75.9, 80.0, 90.4])
+
+    tell(PlainLines(lambda: next(seconds)))
+
+    assert capsys.readouterr() == (
+        "",
+        "   0 s  Building features\n   5 s  Scoring\n  66 s  Sending to the CRM\n"
+        "  70 s  Nothing to send\n  80 s  Done\n",
+    )
