@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from warehouse.yaml_files import read_yaml
 
-# Names become SQL literals in dbt: anything but a quote or a backslash may stand in one.
-EventName = Annotated[str, Field(pattern=r"^[^'\"\\\n]{1,200}$")]
+# Names become SQL literals in dbt, escaped by its macro text_literal. A control character in one is a slip of an editor.
+EventName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$", max_length=200)]
 Kind = Literal["navigation", "input", "upload", "help", "error"]
 
 
@@ -28,16 +30,20 @@ class Funnel(BaseModel):
     feature_history_days: Annotated[int, Field(ge=1, le=730)] = 90
     # How far back a model learns from: two seasons of a yearly filing.
     training_history_days: Annotated[int, Field(ge=30, le=3650)] = 730
-    pause_seconds: Annotated[int, Field(ge=1)] = 120
+    pause_seconds: Annotated[int, Field(ge=1, le=86_400)] = 120
     steps: list[EventName] = []
     event_kinds: dict[Kind, list[EventName]] = {}
 
     @model_validator(mode="after")
-    def _one_outcome_an_event(self) -> Funnel:
-        outcomes = [*self.completion_events, *self.abandonment_events, *self.closing_events]
-        twice = sorted({name for name in outcomes if outcomes.count(name) > 1})
-        if twice:
-            raise ValueError(f"given as more than one outcome: {', '.join(twice)}")
+    def _each_name_once(self) -> Funnel:
+        """An event has one outcome and one kind, and a step one place in the order."""
+        outcomes = {name: getattr(self, name) for name in ("completion_events", "abandonment_events", "closing_events")}
+        _refuse_twice("given as more than one outcome", {(name,): names for name, names in outcomes.items()})
+        _refuse_twice("given more than once", {("steps",): self.steps})
+        kinds: dict[tuple[str, ...], list[str]] = {
+            ("event_kinds", kind): names for kind, names in self.event_kinds.items()
+        }
+        _refuse_twice("given more than one kind, or one twice", kinds)
         return self
 
     @property
@@ -52,6 +58,20 @@ class Funnel(BaseModel):
     def as_vars(self) -> dict[str, Any]:
         """The dbt vars of the same names."""
         return self.model_dump()
+
+
+def _refuse_twice(what: str, lists: Mapping[tuple[str, ...], list[str]]) -> None:
+    """Raises: PydanticCustomError that names what is in the lists twice, and the place of the first repetition."""
+    seen: set[str] = set()
+    places: dict[str, tuple[str | int, ...]] = {}
+    for place, names in lists.items():
+        for index, name in enumerate(names):
+            if name in seen:
+                places.setdefault(name, (*place, index))
+            seen.add(name)
+    if places:
+        context = {"names": ", ".join(sorted(places)), "at": next(iter(places.values()))}
+        raise PydanticCustomError("given_twice", f"{what}: {{names}}. Keep one of each.", context)
 
 
 def load_funnel(path: Path) -> Funnel:

@@ -137,7 +137,7 @@ class Transform:
         return explain_dbt(error, messages)
 
     def _vars(self, **more: Any) -> list[str]:
-        return ["--vars", json.dumps(self._variables | more)]
+        return ["--vars", vars_text(self._variables | more)]
 
     def _manifest(self) -> Any:
         """The parsed project; a parse takes 1.7 s, so one serves the windows that follow within a week.
@@ -153,6 +153,16 @@ class Transform:
             manifest = parsed.result
             self._parsed[self._key] = (self._from_at, manifest)
         return manifest
+
+
+def vars_text(variables: dict[str, Any]) -> str:
+    """Return the value of `--vars`, which dbt reads as YAML.
+
+    JSON's escape of a character beyond 16 bits, such as an emoji, is two halves that YAML refuses, so characters stay as they
+    are; those that YAML does not take as they are, control characters and breaks of lines, are escaped.
+    """
+    text = json.dumps(variables, ensure_ascii=False)
+    return re.sub(r"[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def release() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from warehouse.errors import ContractError
 from warehouse.yaml_files import read_yaml
@@ -35,14 +35,14 @@ class Feature(BaseModel):
 
     name: str
     type: Literal["number", "category"]
-    range: tuple[float, float] | None = None
+    range: tuple[FiniteFloat, FiniteFloat] | None = None
     missing: Literal["allowed", "refused"] = "allowed"
     low: str | None = None
     high: str | None = None
     reason: str | None = None
     monotone: Literal["increasing", "decreasing"] | None = None
     categories: tuple[str, ...] = ()
-    median: float | None = None
+    median: FiniteFloat | None = None
 
     @model_validator(mode="after")
     def _fits_its_type(self) -> Feature:
@@ -50,6 +50,8 @@ class Feature(BaseModel):
             raise ValueError(f"feature {self.name}: a category has a reason, but no range, low or high")
         if self.type == "number" and (self.reason or self.range is None):
             raise ValueError(f"feature {self.name}: a number needs a range, and low and high instead of a reason")
+        if self.range and self.range[0] > self.range[1]:
+            raise ValueError(f"feature {self.name}: the first number of its range must not be above the second")
         if self.type == "category" and self.monotone:
             raise ValueError(f"feature {self.name}: a category has no order, so monotone cannot be {self.monotone}")
         return self

@@ -33,6 +33,9 @@ ELIGIBILITY_REASONS = (
 RISK_BANDS = ("low", "medium", "high")
 ARMS = ("treatment", "holdout")
 
+MAX_DAYS = 3_650  # ten years: more is a slip of the keyboard, and a date could leave the calendar
+MAX_BUDGET = 1_000_000_000
+
 Ratio = Annotated[float, Field(ge=0, le=1)]
 Flags = npt.NDArray[np.bool_]
 
@@ -64,10 +67,10 @@ class Voucher(_Section):
     """Range, budget and times of a voucher."""
 
     probability_range: Annotated[tuple[Ratio, Ratio], AfterValidator(_ascending)]
-    valid_days: Annotated[int, Field(gt=0)]
-    cool_down_days: Annotated[int, Field(ge=0)]
-    budget_per_run: Annotated[int, Field(ge=0)]
-    budget_per_day: Annotated[int, Field(ge=0)]
+    valid_days: Annotated[int, Field(gt=0, le=MAX_DAYS)]
+    cool_down_days: Annotated[int, Field(ge=0, le=MAX_DAYS)]
+    budget_per_run: Annotated[int, Field(ge=0, le=MAX_BUDGET)]
+    budget_per_day: Annotated[int, Field(ge=0, le=MAX_BUDGET)]
     ranking: Literal["highest_probability", "nearest_to_middle"]
 
 

@@ -17,6 +17,7 @@ from dbt.cli.main import dbtRunner
 from dbt_common.clients.agate_helper import table_from_data_flat
 from dbt_common.events.contextvars import get_node_info
 
+from jobs.transform import vars_text
 from warehouse.tables import ALL
 
 PROJECT = Path(__file__).parents[1] / "dbt"
@@ -62,7 +63,7 @@ def record(folder: Path, *arguments: str, is_first: bool = False, **variables: A
                 *arguments,
                 *("--project-dir", str(PROJECT), "--profiles-dir", str(folder)),
                 *("--target-path", str(folder / "target"), "--log-path", str(folder / "logs")),
-                *("--vars", json.dumps(variables), "--log-level", "none", "--log-level-file", "none"),
+                *("--vars", vars_text(variables), "--log-level", "none", "--log-level-file", "none"),
                 *("--no-populate-cache", "--warn-error"),
             ]
         )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from dbt.cli.main import dbtRunner, dbtRunnerResult
 
+from jobs.transform import vars_text
 from warehouse.duckdb import DuckDBWarehouse
 
 PROJECT = Path(__file__).parents[1] / "dbt"
@@ -41,7 +42,7 @@ def invoke(database: Path, *arguments: str, **variables: Any) -> dbtRunnerResult
                 *arguments,
                 *("--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)),
                 *("--target-path", str(folder / "target"), "--log-path", str(folder / "logs")),
-                *("--vars", json.dumps(variables), "--log-level", "none", "--log-level-file", "none", "--warn-error"),
+                *("--vars", vars_text(variables), "--log-level", "none", "--log-level-file", "none", "--warn-error"),
             ]
         )
 

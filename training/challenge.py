@@ -37,8 +37,8 @@ class ChallengeRules(BaseModel):
     confidence: float = Field(0.95, ge=0.5, lt=1)
     max_auc_loss: float = Field(0.005, ge=0, le=0.5)
     max_calibration_error: float = Field(0.05, gt=0, le=1)
-    min_slice_rows: int = Field(500, ge=100)
-    min_examples: int = Field(1_000, ge=100)
+    min_slice_rows: int = Field(500, ge=100, le=1_000_000_000)
+    min_examples: int = Field(1_000, ge=100, le=1_000_000_000)
 
 
 def judge(

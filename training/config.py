@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from training.challenge import ChallengeRules
 from training.leak_screen import LeakRules
 from training.search import SearchRules
-from warehouse.yaml_files import read_yaml
+from warehouse.yaml_files import read_optional_yaml
 
 
 class TrainingRules(BaseModel):
@@ -17,7 +17,7 @@ class TrainingRules(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     judged_users_ratio: float = Field(0.2, gt=0, lt=1)
     search: SearchRules = SearchRules()
     leaks: LeakRules = LeakRules()
@@ -29,6 +29,4 @@ def load_training(path: Path) -> TrainingRules:
 
     Raises: ContractError with the file and what is wrong in it.
     """
-    if not path.exists():
-        return TrainingRules()
-    return read_yaml(path, TrainingRules, "training rules")
+    return read_optional_yaml(path, TrainingRules, "training rules") or TrainingRules()

@@ -55,10 +55,10 @@ class LeakRules(BaseModel):
     trusted: tuple[str, ...] = ()
     folds: int = Field(5, ge=2, le=20)
     # The standard error of an AUC of .88 is then .0015; more rows would only cost time.
-    max_rows: int = Field(50_000, ge=1_000)
-    max_permuted_rows: int = Field(20_000, ge=1_000)
+    max_rows: int = Field(50_000, ge=1_000, le=1_000_000_000)
+    max_permuted_rows: int = Field(20_000, ge=1_000, le=1_000_000_000)
     # In standard errors on either side: chance alone stops one training in 16,000.
-    permuted_sigmas: float = Field(4, gt=0)
+    permuted_sigmas: float = Field(4, gt=0, le=100)
 
 
 @dataclass(frozen=True)

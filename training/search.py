@@ -33,7 +33,7 @@ class SearchRules(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     trials: int = Field(4, ge=0, le=200)
-    max_rows: int = Field(200_000, ge=1_000)
+    max_rows: int = Field(200_000, ge=1_000, le=1_000_000_000)
 
 
 @dataclass(frozen=True)

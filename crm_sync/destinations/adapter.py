@@ -19,8 +19,8 @@ class Limit(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    requests: Annotated[int, Field(ge=1)]
-    seconds: Annotated[float, Field(gt=0)]
+    requests: Annotated[int, Field(ge=1, le=1_000_000)]
+    seconds: Annotated[float, Field(gt=0, le=86_400)]
 
 
 class Options(BaseModel):
@@ -32,7 +32,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_batch: Annotated[int, Field(ge=1)]
+    max_batch: Annotated[int, Field(ge=1, le=1_000_000)]
     max_in_flight: Annotated[int, Field(ge=1, le=256)]
     limits: tuple[Limit, ...]
 

@@ -15,7 +15,7 @@ from crm_sync.destinations.adapter import Adapter
 from crm_sync.destinations.transport import RetryBudget
 from crm_sync.fields import FieldMapping
 from warehouse.errors import ContractError
-from warehouse.yaml_files import read_yaml
+from warehouse.yaml_files import read_optional_yaml
 
 ADAPTERS: Mapping[str, Adapter] = {each.ADAPTER.name: each.ADAPTER for each in (braze, hubspot, klaviyo, salesforce)}
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
@@ -37,7 +37,7 @@ def load_options(path: Path) -> BaseModel:
 
     Raises: ContractError with the file and what is wrong in it.
     """
-    return CrmFile() if not path.exists() else read_yaml(path, CrmFile, "CRM options")
+    return read_optional_yaml(path, CrmFile, "CRM options") or CrmFile()
 
 
 def connect(

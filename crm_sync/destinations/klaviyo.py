@@ -52,16 +52,16 @@ class KlaviyoOptions(Options):
     first: the headers speak of it.
     """
 
-    max_batch: Annotated[int, Field(ge=1)] = 10_000
+    max_batch: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     # One import is prepared while another is under way; more would only queue at Klaviyo.
     max_in_flight: Annotated[int, Field(ge=1, le=256)] = 2
     limits: tuple[Limit, ...] = (Limit(requests=150, seconds=60), Limit(requests=10, seconds=1))
     lookup_limits: tuple[Limit, ...] = (Limit(requests=750, seconds=60), Limit(requests=75, seconds=1))
     deletion_limits: tuple[Limit, ...] = (Limit(requests=60, seconds=60), Limit(requests=3, seconds=1))
     revision: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}(\.[a-z0-9]+)?$")] = "2026-07-15"
-    max_body_bytes: Annotated[int, Field(ge=1)] = 5_000_000
-    first_poll_seconds: Annotated[float, Field(gt=0)] = 1.0
-    max_poll_seconds: Annotated[float, Field(gt=0)] = 15.0
+    max_body_bytes: Annotated[int, Field(ge=1, le=1_000_000_000)] = 5_000_000
+    first_poll_seconds: Annotated[float, Field(gt=0, le=86_400)] = 1.0
+    max_poll_seconds: Annotated[float, Field(gt=0, le=86_400)] = 15.0
 
 
 class Klaviyo:

@@ -40,15 +40,15 @@ class SalesforceOptions(Options):
     https://developer.salesforce.com/docs/atlas.en-us.salesforce_app_limits_cheatsheet.meta/salesforce_app_limits_cheatsheet/
     """
 
-    max_batch: Annotated[int, Field(ge=1)] = 10_000
+    max_batch: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     max_in_flight: Annotated[int, Field(ge=1, le=256)] = 2
     limits: tuple[Limit, ...] = (Limit(requests=25, seconds=20),)
     api_version: Annotated[str, Field(pattern=r"^v[0-9]{2,3}\.0$")] = "v62.0"
     object: Annotated[str, Field(pattern=f"^{NAME}$")] = "Contact"
     external_id_field: Annotated[str, Field(pattern=f"^{NAME}$")] = "Winback_User_Id__c"
-    first_poll_seconds: Annotated[float, Field(gt=0)] = 2.0
-    longest_poll_seconds: Annotated[float, Field(gt=0)] = 30.0
-    job_seconds: Annotated[float, Field(gt=0)] = 1_800.0
+    first_poll_seconds: Annotated[float, Field(gt=0, le=86_400)] = 2.0
+    longest_poll_seconds: Annotated[float, Field(gt=0, le=86_400)] = 30.0
+    job_seconds: Annotated[float, Field(gt=0, le=86_400)] = 1_800.0
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,16 @@
 {#- What config/funnel.yml says, as SQL. -#}
 
+{#- A text as a literal of the warehouse's SQL, whatever stands in it. -#}
+{% macro text_literal(text) -%} {{ return(adapter.dispatch('text_literal')(text)) }} {%- endmacro %}
+{% macro duckdb__text_literal(text) -%} {{ return("'" ~ text | replace("'", "''") ~ "'") }} {%- endmacro %}
+{% macro bigquery__text_literal(text) -%}
+  {{ return("'" ~ text | replace('\\', '\\\\') | replace("'", "\\'") ~ "'") }}
+{%- endmacro %}
+
 {% macro quoted(names) -%}
-  {%- if names -%} ('{{ names | join("', '") }}') {%- else -%} (cast(null as string)) {%- endif -%}
+  {%- set literals = [] -%}
+  {%- for name in names -%} {%- do literals.append(text_literal(name)) -%} {%- endfor -%}
+  {%- if names -%} ({{ literals | join(', ') }}) {%- else -%} (cast(null as string)) {%- endif -%}
 {%- endmacro %}
 
 {% macro outcome_of(event_name) -%}
@@ -15,7 +24,7 @@
 {#- 0 for the first step; null for a step the funnel does not know. -#}
 {% macro step_index(step) -%}
   {%- if var('steps') -%}
-  case {{ step }} {% for name in var('steps') %} when '{{ name }}' then {{ loop.index0 }} {% endfor %} end
+  case {{ step }} {% for name in var('steps') %} when {{ text_literal(name) }} then {{ loop.index0 }} {% endfor %} end
   {%- else -%} cast(null as bigint) {%- endif -%}
 {%- endmacro %}
 

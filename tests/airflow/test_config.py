@@ -27,6 +27,8 @@ def test_the_file_of_the_repository_is_all_right() -> None:
         (("tasks", "train", "memory"), "16GB", "tasks.train.memory: String should match pattern"),
         (("tasks", "trian"), {}, "tasks.trian.[key]: Input should be 'check_data', 'collect_examples'"),
         (("dags", "winback_dbt", "audit_weekday"), 0, "dags.winback_dbt.audit_weekday: Input should be greater than"),
+        (("tasks", "train", "retries"), True, "tasks.train.retries: Input should be a valid integer"),
+        (("tasks", "train", "timeout_minutes"), 3_000_000, "tasks.train.timeout_minutes: Input should be less than"),
         (("runner",), "gke", "runner gke needs gke.project_id, gke.location, gke.cluster_name"),
     ],
 )
@@ -49,6 +51,27 @@ def test_a_task_without_limits_is_told(written: dict[str, Any], tmp_path: Path) 
     (tmp_path / "airflow.yml").write_text(yaml.safe_dump(written))
     with pytest.raises(ConfigError, match="tasks lacks evaluate"):
         read_config(tmp_path / "airflow.yml")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (
+            b"runner: gke\npod:\n  a: 1\nrunner: process",
+            "line 4 is no YAML: runner is given twice, in lines 1 and 4: keep one",
+        ),
+        (b"pod: {a: 1, a: 2}", "line 1 is no YAML: a is given twice, in lines 1 and 1: keep one"),
+        (b"a: " + b"[" * 20_000, "line 1 is no YAML: an alias, a tag or more than 20 levels"),
+        (b"a: &a [*a]", "line 1 is no YAML: an alias, a tag or more than 20 levels"),
+        (b"a: [", "is no YAML: expected the node content"),
+        (b"a: \xe4", "airflow.yml is not UTF-8. Save it as UTF-8."),
+    ],
+)
+def test_a_file_that_yaml_would_take_for_something_else_is_told(content: bytes, told: str, tmp_path: Path) -> None:
+    (tmp_path / "airflow.yml").write_bytes(content)
+    with pytest.raises(ConfigError) as error:
+        read_config(tmp_path / "airflow.yml")
+    assert told in str(error.value)
 
 
 def test_a_file_that_is_not_there_is_told_with_the_variable_that_names_another(tmp_path: Path) -> None:

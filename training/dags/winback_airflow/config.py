@@ -15,15 +15,17 @@ Task = Literal["check_data", "collect_examples", "train", "evaluate", "promote",
 # Kubernetes: lower-case words with hyphens between, at most 63 characters.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 
+MAX_MINUTES = 60 * 24 * 366
+
 
 class ConfigError(Exception):
     """The file cannot be used; Airflow shows the text as the DAG's import error."""
 
 
 class Section(BaseModel):
-    """A misspelt key is an error, not a default."""
+    """A misspelt key is an error, not a default, and true is not 1."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Images(Section):
@@ -44,7 +46,7 @@ class Pod(Section):
     config_maps: list[Name] = []
     secrets: list[Name] = []
     data_claim: Name | Literal[""] = ""
-    startup_timeout_seconds: int = Field(600, gt=0)
+    startup_timeout_seconds: int = Field(600, gt=0, le=86_400)
 
 
 class Gke(Section):
@@ -59,7 +61,7 @@ class Times(Section):
     """When a DAG runs, in cron's words and UTC, and when it is late."""
 
     schedule: str | None
-    deadline_minutes: int = Field(gt=0)
+    deadline_minutes: int = Field(gt=0, le=MAX_MINUTES)
 
 
 class DbtTimes(Times):
@@ -80,9 +82,9 @@ class Limits(Section):
 
     cpu: str = Field(pattern=r"^[1-9][0-9]*m?$")
     memory: str = Field(pattern=r"^[1-9][0-9]*[MG]i$")
-    retries: int = Field(ge=0)
-    retry_delay_minutes: float = Field(gt=0)
-    timeout_minutes: int = Field(gt=0)
+    retries: int = Field(ge=0, le=100)
+    retry_delay_minutes: float = Field(gt=0, le=MAX_MINUTES)
+    timeout_minutes: int = Field(gt=0, le=MAX_MINUTES)
     node_selector: dict[str, str] = {}
 
 
@@ -118,6 +120,34 @@ class Config(Section):
         return self
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without what is read as something else in silence: a key given twice, a tag, nesting without end."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Compose one value, at most 20 deep."""
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or self.depth == 20 or getattr(event, "tag", None):
+            what = "an alias, a tag or more than 20 levels: write the plain value"
+            raise yaml.MarkedYAMLError(problem=what, problem_mark=event.start_mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """Build a mapping whose keys differ."""
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                what = f"{key.value} is given twice, in lines {lines[key.value]} and {line}: keep one"
+                raise yaml.MarkedYAMLError(problem=what, problem_mark=key.start_mark)
+            lines[str(key.value)] = line
+        return super().construct_mapping(node, deep)
+
+
 def read_config(path: Path | None = None) -> Config:
     """Read `path`, or what AIRFLOW_WINBACK_CONFIG names, or the file of the repository.
 
@@ -125,13 +155,17 @@ def read_config(path: Path | None = None) -> Config:
     """
     path = path or Path(os.environ.get("AIRFLOW_WINBACK_CONFIG") or DEFAULT)
     try:
-        return Config.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return Config.model_validate(yaml.load(path.read_text(encoding="utf-8-sig"), _Loader))  # noqa: S506 - safe
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be read: {error.strerror}. AIRFLOW_WINBACK_CONFIG may name another."
         ) from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path.name} is not UTF-8. Save it as UTF-8.") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path.name} is no YAML: {error}") from None
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path.name}{line} is no YAML: {getattr(error, 'problem', None) or error}") from None
     except ValidationError as error:
         lines = [
             f"  {'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg'].removeprefix('Value error, ')}"
