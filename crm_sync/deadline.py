@@ -41,6 +41,11 @@ class Deadline:
         """Whether somebody told the run to stop."""
         return self._stopped.is_set()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has to leave: its time is up, or somebody told it to stop."""
+        return self.is_stopped or self.clock() >= self._ends
+
     def check(self) -> None:
         """Raises: OutOfTimeError when the run has to leave now."""
         self._leave_unless_left(0)

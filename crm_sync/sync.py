@@ -26,7 +26,8 @@ from warehouse.interface import Warehouse, count
 __all__ = ["Plan", "SyncCounts", "count_pending", "sync"]
 
 READ_ROWS = 10_000
-# How long requests under way may still take when the run is told to stop: with the log's flush it must leave within 8 s.
+# How long requests under way may still take when the run has to leave, its time being up or told to stop: with the log's flush
+# it must leave within 8 s.
 GRACE_SECONDS = 3.0
 SAMPLES = 3
 
@@ -174,13 +175,13 @@ class _Sync:
     def _settle(
         self, workers: Workers[Batch, Sent], advance: Callable[[int], None], is_waiting: Callable[[], bool]
     ) -> None:
-        """Take in what is ready, and wait for more while there is reason to; told to stop, no longer than the grace lasts."""
+        """Take in what is ready, and wait for more while there is reason to; a run that has to leave waits for the grace."""
         while is_waiting():
             sent = workers.next(0.1)
             if sent:
                 self._take(sent)
                 advance(len(sent.batch.changes))
-            elif self.plan.run.is_stopped:
+            elif self.plan.run.is_over:
                 self.grace_seconds -= 0.1
                 if self.grace_seconds <= 0:
                     break

@@ -225,6 +225,32 @@ def test_a_request_that_hangs_does_not_keep_a_sync_that_was_told_to_stop(
     assert written(warehouse, "deferred") == users[4:]  # of the two that were under way it stays open
 
 
+def test_a_request_that_hangs_does_not_keep_a_sync_beyond_its_deadline(
+    warehouse: DuckDBWarehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at a signal: who is under way is in doubt, and who was not sent is deferred."""
+    monkeypatch.setattr(sync_module, "GRACE_SECONDS", 0.0)
+    time = Time()
+    users, how = crowd(warehouse, 10), deadline(60, time)
+    crm = Gate(max_batch=2)
+    crm.hangs = True
+    crm.at_second = lambda: time.add(60)
+    counts, stopped = run(warehouse, crm, plan(warehouse, how))
+    assert outcomes(warehouse) == dict.fromkeys(users[:2], "delivered")
+    assert (counts.deferred, isinstance(stopped, OutOfTimeError)) == ({"deadline": 8}, True)
+    assert written(warehouse, "deferred") == users[4:]  # of the two that were under way it stays open
+
+
+def test_what_is_answered_within_the_grace_after_the_deadline_is_taken_in(warehouse: DuckDBWarehouse) -> None:
+    time = Time()
+    users, how = crowd(warehouse, 10), deadline(60, time)
+    crm = Gate(max_batch=2)
+    crm.at_second = lambda: time.add(60)
+    counts, _ = run(warehouse, crm, plan(warehouse, how))
+    assert outcomes(warehouse) == dict.fromkeys(users[:4], "delivered")
+    assert counts.deferred == {"deadline": 6}
+
+
 def test_however_many_batches_were_under_way_what_they_bring_is_logged(warehouse: DuckDBWarehouse) -> None:
     """More of them than the grace has tenths of a second."""
     users, how = crowd(warehouse, 64), deadline()

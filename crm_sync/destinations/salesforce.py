@@ -7,7 +7,7 @@ one CSV file and closed; when it has ended, files tell of the rows that succeede
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -56,10 +56,7 @@ class _Farewell:
     """A run that is over, for one last request without a wait."""
 
     run_id: str
-    seconds: float
-
-    def clock(self) -> float:
-        return self.seconds
+    clock: Callable[[], float]
 
     def sleep(self, seconds: float) -> None:  # noqa: ARG002 - Run's signature
         raise OutOfTimeError("The run is over.", "deadline")
@@ -160,7 +157,7 @@ class Salesforce:
     def _abort(self, job: str, run: Run) -> None:
         """Have a job dropped that nobody waits for: worked on after the next run's, it would bring an old state back."""
         with suppress(WinbackError):
-            farewell = _Farewell(run.run_id, run.clock())
+            farewell = _Farewell(run.run_id, run.clock)
             self._farewell.request(farewell, "PATCH", job, body={"state": "Aborted"})
 
     def erase(self, external_ids: Sequence[str], run: Run) -> list[Outcome]:

@@ -1,0 +1,168 @@
+"""Connections on which no exchange lasts longer than it may, and no reply is taken for the answer to another request.
+
+http.client knows two limits, to connect and between two bytes, and takes a 102 or a 103 for the answer. Here each part of a
+request and of its reply looks at the time, interim replies are passed over (RFC 9110, 15.2), and a connection that has carried
+anything but one reply for each request is closed.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+from collections.abc import Callable
+from typing import Any
+
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from crm_sync.destination import OutOfTimeError, Run
+from warehouse.errors import WinbackError
+
+EXCHANGE_SECONDS = 120.0  # from the request's first byte to the reply's last
+# How long an exchange under way may go on when the run has to leave: less than the sync waits for it (crm_sync/sync.py).
+GRACE_SECONDS = 2.0
+LOOK_SECONDS = 0.1  # how often the time is looked at while nothing comes
+SEND_BYTES = 64 << 10  # between two looks at the time
+MAX_INTERIM_REPLIES = 32
+
+
+class PassingFault(WinbackError):  # noqa: N818 - it is an order to try again, not an error anyone sees
+    """The request may succeed if repeated. `wait_seconds` is what the server asked for."""
+
+    def __init__(self, why: str, wait_seconds: float | None = None, code: str = "unavailable") -> None:
+        super().__init__(why)
+        self.wait_seconds = wait_seconds
+        self.code = code
+
+
+class Exchange:
+    """The time of one request and its reply; `part_seconds` is how long nothing may come or go."""
+
+    def __init__(self, run: Run, part_seconds: float) -> None:
+        self.part_seconds = part_seconds
+        self._run = run
+        self._began = run.clock()
+        self._over_at: float | None = None
+
+    def look(self) -> None:
+        """Raises: PassingFault when it lasts too long, OutOfTimeError when the run has to leave and the grace is over."""
+        now = self._run.clock()
+        if now - self._began > EXCHANGE_SECONDS:
+            raise PassingFault(f"a request and a reply that took longer than {EXCHANGE_SECONDS:g} s")
+        try:
+            self._run.check()
+        except OutOfTimeError:
+            if self._over_at is None:
+                self._over_at = now
+            if now - self._over_at >= GRACE_SECONDS:
+                raise
+
+
+class _Parts(io.RawIOBase):
+    """What comes from a socket, part by part, with a look at the time before each."""
+
+    def __init__(self, sock: Any, exchange: Exchange) -> None:
+        # The socket's own file, so that a socket that is closed meanwhile stays open until the reply is read.
+        self._file: io.RawIOBase = sock.makefile("rb", buffering=0)
+        self._sock, self._exchange = sock, exchange
+        self.has_ended = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if self.has_ended:
+            return 0
+        waited = 0.0
+        while waited < self._exchange.part_seconds:
+            self._exchange.look()
+            wait = min(LOOK_SECONDS, self._exchange.part_seconds - waited)
+            self._sock.settimeout(wait)
+            try:
+                return int(self._sock.recv_into(buffer))
+            except TimeoutError:
+                waited += wait
+        raise TimeoutError("nothing came")
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class _Reply(http.client.HTTPResponse):
+    """A final reply. `leave` closes the connection: it is called where more than this reply came on it."""
+
+    def __init__(self, sock: Any, exchange: Exchange, leave: Callable[[], None], **more: Any) -> None:
+        super().__init__(sock, **more)
+        self.fp.close()
+        self._parts, self._leave, self._was_interim = _Parts(sock, exchange), leave, False
+        self.fp = io.BufferedReader(self._parts)
+
+    def begin(self) -> None:
+        super().begin()
+        if self._was_interim or self.status < 200:
+            self.will_close = True
+
+    def _read_status(self) -> tuple[str, int, str]:
+        for _ in range(MAX_INTERIM_REPLIES):
+            version, status, reason = super()._read_status()  # type: ignore[misc] # http.client's own, in every version
+            if not 100 <= status < 200 or status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+                return version, status, reason
+            self._was_interim = True
+            http.client.parse_headers(self.fp)
+        raise http.client.HTTPException("interim replies without end")
+
+    def _close_conn(self) -> None:
+        rest = self.fp
+        self._parts.has_ended = True
+        is_more = bool(rest and not rest.closed and rest.peek(1))
+        super()._close_conn()  # type: ignore[misc]
+        if is_more:
+            self._leave()
+
+
+def _pools(under_way: Callable[[], Exchange]) -> dict[str, type[HTTPConnectionPool]]:
+    """Pools of such connections by scheme; `under_way` is the exchange that they serve."""
+
+    class Bounded(HTTPConnection):
+        def send(self, data: Any) -> None:
+            if self.sock is None:
+                self.connect()
+            content = memoryview(data)
+            for start in range(0, len(content), SEND_BYTES):
+                under_way().look()
+                # What was set to connect would hold for the sending too.
+                self.sock.settimeout(under_way().part_seconds)
+                super().send(content[start : start + SEND_BYTES])
+
+        def response_class(self, sock: Any, **more: Any) -> _Reply:  # type: ignore[override] # called like the class
+            return _Reply(sock, under_way(), self.close, **more)
+
+    class BoundedTls(Bounded, HTTPSConnection):
+        pass
+
+    class Pool(HTTPConnectionPool):
+        ConnectionCls = Bounded
+
+    class TlsPool(HTTPSConnectionPool):
+        ConnectionCls = BoundedTls
+
+    return {"http": Pool, "https": TlsPool}
+
+
+class Wire(HTTPAdapter):
+    """The connections of one thread's session. `exchange` is set before each request."""
+
+    exchange: Exchange
+
+    def init_poolmanager(self, *args: Any, **more: Any) -> None:
+        """Make the pools of direct connections."""
+        super().init_poolmanager(*args, **more)
+        self.poolmanager.pool_classes_by_scheme = _pools(lambda: self.exchange)
+
+    def proxy_manager_for(self, proxy: Any, **more: Any) -> Any:
+        """Make the pools of connections through a proxy."""
+        manager = super().proxy_manager_for(proxy, **more)
+        manager.pool_classes_by_scheme = _pools(lambda: self.exchange)
+        return manager
