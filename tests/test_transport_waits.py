@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crm_sync.destination import UnavailableError
+from crm_sync.destination import OutOfTimeError, UnavailableError
 from crm_sync.destinations import replies as replies_module
-from crm_sync.destinations.pacing import Pace
+from crm_sync.destinations.pacing import Heard, Pace
 from crm_sync.destinations.replies import Reply, asked_wait, number
 from crm_sync.destinations.transport import RetryBudget, Transport
-from tests.crm_wire_kit import Patience, Said, Script, saying
+from tests.crm_wire_kit import DATE, DATE_SECONDS, Patience, Said, Script, saying
 
 law = settings(max_examples=100, derandomize=True, database=None, deadline=None)
 DONE = {"done": True}
@@ -30,7 +30,30 @@ def date(seconds: int) -> str:
 
 @pytest.mark.parametrize(
     ("asked", "seconds"),
-    [("7", 7), (" 90 ", 90), ("119", 119), ("1.5", 1.5), (date(42), 42), ("Monday, 15-Jun-26 10:01:00 GMT", 60)],
+    [
+        ("7", 7),
+        (" 90 ", 90),
+        ("119", 119),
+        ("1.5", 1.5),
+        (date(42), 42),
+        ("Monday, 15-Jun-26 10:01:00 GMT", 60),
+        ("Mon Jun 15 10:01:00 2026", 60),  # asctime
+        ("Mon Jun  5 10:01:00 2026, 7", 7),
+        ("Mon, 15 Jun 2026 10:01:00 -0000", 60),
+        ("Mon, 15 Jun 2026 12:01:00 +0200", 60),
+        ("2026-06-15T10:01:00Z", 60),
+        # Twice, as by a proxy that adds its own: the longer wait.
+        ("7, 7", 7),
+        ("5, 90", 90),
+        ("soon, 7", 7),
+        (f"{date(30)}, {date(42)}", 42),
+        (f"Monday, 15-Jun-26 10:01:00 GMT, {date(42)}, 5", 60),
+        # As an epoch
+        (f"{DATE_SECONDS + 42}", 42),
+        (f"{DATE_SECONDS + 42}000", 42),
+        (f"{DATE_SECONDS + 42}000000", 42),
+        (f"{DATE_SECONDS + 42}000000000", 42),
+    ],
 )
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("name", ["Retry-After", "retry-after", "RETRY-AFTER"])
@@ -83,7 +106,19 @@ def test_no_header_makes_us_stumble(text: str, clock: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("7", 7), (" 19 ", 19), ("0", 0), ("-1", None), ("1.5", None), ("\u00b2", None), ("9" * 16, None)],
+    [
+        ("7", 7),
+        (" 19 ", 19),
+        ("150, 10;w=1, 150;w=60", 150),
+        ("10, 3", 3),
+        ("3, 10", 3),
+        ("a, 5", 5),
+        ("0", 0),
+        ("-1", None),
+        ("1.5", None),
+        ("\u00b2", None),
+        ("9" * 16, None),
+    ],
 )
 def test_a_header_that_is_a_whole_number_is_read_as_one(text: str, value: int | None) -> None:
     assert number(Reply(200, {"some": text}), "some") == value
@@ -95,3 +130,27 @@ def test_a_wait_longer_than_the_budget_is_not_begun(asked: str) -> None:
     with saying(Said(429, {}, {"Retry-After": asked})) as script, pytest.raises(UnavailableError) as left:
         ask(script, run)
     assert (run.waits, left.value.code) == ([], "throttled")
+
+
+@pytest.mark.parametrize("clock", ["Mon Jun 15 10:00:00 2026", "Mon, 15 Jun 2026 10:00:00 -0000", f"{DATE}, {DATE}"])
+def test_the_server_s_clock_is_read_in_every_form(clock: str) -> None:
+    assert asked_wait(Reply(429, {"retry-after": date(42), "date": clock})) == 42
+
+
+@pytest.mark.parametrize("asked", ["100", date(100), f"{DATE_SECONDS + 100}000"])
+def test_a_wait_longer_than_the_run_is_not_begun_and_the_error_says_so(asked: str) -> None:
+    """The retry budget would allow it, the run has 50 s."""
+    run = Patience(seconds_left=50)
+    with saying(Said(503, {}, {"Retry-After": asked})) as script, pytest.raises(OutOfTimeError) as left:
+        ask(script, run)
+    assert (run.waits, left.value.code) == ([], "deadline")
+    assert str(left.value) == "The CRM asks for a pause that is longer than the run may last; the next run goes on."
+
+
+def test_every_thread_leaves_before_a_wait_longer_than_the_run() -> None:
+    pace, run = Pace([]), Patience(seconds_left=50)
+    pace.wait(run)
+    pace.heard(Heard(wait_seconds=100), run.clock())
+    with pytest.raises(OutOfTimeError, match="longer than the run may last"):
+        pace.wait(run)
+    assert run.waits == []

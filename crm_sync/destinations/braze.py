@@ -16,7 +16,7 @@ from crm_sync.changes import Change
 from crm_sync.destination import BatchRefusedError, Finding, Outcome, Run, UnavailableError
 from crm_sync.destinations.adapter import Adapter, Limit, Options
 from crm_sync.destinations.pacing import Heard, Pace
-from crm_sync.destinations.replies import Reply, asked_wait, number, seconds, server_time
+from crm_sync.destinations.replies import Reply, asked_wait, number, until
 from crm_sync.destinations.transport import Dialect, RetryBudget, Transport
 from crm_sync.fields import Kind
 from crm_sync.redaction import code_of, redacted
@@ -142,16 +142,9 @@ def heard(reply: Reply) -> Heard:
     """What Braze's headers say: https://www.braze.com/docs/api/api_limits/#monitoring-your-rate-limits."""
     asked = asked_wait(reply)
     if asked is None and reply.status == 429:
-        asked = seconds(reply, "x-ratelimit-retry-after") or _until_reset(reply)
+        # Sources differ on x-ratelimit-reset: an epoch, or seconds from now.
+        asked = until(reply, "x-ratelimit-retry-after") or until(reply, "x-ratelimit-reset")
     return Heard(asked, number(reply, "x-ratelimit-limit"), number(reply, "x-ratelimit-remaining"))
-
-
-def _until_reset(reply: Reply) -> float | None:
-    """Sources differ on x-ratelimit-reset: an epoch second, or seconds from now. 1e9 was in 2001."""
-    reset = seconds(reply, "x-ratelimit-reset")
-    if reset is None:
-        return None
-    return reset - server_time(reply).timestamp() if reset > 1e9 else reset
 
 
 # Braze's names for what our values are stored as.

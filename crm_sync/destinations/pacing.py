@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from crm_sync.destination import Run, UnavailableError
+from crm_sync.destination import OutOfTimeError, Run, UnavailableError
 
 # How often a thread looks again whether another one's reply has come, when all of the budget is in flight.
 _LOOK_SECONDS = 0.005
@@ -67,7 +67,17 @@ class Pace:
             if self._paused_until - run.clock() > patience_seconds:
                 text = f"The CRM asks for a longer pause than the retry budget's {patience_seconds:g} s."
                 raise UnavailableError(text, "throttled")
-            run.sleep(delay)
+            try:
+                run.sleep(delay)
+            except OutOfTimeError as left:
+                raise self.why_left(left, run.clock()) from None
+
+    def why_left(self, left: OutOfTimeError, now: float) -> OutOfTimeError:
+        """The same with a text that says so where the server asked for the wait, which is longer than the run's time."""
+        if left.code == "deadline" and self._paused_until > now:
+            text = "The CRM asks for a pause that is longer than the run may last; the next run goes on."
+            return OutOfTimeError(text, left.code)
+        return left
 
     def heard(self, heard: Heard | None, now: float) -> None:
         """Count a request as over, and adapt to what its reply's headers say; None when there was no reply."""

@@ -31,31 +31,59 @@ def with_value(reply: Reply) -> Reply:
 
 
 def asked_wait(reply: Reply) -> float | None:
-    """Seconds that a reply asks to wait by Retry-After, in seconds or as a date (RFC 9110, 10.2.3); None when it does not."""
-    asked = seconds(reply, "retry-after")
-    if asked is not None:
-        return asked
-    try:
-        return (parsedate_to_datetime(reply.headers["retry-after"]) - server_time(reply)).total_seconds()
-    except (KeyError, ValueError, TypeError, OverflowError):
-        return None
+    """Seconds that a reply asks to wait by Retry-After (RFC 9110, 10.2.3); None when it does not. See `until`."""
+    return until(reply, "retry-after")
 
 
-def seconds(reply: Reply, header: str) -> float | None:
-    """A header that is a number of seconds, whole or with a fraction, or None."""
-    text = reply.headers.get(header, "").strip()
-    return float(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else None
+def until(reply: Reply, header: str) -> float | None:
+    """Seconds from the reply until what a header names, the longest where it names several; None where none can be read.
+
+    Seconds, an epoch in seconds or in thousandths, millionths or billionths of one, and a date in any of HTTP's three forms or
+    in ISO's. A date without a zone is UTC.
+    """
+    waits = (_wait(text, reply) for text in _listed(reply, header))
+    return max((wait for wait in waits if wait is not None), default=None)
 
 
 def number(reply: Reply, header: str) -> int | None:
-    """A header that is a whole number, or None."""
-    text = reply.headers.get(header, "").strip()
-    return int(text) if re.fullmatch("[0-9]{1,15}", text) else None
+    """A header that is a whole number, the least where there are several ("150, 10;w=1"), or None."""
+    return min((int(text) for text in _listed(reply, header) if re.fullmatch("[0-9]{1,15}", text)), default=None)
 
 
 def server_time(reply: Reply) -> datetime:
     """The server's own clock, so that a wrong clock here does not change the wait; ours where it sends none."""
-    try:
-        return parsedate_to_datetime(reply.headers["date"])
-    except (KeyError, ValueError, TypeError):
-        return datetime.now(UTC)
+    dates = (_moment(text) for text in _listed(reply, "date"))
+    return next((date for date in dates if date), None) or datetime.now(UTC)
+
+
+def _listed(reply: Reply, header: str) -> list[str]:
+    """The values of a header: one that came twice is joined by commas, and the comma after a weekday is a date's own."""
+    parts = re.split(
+        r"(?<!Mon)(?<!Tue)(?<!Wed)(?<!Thu)(?<!Fri)(?<!Sat)(?<!Sun)(?<!day),", reply.headers.get(header, "")
+    )
+    return [part.strip() for part in parts]
+
+
+def _wait(text: str, reply: Reply) -> float | None:
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+        return _from_now(float(text), reply)
+    moment = _moment(text)
+    return (moment - server_time(reply)).total_seconds() if moment else None
+
+
+def _from_now(value: float, reply: Reply) -> float:
+    for parts in (1, 1e3, 1e6, 1e9):
+        # Between 2001 and 5138. No CRM asks for thirty years.
+        if 1e9 <= value / parts < 1e11:
+            return value / parts - server_time(reply).timestamp()
+    return value
+
+
+def _moment(text: str) -> datetime | None:
+    for read in (parsedate_to_datetime, datetime.fromisoformat):
+        try:
+            moment = read(text)
+        except (ValueError, TypeError, OverflowError):
+            continue
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return None

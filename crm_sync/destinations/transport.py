@@ -6,13 +6,14 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import requests
 import urllib3
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
-from crm_sync.destination import BatchRefusedError, Run, UnavailableError
+from crm_sync.destination import BatchRefusedError, OutOfTimeError, Run, UnavailableError
 from crm_sync.destinations.pacing import Heard, Pace
 from crm_sync.destinations.replies import Reply, asked_wait, with_value
 from crm_sync.destinations.wire import Exchange, PassingFault, Wire
@@ -101,7 +102,7 @@ class Transport:
             retry=retry_if_exception_type(PassingFault),
             wait=_wait(self._budget),
             stop=_stop(self._budget, run),
-            sleep=run.sleep,
+            sleep=partial(self._sleep, run),
             reraise=True,
         )
         try:
@@ -127,6 +128,12 @@ class Transport:
             found = self._local.connected = (session, wire)
             self._sessions.append(session)
         return found
+
+    def _sleep(self, run: Run, seconds: float) -> None:
+        try:
+            run.sleep(seconds)
+        except OutOfTimeError as left:
+            raise self._pace.why_left(left, run.clock()) from None
 
     def _once(self, run: Run, request: _Request) -> Reply:
         self._pace.wait(run, self._budget.seconds)
