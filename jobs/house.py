@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from crm_sync.destination import Destination
 from crm_sync.destinations.connect import connect, load_options
-from crm_sync.destinations.transport import RetryBudget
+from crm_sync.destinations.transport import Network, RetryBudget
 from crm_sync.fields import FieldMapping, load_fields
 from jobs.funnel import Funnel, load_funnel
 from jobs.narration import Narrator, Silence
@@ -128,7 +128,10 @@ def open_destination(settings: Settings, fields: FieldMapping) -> Destination:
         load_options(settings.config / "crm.yml"),
         fields,
         more_hosts=settings.allowed_crm_hosts,
-        budget=RetryBudget(settings.retry_budget_seconds),
+        budget=RetryBudget(
+            settings.retry_budget_seconds,
+            network=Network(settings.crm_ca_file, settings.crm_proxy.get_secret_value()),
+        ),
     )
 
 

@@ -4,36 +4,44 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from crm_sync.destinations.address import address_of
 from warehouse.errors import ContractError
-
-_LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
-
-
-def _split(url: str) -> SplitResult | None:
-    """None where there is no host or no such port; urllib's own errors would quote the value."""
-    try:
-        parts = urlsplit(url)
-        return parts if parts.hostname and parts.port != 0 else None
-    except ValueError:
-        return None
 
 
 def _crm_url(url: str) -> str:
-    parts = _split(url)
-    has_space = any(c.isspace() for c in url)
-    if parts is None or has_space or parts.username or parts.password or parts.query or parts.fragment:
+    address = address_of(url)
+    if address is None:
         raise ValueError("must be a scheme and a host, for instance https://rest.fra-01.braze.eu")
-    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOCAL_HOSTS):
+    if address.scheme != "https" and not address.is_local:
         raise ValueError("must be https; http only to this machine")
     return url.rstrip("/")
+
+
+_PROXY_USER = re.compile(r"(?<=^http://)[^\s@/?#\\]+@")
+
+
+def _crm_proxy(url: SecretStr) -> SecretStr:
+    address = address_of(_PROXY_USER.sub("", url.get_secret_value()))
+    if url.get_secret_value() and (address is None or address.scheme != "http"):
+        raise ValueError("must be http://host:port of a proxy, or http://user:password@host:port")
+    return url
+
+
+def _crm_ca_file(path: str) -> str:
+    try:
+        if path:
+            ssl.create_default_context(cafile=path)
+    except (OSError, ssl.SSLError):
+        raise ValueError("must be a file of certificates in PEM form that can be read") from None
+    return path
 
 
 def _api_key(key: SecretStr) -> SecretStr:
@@ -63,17 +71,19 @@ def _warehouse(url: str) -> str:
 def _registry(uri: str) -> str:
     if uri in ("", "none") or (uri.startswith("sqlite:///") and uri != "sqlite:///"):
         return uri
-    parts = _split(uri)
-    has_space = any(c.isspace() for c in uri)
-    if parts is None or parts.scheme not in ("http", "https") or has_space or parts.query or parts.fragment:
-        raise ValueError("must be sqlite:///path/to/file.db, a tracking server's http(s)://host:port, or none")
-    if parts.username or parts.password:
+    if re.match(r"https?://[^/?#]*@", uri):
         raise ValueError("must hold no password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
+    if address_of(uri) is None:
+        raise ValueError("must be sqlite:///path/to/file.db, a tracking server's http(s)://host:port, or none")
     return uri.rstrip("/")
 
 
 def _bigquery_endpoint(url: str) -> str:
     return _crm_url(url) if url else ""
+
+
+# A leading dot stands for any host below.
+_HOST = r"\.?[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?)*"
 
 
 class Settings(BaseSettings):
@@ -114,11 +124,18 @@ class Settings(BaseSettings):
     )
     crm_hosts: str = Field(
         "",
-        pattern=r"^([A-Za-z0-9.-]+(,[A-Za-z0-9.-]+)*)?$",
+        pattern=rf"^({_HOST}(,{_HOST})*)?$",
         description="Further hosts that the key may be sent to, such as a proxy's, with commas between.",
     )
     crm_api_key: Annotated[SecretStr, AfterValidator(_api_key)] = Field(
         SecretStr("local-key"), description="The CRM's key; what it must be allowed to do, `winback doctor` says."
+    )
+    crm_ca_file: Annotated[str, AfterValidator(_crm_ca_file)] = Field(
+        "", description="File of the authorities (PEM) that may sign the CRM's certificate. Empty: the public ones."
+    )
+    crm_proxy: Annotated[SecretStr, AfterValidator(_crm_proxy)] = Field(
+        SecretStr(""),
+        description="Proxy by which https to the CRM leaves: `http://host:port`, or `http://user:password@host:port`.",
     )
     safety_lag_seconds: int = Field(
         120, ge=0, le=86_400, description="`until` is now minus this, so that rows still being written are not skipped."

@@ -61,6 +61,13 @@ def test_the_key_goes_to_the_crm_s_own_hosts_and_to_this_machine(url: str) -> No
         # What one reader of addresses takes for a name and a password, another takes for the host.
         "https://rest.example\\@rest.braze.eu",
         "https://rest.example\\.braze.eu",
+        "https://rest.example;.braze.eu",
+        "https://rest.example,.braze.eu",
+        "https://rest.example%00.braze.eu",
+        "https://rest.example\u3002.braze.eu",
+        "https://rest.braze.eu/../rest.example",
+        "https://rest.braze.eu:0",
+        "https://user@rest.braze.eu",
         "",
     ],
 )

@@ -163,3 +163,25 @@ def test_a_refused_key_or_address_or_a_redirect_names_the_settings_at_once(
     with saying(said) as script, pytest.raises(ContractError, match="WINBACK_CRM_API_KEY"):
         connect(name, script.url).send([change(name, "ada", churn_probability=0.5)], run)
     assert (len(script.asked), run.waits) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "accepts"),
+    [
+        ("braze", "application/json"),
+        ("hubspot", "application/json"),
+        ("klaviyo", "application/vnd.api+json"),
+        ("salesforce", "application/json"),
+    ],
+)
+def test_each_request_says_which_form_of_a_reply_it_takes(
+    name: str, accepts: str, connect: Connect, run: Patience
+) -> None:
+    """A server that has several forms would choose one by itself."""
+    with saying(Said(401, {})) as server:
+        destination = connect(name, server.url)
+        with pytest.raises(ContractError):
+            destination.send([change(name, "ada", churn_risk_band="high")], run)
+        with pytest.raises(ContractError):
+            destination.erase(["ada"], run)
+    assert [asked.headers["accept"] for asked in server.asked] == [accepts] * 2

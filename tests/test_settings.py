@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 import yaml
 
@@ -11,6 +12,71 @@ from jobs.settings import Settings, read_settings
 from warehouse.errors import ContractError
 
 CANARY = "kEy-7f3a9c51"
+AMBIGUOUS = [
+    "https://rest.braze.eu;evil.example",
+    "https://rest.braze.eu,evil.example",
+    "https://evil.example;.braze.eu",
+    "https://rest.braze.eu%00.evil.example",
+    "https://rest.braze.eu%2eevil.example",
+    "https://rest.braze.eu\x01",
+    "https://rest.braze.eu/\x7f",
+    "https://rest.braze.eu/../admin",
+    "https://rest.braze.eu/a/../b",
+    "https://rest.braze.eu/a/./b",
+    "https://rest.braze.eu/..",
+    "https://rest.braze.eu/%2e%2e/b",
+    "https://rest.braze.eu/a%00b",
+    "https://rest.braze.eu/a;b",
+    "https://rest.braze.eu/a//b",
+    "https://rest.braze.eu//evil.example",
+    "https://rest.braze.eu\\@evil.example",
+    "https://evil.example\\.braze.eu",
+    "https:\\\\rest.braze.eu",
+    "https:/rest.braze.eu",
+    "https:///rest.braze.eu",
+    "https://@rest.braze.eu",
+    "https://:@rest.braze.eu",
+    "https://user:word@rest.braze.eu",
+    "https://rest.braze.eu?",
+    "https://rest.braze.eu#",
+    "https://rest.braze.eu/a?b",
+    "https://rest.braze.eu/ ",
+    " https://rest.braze.eu",
+    "https://rest. braze.eu",
+    "https://rest.braze.eu\t",
+    "https://rest.braze.eu:",
+    "https://rest.braze.eu:0",
+    "https://rest.braze.eu:00",
+    "https://rest.braze.eu:65536",
+    "https://rest.braze.eu:-1",
+    "https://rest.braze.eu:+443",
+    "https://rest.braze.eu:\u0664\u0664\u0663",
+    "https://rest.braze.eu.",
+    "https://rest..braze.eu",
+    "https://.braze.eu",
+    "https://-rest.braze.eu",
+    "https://rest-.braze.eu",
+    # Letters of other alphabets, full stops too, some of which become others on the way
+    "https://rest.br\u0430ze.eu",
+    "https://rest\u3002braze\u3002eu",
+    "https://rest.braze\uff0eeu",
+    "https://rest.braz\u0435.eu",
+    "https://rest.braze.eu\u2044evil.example",
+    "https://\u212aelvin.example",
+    # Numbers that some take for an address of this machine
+    "https://2130706433",
+    "https://0x7f000001",
+    "https://127.1",
+    "https://0177.0.0.1",
+    "https://127.0.0.1.1",
+    "https://256.0.0.1",
+    "https://[::1",
+    "https://[::1%25lo]",
+    "https://[127.0.0.1]",
+    "https://[v1.a]",
+    "https://" + "a" * 64 + ".example",
+    "https://" + "a." * 127 + "example",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +95,8 @@ def refusal(monkeypatch: pytest.MonkeyPatch, **environment: str) -> str:
 
 def test_without_any_setting_the_job_runs_on_a_laptop() -> None:
     found = read_settings()
-    assert found.model_dump() | {"crm_api_key": found.crm_api_key.get_secret_value()} == {
+    secrets = {name: getattr(found, name).get_secret_value() for name in ("crm_api_key", "crm_proxy")}
+    assert found.model_dump() | secrets == {
         "warehouse": "duckdb:///var/winback.duckdb",
         "bigquery_location": "",
         "bigquery_max_bytes": 1 << 40,
@@ -42,6 +109,8 @@ def test_without_any_setting_the_job_runs_on_a_laptop() -> None:
         "crm_url": "http://127.0.0.1:8765",
         "crm_hosts": "",
         "crm_api_key": "local-key",
+        "crm_ca_file": "",
+        "crm_proxy": "",
         "safety_lag_seconds": 120,
         "lease_seconds": 900,
         "run_deadline_seconds": 2_700,
@@ -70,6 +139,8 @@ def test_every_setting_is_read_from_a_variable_of_its_name(monkeypatch: pytest.M
         "crm_url": "https://rest.fra-01.braze.eu/",
         "crm_hosts": "proxy.example,.Internal.example",
         "crm_api_key": CANARY,
+        "crm_ca_file": certifi.where(),
+        "crm_proxy": f"http://winback:{CANARY}@proxy.example:3128",
         "safety_lag_seconds": "0",
         "lease_seconds": "600",
         "run_deadline_seconds": "60",
@@ -89,6 +160,10 @@ def test_every_setting_is_read_from_a_variable_of_its_name(monkeypatch: pytest.M
     assert (found.crm, found.crm_url) == ("hubspot", "https://rest.fra-01.braze.eu")
     assert found.allowed_crm_hosts == ("proxy.example", ".internal.example")
     assert found.crm_api_key.get_secret_value() == CANARY
+    assert (found.crm_ca_file, found.crm_proxy.get_secret_value()) == (
+        certifi.where(),
+        f"http://winback:{CANARY}@proxy.example:3128",
+    )
     assert found.registry_uri == "https://mlflow.example"
     assert (found.duckdb_file, found.bigquery) == (Path("/data/winback.duckdb"), None)
     assert (found.bigquery_location, found.bigquery_max_bytes) == ("EU", 1_000_000)
@@ -166,6 +241,26 @@ def test_every_wrong_setting_is_told_at_once_and_no_value_is(monkeypatch: pytest
         ("CRM_URL", "http://127.0.0.1.example.org"),
         ("CRM_URL", "http://127.0.0.1@example.org"),
         ("CRM_URL", "http://0.0.0.0"),
+        # What programs that read addresses differ on
+        *[("CRM_URL", url) for url in AMBIGUOUS],
+        ("CRM_HOSTS", "."),
+        ("CRM_HOSTS", "..example.org"),
+        ("CRM_HOSTS", "-.example.org"),
+        ("CRM_HOSTS", "a..b"),
+        ("REGISTRY", "https://host;evil.example"),
+        ("REGISTRY", "https://host/a/../b"),
+        ("REGISTRY", "https://host%00.example"),
+        ("BIGQUERY_ENDPOINT", "https://bigquery.example.com,evil.example"),
+        ("CRM_CA_FILE", "no-such-file.pem"),
+        ("CRM_CA_FILE", "."),
+        ("CRM_CA_FILE", __file__),
+        ("CRM_PROXY", "proxy.example:3128"),
+        ("CRM_PROXY", "https://proxy.example:3128"),
+        ("CRM_PROXY", "socks5://proxy.example:1080"),
+        ("CRM_PROXY", "http://"),
+        ("CRM_PROXY", f"http://{CANARY}@proxy.example@evil.example"),
+        ("CRM_PROXY", "http://proxy.example:0"),
+        ("CRM_PROXY", "http://proxy.example:3128?a=1"),
         ("CRM_API_KEY", ""),
         ("CRM_API_KEY", "key\n"),
         ("CRM_API_KEY", " key"),
@@ -203,6 +298,12 @@ def test_a_setting_that_cannot_be_used_is_refused_by_name(
         "https://rest.fra-01.braze.eu",
         "https://rest.fra-01.braze.eu:8443",
         "https://proxy.example.org/braze",
+        "https://proxy.example.org/braze/v1.2",
+        "HTTPS://Proxy.Example.org",
+        "https://10.0.0.7:8443",
+        "https://[2001:db8::1]:8443",
+        "https://xn--bcher-kva.example",
+        "https://a_service.example",
     ],
 )
 def test_https_anywhere_and_http_on_this_machine_are_taken(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
@@ -212,6 +313,7 @@ def test_https_anywhere_and_http_on_this_machine_are_taken(monkeypatch: pytest.M
 
 def test_the_key_is_in_no_text_made_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WINBACK_CRM_API_KEY", CANARY)
+    monkeypatch.setenv("WINBACK_CRM_PROXY", f"http://user:{CANARY}@proxy.example:3128")
     found = read_settings()
     assert CANARY not in f"{found} {found!r} {found.model_dump()} {found.model_dump_json()}"
 

@@ -56,7 +56,7 @@ def serving(*scripts: Script, wrap: Callable[[socket.socket], socket.socket] = l
     server = Server(f"http://127.0.0.1:{port}", port)
 
     def serve(raw: socket.socket, script: Script) -> None:
-        with suppress(OSError), wrap(raw) as connected:
+        with suppress(OSError), raw, wrap(raw) as connected:
             script(Connection(connected))
 
     def accept() -> None:

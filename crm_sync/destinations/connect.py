@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, create_model
 
 from crm_sync.destination import Destination
 from crm_sync.destinations import braze, hubspot, klaviyo, salesforce
 from crm_sync.destinations.adapter import Adapter
+from crm_sync.destinations.address import LOCAL_HOSTS, address_of
 from crm_sync.destinations.transport import RetryBudget
 from crm_sync.fields import FieldMapping
 from warehouse.errors import ContractError
 from warehouse.yaml_files import read_optional_yaml
 
 ADAPTERS: Mapping[str, Adapter] = {each.ADAPTER.name: each.ADAPTER for each in (braze, hubspot, klaviyo, salesforce)}
-LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 
 
 class _File(BaseModel):
@@ -65,8 +64,8 @@ def check_host(adapter: Adapter, url: str, more_hosts: tuple[str, ...]) -> None:
 
     Raises: ContractError.
     """
-    # Readers of addresses differ on a backslash: urllib takes a host to go on after it, requests to end before it.
-    host = "" if "\\" in url else (urlsplit(url).hostname or "").lower()
+    address = address_of(url)
+    host = address.host if address else ""
     allowed = (*adapter.hosts, *more_hosts)
     if host in LOCAL_HOSTS or any(host.endswith(a) if a.startswith(".") else host == a for a in allowed):
         return

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
@@ -78,7 +78,8 @@ class Salesforce:
         headers, dialect = {"Authorization": f"Bearer {api_key}"}, Dialect(heard=heard, refusal=refusal)
         self._transport = Transport(url, headers, Pace(options.rate_limits), budget=budget, dialect=dialect)
         # Outside the pace, at most once a job: when the run has to leave there is no time to wait.
-        self._farewell = Transport(url, headers, Pace(()), budget=RetryBudget(0), dialect=dialect)
+        at_once = replace(budget or RetryBudget(), seconds=0)
+        self._farewell = Transport(url, headers, Pace(()), budget=at_once, dialect=dialect)
 
     def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
         """Send one batch as one job and wait until it has ended; see Destination."""
@@ -200,7 +201,8 @@ class Salesforce:
     def _get(self, run: Run, path: str, expects: Any = "json") -> Reply:
         """Ask for something that holds nothing of the rows: a refusal says nothing of them."""
         try:
-            return self._transport.request(run, "GET", path, expects=expects)
+            accept = {"Accept": "text/csv"} if expects == "text" else {}
+            return self._transport.request(run, "GET", path, expects=expects, headers=accept)
         except BatchRefusedError as refused:
             raise UnavailableError(f"Salesforce refused to tell: {refused.code}", "unknown_reply") from None
 

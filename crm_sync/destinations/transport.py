@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
@@ -16,10 +16,10 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_ran
 from crm_sync.destination import BatchRefusedError, OutOfTimeError, Run, UnavailableError
 from crm_sync.destinations.pacing import Heard, Pace
 from crm_sync.destinations.replies import Reply, asked_wait, with_value
-from crm_sync.destinations.wire import Exchange, PassingFault, Wire
+from crm_sync.destinations.wire import Exchange, PassingFault, Wire, at_fault
 from warehouse.errors import ContractError
 
-__all__ = ["Dialect", "PassingFault", "Reply", "RetryBudget", "Transport"]
+__all__ = ["Dialect", "Network", "PassingFault", "Reply", "RetryBudget", "Transport"]
 
 TIMEOUT_SECONDS = (5.0, 30.0)  # to connect; between two parts of a request or a reply
 MAX_WAIT_SECONDS = 60.0
@@ -32,11 +32,23 @@ STOP = {401, 403, 404}
 
 
 @dataclass(frozen=True)
+class Network:
+    """By which way a CRM is reached: a file of the authorities that may sign its certificate, and a proxy for https.
+
+    Nothing of it is taken from the environment's own variables, whose proxy would see where the key goes.
+    """
+
+    ca_file: str = ""
+    proxy: str = field(default="", repr=False)  # may hold a password
+
+
+@dataclass(frozen=True)
 class RetryBudget:
-    """How long one request may be tried again, in seconds over all its attempts."""
+    """How long one request may be tried again, in seconds over all its attempts, and by which way it goes."""
 
     seconds: float = 120.0
     first_wait_seconds: float = 0.5
+    network: Network = Network()
 
 
 @dataclass(frozen=True)
@@ -62,9 +74,9 @@ class Transport:
         budget: RetryBudget | None = None,
         dialect: Dialect | None = None,
     ) -> None:
-        """Prepare to speak to `url` (scheme and host); `headers` carry the key."""
+        """Prepare to speak to `url` (scheme and host); `headers` carry the key. JSON is asked for where they ask for nothing."""
         self._url = url.rstrip("/")
-        self._headers = headers
+        self._headers = {"Accept": "application/json"} | headers
         self._pace = pace
         self._budget = budget or RetryBudget()
         self._dialect = dialect or Dialect()
@@ -122,6 +134,8 @@ class Transport:
         if found is None:
             session, wire = requests.Session(), Wire()
             session.trust_env = False  # no proxy and no .netrc credentials from the environment
+            session.verify = self._budget.network.ca_file or True
+            session.proxies = {"https": self._budget.network.proxy} if self._budget.network.proxy else {}
             session.headers.update(self._headers)
             session.mount("http://", wire)
             session.mount("https://", wire)
@@ -163,6 +177,8 @@ class Transport:
         except requests.exceptions.InvalidURL:
             raise ContractError("WINBACK_CRM_URL is no address that a request could be sent to.") from None
         except requests.RequestException as error:
+            if setting := at_fault(error):
+                raise ContractError(setting) from None
             # Only the kind: the text of these errors holds addresses and sometimes parts of the request.
             raise PassingFault(type(error).__name__) from None
 

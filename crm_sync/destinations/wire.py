@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import http.client
 import io
-from collections.abc import Callable
+import re
+import ssl
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from requests.adapters import HTTPAdapter
@@ -83,6 +85,8 @@ class _Parts(io.RawIOBase):
                 return int(self._sock.recv_into(buffer))
             except TimeoutError:
                 waited += wait
+            finally:
+                self._sock.settimeout(self._exchange.part_seconds)  # TLS goes on with it behind a proxy
         raise TimeoutError("nothing came")
 
     def close(self) -> None:
@@ -166,3 +170,47 @@ class Wire(HTTPAdapter):
         manager = super().proxy_manager_for(proxy, **more)
         manager.pool_classes_by_scheme = _pools(lambda: self.exchange)
         return manager
+
+
+# https://docs.openssl.org/master/man1/openssl-verification-options/
+_UNTRUSTED = {
+    9: "it is not valid yet",
+    10: "it has expired",
+    18: "it is signed by itself",
+    19: "its authority is not known to this machine",
+    20: "its authority is not known to this machine",
+    21: "its authority is not known to this machine",
+    62: "it is for another host",
+    64: "it is for another host",
+}
+# The proxy's word comes as text alone, from http.client.
+_REFUSED_BY_PROXY = re.compile(r"Tunnel connection failed: (4\d\d)\b")
+
+
+def at_fault(error: BaseException) -> str | None:
+    """What is wrong with the settings where a connection failed for them, for a person to mend; None where it may pass."""
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            why = _UNTRUSTED.get(cause.verify_code, f"verification says {cause.verify_code}")
+            return (
+                f"The CRM's certificate is not trusted: {why}. Correct WINBACK_CRM_URL, or name the file of the authorities to "
+                "trust: WINBACK_CRM_CA_FILE"
+            )
+        if isinstance(cause, OSError) and (refused := _REFUSED_BY_PROXY.search(str(cause))):
+            return (
+                f"The proxy answered HTTP {refused[1]} and lets nothing through to the CRM. Check WINBACK_CRM_PROXY, its user "
+                "and password, and which hosts the proxy allows."
+            )
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and those that it was raised for: urllib3 and requests keep them in `reason`, among the arguments, as context."""
+    seen: list[BaseException] = []
+    todo: list[object] = [error]
+    while todo:
+        cause = todo.pop()
+        if isinstance(cause, BaseException) and not any(cause is each for each in seen):
+            seen.append(cause)
+            todo += [getattr(cause, "reason", None), cause.__cause__, cause.__context__, *cause.args]
+            yield cause

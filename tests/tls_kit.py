@@ -1,0 +1,53 @@
+"""Certificates made on the spot by an authority that nobody knows, and servers that speak TLS with them."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from socket import socket
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+PEM = serialization.Encoding.PEM
+
+
+class Authority:
+    """A private authority; `file` is its own certificate, as an operator gets it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._key = folder, ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "A private authority")])
+        own = self._signed(self._name, self._key.public_key(), x509.BasicConstraints(ca=True, path_length=None))
+        self.file = folder / "authority.pem"
+        self.file.write_bytes(own.public_bytes(PEM))
+
+    def serves(self, host: str = "127.0.0.1", *, days_left: int = 1) -> Callable[[socket], socket]:
+        """What makes TLS of a server's socket, with a certificate for this address."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(host))])
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+        certificate = self._signed(subject, key.public_key(), names, days_left=days_left)
+        file = self._folder / "server.pem"
+        private = key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        file.write_bytes(certificate.public_bytes(PEM) + private)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(file)
+        return lambda raw: context.wrap_socket(raw, server_side=True)
+
+    def _signed(
+        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, extension: x509.ExtensionType, *, days_left: int = 1
+    ) -> x509.Certificate:
+        ends = datetime.now(UTC) + timedelta(days=days_left)
+        known_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self._name).public_key(key)
+        builder = builder.serial_number(x509.random_serial_number())
+        builder = builder.not_valid_before(ends - timedelta(days=30)).not_valid_after(ends)
+        builder = builder.add_extension(extension, critical=True).add_extension(known_by, critical=False)
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        return builder.sign(self._key, hashes.SHA256())
