@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import pyarrow as pa
 
 from crm_sync.changes import Change, Changed
-from crm_sync.destination import BatchRefusedError, Destination, Outcome, OutOfTimeError, Run, UnavailableError
+from crm_sync.destination import (
+    BatchRefusedError,
+    Destination,
+    MisconfiguredError,
+    Outcome,
+    OutOfTimeError,
+    Run,
+    UnavailableError,
+)
 from crm_sync.redaction import redacted
+from crm_sync.refusals import MIN_REFUSED_ALONE, Refused, Taken
 from warehouse.errors import CircuitOpenError, ContractError, WinbackError
 
-# So many users refused one by one, and none taken: it is not they who are at fault, and the rest of a batch need not be halved.
+# So many of a batch refused one by one, and none of it taken: the rest of it is not halved, also where others were taken.
 MAX_REFUSED_ALONE = 50
 
 
@@ -31,10 +41,15 @@ class Batch:
 
 @dataclass
 class Sent:
-    """What became of a batch: parts with outcomes, and why the rest has none."""
+    """What became of a batch: parts with outcomes, users refused alone with the batch's own code, and why the rest has none.
+
+    `rest` was not sent to its end, because the refusals may be no fault of the users'.
+    """
 
     batch: Batch
     parts: list[tuple[Sequence[Change], list[Outcome]]] = field(default_factory=list)
+    alone: list[Refused] = field(default_factory=list)
+    rest: list[Change] = field(default_factory=list)
     requests: int = 0
     error: WinbackError | None = None
 
@@ -48,33 +63,81 @@ def batches(changed: Changed, size: int) -> Iterator[Batch]:
             yield Batch(part[start : start + size], changed.states)
 
 
-def send(destination: Destination, batch: Batch, run: Run) -> Sent:
+def send(destination: Destination, batch: Batch, run: Run, taken: Taken) -> Sent:
     """Send a batch; where the CRM refuses it whole, halve it until the row at fault stands alone."""
-    sent = Sent(batch)
-    parts = [batch.changes]
-    refused_alone = 0
+    sending = _Sending(destination, batch, run, taken)
     try:
-        while parts:
-            part = parts.pop()
-            sent.requests += 1
-            try:
-                sent.parts.append((part, destination.send(part, run)))
-            except BatchRefusedError as refusal:
-                middle = len(part) // 2
-                if middle:
-                    parts += [part[middle:], part[:middle]]
-                else:
-                    # The sentence was about the batch: only here is it known whom it may name.
-                    reason = refusal.reason and redacted(refusal.reason, part[0].external_id)
-                    outcome = Outcome("rejected", refusal.http_status, refusal.code, reason)
-                    sent.parts.append((part, [outcome]))
-                    refused_alone += 1
-                    if refused_alone == len(sent.parts) == MAX_REFUSED_ALONE:
-                        raise CircuitOpenError(
-                            f"The CRM refused {refused_alone} users one by one with {refusal.code}, and took none of their "
-                            "batch. Sending was stopped. See winback dead-letters; after the cause is mended: winback "
-                            "dead-letters retry"
-                        ) from None
+        sending.halve()
     except (UnavailableError, OutOfTimeError, ContractError, CircuitOpenError) as error:
-        sent.error = error
-    return sent
+        sending.sent.error = error
+    return sending.sent
+
+
+class _Sending:
+    """One batch on its way, in parts."""
+
+    def __init__(self, destination: Destination, batch: Batch, run: Run, taken: Taken) -> None:
+        self.destination, self.run, self.taken = destination, run, taken
+        self.kind, self.states = batch.is_withdrawal, batch.states
+        self.sent = Sent(batch)
+        self.waiting: list[Sequence[Change]] = [batch.changes]
+        self.code: str | None = None  # with which the batch was refused whole
+
+    def halve(self) -> None:
+        """Send part after part; a part that is refused waits in halves."""
+        while self.waiting:
+            part = self.waiting.pop()
+            if not self._send(part):
+                middle = len(part) // 2
+                self.waiting += [part[middle:], part[:middle]] if middle else []
+                if len(self.sent.alone) >= MIN_REFUSED_ALONE and not self._is_worth_halving():
+                    self.sent.rest = list(chain.from_iterable(reversed(self.waiting)))
+                    return
+
+    def _send(self, part: Sequence[Change]) -> bool:
+        """Send a part; False: it was refused whole."""
+        self.sent.requests += 1
+        try:
+            outcomes = self.destination.send(part, self.run)
+        except MisconfiguredError as error:
+            self._take(part, error.outcomes)
+            raise
+        except BatchRefusedError as refusal:
+            self.code = self.code or refusal.code
+            if len(part) == 1:
+                self._refuse(part[0], refusal)
+            return False
+        self._take(part, outcomes)
+        return True
+
+    def _take(self, part: Sequence[Change], outcomes: list[Outcome]) -> None:
+        self.taken.add(self.kind, outcomes)
+        self.sent.parts.append((part, outcomes))
+
+    def _refuse(self, change: Change, refusal: BatchRefusedError) -> None:
+        # The sentence was about the batch: only here is it known whom it may name.
+        reason = refusal.reason and redacted(refusal.reason, change.external_id)
+        outcome = Outcome("rejected", refusal.http_status, refusal.code, reason)
+        if refusal.code == self.code:
+            self.sent.alone.append(Refused(change, outcome, self.states))
+        else:
+            self.sent.parts.append(([change], [outcome]))
+
+    def _is_worth_halving(self) -> bool:
+        """Whether some user was taken; the parts that wait are tried once each for it, the largest first.
+
+        Raises: CircuitOpenError where the CRM takes others, and of this batch none.
+        """
+        if self.kind in self.taken:
+            if len(self.sent.alone) >= MAX_REFUSED_ALONE and not self.sent.parts:
+                raise CircuitOpenError(
+                    f"The CRM refused {len(self.sent.alone)} users one by one with {self.code}, and took none of their batch. "
+                    "Sending was stopped. See winback dead-letters; after the cause is mended: winback dead-letters retry"
+                )
+            return True
+        for part in sorted(self.waiting, key=len, reverse=True):
+            if len(part) > 1 and self._send(part):
+                self.waiting.remove(part)
+                if self.kind in self.taken:
+                    return True
+        return False

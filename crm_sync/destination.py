@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 from crm_sync.changes import Change
 from crm_sync.fields import Kind
-from warehouse.errors import RetryableError, WinbackError
+from warehouse.errors import ContractError, RetryableError, WinbackError
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,44 @@ class BatchRefusedError(WinbackError):
         self.reason = reason
 
 
+class RequestRefusedError(ContractError):
+    """The CRM refused the request for a reason that is not in its rows: every other batch would be refused too.
+
+    `code` is the CRM's own, or the status as http_410.
+    """
+
+    def __init__(self, text: str, http_status: int, code: str) -> None:
+        super().__init__(text)
+        self.http_status = http_status
+        self.code = code
+
+    @property
+    def is_about_the_key(self) -> bool:
+        """Whether the key is wrong or lacks a permission."""
+        return self.http_status in (401, 403)
+
+
+class MisconfiguredError(ContractError):
+    """The CRM named a fault of configuration in the reply to single rows. `outcomes` are those of the batch, in order.
+
+    Rows with that fault are deferred, none is rejected: they are sent again once a person has corrected it.
+    """
+
+    def __init__(self, text: str, outcomes: Sequence[Outcome]) -> None:
+        super().__init__(text)
+        self.outcomes = list(outcomes)
+
+
 class UnavailableError(RetryableError):
     """The CRM could not be reached, or did not answer usably, within the retry budget. Nothing is known of the batch.
 
-    `code` says why its rows are deferred: unavailable, throttled, unknown_reply.
+    `code` says why its rows are deferred: unavailable, throttled, unknown_reply. `has_answered`: there was a reply.
     """
 
-    def __init__(self, text: str, code: str = "unavailable") -> None:
+    def __init__(self, text: str, code: str = "unavailable", *, has_answered: bool = False) -> None:
         super().__init__(text)
         self.code = code
+        self.has_answered = has_answered
 
 
 class OutOfTimeError(RetryableError):
@@ -98,7 +127,7 @@ class Destination(Protocol):
     def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
         """Upsert one batch and return an outcome for each row, in order.
 
-        Raises: BatchRefusedError, UnavailableError, OutOfTimeError, ContractError (credentials or permissions).
+        Raises: BatchRefusedError, UnavailableError, OutOfTimeError, RequestRefusedError, MisconfiguredError, ContractError.
         """
 
     def erase(self, external_ids: Sequence[str], run: Run) -> list[Outcome]:

@@ -6,19 +6,22 @@ outcomes after the CRM's own word for them; a crash in between leaves rows in do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+import pyarrow as pa
+
 from crm_sync.audience import collapse, count_audience
 from crm_sync.batches import Batch, Sent, batches, send
-from crm_sync.changes import Changed, changes
+from crm_sync.changes import Change, Changed, changes
 from crm_sync.counts import UNSENDABLE, SyncCounts, add, by_ourselves, by_the_crm, take_in, why_deferred
 from crm_sync.deadline import Deadline
 from crm_sync.delivery_log import DeliveryLog
 from crm_sync.destination import Destination, Outcome, OutOfTimeError
 from crm_sync.fields import FieldMapping
 from crm_sync.recheck import Recheck, suppressed
+from crm_sync.refusals import Refusals, Taken
 from crm_sync.workers import Workers
 from warehouse.errors import WinbackError
 from warehouse.interface import Warehouse, count
@@ -82,6 +85,8 @@ class _Sync:
     ) -> None:
         self.warehouse, self.destination, self.mapping, self.plan, self.log = warehouse, destination, mapping, plan, log
         self.counts = SyncCounts()
+        self.taken, self.refusals = Taken(), Refusals()
+        self.doubtful: list[Batch] = []  # what was left of batches while it was not known who is at fault
         self.streamed = self.held_back = 0
         self.grace_seconds = GRACE_SECONDS
         self.stopped: WinbackError | None = None
@@ -118,7 +123,7 @@ class _Sync:
 
     def _send_all(self, advance: Callable[[int], None]) -> None:
         def act(batch: Batch) -> Sent:
-            return send(self.destination, batch, self.plan.run)
+            return send(self.destination, batch, self.plan.run, self.taken)
 
         try:
             with Workers(act, self.destination.max_in_flight) as workers:
@@ -136,16 +141,39 @@ class _Sync:
             for batch in batches(changed, self.destination.max_batch):
                 if withdrawing and not batch.is_withdrawal:
                     # Every withdrawal has its answer before the first grant goes out.
-                    self._settle(workers, advance, lambda: workers.in_flight > 0)
+                    self._drain(workers, advance)
                     withdrawing = False
                 self._settle(workers, advance, lambda: workers.is_full)
+                if self.refusals.error:
+                    self._drain(workers, advance)
                 if not self.stopped:
                     workers.submit(batch)
                 elif self.log:
                     self.log.forgo(batch.changes, batch.states)
             if self.stopped:
                 break
+        self._drain(workers, advance)
+        self._judge_refused()
+
+    def _drain(self, workers: Workers[Batch, Sent], advance: Callable[[int], None]) -> None:
+        """Take in all that is under way, and send what was left of batches once it is known that users are at fault."""
         self._settle(workers, advance, lambda: workers.in_flight > 0)
+        while self.doubtful and not self.stopped and not self.refusals.error:
+            workers.submit(self.doubtful.pop())
+            self._settle(workers, advance, lambda: workers.in_flight > 0)
+        self.stopped = self.stopped or self.refusals.error
+
+    def _judge_refused(self) -> None:
+        """At the end: of few users refused alone each is at fault; where the run had to stop, all stay pending."""
+        for each in (*self.refusals.release(True), *self.refusals.release(False)):
+            if not self.stopped:
+                self._record([each.change], each.states, [each.outcome])
+            elif self.log:
+                self.log.forgo([each.change], each.states)
+        if self.log:
+            for batch in self.doubtful:
+                self.log.forgo(batch.changes, batch.states)
+        self.stopped = self.stopped or by_the_crm(self.counts, self.plan.max_rejected_ratio)
 
     def _changed(self) -> Iterator[Changed]:
         sql = (
@@ -180,7 +208,7 @@ class _Sync:
             sent = workers.next(0.1)
             if sent:
                 self._take(sent)
-                advance(len(sent.batch.changes))
+                advance(len(sent.batch.changes) - len(sent.rest))
             elif self.plan.run.is_over:
                 self.grace_seconds -= 0.1
                 if self.grace_seconds <= 0:
@@ -189,17 +217,24 @@ class _Sync:
 
     def _take(self, sent: Sent) -> None:
         self.counts.requests += sent.requests
+        kind, states = sent.batch.is_withdrawal, sent.batch.states
         for part, outcomes in sent.parts:
-            if self.log:
-                self.log.write(part, sent.batch.states, outcomes)
-            elif len(self.counts.samples) < SAMPLES:
-                self.counts.samples += [
-                    dict(change.attributes) for change in part[: SAMPLES - len(self.counts.samples)]
-                ]
-            take_in(part, outcomes, self.counts)
+            self._record(part, states, outcomes)
+        self.refusals.hold(kind, sent.alone)
+        for each in self.refusals.release(kind) if kind in self.taken else ():
+            self._record([each.change], each.states, [each.outcome])
+        if sent.rest:
+            self.doubtful.append(Batch(sent.rest, states))
         if sent.error and not self.stopped:
             self.stopped = sent.error
         self.stopped = self.stopped or by_the_crm(self.counts, self.plan.max_rejected_ratio)
+
+    def _record(self, part: Sequence[Change], states: pa.RecordBatch, outcomes: list[Outcome]) -> None:
+        if self.log:
+            self.log.write(part, states, outcomes)
+        elif len(self.counts.samples) < SAMPLES:
+            self.counts.samples += [dict(change.attributes) for change in part[: SAMPLES - len(self.counts.samples)]]
+        take_in(part, outcomes, self.counts)
 
     def _stop_if_due(self) -> None:
         if not self.stopped:

@@ -49,7 +49,8 @@ def post(crm: LocalCrm, path: str, body: object, key: str = KEY) -> requests.Res
 
 
 def result(trace: object = None, user: str | None = None, **more: Any) -> dict[str, Any]:
-    said = {"id": "901", "new": True, "properties": {} if user is None else {ID: user}, **more}
+    # Each user has a contact of their own unless `more` says otherwise.
+    said = {"id": f"9{trace}{user}", "new": True, "properties": {} if user is None else {ID: user}, **more}
     return said if trace is None else said | {"objectWriteTraceId": trace}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from crm_sync.destination import BatchRefusedError, OutOfTimeError, UnavailableError
+from crm_sync.destination import BatchRefusedError, OutOfTimeError, RequestRefusedError, UnavailableError
 from crm_sync.destinations.hubspot import payload
 from crm_sync.destinations.hubspot_replies import heard
 from crm_sync.destinations.pacing import Heard
@@ -50,7 +50,7 @@ def connected() -> Iterator[Connect]:
         yield connect
 
 
-@pytest.mark.parametrize("status", [400, 402, 405, 409, 410, 413, 414, 415, 422, 431, 451])
+@pytest.mark.parametrize("status", [400, 409, 413, 422])
 def test_a_refusal_of_the_batch_is_not_tried_again(connected: Connect, run: Patience, status: int) -> None:
     with saying(Said(status, b"<html>no</html>"), Said(200, complete(result("0")))) as script:
         with pytest.raises(BatchRefusedError) as refusal:
@@ -59,11 +59,22 @@ def test_a_refusal_of_the_batch_is_not_tried_again(connected: Connect, run: Pati
     assert len(script.asked) == 1
 
 
+@pytest.mark.parametrize("status", [402, 405, 407, 410, 411, 414, 415, 421, 426, 431, 451])
+def test_a_refusal_that_is_not_about_rows_stops_the_run(connected: Connect, run: Patience, status: int) -> None:
+    with saying(Said(status, b"<html>no</html>"), Said(200, complete(result("0")))) as script:
+        with pytest.raises(RequestRefusedError) as refusal:
+            connected(script.url).send(changes("a"), run)
+        assert (refusal.value.http_status, refusal.value.exit_code) == (status, 2)
+    assert len(script.asked) == 1
+
+
 @pytest.mark.parametrize(
     "message",
     [
         "Unable to perform update/upsert by non-unique 0-1 property winback_user_id in portal ID 1",
         'Property values were not valid: [{"isValid":false,"error":"PROPERTY_DOESNT_EXIST","name":"churn_probability"}]',
+        'Property values were not valid: [{"error":"INVALID_OPTION","name":"a"},{"error":"PROPERTY_DOESNT_EXIST"}]',
+        'Property values were not valid: [{"isValid":false,"error":"READ_ONLY_VALUE","name":"churn_probability"}]',
     ],
 )
 def test_what_only_a_person_can_mend_stops_the_run_instead_of_rejecting_everybody(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crm_sync.destination import BatchRefusedError, Outcome, UnavailableError
+from crm_sync.destination import BatchRefusedError, MisconfiguredError, Outcome, UnavailableError
 from crm_sync.destinations.hubspot_replies import verdicts
 from crm_sync.destinations.transport import Reply
 from tests.crm_wire_kit import Patience, Said, saying
@@ -63,7 +63,7 @@ def test_each_row_has_its_own_word_by_its_trace(connected: Connect, run: Patienc
         (complete(result("0"), result("0"), result("0")), "d??"),
         # a trace and a user that contradict each other, and ones that do not
         (complete(result("0", user="b-user")), "???"),
-        (complete(result("0", user="a-user"), result("1", user="another form of b-user")), "dd?"),
+        (complete(result("0", user="a-user"), result("1", user="another form of b-user")), "d??"),
         # in both
         (complete(result("0"), result("1"), errors=[error("1")]), "dr?"),
         (complete(result("0"), errors=[error("0", "1")]), "rr?"),
@@ -172,3 +172,86 @@ def traces_of(said: dict[str, Any]) -> list[Any]:
     context = said.get("context")
     traces = context.get("objectWriteTraceId") if isinstance(context, dict) else None
     return traces if isinstance(traces, list) else [traces]
+
+
+# Whose contact it is
+
+
+@pytest.mark.parametrize(
+    ("results", "outcomes"),
+    [
+        # about another user: nothing is known of ours
+        ([result("0", user="bob")], ["deferred collision", "deferred unconfirmed"]),
+        ([result("0", user="zoe"), result("1", user="ADA")], ["deferred collision", "delivered None"]),
+        # the same contact for both, which the next run would only overwrite again
+        ([result("0", user="ada"), result("1", user="ada")], ["delivered None", "rejected collision"]),
+        ([result("0", user="ADA"), result("1", user="ADA")], ["rejected collision", "delivered None"]),
+        ([result("0", id="7"), result("1", id="7")], ["rejected collision", "rejected collision"]),
+        ([result("0", id=7), result("1", id="7")], ["rejected collision", "rejected collision"]),
+        ([result(user="ada", id="7"), result(user="ADA", id="7")], ["rejected collision", "rejected collision"]),
+        # a contact each
+        ([result("0", user="ada"), result("1", user="ADA")], ["delivered None", "delivered None"]),
+        ([result("0", id="7"), result("0", id="7"), result("1", id="8")], ["delivered None", "delivered None"]),
+    ],
+)
+def test_two_users_who_are_one_contact_to_hubspot_are_told_as_a_collision(
+    results: list[Any], outcomes: list[str]
+) -> None:
+    said = verdicts(Reply(200, {}, "", complete(*results)), changes("ada", "ADA"), ID)
+    assert [f"{each.kind} {each.code}" for each in said] == outcomes
+    assert all(not each.reason or "ada" not in each.reason.lower() for each in said)
+
+
+# What an error of one row asks for
+
+VALIDATION = "Property values were not valid: "
+QUOTING = VALIDATION + '[{"message":"\\"error\\":\\"RATE_LIMITS\\"","error":"INVALID_OPTION"}]'
+
+
+@pytest.mark.parametrize(
+    ("said", "outcome"),
+    [
+        ({"status": "423"}, "deferred locked"),
+        ({"status": 423}, "deferred locked"),
+        ({"status": "477"}, "deferred unavailable"),
+        ({"status": "408"}, "deferred timeout"),
+        ({"status": "429"}, "deferred throttled"),
+        ({"status": "503"}, "deferred unavailable"),
+        ({"category": "RATE_LIMITS"}, "deferred throttled"),
+        ({"category": "TRANSIENT_ERROR"}, "deferred transient_error"),
+        ({"category": "OBJECT_LOCKED"}, "deferred object_locked"),
+        ({"category": "SERVICE_UNAVAILABLE"}, "deferred service_unavailable"),
+        ({"category": "INTERNAL_ERROR"}, "deferred internal_error"),
+        ({"category": "REQUEST_TIMEOUT"}, "deferred request_timeout"),
+        ({"subCategory": "CONTACT_TEMPORARILY_LOCKED"}, "deferred contact_temporarily_locked"),
+        ({"status": "400", "category": "CONFLICT"}, "rejected conflict"),
+        ({"status": "404", "category": "OBJECT_NOT_FOUND"}, "rejected object_not_found"),
+        # A text that quotes such a code is about its row.
+        ({"message": "OBJECT_LOCKED, RATE_LIMITS and 503 are not allowed here"}, "rejected validation_error"),
+        ({"message": QUOTING}, "rejected invalid_option"),
+    ],
+)
+def test_not_now_said_of_a_row_is_deferred_with_its_code(said: dict[str, Any], outcome: str) -> None:
+    reply = Reply(207, {}, "", complete(errors=[error("0", **said)]))
+    (alone,) = verdicts(reply, changes("ada"), ID)
+    assert f"{alone.kind} {alone.code}" == outcome
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"message": VALIDATION + '[{"isValid":false,"error":"PROPERTY_DOESNT_EXIST","name":"churn_probability"}]'},
+        {"message": VALIDATION + '[{"error":"INVALID_OPTION"},{"error":"PROPERTY_DOESNT_EXIST"}]'},
+        {"errors": [{"code": "PROPERTY_DOESNT_EXIST"}]},
+        {"errors": [{"subCategory": "PROPERTY_NOT_FOUND"}]},
+        {"category": "MISSING_SCOPES"},
+        {"category": "PROPERTY_DOESNT_EXIST", "context": {}},
+        {"errors": [{"code": "READ_ONLY_VALUE"}], "status": "503"},
+    ],
+)
+def test_a_fault_of_configuration_said_of_a_row_stops_the_run_and_rejects_nobody(said: dict[str, Any]) -> None:
+    body = complete(result("1"), errors=[error("0", **said), error("2")])
+    with pytest.raises(MisconfiguredError, match="No user was set aside") as stop:
+        verdicts(Reply(207, {}, "", body), changes("ada", "bob", "eve"), ID)
+    assert [each.kind for each in stop.value.outcomes] == ["deferred", "delivered", "rejected"]
+    assert stop.value.exit_code == 2

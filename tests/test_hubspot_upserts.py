@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from crm_sync.changes import Change
-from crm_sync.destination import BatchRefusedError, Outcome
+from crm_sync.destination import BatchRefusedError, MisconfiguredError, Outcome
 from crm_sync.destinations.hubspot import payload
 from sandbox.crm_server import LocalCrm
 from tests.crm_wire_kit import DATE_SECONDS, Asked, Patience, Said, saying
@@ -148,7 +148,6 @@ def test_an_error_for_a_row_is_that_row_s_outcome_and_the_others_land(
         ({"churn_probability": float("nan")}, "invalid_integer"),
         ({"voucher_eligible": "yes"}, "invalid_option"),
         ({"churn_scored_at": "yesterday"}, "invalid_date"),
-        ({"no_such_property": "x"}, "property_doesnt_exist"),
     ],
 )
 def test_a_value_of_another_type_rejects_its_row_and_names_the_property(
@@ -158,6 +157,20 @@ def test_a_value_of_another_type_rejects_its_row_and_names_the_property(
     reason = f"Property values were not valid: {next(iter(attributes))}"
     assert connected(crm.url).send(batch, run) == [
         Outcome("rejected", 207, code, reason),
+        Outcome("delivered", 207),
+    ]
+    assert crm.store.profiles() == {"b-user": {"churn_probability": 0.5}}
+
+
+def test_a_property_that_hubspot_lost_stops_the_run_and_what_landed_is_acknowledged(
+    crm: LocalCrm, connected: Connect, run: Patience
+) -> None:
+    batch = [Change("a-user", {"no_such_property": "x"}), *changes("b-user")]
+    with pytest.raises(MisconfiguredError, match="property_doesnt_exist") as stop:
+        connected(crm.url).send(batch, run)
+    reason = "Property values were not valid: no_such_property"
+    assert stop.value.outcomes == [
+        Outcome("deferred", 207, "property_doesnt_exist", reason),
         Outcome("delivered", 207),
     ]
     assert crm.store.profiles() == {"b-user": {"churn_probability": 0.5}}

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import settings
 
 from crm_sync.deadline import Deadline
-from crm_sync.destination import BatchRefusedError, OutOfTimeError, UnavailableError
+from crm_sync.destination import BatchRefusedError, OutOfTimeError, RequestRefusedError, UnavailableError
+from crm_sync.destinations.meanings import Meaning
 from crm_sync.destinations.pacing import Heard, Pace, RateLimit
 from crm_sync.destinations.transport import Dialect, Reply, RetryBudget, Transport
 from sandbox.crm_server import LocalCrm
 from tests.crm_wire_kit import Patience, Said, Script, saying
-from warehouse.errors import ContractError
+from warehouse.errors import ContractError, WinbackError
 
 law = settings(max_examples=100, derandomize=True, database=None, deadline=None)
 DONE = {"done": True}
@@ -41,6 +42,12 @@ def test_a_success_is_returned_as_it_came(status: int) -> None:
     assert (reply.status, reply.body, json.loads(reply.text)) == (status, DONE, DONE)
     assert reply.headers["x-some"] == "header"
     assert run.waits == []
+
+
+def test_a_byte_order_mark_before_a_reply_is_not_part_of_it() -> None:
+    with saying(Said(200, b'\xef\xbb\xbf{"done": true}'), Said(200, b"\xef\xbb\xbfid,ok\n")) as script:
+        assert ask(script, Patience()).body == DONE
+        assert ask(script, Patience(), expects="text").text == "id,ok\n"
 
 
 @pytest.mark.parametrize("status", [200, 204])
@@ -87,7 +94,7 @@ def test_what_is_no_number_in_json_is_not_sent() -> None:
 # What is a refusal, and what an order to stop
 
 
-@pytest.mark.parametrize("status", [400, 402, 405, 409, 410, 413, 415, 418, 422, 431, 451, 499])
+@pytest.mark.parametrize("status", [400, 409, 413, 422])
 def test_a_refusal_of_what_was_sent_is_not_tried_again(status: int) -> None:
     run = Patience()
     with saying(Said(status, {"message": "no"})) as script, pytest.raises(BatchRefusedError) as refusal:
@@ -118,6 +125,50 @@ def test_wrong_credentials_address_or_a_redirect_name_the_settings(status: int) 
     assert (elsewhere.asked, len(script.asked), run.waits) == ([], 1, [])
 
 
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [
+        (402, "a larger plan"),
+        (405, "correct WINBACK_CRM_URL"),
+        (406, "another version in config/crm.yml"),
+        (407, "A proxy on the way wants credentials"),
+        (410, "This version of the API was retired"),
+        (411, "drops the request's length"),
+        (412, "winback doctor"),
+        (414, "shorten max_batch"),
+        (415, "does not take this content type"),
+        (416, "winback doctor"),
+        (417, "winback doctor"),
+        (418, "winback doctor"),
+        (421, "does not serve the account"),
+        (426, "wants a newer protocol"),
+        (428, "winback doctor"),
+        (431, "WINBACK_CRM_API_KEY is the key alone"),
+        (451, "for legal reasons"),
+        (499, "winback doctor"),
+    ],
+)
+def test_a_refusal_that_is_not_about_rows_stops_the_run_and_says_what_to_do(status: int, advice: str) -> None:
+    run = Patience()
+    with saying(Said(status, {"message": "no"})) as script, pytest.raises(RequestRefusedError) as refusal:
+        ask(script, run)
+    assert f"HTTP {status} to /path. " in str(refusal.value)
+    assert advice in str(refusal.value)
+    assert (refusal.value.http_status, refusal.value.code, refusal.value.exit_code) == (status, f"http_{status}", 2)
+    assert (len(script.asked), run.waits) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("meaning", "error"),
+    [("rows", BatchRefusedError), ("person", RequestRefusedError), ("later", UnavailableError)],
+)
+def test_the_crm_s_own_code_counts_more_than_the_status(meaning: Meaning, error: type[WinbackError]) -> None:
+    dialect = Dialect(meaning=lambda reply: meaning if reply.body == {"code": "x"} else None)
+    for status in (400, 403, 418):
+        with saying(Said(status, {"code": "x"})) as script, pytest.raises(error):
+            transport(script.url, dialect=dialect, budget_seconds=1e-9).request(Patience(), "POST", "/", body={})
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1:canary", "http://*canary.example", "http://127.0.0.1:99999"])
 def test_what_is_no_address_names_the_setting_without_its_value(url: str) -> None:
     run = Patience()
@@ -130,7 +181,7 @@ def test_what_is_no_address_names_the_setting_without_its_value(url: str) -> Non
 # What passes
 
 
-@pytest.mark.parametrize("status", [408, 425, 429, 500, 501, 502, 503, 504, 505, 507, 520, 522, 529, 599])
+@pytest.mark.parametrize("status", [408, 423, 424, 425, 429, 500, 501, 502, 503, 504, 505, 507, 520, 522, 529, 599])
 def test_a_passing_fault_is_tried_again_until_it_has_passed(status: int) -> None:
     run = Patience()
     with saying(*[Said(status, {})] * 3, Said(200, DONE)) as script:

@@ -16,10 +16,19 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from crm_sync.changes import Change, Value
-from crm_sync.destination import BatchRefusedError, Finding, Outcome, Run, UnavailableError
+from crm_sync.destination import BatchRefusedError, Finding, Outcome, RequestRefusedError, Run, UnavailableError
 from crm_sync.destinations.adapter import Adapter, Limit, Options
 from crm_sync.destinations.hubspot_properties import judged
-from crm_sync.destinations.hubspot_replies import LOCK_SECONDS, LOCKED, heard, refusal, verdicts, without_users
+from crm_sync.destinations.hubspot_replies import (
+    LOCK_SECONDS,
+    LOCKED,
+    MOVING,
+    heard,
+    meaning,
+    refusal,
+    verdicts,
+    without_users,
+)
 from crm_sync.destinations.pacing import Pace
 from crm_sync.destinations.replies import Reply
 from crm_sync.destinations.transport import Dialect, RetryBudget, Transport
@@ -28,10 +37,8 @@ from warehouse.errors import ContractError
 
 NAME = r"[a-z][a-z0-9_]{0,99}"
 SCOPES = "crm.objects.contacts.read, crm.objects.contacts.write, crm.schemas.contacts.read"
-MOVING = 477  # the account is being moved to another data centre, for up to a day
+MOVES = "HubSpot is moving this account to another data centre, for up to a day."
 LOCK_TRIES = 15
-# Refusals of a batch that every other batch would meet too: only a person can help.
-_FOR_A_PERSON = {"property_doesnt_exist", "id_property_not_unique"}
 
 
 class HubSpotOptions(Options):
@@ -63,7 +70,7 @@ class HubSpot:
         self._objects = f"{options.api_path}/objects/{options.object_type}"
         self._properties = f"{options.api_path}/properties/{options.object_type}"
         window = options.limits[0].seconds if options.limits else None
-        dialect = Dialect(heard=partial(heard, window_seconds=window), refusal=refusal)
+        dialect = Dialect(heard=partial(heard, window_seconds=window), refusal=refusal, meaning=meaning)
         headers = {"Authorization": f"Bearer {api_key}"}
         self._transport = Transport(url, headers, Pace(options.rate_limits), budget=budget, dialect=dialect)
 
@@ -73,11 +80,12 @@ class HubSpot:
             raise ContractError(f"crm_fields.yml writes to {self._id_property}, by which HubSpot finds the user.")
         try:
             reply = self._ask(run, "/batch/upsert", payload(batch, self._id_property))
+        except RequestRefusedError as refused:
+            if refused.http_status != 400:
+                raise
+            text = f"HubSpot lacks a property that is written to, or {self._id_property} is not unique there"
+            raise RequestRefusedError(f"{text} ({refused.code}): winback doctor", 400, refused.code) from None
         except BatchRefusedError as refused:
-            if refused.code in _FOR_A_PERSON:
-                raise ContractError(
-                    f"HubSpot lacks a property that is written to, or {self._id_property} is not unique there: winback doctor"
-                ) from None
             raise BatchRefusedError(refused.http_status, refused.code, without_users(refused.reason, batch)) from None
         return verdicts(reply, batch, self._id_property)
 
@@ -133,11 +141,11 @@ class HubSpot:
                 run, "POST", self._objects + path, body=body, answers=answers | {LOCKED, MOVING}
             )
             if reply.status == MOVING:
-                raise UnavailableError("HubSpot is moving this account to another data centre, for up to a day.")
+                raise UnavailableError(MOVES, has_answered=True)
             if reply.status != LOCKED:
                 return reply
             run.sleep(LOCK_SECONDS)
-        raise UnavailableError("HubSpot keeps the contacts locked.", "throttled")
+        raise UnavailableError("HubSpot keeps the contacts locked.", "throttled", has_answered=True)
 
 
 def payload(batch: Sequence[Change], id_property: str) -> dict[str, Any]:

@@ -8,28 +8,51 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from crm_sync.changes import Change
-from crm_sync.destination import BatchRefusedError, Outcome, UnavailableError
+from crm_sync.destination import BatchRefusedError, MisconfiguredError, Outcome, UnavailableError
+from crm_sync.destinations.meanings import Meaning, gravest, meaning_of, meaning_of_code, misconfigured
 from crm_sync.destinations.pacing import Heard
 from crm_sync.destinations.replies import Reply, asked_wait, number
 from crm_sync.redaction import redacted
 
 LOCKED, LOCK_SECONDS = 423, 2.0  # how long a lock lasts, by the page above
-UNKNOWN = "unknown_error"
+MOVING = 477  # the account is being moved to another data centre, for up to a day
+UNKNOWN, COLLISION = "unknown_error", "collision"
 MAX_NAMES = 3
+# HubSpot's categories and the codes in its sentences. One that is not here and has no word of a passing fault is about a row.
+CODES: Mapping[str, Meaning] = {
+    "rate_limits": "later",
+    "request_timeout": "later",
+    # Every user would be refused with these.
+    "banned": "person",
+    "expired_authentication": "person",
+    "id_property_not_unique": "person",
+    "invalid_authentication": "person",
+    "missing_scopes": "person",
+    "object_type_not_found": "person",
+    "property_archived": "person",
+    "property_doesnt_exist": "person",
+    "property_not_found": "person",
+    "read_only_value": "person",
+}
+_NOT_UNIQUE = "by non-unique"
+_COLLIDES = "HubSpot answered with another user's contact: to HubSpot ids that differ by case alone are one"
+_STATUS = re.compile("[45][0-9][0-9]")
 _CODE = re.compile(r"[A-Z][A-Z_]{1,59}")
 _QUOTED_CODE = re.compile(r'"error":\s*"(\w+)"')
 _QUOTE = re.compile(r"""[\[{"'`<“]""")
 
 
 def verdicts(reply: Reply, batch: Sequence[Change], id_property: str) -> list[Outcome]:
-    """Read HubSpot's word for each row: rejected where there is an error, even beside a result; deferred where there is neither.
+    """Read the outcome of each row: rejected where there is an error, even beside a result; deferred where there is neither.
 
     Raises: BatchRefusedError for an error that does not say which of several rows it is about: halving finds it, at the price of
-    sending the others again, to the same effect. UnavailableError for an unknown shape.
+    sending the others again, to the same effect. MisconfiguredError where an error is about the account's configuration.
+    UnavailableError for an unknown shape.
     """
     body = reply.body if isinstance(reply.body, dict) else {}
     results, errors = body.get("results"), body.get("errors")
@@ -38,30 +61,57 @@ def verdicts(reply: Reply, batch: Sequence[Change], id_property: str) -> list[Ou
     outcomes = [Outcome("deferred", reply.status, "unconfirmed")] * len(batch)
     rows = {change.external_id: row for row, change in enumerate(batch)}
     if body.get("status") in (None, "COMPLETE"):
-        for result in results or []:
-            if (row := _row_of(result, rows, id_property)) is not None:
-                outcomes[row] = Outcome("delivered", reply.status)
+        for row, outcome in by_result(results or [], rows, id_property, reply.status).items():
+            outcomes[row] = outcome
+    faults: set[str] = set()
     for error in errors or []:
         told = _rows_of(error, rows) or set(range(len(batch)) if len(batch) == 1 else ())
-        verdict = _refused(error, reply.status, [batch[row] for row in told] or batch)
-        if not told and verdict.kind == "rejected":
+        meaning, verdict = _refused(error, reply.status, [batch[row] for row in told] or batch)
+        if meaning == "person":
+            faults.add(verdict.code or UNKNOWN)
+        elif not told and meaning == "rows":
             raise BatchRefusedError(reply.status, verdict.code or UNKNOWN, verdict.reason)
         for row in told:
-            outcomes[row] = outcomes[row] if outcomes[row].kind == "rejected" else verdict
+            is_final = outcomes[row].kind == "rejected" or outcomes[row].code in faults
+            outcomes[row] = outcomes[row] if is_final and meaning != "person" else verdict
+    if faults:
+        raise MisconfiguredError(misconfigured("HubSpot", faults), outcomes)
     return outcomes
 
 
-def _row_of(result: Any, rows: Mapping[str, int], id_property: str) -> int | None:
-    """The row that a result is about: by its trace id, else by its user; None where it names none, or two."""
+def by_result(results: Sequence[Any], rows: Mapping[str, int], id_property: str, status: int) -> dict[int, Outcome]:
+    """Return the outcomes of the rows that a result is about, `rows` being the batch's rows by external id.
+
+    A result about another user than its trace id's delivers nothing. HubSpot compares ids without case and the blanks around
+    them: users whose ids differ by nothing else are one contact there, which would be overwritten each time.
+    """
+    users = list(rows)
+    outcomes: dict[int, Outcome] = {}
+    by_contact: dict[str, set[int]] = defaultdict(set)
+    for result in results:
+        row, user = _row_of(result, rows, id_property)
+        if row is None:
+            continue
+        if user in (None, users[row]):
+            outcomes.setdefault(row, Outcome("delivered", status))
+        else:
+            is_same_contact = str(user).strip().casefold() == users[row].strip().casefold()
+            outcomes[row] = Outcome("rejected" if is_same_contact else "deferred", status, COLLISION, _COLLIDES)
+        if isinstance(result.get("id"), str | int):
+            by_contact[str(result["id"])].add(row)
+    shared = {row for of_contact in by_contact.values() if len(of_contact) > 1 for row in of_contact}
+    return outcomes | dict.fromkeys(shared, Outcome("rejected", status, COLLISION, _COLLIDES))
+
+
+def _row_of(result: Any, rows: Mapping[str, int], id_property: str) -> tuple[int | None, str | None]:
+    """The row that a result is about, by its trace id, else by its user, and the user that it names."""
     if not isinstance(result, dict):
-        return None
+        return None, None
     properties = result.get("properties")
-    by_user = rows.get(str(properties.get(id_property))) if isinstance(properties, dict) else None
+    named = properties.get(id_property) if isinstance(properties, dict) else None
+    user = None if named is None else str(named)
     trace = result.get("objectWriteTraceId")
-    if trace is None:
-        return by_user
-    by_trace = _traced(trace, rows)
-    return by_trace if by_user in (None, by_trace) else None
+    return (rows.get(user or "") if trace is None else _traced(trace, rows)), user
 
 
 def _rows_of(error: Any, rows: Mapping[str, int]) -> set[int]:
@@ -83,18 +133,35 @@ def _traced(trace: Any, rows: Mapping[str, int]) -> int | None:
     return int(trace) if known and int(trace) < len(rows) else None
 
 
-def _refused(error: Any, status: int, about: Sequence[Change]) -> Outcome:
+def _refused(error: Any, status: int, about: Sequence[Change]) -> tuple[Meaning, Outcome]:
+    """What an error asks of the sync, and the outcome of the rows that it is about."""
     said = error if isinstance(error, dict) else {}
-    of = str(said.get("status", ""))
-    if said.get("category") == "RATE_LIMITS" or of == "429":
-        return Outcome("deferred", status, "throttled")
-    if of.isdigit() and of.startswith("5"):
-        return Outcome("deferred", status, "unavailable")
+    meaning = meaning_of_error(said)
+    if meaning == "later":
+        return meaning, Outcome("deferred", status, _why_later(said))
     reason = without_users(_sentence(said), about)
     blamed = [name for name in about[0].attributes if f'"name":"{name}"' in str(said.get("message"))][:MAX_NAMES]
-    return Outcome(
-        "rejected", status, _code(said) or UNKNOWN, ": ".join(filter(None, (reason, ", ".join(blamed)))) or None
-    )
+    kind: Literal["deferred", "rejected"] = "deferred" if meaning == "person" else "rejected"
+    words = ": ".join(filter(None, (reason, ", ".join(blamed)))) or None
+    return meaning, Outcome(kind, status, _code(said) or UNKNOWN, words)
+
+
+def meaning_of_error(said: Mapping[str, Any]) -> Meaning:
+    """Return what an error of one row asks of the sync, by its codes, else by its status."""
+    status = int(text) if _STATUS.fullmatch(text := str(said.get("status", ""))) else 400
+    named = gravest(meaning_of_code(code, CODES) for code in _codes(said))
+    if named != "person" and (status == MOVING or meaning_of(status) == "later"):
+        return "later"
+    return named or "rows"
+
+
+def _why_later(said: Mapping[str, Any]) -> str:
+    """The code of a passing fault: HubSpot's own, else one for its status."""
+    status = str(said.get("status", ""))
+    if said.get("category") == "RATE_LIMITS" or status == "429":
+        return "throttled"
+    own = next((code for code in _codes(said) if meaning_of_code(code, CODES) == "later"), None)
+    return own or {"423": "locked", "408": "timeout"}.get(status, "unavailable")
 
 
 def without_users(sentence: str | None, about: Sequence[Change]) -> str | None:
@@ -105,12 +172,18 @@ def without_users(sentence: str | None, about: Sequence[Change]) -> str | None:
 
 
 def _code(body: Mapping[str, Any]) -> str | None:
-    """The most exact code that an error of HubSpot's has. Never words of its sentence: they may be a user's."""
+    """The most exact code that an error of HubSpot's has; one that only a person can correct comes first."""
+    codes = _codes(body)
+    return next((code for code in codes if CODES.get(code) == "person"), next(iter(codes), None))
+
+
+def _codes(body: Mapping[str, Any]) -> list[str]:
+    """All codes of an error, the most exact first. Never words of its sentence: they may be a user's."""
     details = [each for each in _listed(body.get("errors")) if isinstance(each, dict)]
-    quoted = _QUOTED_CODE.search(str(body.get("message")))
-    of_details = [each.get("code") for each in details]
-    codes = [*of_details, quoted and quoted[1], body.get("subCategory"), body.get("category")]
-    return next((code.lower() for code in codes if isinstance(code, str) and _CODE.fullmatch(code)), None)
+    of_details = [each.get(name) for name in ("code", "subCategory", "category") for each in details]
+    quoted = _QUOTED_CODE.findall(str(body.get("message")))
+    codes = [*of_details, *quoted, body.get("subCategory"), body.get("category")]
+    return [code.lower() for code in codes if isinstance(code, str) and _CODE.fullmatch(code)]
 
 
 def _sentence(body: Mapping[str, Any]) -> str | None:
@@ -123,9 +196,20 @@ def refusal(reply: Reply) -> tuple[str, str | None]:
     """The code and the redacted sentence of a 4xx."""
     if not isinstance(reply.body, dict):
         return f"http_{reply.status}", None
-    if "by non-unique" in str(reply.body.get("message")):
+    if _NOT_UNIQUE in str(reply.body.get("message")):
         return "id_property_not_unique", _sentence(reply.body)
     return _code(reply.body) or f"http_{reply.status}", _sentence(reply.body)
+
+
+def meaning(reply: Reply) -> Meaning | None:
+    """Return what HubSpot's own code asks of the sync where a whole request was refused; None: the status decides."""
+    if reply.status in (LOCKED, MOVING):
+        return "later"
+    if reply.status not in (400, 403, 409) or not isinstance(reply.body, dict):
+        return None
+    if _NOT_UNIQUE in str(reply.body.get("message")):
+        return "person"
+    return gravest(meaning_of_code(code, CODES) for code in _codes(reply.body))
 
 
 def heard(reply: Reply, window_seconds: float | None = 10) -> Heard:

@@ -13,7 +13,8 @@ import requests
 import urllib3
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
-from crm_sync.destination import BatchRefusedError, OutOfTimeError, Run, UnavailableError
+from crm_sync.destination import BatchRefusedError, OutOfTimeError, RequestRefusedError, Run, UnavailableError
+from crm_sync.destinations.meanings import Meaning, advice_on, meaning_of
 from crm_sync.destinations.pacing import Heard, Pace
 from crm_sync.destinations.replies import Reply, asked_wait, with_value
 from crm_sync.destinations.wire import Exchange, PassingFault, Wire, at_fault
@@ -25,10 +26,6 @@ TIMEOUT_SECONDS = (5.0, 30.0)  # to connect; between two parts of a request or a
 MAX_WAIT_SECONDS = 60.0
 # No reply of these APIs comes near it; Salesforce's result files are the largest: 10,000 rows of 300 bytes.
 MAX_REPLY_BYTES = 64 << 20
-# A status says what to do. Any 5xx is the other side's trouble (520 to 529 come from gateways) and may pass; any other
-# 4xx is a refusal of what was sent: trying the same again cannot help.
-TRY_AGAIN = {408, 425, 429}
-STOP = {401, 403, 404}
 
 
 @dataclass(frozen=True)
@@ -55,11 +52,13 @@ class RetryBudget:
 class Dialect:
     """How a CRM words what every CRM says. Pure functions of a reply.
 
-    `heard` reads the rate limit's headers, `refusal` the code and the redacted reason of a 4xx.
+    `heard` reads the rate limit's headers, `refusal` the code and the redacted reason of a 4xx, `meaning` what the CRM's own code
+    asks of the sync, None where the status decides.
     """
 
     heard: Callable[[Reply], Heard] = lambda reply: Heard(wait_seconds=asked_wait(reply))
     refusal: Callable[[Reply], tuple[str, str | None]] = lambda reply: (f"http_{reply.status}", None)
+    meaning: Callable[[Reply], Meaning | None] = lambda reply: None  # noqa: ARG005 - the signature of all
 
 
 class Transport:
@@ -121,7 +120,7 @@ class Transport:
             return retrying(self._once, run, request)
         except PassingFault as fault:
             text = f"The CRM did not take the request within {self._budget.seconds:g} s: {fault}"
-            raise UnavailableError(text, fault.code) from None
+            raise UnavailableError(text, fault.code, has_answered=fault.has_answered) from None
 
     def close(self) -> None:
         """Close the connections of all threads."""
@@ -185,25 +184,28 @@ class Transport:
     def _verdict(self, request: _Request, reply: Reply, heard: Heard) -> Reply:
         """Sort a reply: returned as an answer, or raised as what the caller must do."""
         status = reply.status
-        if heard.is_spent and not 200 <= status < 300:
-            raise UnavailableError("The CRM's limit for today is used up; the rest waits for a later run.", "throttled")
-        if status in TRY_AGAIN or not 200 <= status < 500:
-            raise PassingFault(f"HTTP {status}", heard.wait_seconds, "throttled" if status == 429 else "unavailable")
-        if 200 <= status < 300 or status in request.answers:
+        if 200 <= status < 300 or (status in request.answers and not heard.is_spent):
             return self._parsed(request, reply)
-        if status in STOP or 300 <= status < 400:
-            raise ContractError(
-                f"The CRM answered HTTP {status} to {request.path.split('?')[0]}. "
-                "Check WINBACK_CRM_URL, WINBACK_CRM_API_KEY and the key's permissions: winback doctor"
-            )
-        raise BatchRefusedError(status, *self._dialect.refusal(with_value(reply)))
+        if heard.is_spent:
+            text = "The CRM's limit for today is used up; the rest waits for a later run."
+            raise UnavailableError(text, "throttled", has_answered=True)
+        parsed = with_value(reply)
+        meaning = self._dialect.meaning(parsed) or meaning_of(status)
+        if meaning == "later":
+            code = "throttled" if status in (403, 429) else "unavailable"
+            raise PassingFault(f"HTTP {status}", heard.wait_seconds, code, has_answered=True)
+        code, reason = self._dialect.refusal(parsed)
+        if meaning == "person":
+            text = f"The CRM answered HTTP {status} to {request.path.split('?')[0]}. {advice_on(status)}"
+            raise RequestRefusedError(text, status, code)
+        raise BatchRefusedError(status, code, reason)
 
     def _parsed(self, request: _Request, reply: Reply) -> Reply:
         if request.expects == "text" or not reply.text:
             return reply
         parsed = with_value(reply)
         if parsed.body is None and 200 <= reply.status < 300:
-            raise PassingFault(f"HTTP {reply.status} without JSON")
+            raise PassingFault(f"HTTP {reply.status} without JSON", has_answered=True)
         return parsed
 
 
@@ -237,7 +239,7 @@ def _read(exchange: Exchange, response: requests.Response) -> str:
             exchange.look()  # what is small until it is unpacked comes without a look at the time
     except urllib3.exceptions.HTTPError as error:
         raise PassingFault(type(error).__name__) from None
-    return b"".join(parts).decode("utf-8", errors="replace")
+    return b"".join(parts).decode("utf-8-sig", errors="replace")  # some gateways put a byte order mark before
 
 
 def _wait(budget: RetryBudget) -> Callable[[RetryCallState], float]:

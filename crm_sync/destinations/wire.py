@@ -30,12 +30,15 @@ MAX_INTERIM_REPLIES = 32
 
 
 class PassingFault(WinbackError):  # noqa: N818 - it is an order to try again, not an error anyone sees
-    """The request may succeed if repeated. `wait_seconds` is what the server asked for."""
+    """The request may succeed if repeated. `wait_seconds` is what the server asked for; `has_answered`: it replied."""
 
-    def __init__(self, why: str, wait_seconds: float | None = None, code: str = "unavailable") -> None:
+    def __init__(
+        self, why: str, wait_seconds: float | None = None, code: str = "unavailable", *, has_answered: bool = False
+    ) -> None:
         super().__init__(why)
         self.wait_seconds = wait_seconds
         self.code = code
+        self.has_answered = has_answered
 
 
 class Exchange:

@@ -1,0 +1,156 @@
+"""Who is at fault when the CRM refuses users one by one: they, or every request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from crm_sync.changes import Change
+from crm_sync.destination import BatchRefusedError, Outcome, Run
+from crm_sync.sync import sync
+from sandbox.crm_server import LocalCrm
+from tests.local_crm import fault
+from tests.sync_kit import (
+    FINISHED,
+    GRANTED,
+    MAPPING,
+    SCORED,
+    Notebook,
+    braze,
+    crowd,
+    fill,
+    marts_in,
+    outcomes,
+    plan,
+    row_of,
+    run,
+    written,
+)
+from warehouse.duckdb import DuckDBWarehouse
+from warehouse.errors import CircuitOpenError, ContractError
+
+FOR_EVER = 1_000_000
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Iterator[DuckDBWarehouse]:
+    with marts_in(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def crm(tmp_path: Path) -> Iterator[LocalCrm]:
+    with LocalCrm(tmp_path / "crm.db") as server:
+        yield server
+
+
+def withdrawals(warehouse: DuckDBWarehouse, count: int) -> list[str]:
+    users = [f"w{number:03d}" for number in range(count)]
+    fill(warehouse, [row_of(user, before=SCORED | GRANTED, **FINISHED) for user in users])
+    return users
+
+
+def test_a_refusal_of_every_request_rejects_nobody_and_the_next_run_sends_all(
+    warehouse: DuckDBWarehouse, crm: LocalCrm
+) -> None:
+    users = crowd(warehouse, 33)
+    fault(crm, kind="status", status=400, times=FOR_EVER, message="The workspace is closed")
+    counts, stopped = run(warehouse, braze(crm))
+    assert isinstance(stopped, ContractError)
+    assert "refused 20 users one by one with the code of their whole batch (HTTP 400, http_400)" in str(stopped)
+    assert (counts.rejected, counts.deferred) == (0, {"stopped": 33})
+    # What the CRM holds is known: it took nothing.
+    assert (outcomes(warehouse), written(warehouse, "deferred")) == ({}, users)
+    crm.desk.faults.waiting.clear()
+    counts, stopped = sync(warehouse, braze(crm), MAPPING, plan(warehouse))
+    assert (counts.delivered, stopped) == (33, None)
+
+
+def test_withdrawals_that_are_refused_stay_first_in_line(warehouse: DuckDBWarehouse, crm: LocalCrm) -> None:
+    leaving = withdrawals(warehouse, 25)
+    crowd(warehouse, 30)
+    fault(crm, kind="status", status=422, times=FOR_EVER)
+    counts, stopped = run(warehouse, braze(crm))
+    assert isinstance(stopped, ContractError)
+    assert (counts.deferred, outcomes(warehouse)) == ({"stopped": 55}, {})
+    assert set(written(warehouse, "deferred")) >= set(leaving)
+    crm.desk.faults.waiting.clear()
+    sync(warehouse, braze(crm), MAPPING, plan(warehouse))
+    assert [write[0].external_id for write in reversed(crm.store.latest_writes(1_000))][:25] == leaving
+
+
+@pytest.mark.parametrize("max_batch", [1, 4, 75])
+def test_of_few_users_refused_each_is_at_fault(warehouse: DuckDBWarehouse, max_batch: int) -> None:
+    users = crowd(warehouse, 9)
+    counts, stopped = run(warehouse, Notebook(max_batch=max_batch, poison=frozenset(users)))
+    assert (counts.rejected, set(outcomes(warehouse).values())) == (9, {"rejected"})
+    assert not isinstance(stopped, ContractError)
+
+
+@pytest.mark.parametrize("max_batch", [1, 3, 20, 75])
+@pytest.mark.parametrize("in_flight", [1, 4])
+def test_users_of_several_small_batches_count_together(
+    warehouse: DuckDBWarehouse, max_batch: int, in_flight: int
+) -> None:
+    users = crowd(warehouse, 40)
+    crm = Notebook(max_batch=max_batch, max_in_flight=in_flight, poison=frozenset(users))
+    counts, stopped = run(warehouse, crm)
+    assert isinstance(stopped, ContractError)
+    assert (counts.rejected, counts.deferred) == (0, {"stopped": 40})
+
+
+@pytest.mark.parametrize("max_batch", [75, 100, 10_000])
+def test_a_cluster_of_bad_users_does_not_stop_the_others_of_the_batch(
+    warehouse: DuckDBWarehouse, max_batch: int
+) -> None:
+    users = crowd(warehouse, 75)
+    crm = Notebook(max_batch=max_batch, poison=frozenset(users[:25]))
+    counts, stopped = run(warehouse, crm)
+    assert (counts.delivered, counts.rejected, stopped) == (50, 25, None)
+    assert sorted(crm.arrived) == users[25:]
+
+
+def test_users_refused_after_others_were_taken_are_at_fault(warehouse: DuckDBWarehouse) -> None:
+    users = crowd(warehouse, 100)
+    counts, stopped = run(warehouse, Notebook(max_batch=50, poison=frozenset(users[50:90])))
+    assert (counts.delivered, counts.rejected, stopped) == (60, 40, None)
+
+
+def test_a_batch_of_bad_users_beside_good_ones_opens_the_circuit_after_fifty(warehouse: DuckDBWarehouse) -> None:
+    users = crowd(warehouse, 300)
+    counts, stopped = run(warehouse, Notebook(max_batch=150, poison=frozenset(users[150:])))
+    assert isinstance(stopped, CircuitOpenError)
+    assert (counts.delivered, counts.rejected) == (150, 50)
+
+
+def test_withdrawals_that_are_taken_say_nothing_of_the_others(warehouse: DuckDBWarehouse) -> None:
+    leaving = withdrawals(warehouse, 25)
+    users = crowd(warehouse, 30)
+    counts, stopped = run(warehouse, Notebook(max_batch=75, poison=frozenset(users)))
+    assert isinstance(stopped, ContractError)
+    assert (outcomes(warehouse), counts.deferred) == (dict.fromkeys(leaving, "delivered"), {"stopped": 30})
+
+
+@dataclass
+class Particular(Notebook):
+    """Refuses everybody: a batch with one code, a user alone with another."""
+
+    def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
+        run.check()
+        raise BatchRefusedError(400, "too_many" if len(batch) > 1 else "bad_id", "no")
+
+
+def test_users_refused_with_a_code_of_their_own_are_at_fault(warehouse: DuckDBWarehouse) -> None:
+    crowd(warehouse, 30)
+    counts, stopped = run(warehouse, Particular(max_batch=75))
+    assert (counts.errors, isinstance(stopped, ContractError)) == ({"bad_id": 30}, False)
+
+
+def test_a_large_batch_that_is_refused_for_the_request_costs_few_requests(warehouse: DuckDBWarehouse) -> None:
+    users = crowd(warehouse, 10_000)
+    counts, _ = run(warehouse, Notebook(max_batch=10_000, poison=frozenset(users)))
+    # 14 halvings to the first user, two requests for each of the others, and one for each part that waits.
+    assert counts.requests <= 14 + 2 * 20 + 14
