@@ -61,8 +61,8 @@ class RequestRefusedError(ContractError):
 
     @property
     def is_about_the_key(self) -> bool:
-        """Whether the key is wrong or lacks a permission."""
-        return self.http_status in (401, 403)
+        """Whether the key may be wrong or lack a permission; some CRMs hide what a key may not see behind a 404."""
+        return self.http_status in (401, 403, 404)
 
 
 class MisconfiguredError(ContractError):
@@ -85,7 +85,7 @@ class UnavailableError(RetryableError):
     def __init__(self, text: str, code: str = "unavailable", *, has_answered: bool = False) -> None:
         super().__init__(text)
         self.code = code
-        self.has_answered = has_answered
+        self.has_answered = has_answered or code == "unknown_reply"
 
 
 class OutOfTimeError(RetryableError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 
 from crm_sync.deadline import Deadline
-from crm_sync.destination import BatchRefusedError, Destination, OutOfTimeError, UnavailableError
+from crm_sync.destination import BatchRefusedError, Destination, OutOfTimeError, RequestRefusedError, UnavailableError
 from crm_sync.destinations.connect import ADAPTERS
 from crm_sync.fields import FieldMapping, load_fields
 from jobs.findings import Finding
@@ -42,13 +42,16 @@ def crm(settings: Settings) -> list[Finding]:
 def _examined(destination: Destination, settings: Settings, fields: FieldMapping) -> list[Finding]:
     try:
         found = destination.examine(fields.kinds, Deadline("doctor", _PATIENCE_SECONDS))
-    except ContractError as error:
-        do = (f"The key must be allowed this: {ADAPTERS[settings.crm].permissions}.",)
-        return [Finding("CRM", "failed", str(error), do)]
     except BatchRefusedError as refused:
         says = f"the CRM refused to be asked: HTTP {refused.http_status}, {refused.code}"
         return [Finding("CRM", "failed", says, ("Does WINBACK_CRM_URL name this CRM's address?",))]
-    except (UnavailableError, OutOfTimeError):
+    except ContractError as error:
+        is_about_the_key = isinstance(error, RequestRefusedError) and error.is_about_the_key
+        do = (f"The key must be allowed this: {ADAPTERS[settings.crm].permissions}.",) if is_about_the_key else ()
+        return [Finding("CRM", "failed", str(error), do)]
+    except (UnavailableError, OutOfTimeError) as error:
+        if isinstance(error, UnavailableError) and error.has_answered:
+            return [Finding("CRM", "failed", str(error), ("Try again later, and look at the CRM's status page.",))]
         return [_silent(settings.crm_url.startswith("https://"))]
     return [Finding("CRM", each.state, each.says, each.do) for each in found]
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from crm_sync.destination import Destination
+from crm_sync.destination import Destination, Finding, RequestRefusedError
 from crm_sync.destinations.pacing import RateLimit
 from crm_sync.destinations.transport import RetryBudget
 
@@ -57,3 +57,8 @@ class Adapter:
     hosts: tuple[str, ...]
     property_pattern: re.Pattern[str]
     permissions: str
+
+
+def refused_finding(error: RequestRefusedError, grant: tuple[str, ...]) -> Finding:
+    """What `winback doctor` says of a refused request: `grant` is how to allow the key, for where that is missing."""
+    return Finding("failed", str(error), grant if error.is_about_the_key else ())

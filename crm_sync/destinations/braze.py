@@ -13,14 +13,13 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from crm_sync.changes import Change
-from crm_sync.destination import BatchRefusedError, Finding, Outcome, Run, UnavailableError
-from crm_sync.destinations.adapter import Adapter, Limit, Options
+from crm_sync.destination import BatchRefusedError, Finding, Outcome, RequestRefusedError, Run, UnavailableError
+from crm_sync.destinations.adapter import Adapter, Limit, Options, refused_finding
 from crm_sync.destinations.pacing import Heard, Pace
 from crm_sync.destinations.replies import Reply, asked_wait, number, until
 from crm_sync.destinations.transport import Dialect, RetryBudget, Transport
 from crm_sync.fields import Kind
 from crm_sync.redaction import code_of, redacted
-from warehouse.errors import ContractError
 
 TRACK, DELETE, ATTRIBUTES = "/users/track", "/users/delete", "/custom_attributes"
 MAX_DELETES = 50  # ids in one request
@@ -82,8 +81,8 @@ class Braze:
             self._transport.request(run, "POST", TRACK, body={"attributes": []})
         except BatchRefusedError:
             return Finding("ok", "Braze takes the key for users.track")
-        except ContractError as error:
-            return Finding("failed", str(error), do)
+        except RequestRefusedError as error:
+            return refused_finding(error, do)
         return Finding("ok", "Braze takes the key for users.track")
 
     def _attributes(self, properties: Mapping[str, Kind], run: Run) -> Finding:
@@ -100,7 +99,9 @@ class Braze:
                 if following is None:
                     return judged(attributes, properties)
                 path = following
-        except (BatchRefusedError, ContractError):
+        except (BatchRefusedError, RequestRefusedError) as error:
+            if isinstance(error, RequestRefusedError) and not error.is_about_the_key:
+                return Finding("failed", str(error))
             do = ("To have them checked, give the key the permission custom_attributes.get.",)
             return Finding("skipped", "Braze does not show this key its attributes", do)
         return Finding("skipped", f"Braze has more than {MAX_PAGES} pages of attributes")

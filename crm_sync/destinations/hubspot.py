@@ -17,7 +17,7 @@ from pydantic import Field
 
 from crm_sync.changes import Change, Value
 from crm_sync.destination import BatchRefusedError, Finding, Outcome, RequestRefusedError, Run, UnavailableError
-from crm_sync.destinations.adapter import Adapter, Limit, Options
+from crm_sync.destinations.adapter import Adapter, Limit, Options, refused_finding
 from crm_sync.destinations.hubspot_properties import judged
 from crm_sync.destinations.hubspot_replies import (
     LOCK_SECONDS,
@@ -117,14 +117,16 @@ class HubSpot:
             self._ask(run, "/batch/upsert", {"inputs": []})
         except BatchRefusedError:
             pass  # for being empty, but only after the key was looked at
-        except ContractError as error:
-            return Finding("failed", str(error), do)
+        except RequestRefusedError as error:
+            return refused_finding(error, do)
         return Finding("ok", "HubSpot takes the key for writing contacts")
 
     def _judge(self, properties: Mapping[str, Kind], run: Run) -> list[Finding]:
         try:
             reply = self._transport.request(run, "GET", self._properties)
-        except (BatchRefusedError, ContractError):
+        except (BatchRefusedError, RequestRefusedError) as error:
+            if isinstance(error, RequestRefusedError) and not error.is_about_the_key:
+                return [refused_finding(error, ())]
             do = ("To have them checked, give the private app the scope crm.schemas.contacts.read.",)
             return [Finding("skipped", "HubSpot does not show this key its properties", do)]
         create = f"{self._url}{self._properties}/batch/create"

@@ -18,8 +18,8 @@ from urllib.parse import quote, urlencode
 from pydantic import Field
 
 from crm_sync.changes import Change
-from crm_sync.destination import BatchRefusedError, Finding, Outcome, Run, UnavailableError
-from crm_sync.destinations.adapter import Adapter, Limit, Options
+from crm_sync.destination import BatchRefusedError, Finding, Outcome, RequestRefusedError, Run, UnavailableError
+from crm_sync.destinations.adapter import Adapter, Limit, Options, refused_finding
 from crm_sync.destinations.klaviyo_replies import (
     JOBS,
     Job,
@@ -27,6 +27,7 @@ from crm_sync.destinations.klaviyo_replies import (
     heard,
     id_of,
     job_of,
+    meaning,
     next_cursor,
     refusal,
     resources,
@@ -75,7 +76,7 @@ class Klaviyo:
         self.max_batch, self.max_in_flight = options.max_batch, options.max_in_flight
         headers = {"Authorization": f"Klaviyo-API-Key {api_key}", "revision": options.revision}
         headers |= {"Accept": MEDIA_TYPE["Content-Type"]}
-        dialect = Dialect(heard=heard, refusal=refusal)
+        dialect = Dialect(heard=heard, refusal=refusal, meaning=meaning)
         self._imports, self._lookups, self._deletions = (
             Transport(url, headers, Pace(limits), budget=budget, dialect=dialect)
             for limits in (options.rate_limits, _rates(options.lookup_limits), _rates(options.deletion_limits))
@@ -123,7 +124,9 @@ class Klaviyo:
         """What Klaviyo says of a job. That it refuses to say is no refusal of the rows."""
         try:
             return self._imports.request(run, "GET", path, answers=frozenset({404}))
-        except BatchRefusedError as refused:
+        except (BatchRefusedError, RequestRefusedError) as refused:
+            if refused.http_status in (401, 403):
+                raise
             text = f"Klaviyo answered HTTP {refused.http_status} when asked after an import."
             raise UnavailableError(text, "unknown_reply") from None
 
@@ -163,8 +166,10 @@ class Klaviyo:
         do = (f"In Klaviyo, under Settings, API keys, make a private key with the scopes {PERMISSIONS}.",)
         try:
             self._imports.request(run, "GET", f"{JOBS}?{urlencode({'page[size]': 1})}")
+        except RequestRefusedError as error:
+            return refused_finding(error, do)
         except (BatchRefusedError, ContractError) as error:
-            return Finding("failed", str(error), do)
+            return Finding("failed", str(error))
         return Finding("ok", "Klaviyo takes the key; whether it may also write shows with the first delivery")
 
     def close(self) -> None:

@@ -8,16 +8,30 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qs, quote, urlsplit
 
 from crm_sync.changes import Change, Value
 from crm_sync.destination import Outcome, UnavailableError
+from crm_sync.destinations.meanings import Meaning, gravest, meaning_of_code
 from crm_sync.destinations.pacing import Heard
 from crm_sync.destinations.replies import Reply, asked_wait, number
 from crm_sync.redaction import code_of, redacted
 
 JOBS = "/api/profile-bulk-import-jobs"
+# Klaviyo's codes; one that is not here and has no word of a passing fault says nothing beyond the status or the row.
+# https://developers.klaviyo.com/en/docs/rate_limits_and_error_handling
+CODES: Mapping[str, Meaning] = {
+    "throttled": "later",
+    "server_error": "later",
+    "invalid_revision": "person",
+    "method_not_allowed": "person",
+    "not_acceptable": "person",
+    "not_authenticated": "person",
+    "permission_denied": "person",
+    "unsupported_media_type": "person",
+}
+_REVISION = re.compile(r"\brevisions?\b", re.IGNORECASE)
 _ROW = re.compile(r"/data/attributes/profiles/data/(\d{1,9})(?:/.*)?")
 
 
@@ -94,11 +108,33 @@ def _rejection(error: Any, change: Change) -> Outcome:
     texts = [text for value in change.attributes.values() for text in _texts(value)]
     detail = at(error, "attributes", "detail") or at(error, "attributes", "title") or "unknown"
     code = code_of(at(error, "attributes", "code") or "unknown")
-    return Outcome("rejected", 200, code, redacted(detail, change.external_id, *texts))
+    kind: Literal["deferred", "rejected"] = "deferred" if meaning_of_code(code, CODES) == "later" else "rejected"
+    return Outcome(kind, 200, code, redacted(detail, change.external_id, *texts))
 
 
 def _texts(value: Value) -> list[str]:
     return value if isinstance(value, list) else [value] if isinstance(value, str) else []
+
+
+def meaning(reply: Reply) -> Meaning | None:
+    """Return what Klaviyo's own errors ask of the sync where a request was refused; None: the status decides."""
+    errors = at(reply.body, "errors")
+    return gravest(_meaning_of_error(error) for error in (errors if isinstance(errors, list) else []))
+
+
+def _meaning_of_error(error: Any) -> Meaning | None:
+    # JSON:API, https://jsonapi.org/format/#error-objects: such an error is about the request, not about what it holds.
+    if _is_about_the_revision(error) or at(error, "source", "header") or at(error, "source", "parameter"):
+        return "person"
+    code = at(error, "code")
+    return meaning_of_code(code.lower(), CODES) if isinstance(code, str) else None
+
+
+def _is_about_the_revision(error: Any) -> bool:
+    """Whether an error that names no row is about the header that every request carries."""
+    pointer = str(at(error, "source", "pointer") or "")
+    words = f"{at(error, 'source', 'header')} {at(error, 'title')} {at(error, 'detail')}"
+    return not _ROW.fullmatch(pointer) and bool(_REVISION.search(words))
 
 
 def refusal(reply: Reply) -> tuple[str, str | None]:
@@ -108,6 +144,8 @@ def refusal(reply: Reply) -> tuple[str, str | None]:
     code, title = at(first, "code"), at(first, "title")
     field = str(at(first, "source", "pointer") or "").rpartition("/")[2]
     words = f"{title or ''} {field if field.isidentifier() else ''}".strip()
+    if _is_about_the_revision(first):
+        code = "invalid_revision"
     return code_of(code) if isinstance(code, str) else f"http_{reply.status}", redacted(words) if words else None
 
 

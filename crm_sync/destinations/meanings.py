@@ -71,8 +71,10 @@ def gravest(meanings: Iterable[Meaning | None]) -> Meaning | None:
     return next((each for each in _GRAVEST if each in named), None)
 
 
-def advice_on(status: int) -> str:
-    """Return what a person can do about a status that stops the run."""
+def advice_on(status: int, code: str) -> str:
+    """Return what a person can do about a refusal that stops the run."""
+    if STATUSES.get(status) == "rows":
+        return f"The request is at fault, not a user: {code}. Check the version and the options in config/crm.yml: winback doctor"
     return ADVICE.get(status, _SETTINGS)
 
 

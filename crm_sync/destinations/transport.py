@@ -196,7 +196,7 @@ class Transport:
             raise PassingFault(f"HTTP {status}", heard.wait_seconds, code, has_answered=True)
         code, reason = self._dialect.refusal(parsed)
         if meaning == "person":
-            text = f"The CRM answered HTTP {status} to {request.path.split('?')[0]}. {advice_on(status)}"
+            text = f"The CRM answered HTTP {status} to {request.path.split('?')[0]}. {advice_on(status, code)}"
             raise RequestRefusedError(text, status, code)
         raise BatchRefusedError(status, code, reason)
 
