@@ -20,7 +20,11 @@ _RETRY_SECONDS = 2  # who does not answer at once is told so; a run is more pati
 def crm(settings: Settings) -> list[Finding]:
     """Ask the CRM; each finding says what to create or to grant."""
     is_elsewhere = settings.crm_url.startswith("https://")
-    if is_elsewhere and settings.crm_api_key == Settings.model_fields["crm_api_key"].default:
+    if (
+        is_elsewhere
+        and not settings.crm_client_id
+        and settings.crm_api_key == Settings.model_fields["crm_api_key"].default
+    ):
         do = (f"Set WINBACK_CRM_API_KEY to a key that may do this: {ADAPTERS[settings.crm].permissions}.",)
         says = "WINBACK_CRM_URL is set, and WINBACK_CRM_API_KEY is still the local CRM's"
         return [Finding("CRM", "failed", says, do)]

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from crm_sync.destination import Destination
+from crm_sync.destinations.adapter import ClientCredentials
 from crm_sync.destinations.connect import connect, load_options
 from crm_sync.destinations.transport import Network, RetryBudget
 from crm_sync.fields import FieldMapping, load_fields
@@ -124,7 +125,7 @@ def open_destination(settings: Settings, fields: FieldMapping) -> Destination:
     return connect(
         settings.crm,
         settings.crm_url,
-        settings.crm_api_key.get_secret_value(),
+        _key(settings),
         load_options(settings.config / "crm.yml"),
         fields,
         more_hosts=settings.allowed_crm_hosts,
@@ -133,6 +134,12 @@ def open_destination(settings: Settings, fields: FieldMapping) -> Destination:
             network=Network(settings.crm_ca_file, settings.crm_proxy.get_secret_value()),
         ),
     )
+
+
+def _key(settings: Settings) -> str | ClientCredentials:
+    if settings.crm_client_id:
+        return ClientCredentials(settings.crm_client_id, settings.crm_client_secret.get_secret_value())
+    return settings.crm_api_key.get_secret_value()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from crm_sync.destinations.address import address_of
@@ -49,6 +49,15 @@ def _api_key(key: SecretStr) -> SecretStr:
     if not text or not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError("must be the key alone, without a space or a line break (does the secret end in one?)")
     return key
+
+
+def _client_secret(secret: SecretStr, info: ValidationInfo) -> SecretStr:
+    text = secret.get_secret_value()
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("must be the secret alone, without a space or a line break (does it end in one?)")
+    if bool(text) != bool(info.data.get("crm_client_id", text)):
+        raise ValueError("must be set together with WINBACK_CRM_CLIENT_ID")
+    return secret
 
 
 # A project's id, and a dataset's name to which `_raw` and the like are added: https://cloud.google.com/bigquery/docs/datasets
@@ -136,6 +145,15 @@ class Settings(BaseSettings):
     crm_proxy: Annotated[SecretStr, AfterValidator(_crm_proxy)] = Field(
         SecretStr(""),
         description="Proxy by which https to the CRM leaves: `http://host:port`, or `http://user:password@host:port`.",
+    )
+    crm_client_id: str = Field(
+        "",
+        pattern=r"^[!-~]*$",
+        description="Salesforce: the id of an app with the OAuth client credentials flow, which renews access tokens; then no "
+        "key is needed.",
+    )
+    crm_client_secret: Annotated[SecretStr, AfterValidator(_client_secret)] = Field(
+        SecretStr(""), validate_default=True, description="The secret that belongs to `WINBACK_CRM_CLIENT_ID`."
     )
     safety_lag_seconds: int = Field(
         120, ge=0, le=86_400, description="`until` is now minus this, so that rows still being written are not skipped."

@@ -149,8 +149,13 @@ class Desk:
 
     def row_error(self, external_id: str | None, default: str) -> str | None:
         """Return what to say of a row that a fault refuses in the request under way; None where it is let pass."""
-        refused: dict[str, str | None] = g.get("refused_rows", {})
-        return (refused[external_id] or default) if external_id is not None and external_id in refused else None
+        fault = self.row_fault(external_id)
+        return (fault.message or default) if fault else None
+
+    def row_fault(self, external_id: str | None) -> Fault | None:
+        """Return the fault that refuses a row in the request under way."""
+        refused: dict[str, Fault] = g.get("refused_rows", {})
+        return refused.get(external_id) if external_id is not None else None
 
     def write(self, rows: Iterable[Mapping[str, object]], *, run_id: str | None = None) -> int:
         """Write profiles and return how many attributes that was; see CrmStore.apply. A job says whose it is by `run_id`."""

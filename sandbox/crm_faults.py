@@ -16,7 +16,8 @@ class Fault:
     anywhere where that is None. Kinds, with what else they take, and whether the request's work is done:
 
     - status: `status`, `retry_after` (seconds or an HTTP date), `message` or `body` (JSON or text); not done
-    - row_error: `external_ids`, `message`; done for the other rows. Without `times` it stays until cleared
+    - row_error: `external_ids`, `message`, `body` (an object, of which HubSpot's error of the row takes the fields); done for the
+      other rows. Without `times` it stays until cleared
     - reset: the connection is reset; `at` "request" (unread; not done) or "reply" (half of the reply is out; done)
     - lose_reply: the connection ends without a reply; done
     - slow_body: the reply drips `bytes` at a time with `pause_seconds` between; done
@@ -40,7 +41,7 @@ class Fault:
 
     KINDS: ClassVar = {
         "status": {"status", "retry_after", "message", "body"},
-        "row_error": {"external_ids", "message"},
+        "row_error": {"external_ids", "message", "body"},
         "reset": {"at"},
         "lose_reply": set[str](),
         "slow_body": {"bytes", "pause_seconds"},
@@ -82,6 +83,8 @@ def _demands(fault: Fault, given: dict[str, Any]) -> Iterator[tuple[bool, str]]:
         fault.kind == "row_error" and not _are_texts(given.get("external_ids")),
         ("row_error needs external_ids, an array of strings"),
     )
+    is_wrong_body = fault.kind == "row_error" and not isinstance(fault.body, dict | None)
+    yield is_wrong_body, "the body of a row_error must be an object"
     yield fault.at not in ("request", "reply"), "at must be request or reply"
     yield not _is_count(fault.bytes, 1), "bytes must be a whole number of 1 or more"
     yield not isinstance(fault.pause_seconds, int | float) or fault.pause_seconds < 0, "pause_seconds must be 0 or more"
@@ -101,18 +104,18 @@ class Faults:
     def __init__(self) -> None:
         self.waiting: list[Fault] = []
 
-    def strike(self, endpoint: str) -> tuple[Fault | None, dict[str, str | None]]:
-        """Count one request; return the fault that hits it, and the external ids refused in it with what is said of them.
+    def strike(self, endpoint: str) -> tuple[Fault | None, dict[str, Fault]]:
+        """Count one request; return the fault that hits it, and the external ids refused in it with the fault that refuses them.
 
         Every fault counts the requests that match it; of several that are due, the one set first hits and the others wait.
         """
         hit: Fault | None = None
-        refused: dict[str, str | None] = {}
+        refused: dict[str, Fault] = {}
         for fault in [each for each in self.waiting if each.matches(endpoint)]:
             if fault.after > 0:
                 fault.after -= 1
             elif fault.kind == "row_error":
-                refused |= dict.fromkeys(fault.external_ids, fault.message)
+                refused |= dict.fromkeys(fault.external_ids, fault)
                 self._use(fault)
             elif hit is None:
                 hit = fault

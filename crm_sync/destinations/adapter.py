@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -43,20 +43,31 @@ class Options(BaseModel):
 
 
 @dataclass(frozen=True)
+class ClientCredentials:
+    """What OAuth's client credentials flow takes: RFC 6749, 4.4."""
+
+    client_id: str
+    client_secret: str = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Adapter:
     """A CRM: how to connect to it, and what is known of it before.
 
     `connect` takes the address, the key, the options and the retry budget. `hosts` are those that the key may be sent to, a
     leading dot standing for any host below. `property_pattern` is what its properties may be called, `permissions` what the key
-    must be allowed to do.
+    must be allowed to do. `id_option` names the option that holds the property by which users are found, if one does;
+    `takes_client_credentials`: the key may be ClientCredentials.
     """
 
     name: str
     options: type[Options]
-    connect: Callable[[str, str, Any, RetryBudget], Destination]
+    connect: Callable[[str, Any, Any, RetryBudget], Destination]
     hosts: tuple[str, ...]
     property_pattern: re.Pattern[str]
     permissions: str
+    id_option: str | None = None
+    takes_client_credentials: bool = False
 
 
 def refused_finding(error: RequestRefusedError, grant: tuple[str, ...]) -> Finding:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, create_model
 
 from crm_sync.destination import Destination
 from crm_sync.destinations import braze, hubspot, klaviyo, salesforce
-from crm_sync.destinations.adapter import Adapter
+from crm_sync.destinations.adapter import Adapter, ClientCredentials
 from crm_sync.destinations.address import LOCAL_HOSTS, address_of
 from crm_sync.destinations.transport import RetryBudget
 from crm_sync.fields import FieldMapping
@@ -42,7 +42,7 @@ def load_options(path: Path) -> BaseModel:
 def connect(
     name: str,
     url: str,
-    api_key: str,
+    key: str | ClientCredentials,
     options: BaseModel,
     mapping: FieldMapping,
     *,
@@ -51,12 +51,18 @@ def connect(
 ) -> Destination:
     """Connect to the CRM of this name.
 
-    Raises: ContractError when the host is not one that the key may be sent to, or a property is one that the CRM has no name for.
+    Raises: ContractError when the host is not one that the key may be sent to, a property is one that the CRM has no name for or
+    finds users by, or the CRM takes no client credentials.
     """
     adapter = ADAPTERS[name]
     check_host(adapter, url, more_hosts)
     check_names(adapter, mapping)
-    return adapter.connect(url, api_key, getattr(options, name), budget)
+    check_id_property(adapter, getattr(options, name), mapping)
+    if isinstance(key, ClientCredentials) and not adapter.takes_client_credentials:
+        raise ContractError(
+            f"WINBACK_CRM_CLIENT_ID is set, and {name} takes a key alone: unset it, and set WINBACK_CRM_API_KEY."
+        )
+    return adapter.connect(url, key, getattr(options, name), budget)
 
 
 def check_host(adapter: Adapter, url: str, more_hosts: tuple[str, ...]) -> None:
@@ -85,4 +91,19 @@ def check_names(adapter: Adapter, mapping: FieldMapping) -> None:
         raise ContractError(
             f"crm_fields.yml: {adapter.name} can have no property called {', '.join(wrong)}; its names must match "
             f"{adapter.property_pattern.pattern}"
+        )
+
+
+def check_id_property(adapter: Adapter, options: BaseModel, mapping: FieldMapping) -> None:
+    """See that no field is written to the property by which the CRM finds users: it would give a user another's profile.
+
+    Raises: ContractError.
+    """
+    id_property = str(getattr(options, adapter.id_option)) if adapter.id_option else ""
+    # CRMs compare names of properties without regard to case.
+    fields = [name for name, target in mapping.fields.items() if target.property.lower() == id_property.lower()]
+    if fields:
+        raise ContractError(
+            f"crm_fields.yml writes {fields[0]} to {id_property}, by which {adapter.name} finds the user. Map it to another "
+            f"property, or name another one as {adapter.id_option} in config/crm.yml."
         )

@@ -187,4 +187,5 @@ ADAPTER = Adapter(
     hosts=(".hubapi.com",),  # api.hubapi.com serves every data centre; some have a host of their own besides
     property_pattern=re.compile(NAME),
     permissions=SCOPES,
+    id_option="id_property",
 )

@@ -16,13 +16,22 @@ from urllib.parse import urlencode
 from pydantic import Field
 
 from crm_sync.changes import Change
-from crm_sync.destination import BatchRefusedError, Finding, Outcome, OutOfTimeError, Run, UnavailableError
-from crm_sync.destinations.adapter import Adapter, Limit, Options
+from crm_sync.destination import (
+    BatchRefusedError,
+    Finding,
+    Outcome,
+    OutOfTimeError,
+    RequestRefusedError,
+    Run,
+    UnavailableError,
+)
+from crm_sync.destinations.adapter import Adapter, ClientCredentials, Limit, Options, refused_finding
 from crm_sync.destinations.pacing import Pace
 from crm_sync.destinations.replies import Reply
 from crm_sync.destinations.salesforce_fields import NAME, judged, usage
+from crm_sync.destinations.salesforce_login import SignedTransport, Tokens
 from crm_sync.destinations.salesforce_rows import FAILURES, ID, SUCCESSES, UNPROCESSED, as_csv, deleted, found, verdicts
-from crm_sync.destinations.salesforce_words import failure, heard, refusal, unfit
+from crm_sync.destinations.salesforce_words import failure, heard, meaning, refusal, unfit
 from crm_sync.destinations.transport import Dialect, RetryBudget, Transport
 from crm_sync.fields import Kind
 from crm_sync.redaction import redacted
@@ -65,21 +74,32 @@ class _Farewell:
         """The request may go out."""
 
 
+class _SlowError(UnavailableError):
+    """The job takes longer than job_seconds."""
+
+
 class Salesforce:
     """A Destination."""
 
     def __init__(
-        self, url: str, api_key: str, options: SalesforceOptions | None = None, budget: RetryBudget | None = None
+        self,
+        url: str,
+        key: str | ClientCredentials,
+        options: SalesforceOptions | None = None,
+        budget: RetryBudget | None = None,
     ) -> None:
-        """Connect to an org, for instance https://example.my.salesforce.com; the key is an access token."""
+        """Connect to an org, for instance https://example.my.salesforce.com; the key is an access token, or asks for one."""
         self._options = options = options or SalesforceOptions()
         self.max_batch, self.max_in_flight = options.max_batch, options.max_in_flight
         self._root = f"/services/data/{options.api_version}"
-        headers, dialect = {"Authorization": f"Bearer {api_key}"}, Dialect(heard=heard, refusal=refusal)
-        self._transport = Transport(url, headers, Pace(options.rate_limits), budget=budget, dialect=dialect)
+        dialect = Dialect(heard=heard, refusal=refusal, meaning=meaning)
+        self._tokens = tokens = Tokens(url, key, budget)
+        self._transport = SignedTransport(
+            Transport(url, {}, Pace(options.rate_limits), budget=budget, dialect=dialect), tokens
+        )
         # Outside the pace, at most once a job: when the run has to leave there is no time to wait.
         at_once = replace(budget or RetryBudget(), seconds=0)
-        self._farewell = Transport(url, headers, Pace(()), budget=at_once, dialect=dialect)
+        self._farewell = SignedTransport(Transport(url, {}, Pace(()), budget=at_once, dialect=dialect), tokens)
 
     def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
         """Send one batch as one job and wait until it has ended; see Destination."""
@@ -88,6 +108,8 @@ class Salesforce:
         try:
             refused = self._fill(job, as_csv(batch, self._options.external_id_field), ids, run)
             info = self._ended(job, refused, run)
+        except _SlowError as slow:
+            return self._given_up(job, batch, slow, run)
         except WinbackError:
             self._abort(job, run)
             raise
@@ -137,8 +159,23 @@ class Salesforce:
             refused = refused or error
         return refused
 
+    def _given_up(self, job: str, batch: Sequence[Change], slow: _SlowError, run: Run) -> list[Outcome]:
+        """Drop a job that is slower than job_seconds, and read what it has done by then: those rows are acknowledged.
+
+        Raises: UnavailableError where it has done nothing yet.
+        """
+        self._abort(job, run)
+        try:
+            files = {kind: self._get(run, f"{job}/{kind}/", expects="text").text for kind in (SUCCESSES, FAILURES)}
+            outcomes = verdicts(batch, self._options.external_id_field, files)
+        except (UnavailableError, RequestRefusedError) as error:
+            raise UnavailableError(f"{slow} Its results could not be read: {error}") from None
+        if all(outcome.code == "unconfirmed" for outcome in outcomes):
+            raise slow
+        return outcomes
+
     def _ended(self, job: str, refused: BatchRefusedError | None, run: Run) -> Mapping[str, Any]:
-        """Ask after the job until it has ended, less and less often."""
+        """Ask after the job until it has ended, less and less often. Raises: _SlowError after job_seconds."""
         wait, waited = self._options.first_poll_seconds, 0.0
         while waited < self._options.job_seconds:
             run.sleep(wait)
@@ -153,7 +190,7 @@ class Salesforce:
                 raise UnavailableError("Salesforce told of a job in an unknown shape.", "unknown_reply")
             if state == "Open" and refused:
                 raise refused
-        raise UnavailableError(f"A Salesforce job had not ended after {waited:.0f} s.")
+        raise _SlowError(f"A Salesforce job had not ended after {waited:.0f} s.")
 
     def _abort(self, job: str, run: Run) -> None:
         """Have a job dropped that nobody waits for: worked on after the next run's, it would bring an old state back."""
@@ -193,8 +230,10 @@ class Salesforce:
         do = ("Check api_version and object in config/crm.yml, and the token: access tokens end with their session.",)
         try:
             reply = self._get(run, f"{self._root}/sobjects/{options.object}/describe")
+        except RequestRefusedError as error:
+            return [refused_finding(error, do)]
         except ContractError as error:
-            return [Finding("failed", str(error), do)]
+            return [Finding("failed", str(error))]
         findings = judged(reply.body, properties, options.object, options.external_id_field, options.api_version)
         return [*findings, *usage(reply.headers.get("sforce-limit-info", ""))]
 
@@ -210,6 +249,7 @@ class Salesforce:
         """Let go of the connections."""
         self._transport.close()
         self._farewell.close()
+        self._tokens.close()
 
 
 def _text(reply: Reply, name: str, pattern: re.Pattern[str]) -> str:
@@ -226,4 +266,6 @@ ADAPTER = Adapter(
     hosts=(".my.salesforce.com", ".salesforce.com"),
     property_pattern=re.compile(NAME),
     permissions="API Enabled; on the object read, create, edit and delete; on its fields read and edit",
+    id_option="external_id_field",
+    takes_client_credentials=True,
 )

@@ -52,6 +52,8 @@ def judged(
         return [Finding("failed", f"The key may not create and edit {object_name}", do)]
     make = _Maker(object_name, api_version)
     findings = [_external_id(fields.get(id_field.lower()), id_field, make), _properties(fields, properties, make)]
+    if id_field.lower() in {name.lower() for name in properties}:
+        findings.append(Finding("failed", f"crm_fields.yml writes to {id_field}, by which Salesforce finds the user"))
     choices = [name for name in properties if _field(fields, name).get("restrictedPicklist") is True]
     if choices:
         text = "These fields take only the values listed for them; another one rejects its user"

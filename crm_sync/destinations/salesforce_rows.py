@@ -14,19 +14,20 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
+from typing import Any, Literal
 
 from crm_sync.changes import Change, Value
-from crm_sync.destination import Outcome, UnavailableError
+from crm_sync.destination import MisconfiguredError, Outcome, UnavailableError
+from crm_sync.destinations.meanings import Meaning, gravest, misconfigured
 from crm_sync.destinations.replies import Reply
-from crm_sync.destinations.salesforce_words import code_at_start, objects
+from crm_sync.destinations.salesforce_words import CODES, code_at_start, fault_of, objects
 from crm_sync.redaction import redacted
+from warehouse.errors import ContractError
 
 SUCCESSES, FAILURES, UNPROCESSED = "successfulResults", "failedResults", "unprocessedrecords"
 EMPTIED = "#N/A"
 _UNCONFIRMED = Outcome("deferred", code="unconfirmed")
 ID = re.compile(r"[A-Za-z0-9]{15,18}")
-# Another writer held the record, or Salesforce was short of something: the next run's attempt may succeed.
-_PASSING = {"unable_to_lock_row", "server_unavailable", "request_running_too_long"}
 
 
 def as_csv(batch: Sequence[Change], id_field: str) -> bytes:
@@ -54,7 +55,8 @@ def cell(value: Value) -> str:
 def verdicts(batch: Sequence[Change], id_field: str, files: Mapping[str, str]) -> list[Outcome]:
     """Read Salesforce's word for each row from the result files, by the external id: they keep no order.
 
-    A row in no file, or in two that contradict each other, is unconfirmed. Raises: UnavailableError for what is no such file.
+    A row in no file, or in two that contradict each other, is unconfirmed. Raises: UnavailableError for what is no such file,
+    MisconfiguredError where a row failed for what every row would: a permission or a field that was taken away.
     """
     by_id = {change.external_id: change for change in batch}
     said: dict[str, set[Outcome]] = defaultdict(set)
@@ -63,7 +65,13 @@ def verdicts(batch: Sequence[Change], id_field: str, files: Mapping[str, str]) -
             if change := by_id.get(row[id_field.lower()]):
                 said[change.external_id].add(_outcome(kind, row, change))
     words = {external_id: outcomes.pop() for external_id, outcomes in said.items() if len(outcomes) == 1}
-    return [words.get(change.external_id, _UNCONFIRMED) for change in batch]
+    outcomes = [words.get(change.external_id, _UNCONFIRMED) for change in batch]
+    faults = {
+        each.code or "" for each in outcomes if each.kind == "deferred" and CODES.get(each.code or "") == "person"
+    }
+    if faults:
+        raise MisconfiguredError(misconfigured("Salesforce", faults), outcomes)
+    return outcomes
 
 
 def _outcome(kind: str, row: Mapping[str, str], change: Change) -> Outcome:
@@ -71,17 +79,19 @@ def _outcome(kind: str, row: Mapping[str, str], change: Change) -> Outcome:
         return Outcome("delivered", 200)
     if kind == FAILURES:
         error = row.get("sf__error", "")
-        code = code_at_start(error)
+        code, meaning = fault_of(code_at_start(error), error)
         values = (";".join(each) if isinstance(each, list) else str(each) for each in change.attributes.values())
         private = [" ".join(text.split()) for text in (change.external_id, *values)]
-        return Outcome("deferred" if code in _PASSING else "rejected", 200, code, redacted(error, *private))
+        kind: Literal["deferred", "rejected"] = "deferred" if meaning in ("later", "person") else "rejected"
+        return Outcome(kind, 200, code, redacted(error, *private))
     return Outcome("deferred", 200, "unprocessed") if kind == UNPROCESSED else _UNCONFIRMED
 
 
 def _rows(text: str, id_field: str) -> Iterator[dict[str, str]]:
     """The rows of a result file by its header in lower case; a file without a line has none."""
     try:
-        lines = [line for line in csv.reader(io.StringIO(text, newline=""), strict=True) if line]
+        # Some files begin with a byte order mark.
+        lines = [line for line in csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True) if line]
     except csv.Error:
         lines = [["not", "CSV"]]
     header = [name.lower() for name in lines[0]] if lines else []
@@ -100,19 +110,35 @@ def found(reply: Reply, field: str, external_id: str) -> list[str]:
     if not isinstance(records, list) or body.get("done") is not True or not all(isinstance(r, dict) for r in records):
         raise UnavailableError("Salesforce answered a query in an unknown shape.", "unknown_reply")
     # It stores texts without the blanks around them.
-    ids = [str(r.get("Id")) for r in records if str(r.get(field)).strip() == external_id.strip()]
+    by_name = [{name.lower(): value for name, value in record.items()} for record in records]
+    ids = [str(r.get("id")) for r in by_name if str(r.get(field.lower())).strip() == external_id.strip()]
     if not all(ID.fullmatch(each) for each in ids):
         raise UnavailableError("Salesforce answered a query with an unknown id.", "unknown_reply")
     return ids
 
 
 def deleted(reply: Reply, count: int, external_id: str) -> Outcome:
-    """Salesforce's word on a deletion of so many records. Raises: UnavailableError for a shape that says neither yes nor no."""
+    """Return what became of a deletion of so many records.
+
+    Raises: UnavailableError for a shape that says neither yes nor no, ContractError for a permission that was taken away.
+    """
     results = reply.body if isinstance(reply.body, list) else []
     if len(results) != count or not all(isinstance(r, dict) and isinstance(r.get("success"), bool) for r in results):
         raise UnavailableError("Salesforce answered a deletion in an unknown shape.", "unknown_reply")
     errors = [error for result in results if not result["success"] for error in objects(result.get("errors")) or [{}]]
-    codes = [code_at_start(error.get("statusCode", "")) for error in errors]
-    if set(codes) <= {"entity_is_deleted"}:
+    found = [(*_fault_of(error), error) for error in errors]
+    faults = {
+        meaning or "rows": (code, error) for code, meaning, error in reversed(found) if code != "entity_is_deleted"
+    }
+    if not faults:
         return Outcome("delivered", reply.status)
-    return Outcome("rejected", reply.status, codes[0], redacted(errors[0].get("message", ""), external_id) or None)
+    gravest_of = gravest(faults)
+    code, error = faults[gravest_of or "rows"]
+    if gravest_of == "person":
+        raise ContractError(f"Salesforce does not delete: {code}. See winback doctor")
+    kind: Literal["deferred", "rejected"] = "deferred" if gravest_of == "later" else "rejected"
+    return Outcome(kind, reply.status, code, redacted(error.get("message", ""), external_id) or None)
+
+
+def _fault_of(error: Mapping[str, Any]) -> tuple[str, Meaning | None]:
+    return fault_of(code_at_start(error.get("statusCode", "")), str(error.get("message", "")))

@@ -1,29 +1,106 @@
-"""What do Salesforce's refusals ask of us: mend the rows, have a person help, or come back later?"""
+"""What Salesforce's codes ask of the sync: of a refused request, of a job that failed, of a single row."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from crm_sync.destination import BatchRefusedError, UnavailableError
+from crm_sync.destination import BatchRefusedError, RequestRefusedError, UnavailableError
+from crm_sync.destinations.meanings import Meaning, meaning_of_code
 from crm_sync.destinations.pacing import Heard
-from crm_sync.destinations.replies import Reply, asked_wait
-from crm_sync.redaction import redacted
+from crm_sync.destinations.replies import Reply, asked_wait, with_value
+from crm_sync.redaction import code_of, redacted
 from warehouse.errors import ContractError, WinbackError
 
-# https://developer.salesforce.com/docs/atlas.en-us.api_asynch.meta/api_asynch/bulk_api_2_0_errors.htm
-_OF_ROWS = {"invalidbatch", "clientinputerror"}
-_OF_PEOPLE = {
-    "featurenotenabled",
-    "invalidentity",
-    "invalidjob",
-    "invalidoperation",
-    "invalidsessionid",
-    "invalidurl",
-    "invaliduser",
+# In lower case. What is not here and has no word of a passing fault is about a row when said of a row, and passing when said of a
+# job: https://developer.salesforce.com/docs/atlas.en-us.api_asynch.meta/api_asynch/bulk_api_2_0_errors.htm and
+# https://developer.salesforce.com/docs/atlas.en-us.api.meta/api/sforce_api_calls_concepts_core_data_objects.htm
+CODES: Mapping[str, Meaning] = {
+    "clientinputerror": "rows",
+    "entity_is_locked": "rows",  # by an approval that a person has to decide
+    "invalidbatch": "rows",
+    # Another writer holds the record, or Salesforce is short of something.
+    "concurrent_per_org_longtxn": "later",
+    "exceededquota": "later",
+    "insert_update_delete_not_allowed_during_maintenance": "later",
+    "internalservererror": "later",
+    "limit_exceeded": "later",
+    "org_in_read_only_mode": "later",
+    "read_only_mode": "later",
+    "record_currently_unavailable": "later",
+    "request_limit_exceeded": "later",
+    "request_running_too_long": "later",
+    "too_many_apex_requests": "later",
+    "toomanylockfailure": "later",
+    "unable_to_lock_row": "later",
+    # Every user would be refused with these: a permission or a feature that was taken away, a field that is gone.
+    "api_currently_disabled": "person",
+    "api_disabled_for_org": "person",
+    "featurenotenabled": "person",
+    "functionality_not_enabled": "person",
+    "invalid_auth_header": "person",
+    "invalid_field": "person",
+    "invalid_field_for_insert_update": "person",
+    "invalid_operation_with_expired_password": "person",
+    "invalid_session_id": "person",
+    "invalid_type": "person",
+    "invalid_user": "person",
+    "invalidentity": "person",
+    "invalidjob": "person",
+    "invalidoperation": "person",
+    "invalidsessionid": "person",
+    "invalidurl": "person",
+    "invaliduser": "person",
+    "invalidversion": "person",
+    "license_limit_exceeded": "person",
+    "no_such_column": "person",
+    "password_lockout": "person",
+    "storage_limit_exceeded": "person",
+    "unsupported_api_version": "person",
 }
 _OF_QUOTA = {"exceededquota", "request_limit_exceeded", "limit_exceeded"}
+SESSION_ENDED = {"invalid_session_id", "invalidsessionid", "invalid_auth_header"}
+# Codes that say only that something behind the record failed; which, the message says after "first error" or "caused by".
+_WRAPPERS = {
+    *("apex_error", "cannot_execute_flow_trigger", "cannot_insert_update_activate_entity", "delete_failed"),
+    *("unknown_exception", "system.dmlexception"),
+}
+_QUOTED = re.compile(r'"[^"]*"|“[^”]*”|`[^`]*`')
+# In the order of the message: a status code and what ends it, a governor limit of Apex, or an exception without a code. A name in
+# capitals before "execution of" is a trigger's.
+_INNER = re.compile(
+    r"""
+      \b(?P<code>[A-Z]+(?:_[A-Z]+)+)\b (?=\s*[,:]) (?!\s*:\s*execution\s+of)
+    | (?:System\.LimitException:\s*)? (?P<limit>Apex\ CPU\ time\ limit\ exceeded|Too\ many\ [A-Za-z ]+\b)
+    | System\.LimitException:\s*(?P<other>[^\n:]+)
+    | (?P<lock>Record\ Currently\ Unavailable)
+    | (?P<timeout>running\ for\ too\ long)
+    """,
+    re.VERBOSE,
+)
+
+
+def fault_of(code: str, text: str) -> tuple[str, Meaning | None]:
+    """Return the code of what failed, and what it asks of the sync; None: the table does not say.
+
+    `code` is the one that comes first. Only where that says no more than that a trigger or a flow failed, `text` is searched
+    for what failed there, outside of quotes: the sentence of a validation rule may quote any code and decides nothing.
+    """
+    if code not in _WRAPPERS and not text.startswith("System."):
+        return code, meaning_of_code(code, CODES)
+    for found in _INNER.finditer(_QUOTED.sub(" ", text)):
+        inner = (found["code"] or "").lower()
+        if inner and inner not in _WRAPPERS:
+            return inner, meaning_of_code(inner, CODES)
+        if limit := found["limit"] or found["other"]:
+            # A governor limit counts a whole transaction: the other rows in it as much as this one.
+            return code_of(limit), "later"
+        if found["lock"]:
+            return "record_currently_unavailable", "later"
+        if found["timeout"]:
+            return "query_timeout", "later"
+    return code, None
 
 
 def failure(message: object, columns: set[str], external_ids: Sequence[str]) -> WinbackError:
@@ -34,15 +111,17 @@ def failure(message: object, columns: set[str], external_ids: Sequence[str]) -> 
         # Of every row, or of all that change this field: halving would make thousands of jobs to say the same.
         name = next((each for each in sorted(columns) if re.search(rf"\b{each}\b", text)), "of the mapping")
         return ContractError(f"Salesforce has no field {name} that this key may write. See winback doctor")
-    if code in _OF_ROWS:
+    if CODES.get(code) == "rows":
         return BatchRefusedError(200, code, redacted(text, *external_ids))
     return _judged(f"A Salesforce job failed: {code}", code)
 
 
 def _judged(says: str, code: str) -> WinbackError:
     if code in _OF_QUOTA:
-        return UnavailableError(f"{says}. The rest waits for a later run.", "throttled")
-    return ContractError(f"{says}. See winback doctor") if code in _OF_PEOPLE else UnavailableError(says)
+        return UnavailableError(f"{says}. The rest waits for a later run.", "throttled", has_answered=True)
+    if CODES.get(code) == "person":
+        return ContractError(f"{says}. See winback doctor")
+    return UnavailableError(says, has_answered=True)
 
 
 def unfit(says: str, refused: BatchRefusedError) -> WinbackError:
@@ -52,14 +131,45 @@ def unfit(says: str, refused: BatchRefusedError) -> WinbackError:
 
 def refusal(reply: Reply) -> tuple[str, str | None]:
     """The code and the redacted sentence of a 4xx."""
-    error = next(iter(objects(reply.body)), {})
-    code, text = error.get("errorCode"), error.get("message")
+    code, text = _error(reply)
     return code_at_start(code) if code else f"http_{reply.status}", redacted(text) if text else None
 
 
+def meaning(reply: Reply) -> Meaning | None:
+    """Return what Salesforce's own code asks of the sync where a request was refused; None: the status decides.
+
+    A limit of requests at the same time is over in seconds. A used up quota is left to whoever asked: see `heard` and `unfit`.
+    """
+    code = code_at_start(_error(reply)[0])
+    if code in SESSION_ENDED:
+        return "person"
+    is_passing = meaning_of_code(code, CODES) == "later" and code not in _OF_QUOTA - {"request_limit_exceeded"}
+    return "later" if is_passing else None
+
+
+def is_session_over(refused: RequestRefusedError) -> bool:
+    """Whether a refusal says that the access token has ended: as 401, by the Bulk API also as 400."""
+    return refused.http_status == 401 or refused.code in SESSION_ENDED
+
+
 def heard(reply: Reply) -> Heard:
-    """Whether a wait is asked for, and whether the org's requests are used up: a 403 that is no matter of permissions."""
-    return Heard(asked_wait(reply), is_spent=reply.status == 403 and "REQUEST_LIMIT_EXCEEDED" in reply.text)
+    """Whether a wait is asked for, and whether the org's requests of the day are used up: a 403 that is no matter of permissions.
+
+    REQUEST_LIMIT_EXCEEDED names the limit in its text. Only TotalRequests is the day's; the others count requests under way.
+    """
+    code, text = _error(with_value(reply)) if reply.status == 403 else ("", "")
+    is_spent = code_at_start(code) == "request_limit_exceeded" and "TotalRequests" in text
+    return Heard(asked_wait(reply), is_spent=is_spent)
+
+
+def _error(reply: Reply) -> tuple[str, str]:
+    """The code and the text of an error, as REST lists it, as the Bulk API writes it, or as it does in XML."""
+    found = next(iter(objects(reply.body)), reply.body if isinstance(reply.body, dict) else {})
+    code, text = (found.get(f"error{end}") or found.get(f"exception{end}") for end in ("Code", "Message"))
+    text = text or found.get("message")
+    if not code and (in_xml := re.search(r"<(?:exception|error)Code>(\w{1,60})</", reply.text[:4_000])):
+        code = in_xml[1]
+    return (code if isinstance(code, str) else ""), (text if isinstance(text, str) else "")
 
 
 def code_at_start(text: object) -> str:

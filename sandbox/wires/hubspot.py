@@ -88,7 +88,9 @@ class HubSpotWire:
             except InvalidError as error:
                 if any("objectWriteTraceId" not in other for other in inputs):
                     raise
-                errors.append(_row_error(error, each["objectWriteTraceId"]))
+                fault = self.desk.row_fault(each["id"])
+                more = fault.body if fault and fault.body else {}
+                errors.append(_row_error(error, each["objectWriteTraceId"]) | more)
         began = self.desk.now()
         results = [self._result(each, began) for each, _ in taken]
         self.desk.write({**values, "external_id": each["id"]} for each, values in taken)

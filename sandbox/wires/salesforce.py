@@ -17,6 +17,7 @@ from sandbox.crm_desk import Allowance, Desk, json_value, reply
 from sandbox.wires.salesforce_jobs import Field, Job, JobFailedError, as_csv, read, record_id, work
 
 OBJECT, ID_FIELD = "Contact", "Winback_User_Id__c"
+CLIENT_ID = "local-client"
 UPLOAD_BYTES = 100_000_000  # before Salesforce turns it into base64
 FIELDS = {
     "Churn_Probability__c": "double",
@@ -50,7 +51,11 @@ def described(name: str, kind: str, **more: object) -> Field:
 
 
 class SalesforceWire:
-    """Salesforce's part of the local CRM. A job has ended with its `polls_until_done`th poll."""
+    """Salesforce's part of the local CRM. A job has ended with its `polls_until_done`th poll.
+
+    One that is aborted has worked on its first `rows_until_aborted` rows by then. `tokens` are the access tokens that were given
+    for client credentials; one that is no longer there has ended.
+    """
 
     paths = ("/services/",)
 
@@ -60,13 +65,16 @@ class SalesforceWire:
         self.fields: dict[str, Field] = {name.lower(): described(name, kind) for name, kind in FIELDS.items()}
         unique = {"externalId": True, "unique": True, "caseSensitive": True}
         self.fields[ID_FIELD.lower()] = described(ID_FIELD, "string", **unique)
-        self.polls_until_done = 2
+        self.polls_until_done, self.rows_until_aborted = 2, 0
+        self.tokens: set[str] = set()
+        self.tokens_given = 0
         self.jobs: dict[str, Job] = {}
         self.external_ids: dict[str, str] = {}  # by record id, of the records that a query has shown
         self.lock = threading.RLock()
         # Per org and 24 hours, here that of a small Enterprise Edition.
         self.day = desk.allow("salesforce.day", 100_000, 86_400)
         app.extensions["salesforce"] = self
+        app.add_url_rule("/services/oauth2/token", "salesforce.token", self._token, methods=["POST"])
         jobs = "/jobs/ingest/<job_id>"
         self._route(app, "POST", "/jobs/ingest/", "salesforce.open", self.open)
         self._route(app, "PUT", f"{jobs}/batches/", "salesforce.upload", self.upload)
@@ -93,7 +101,7 @@ class SalesforceWire:
 
     def _admitted(self, version: str, act: Callable[..., Response], parts: dict[str, str]) -> Response:
         scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-        if scheme != "Bearer" or not self.desk.is_key(key):
+        if scheme != "Bearer" or not (self.desk.is_key(key) or key in self.tokens):
             return error(401, "Session expired or invalid")
         if not re.fullmatch(r"v\d{2,3}\.0", version):
             return error(404, "The requested resource does not exist")
@@ -102,6 +110,22 @@ class SalesforceWire:
                 return act(**parts)
             job = self.jobs.get(parts.pop("job_id"))
             return act(job, **parts) if job else error(404, "The requested resource does not exist")
+
+    def _token(self) -> Response:
+        """Answer POST /services/oauth2/token: the local CRM's key is the client secret, too."""
+        return self.desk.serve("salesforce.token", [], self.give_token, says=error)
+
+    def give_token(self) -> Response:
+        """Give a token for client credentials."""
+        if request.form.get("grant_type") != "client_credentials":
+            return reply(400, error="unsupported_grant_type", error_description="grant type not supported")
+        if request.form.get("client_id") != CLIENT_ID or not self.desk.is_key(request.form.get("client_secret")):
+            return reply(400, error="invalid_client", error_description="invalid client credentials")
+        with self.lock:
+            self.tokens_given += 1
+            token = f"00Dlocal!{self.tokens_given}"
+            self.tokens.add(token)
+        return reply(200, access_token=token, instance_url=request.host_url, scope="api")
 
     def _over(self, _: Allowance) -> Response:
         return error(403, "TotalRequests Limit exceeded.")
@@ -163,6 +187,8 @@ class SalesforceWire:
         )
         if not is_allowed:
             return error(400, f"InvalidJobState : a job in {job.state} does not become {state}", "INVALIDJOBSTATE")
+        if state == "Aborted" and job.content is not None and self.rows_until_aborted:
+            self._work(job, self.rows_until_aborted)
         job.state = str(state)
         return self._info(job)
 
@@ -175,12 +201,12 @@ class SalesforceWire:
                 self._work(job)
         return self._info(job)
 
-    def _work(self, job: Job) -> None:
+    def _work(self, job: Job, count_rows: int | None = None) -> None:
         def is_known(external_id: str) -> bool:
             return self.desk.store.profile(external_id) is not None
 
         try:
-            work(job, self.fields, is_known, lambda rows: self.desk.write(rows, run_id=job.run_id))
+            work(job, self.fields, is_known, lambda rows: self.desk.write(rows, run_id=job.run_id), count_rows)
             job.state = "JobComplete"
         except JobFailedError as failed:
             job.state, job.error = "Failed", str(failed)

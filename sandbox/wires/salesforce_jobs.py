@@ -66,9 +66,10 @@ def work(
     fields: Mapping[str, Field],
     is_known: Callable[[str], bool],
     write: Callable[[list[dict[str, object]]], object],
+    count_rows: int | None = None,
 ) -> None:
-    """Apply what can be applied, and keep what is to be told of each row. Raises JobFailedError."""
-    rows = read(job.content or b"", job.external_id_field, fields)
+    """Apply what can be applied of the first rows, and keep what is to be told of each. Raises JobFailedError."""
+    rows = read(job.content or b"", job.external_id_field, fields)[:count_rows]
     counts = Counter(row[job.external_id_field] for row in rows)
     job.results = {"successfulResults": [], "failedResults": [], "unprocessedrecords": []}
     profiles: list[dict[str, object]] = []

@@ -1,0 +1,125 @@
+"""Requests to Salesforce with an access token, which is renewed by OAuth client credentials when it ends.
+
+A token ends with its session (2 hours unless the org says otherwise), so that a long run would outlive it. An external client app
+with the client credentials flow gives another one at any time, without a person:
+https://help.salesforce.com/s/articleView?id=xcloud.remoteaccess_oauth_client_credentials_flow.htm
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from typing import Any
+from urllib.parse import urlencode
+
+from crm_sync.destination import RequestRefusedError, Run, UnavailableError
+from crm_sync.destinations.adapter import ClientCredentials
+from crm_sync.destinations.meanings import Meaning, advice_on, meaning_of
+from crm_sync.destinations.pacing import Pace
+from crm_sync.destinations.replies import Reply
+from crm_sync.destinations.salesforce_words import is_session_over
+from crm_sync.destinations.transport import Dialect, RetryBudget, Transport
+from warehouse.errors import ContractError
+
+TOKEN = "/services/oauth2/token"  # noqa: S105 - an address
+_FORM = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
+_CODE = re.compile(r"[a-z_]{1,60}")
+
+
+class Tokens:
+    """The access token of all threads: one that was given, or one that client credentials renew."""
+
+    def __init__(self, url: str, key: str | ClientCredentials, budget: RetryBudget | None = None) -> None:
+        self._credentials = None if isinstance(key, str) else key
+        self._token = key if isinstance(key, str) else ""
+        self._lock = threading.Lock()
+        dialect = Dialect(refusal=_refusal, meaning=_meaning)
+        self._transport = Transport(url, {}, Pace(()), budget=budget, dialect=dialect)
+
+    @property
+    def can_renew(self) -> bool:
+        """Whether another token can be had."""
+        return self._credentials is not None
+
+    def current(self, run: Run) -> str:
+        """Return the token; the first use of client credentials asks for it.
+
+        Raises: ContractError when the credentials are refused, UnavailableError, OutOfTimeError.
+        """
+        return self._token or self.renewed(run, "")
+
+    def renewed(self, run: Run, ended: str) -> str:
+        """Return another token than the one that has ended; a thread that comes second gets the first one's.
+
+        Raises: ContractError where there is none to be had, UnavailableError, OutOfTimeError.
+        """
+        if self._credentials is None:
+            raise ContractError("Salesforce's access token has ended, and there are no client credentials to renew it.")
+        with self._lock:
+            if self._token == ended:
+                self._token = self._asked(run, self._credentials)
+            return self._token
+
+    def _asked(self, run: Run, credentials: ClientCredentials) -> str:
+        form = {
+            "grant_type": "client_credentials",
+            "client_id": credentials.client_id,
+            "client_secret": credentials.client_secret,
+        }
+        try:
+            reply = self._transport.request(run, "POST", TOKEN, data=urlencode(form).encode(), headers=_FORM)
+        except RequestRefusedError as refused:
+            raise ContractError(
+                f"Salesforce gives no access token: {refused.code}. Check WINBACK_CRM_CLIENT_ID and WINBACK_CRM_CLIENT_SECRET, "
+                "that WINBACK_CRM_URL is the org's own domain, and that the app allows the client credentials flow and names a "
+                "user for it"
+            ) from None
+        token = reply.body.get("access_token") if isinstance(reply.body, dict) else None
+        if not isinstance(token, str) or not token.isascii() or not token.isprintable() or not token or " " in token:
+            raise UnavailableError("Salesforce answered with an access token of unknown shape.", "unknown_reply")
+        return token
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+
+class SignedTransport:
+    """A Transport whose requests carry the token of now. One that was refused for its token goes out again with another."""
+
+    def __init__(self, transport: Transport, tokens: Tokens) -> None:
+        self._transport, self._tokens = transport, tokens
+
+    def request(self, run: Run, method: str, path: str, *, headers: dict[str, str] | None = None, **more: Any) -> Reply:
+        """Send as Transport.request does, and raise what it raises."""
+        token = self._tokens.current(run)
+        try:
+            return self._transport.request(run, method, path, headers=_signed(headers, token), **more)
+        except RequestRefusedError as refused:
+            if not is_session_over(refused):
+                raise
+            if not self._tokens.can_renew:
+                asked, advice = path.split("?", maxsplit=1)[0], advice_on(401, refused.code)
+                text = f"The CRM answered HTTP {refused.http_status} to {asked}. {advice}"
+                raise RequestRefusedError(text, 401, refused.code) from None
+        renewed = self._tokens.renewed(run, token)
+        return self._transport.request(run, method, path, headers=_signed(headers, renewed), **more)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+
+def _signed(headers: dict[str, str] | None, token: str) -> dict[str, str]:
+    return {**(headers or {}), "Authorization": f"Bearer {token}"}
+
+
+def _refusal(reply: Reply) -> tuple[str, str | None]:
+    """OAuth's own code, such as invalid_client: RFC 6749, 5.2."""
+    code = reply.body.get("error") if isinstance(reply.body, dict) else None
+    return code if isinstance(code, str) and _CODE.fullmatch(code) else f"http_{reply.status}", None
+
+
+def _meaning(reply: Reply) -> Meaning | None:
+    """No refusal of a token is about a row."""
+    return "person" if meaning_of(reply.status) == "rows" else None
