@@ -6,6 +6,7 @@ from typing import Any
 import certifi
 import pytest
 import yaml
+from pydantic import SecretStr
 
 from jobs.funnel import Funnel, load_funnel
 from jobs.settings import Settings, read_settings
@@ -111,6 +112,8 @@ def test_without_any_setting_the_job_runs_on_a_laptop() -> None:
         "crm_api_key": "local-key",
         "crm_ca_file": "",
         "crm_proxy": "",
+        "crm_client_id": "",
+        "crm_client_secret": SecretStr(""),
         "safety_lag_seconds": 120,
         "lease_seconds": 900,
         "run_deadline_seconds": 2_700,
@@ -141,6 +144,8 @@ def test_every_setting_is_read_from_a_variable_of_its_name(monkeypatch: pytest.M
         "crm_api_key": CANARY,
         "crm_ca_file": certifi.where(),
         "crm_proxy": f"http://winback:{CANARY}@proxy.example:3128",
+        "crm_client_id": "3MVG9.an-id",
+        "crm_client_secret": CANARY,
         "safety_lag_seconds": "0",
         "lease_seconds": "600",
         "run_deadline_seconds": "60",
@@ -164,6 +169,7 @@ def test_every_setting_is_read_from_a_variable_of_its_name(monkeypatch: pytest.M
         certifi.where(),
         f"http://winback:{CANARY}@proxy.example:3128",
     )
+    assert (found.crm_client_id, found.crm_client_secret.get_secret_value()) == ("3MVG9.an-id", CANARY)
     assert found.registry_uri == "https://mlflow.example"
     assert (found.duckdb_file, found.bigquery) == (Path("/data/winback.duckdb"), None)
     assert (found.bigquery_location, found.bigquery_max_bytes) == ("EU", 1_000_000)

@@ -82,8 +82,8 @@ def _outcome(kind: str, row: Mapping[str, str], change: Change) -> Outcome:
         code, meaning = fault_of(code_at_start(error), error)
         values = (";".join(each) if isinstance(each, list) else str(each) for each in change.attributes.values())
         private = [" ".join(text.split()) for text in (change.external_id, *values)]
-        kind: Literal["deferred", "rejected"] = "deferred" if meaning in ("later", "person") else "rejected"
-        return Outcome(kind, 200, code, redacted(error, *private))
+        is_at_fault = meaning not in ("later", "person")
+        return Outcome("rejected" if is_at_fault else "deferred", 200, code, redacted(error, *private))
     return Outcome("deferred", 200, "unprocessed") if kind == UNPROCESSED else _UNCONFIRMED
 
 
