@@ -112,6 +112,10 @@ ROWS: dict[str, tuple[str, str]] = {
         "rejected",
         "cannot_insert_update_activate_entity",
     ),
+    "INVALID_FIELD:Foreign key external ID: acme not found for field Plan__c in entity Plan:--": (
+        "rejected",
+        "invalid_field",
+    ),
     "ENTITY_IS_LOCKED:the record is in an approval:--": ("rejected", "entity_is_locked"),
     "STRING_TOO_LONG:Reason: data value too large: QUERY_TIMEOUT:--": ("rejected", "string_too_long"),
 }

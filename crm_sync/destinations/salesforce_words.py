@@ -40,7 +40,6 @@ CODES: Mapping[str, Meaning] = {
     "featurenotenabled": "person",
     "functionality_not_enabled": "person",
     "invalid_auth_header": "person",
-    "invalid_field": "person",
     "invalid_field_for_insert_update": "person",
     "invalid_operation_with_expired_password": "person",
     "invalid_session_id": "person",
@@ -87,6 +86,9 @@ def fault_of(code: str, text: str) -> tuple[str, Meaning | None]:
     `code` is the one that comes first. Only where that says no more than that a trigger or a flow failed, `text` is searched
     for what failed there, outside of quotes: the sentence of a validation rule may quote any code and decides nothing.
     """
+    if code == "invalid_field" and "No such column" in text:
+        # Else it is about the row: a value that names another record which is not there.
+        return "no_such_column", "person"
     if code not in _WRAPPERS and not text.startswith("System."):
         return code, meaning_of_code(code, CODES)
     for found in _INNER.finditer(_QUOTED.sub(" ", text)):
