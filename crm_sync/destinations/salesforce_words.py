@@ -91,18 +91,19 @@ def fault_of(code: str, text: str) -> tuple[str, Meaning | None]:
         return "no_such_column", "person"
     if code not in _WRAPPERS and not text.startswith("System."):
         return code, meaning_of_code(code, CODES)
-    for found in _INNER.finditer(_QUOTED.sub(" ", text)):
-        inner = (found["code"] or "").lower()
-        if inner and inner not in _WRAPPERS:
-            return inner, meaning_of_code(inner, CODES)
-        if limit := found["limit"] or found["other"]:
-            # A governor limit counts a whole transaction: the other rows in it as much as this one.
-            return code_of(limit), "later"
-        if found["lock"]:
-            return "record_currently_unavailable", "later"
-        if found["timeout"]:
-            return "query_timeout", "later"
-    return code, None
+    inner = (_inner(found) for found in _INNER.finditer(_QUOTED.sub(" ", text)))
+    return next(filter(None, inner), (code, None))
+
+
+def _inner(found: re.Match[str]) -> tuple[str, Meaning | None] | None:
+    """What a place in a message says that failed; None where it is only another trigger."""
+    code = (found["code"] or "").lower()
+    if code:
+        return None if code in _WRAPPERS else (code, meaning_of_code(code, CODES))
+    if limit := found["limit"] or found["other"]:
+        # A governor limit counts a whole transaction: the other rows in it as much as this one.
+        return code_of(limit), "later"
+    return "record_currently_unavailable" if found["lock"] else "query_timeout", "later"
 
 
 def failure(message: object, columns: set[str], external_ids: Sequence[str]) -> WinbackError:
