@@ -66,6 +66,8 @@ def ran(console: Console, answer: Result) -> None:
     if answer.scoring:
         table.add_row("unfinished exits", f"{answer.scoring.exits:,}", f"skipped: {_reasons(answer.scoring.skipped)}")
         table.add_row("scored", f"{answer.scoring.scored:,}", _reasons(answer.scoring.bands))
+        if odd := answer.scoring.out_of_range:
+            table.add_row("", "", f"out of range, taken as missing: {_reasons(odd)}")
         table.add_row("vouchers", f"{answer.scoring.eligible:,}", _reasons(answer.scoring.eligibility_reasons))
     if answer.shadow and answer.shadow.model_version:
         told = answer.shadow.problem or f"by the challenger {answer.shadow.model_version}, not sent"

@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
+from scoring.faults import Faults
+from scoring.shared_values import MIN_USERS, OTHER, SharedNumbers, shared_levels
 from warehouse.errors import ContractError
 from warehouse.yaml_files import read_yaml
 
@@ -23,13 +25,12 @@ Matrix = npt.NDArray[np.float32]
 
 CONTRACT_VERSION: Final = 1
 
-# A handful of broken rows must not stop an hour, however few rows it has; a changed unit breaks nearly all of them.
-MAX_OUT_OF_RANGE_RATIO = 0.01
-MAX_OUT_OF_RANGE_ROWS = 5
-
 
 class Feature(BaseModel):
-    """One feature: its type, range, missing policy, the words marketing reads, and what training learned of it."""
+    """One feature: its type, range, missing policy, the words marketing reads, and what training learned of it.
+
+    `levels` are the only ones that a model may know, where they are given. `rest` is the category that stands for all others.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,7 +42,9 @@ class Feature(BaseModel):
     high: str | None = None
     reason: str | None = None
     monotone: Literal["increasing", "decreasing"] | None = None
+    levels: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
+    rest: Literal["other"] | None = None
     median: FiniteFloat | None = None
 
     @model_validator(mode="after")
@@ -54,6 +57,8 @@ class Feature(BaseModel):
             raise ValueError(f"feature {self.name}: the first number of its range must not be above the second")
         if self.type == "category" and self.monotone:
             raise ValueError(f"feature {self.name}: a category has no order, so monotone cannot be {self.monotone}")
+        if self.type == "number" and self.levels:
+            raise ValueError(f"feature {self.name}: a number has no levels")
         return self
 
 
@@ -110,59 +115,71 @@ class FeatureContract(BaseModel):
                 "Restore the column in dbt, or train a model on the new contract."
             )
 
-    def encode(self, rows: pa.Table | pa.RecordBatch, where: str) -> Matrix:
+    def fits(self, rows: pa.Table | pa.RecordBatch) -> npt.NDArray[np.bool_]:
+        """Return which rows hold every value that the contract refuses to miss; the others are to be set aside."""
+        fits = np.ones(rows.num_rows, dtype=bool)
+        for feature in self.features:
+            if feature.missing == "refused":
+                fits &= ~_is_missing(rows.column(feature.name))
+        return fits
+
+    def check_missing(self, rows: pa.Table, where: str) -> None:
+        """Raises: ContractError when so many rows do not fit that a column was lost."""
+        faults = Faults()
+        faults.read(rows)
+        for feature in self.features:
+            if feature.missing == "refused":
+                faults.add_missing(feature.name, _is_missing(rows.column(feature.name)))
+        faults.check(where)
+
+    def encode(self, rows: pa.Table | pa.RecordBatch, where: str, faults: Faults | None = None) -> Matrix:
         """Turn rows into the model's matrix, float32 of shape (rows, features); missing is NaN, a category its index.
 
-        Raises: ContractError for a null where none may be, or for too many values out of range.
+        A number out of range becomes missing. A level that the model does not know becomes `other`, or missing where the model
+        has no such category. Who reads a table in parts gives `faults`, which count over all of them, and checks at the end.
+
+        Raises: ContractError without `faults`, when something is wrong with the whole: `Faults.check`.
         """
+        counted = Faults() if faults is None else faults
+        counted.read(rows)
         matrix = np.empty((rows.num_rows, len(self.features)), dtype=np.float32)
         for position, feature in enumerate(self.features):
             given = values = rows.column(feature.name)
+            if feature.missing == "refused":
+                counted.add_missing(feature.name, _is_missing(given))
             if feature.type == "category":
-                known = pa.array(feature.categories, pa.string())
-                values = pc.index_in(values.cast(pa.string()), value_set=known)
+                values = _indexes(feature, values.cast(pa.string()))
             numbers = values.cast(pa.float32(), safe=False)
             is_array = isinstance(numbers, pa.Array)
             column = numbers.to_numpy(zero_copy_only=False) if is_array else numbers.to_numpy()
-            matrix[:, position] = self._checked(feature, column, given, where)
+            matrix[:, position] = _in_range(feature, column, counted)
+        if faults is None:
+            counted.check(where)
         return matrix
 
-    def _checked(self, feature: Feature, column: Matrix, given: Any, where: str) -> Matrix:
-        # A category that training never saw is missing to the model, but it was given.
-        absent = 0
-        if feature.missing == "refused":
-            absent = given.null_count if feature.type == "category" else int(np.isnan(column).sum())
-        if absent:
-            raise ContractError(
-                f"{where}: {feature.name} is null in {absent} of {len(column)} rows; the contract refuses that."
-            )
-        if feature.range is None or not len(column):
-            return column
-        lowest, highest = feature.range
-        if np.nanmin(column, initial=lowest) >= lowest and np.nanmax(column, initial=highest) <= highest:
-            return column
-        outside = (column < lowest) | (column > highest)
-        count = int(outside.sum())
-        if count > max(MAX_OUT_OF_RANGE_ROWS, MAX_OUT_OF_RANGE_RATIO * len(column)):
-            raise ContractError(
-                f"{where}: {feature.name} is outside {lowest:g} to {highest:g} in {count} of {len(column)} rows. "
-                "Has its unit changed?"
-            )
-        return np.where(outside, np.float32(np.nan), column)
+    def learn(self, rows: pa.Table, min_level_users: int = MIN_USERS) -> FeatureContract:
+        """Complete the contract with what training rows hold: sorted category lists, and medians.
 
-    def learn(self, rows: pa.Table) -> FeatureContract:
-        """Complete the contract with what training rows hold: sorted category lists, and medians."""
+        `user_id` among the columns names each row's user; without it each row is another user's. No value of fewer than 50 users
+        is kept: see `scoring.shared_values`.
+        """
+        has_users = "user_id" in rows.column_names
+        users = rows.column("user_id") if has_users else pa.chunked_array([np.arange(rows.num_rows)])
+        user = pc.dictionary_encode(users).combine_chunks().indices.to_numpy(zero_copy_only=False)
         learned = []
         for feature in self.features:
             values = rows.column(feature.name)
             if feature.type == "category":
-                names = sorted(v for v in pc.unique(values.cast(pa.string())).to_pylist() if v is not None)
-                learned.append(feature.model_copy(update={"categories": tuple(names)}))
+                names, has_rest = shared_levels(values, users, feature.levels, min_level_users)
+                kept = {"categories": tuple(names), "rest": OTHER if has_rest else None}
+                learned.append(feature.model_copy(update=kept))
             else:
-                known = values.cast(pa.float64(), safe=False).drop_null().to_numpy()
-                known = known[~np.isnan(known)]
-                median = float(np.median(known)) if len(known) else None
-                learned.append(feature.model_copy(update={"median": median}))
+                numbers = values.cast(pa.float64(), safe=False).to_numpy()
+                median = None if np.isnan(numbers).all() else float(np.nanmedian(numbers))
+                shared = None
+                if median is not None and np.isfinite(median):
+                    shared = SharedNumbers(numbers, user).above(median)
+                learned.append(feature.model_copy(update={"median": shared}))
         return FeatureContract(features=tuple(learned))
 
 
@@ -171,7 +188,48 @@ def load_contract(path: Path) -> FeatureContract:
 
     Raises: ContractError with the file and what is wrong in it.
     """
-    return read_yaml(path, FeatureContract, "feature contract")
+    contract = read_yaml(path, FeatureContract, "feature contract")
+    for feature in contract.features:
+        if any(";" in phrase for phrase in (feature.low, feature.high, feature.reason) if phrase):
+            raise ContractError(
+                f"{path.name}, feature {feature.name}: a phrase holds a semicolon, which parts one reason from the next. "
+                "Write it with a comma."
+            )
+        if feature.reason and feature.reason.replace("{value}", "").strip("{}") != feature.reason.replace(
+            "{value}", ""
+        ):
+            raise ContractError(f"{path.name}, feature {feature.name}: of braces a reason takes {{value}} alone.")
+    return contract
+
+
+def _indexes(feature: Feature, values: Any) -> Any:
+    """Return each value's place among the categories; one that is not among them has the place of `rest`, or none."""
+    known = pa.array(feature.categories, pa.string())
+    indexes = pc.index_in(values, value_set=known)
+    if feature.rest is None:
+        return indexes
+    place = pa.scalar(feature.categories.index(feature.rest), pa.int32())
+    return pc.if_else(pc.and_(pc.is_null(indexes), pc.is_valid(values)), place, indexes)
+
+
+def _in_range(feature: Feature, column: Matrix, faults: Faults) -> Matrix:
+    if feature.range is None or not len(column):
+        return column
+    lowest, highest = feature.range
+    if np.nanmin(column, initial=lowest) >= lowest and np.nanmax(column, initial=highest) <= highest:
+        return column
+    outside = (column < lowest) | (column > highest)
+    faults.add_outside(feature.name, feature.range, outside)
+    return np.where(outside, np.float32(np.nan), column)
+
+
+def _is_missing(values: Any) -> npt.NDArray[np.bool_]:
+    """Return which values are null or not a number."""
+    missing = pc.is_null(values, nan_is_null=pa.types.is_floating(values.type))
+    found: npt.NDArray[np.bool_] = (
+        missing.to_numpy(zero_copy_only=False) if isinstance(missing, pa.Array) else missing.to_numpy()
+    )
+    return found
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from scoring.contract import FeatureContract, Matrix
+from scoring.shared_values import is_wording
 
 COUNT_REASONS = 3
 SEPARATOR = "; "
@@ -48,15 +49,25 @@ def reasons(contract: FeatureContract, matrix: Matrix, contributions: npt.NDArra
 
 
 def _phrases(contract: FeatureContract) -> tuple[pa.Array, npt.NDArray[np.int64]]:
-    """All phrases in one list, and where each feature's begin: low and high, or one for each category."""
+    """All phrases in one list, and where each feature's begin: low and high, or one for each category.
+
+    A category has words only if it looks like a name, and is not the one that stands for all others. A bundle made before phrases
+    with a semicolon were refused gets commas: each phrase must stay one.
+    """
     phrases: list[str | None] = []
     offsets = []
     for feature in contract.features:
         offsets.append(len(phrases))
         if feature.type == "category":
             template = feature.reason
-            phrases += [template.format(value=c.replace("_", " ")) if template else None for c in feature.categories]
+            phrases += [
+                template.replace("{value}", c.replace("_", " "))
+                if template and c != feature.rest and is_wording(c)
+                else None
+                for c in feature.categories
+            ]
             phrases += [] if feature.categories else [None]
         else:
             phrases += [feature.low, feature.high]
-    return pa.array(phrases, pa.string()), np.array(offsets, dtype=np.int64)
+    whole = [phrase and phrase.replace(";", ",") for phrase in phrases]
+    return pa.array(whole, pa.string()), np.array(offsets, dtype=np.int64)

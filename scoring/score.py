@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from scoring.contract import Matrix
+from scoring.faults import Faults
 from scoring.model import Model
 from scoring.policy import ARMS, ELIGIBILITY_REASONS, RISK_BANDS, Candidates, Decided, Policy, decide
 from scoring.reasons import reasons
@@ -30,6 +31,8 @@ MART = "fct_scoring_candidates"
 # One score for many users means that a feature was lost on the way: seen in the wild as 2,137 equal scores in a "successful" run.
 MIN_ROWS_FOR_DISTINCT_SCORES = 50
 
+# Of an exit that is set aside: its user's rows break a rule that all others keep.
+BAD_DATA = "bad_data"
 _KEYS = ["exit_id", "user_id", "exited_at"]
 _POLICY_INPUTS = ["user_number", "has_marketing_consent", "last_granted_at", "last_redeemed_at"]
 Numbers = npt.NDArray[np.float64]
@@ -47,7 +50,10 @@ class Run:
 
 @dataclass(frozen=True)
 class ScoringCounts:
-    """What became of the candidates; `exits` = `scored` + the skipped."""
+    """What became of the candidates; `exits` = `scored` + the skipped.
+
+    `out_of_range` counts, by feature, the values of scored exits that were out of range, and so counted as missing.
+    """
 
     exits: int
     scored: int
@@ -55,17 +61,23 @@ class ScoringCounts:
     eligible: int
     bands: dict[str, int]
     eligibility_reasons: dict[str, int]
+    out_of_range: dict[str, int]
 
 
 @dataclass
 class _Scored:
-    """The scored rows so far: narrow columns, and the features of those whose reasons may yet be asked for."""
+    """The scored rows so far: narrow columns, and the features of those whose reasons may yet be asked for.
+
+    `aside` are the rows that lack a value which the contract refuses to miss.
+    """
 
     keys: list[pa.Table] = field(default_factory=list)
     inputs: list[pa.Table] = field(default_factory=list)
     probabilities: list[Numbers] = field(default_factory=list)
     reasons: list[pa.Array] = field(default_factory=list)
     waiting: list[tuple[npt.NDArray[np.int64], Matrix]] = field(default_factory=list)
+    aside: list[pa.RecordBatch] = field(default_factory=list)
+    faults: Faults = field(default_factory=Faults)
 
     @property
     def probability(self) -> Numbers:
@@ -89,12 +101,15 @@ def score(
 ) -> ScoringCounts:
     """Score, decide and stage every candidate; `advance` is told of rows done, for a progress bar.
 
-    Raises: ContractError when the mart and the model do not fit, or the scores are all one.
+    A row without a value that the contract refuses to miss is skipped as `bad_data`.
+
+    Raises: ContractError when the mart and the model do not fit, too many values break the contract, or the scores are all one.
     """
     relation = warehouse.relation("marts", MART)
     model.contract.check_columns(warehouse.schema(f"select * from {relation}"), MART)
     step = _Step(warehouse, model, policy, run, relation)
     scored = step.predict(chunk_rows, advance)
+    scored.faults.check(MART)
     probability = scored.probability
     if len(probability) >= MIN_ROWS_FOR_DISTINCT_SCORES and (probability == probability[0]).all():
         raise ContractError(
@@ -105,7 +120,7 @@ def score(
     texts = step.explain(scored, decided)
 
     skipped: dict[str, int] = {}
-    rows = chain(step.scored_rows(scored, decided, texts), step.skipped_rows(skipped))
+    rows = chain(step.scored_rows(scored, decided, texts), step.skipped_rows(scored, skipped))
     count = warehouse.append(DECISIONS, rows)
     counts = ScoringCounts(
         exits=count_rows(warehouse, relation),
@@ -114,6 +129,7 @@ def score(
         eligible=int(decided.is_eligible.sum()),
         bands=_tally(policy.bands(probability), RISK_BANDS),
         eligibility_reasons=_tally(decided.reason, ELIGIBILITY_REASONS),
+        out_of_range=scored.faults.out_of_range,
     )
     if not counts.exits == counts.scored + sum(counts.skipped.values()) == count:
         raise ContractError(
@@ -138,8 +154,16 @@ class _Step:
         lowest = self.policy.voucher.probability_range[0]
         names = ", ".join([*_KEYS, *_POLICY_INPUTS, *model.contract.names])
         sql = f"select {names} from {self.relation} where skip_reason is null"
-        for batch in self.warehouse.stream(sql, chunk_rows):
-            matrix = model.contract.encode(batch, MART)
+        for read in self.warehouse.stream(sql, chunk_rows):
+            matrix, batch = model.contract.encode(read, MART, scored.faults), read
+            fits = model.contract.fits(read)
+            if not fits.all():
+                scored.aside.append(read.select(_KEYS).filter(pa.array(~fits)))
+                matrix, batch = matrix[fits], read.filter(pa.array(fits))
+            if advance:
+                advance(read.num_rows)
+            if not len(matrix):
+                continue
             # Four decimals, as the CRM shows it: band and eligibility must agree with the number a person can see.
             probability: Numbers = np.round(model.predict(matrix).astype(np.float64), 4).astype(np.float64)
             high = self.policy.bands(probability) == _HIGH
@@ -150,8 +174,6 @@ class _Step:
             scored.reasons.append(_spread(high, self._reasons(matrix[high])))
             scored.waiting.append((may_be_granted + offset, matrix[may_be_granted]))
             offset += len(matrix)
-            if advance:
-                advance(len(matrix))
         return scored
 
     def decide(self, scored: _Scored) -> Decided:
@@ -202,10 +224,16 @@ class _Step:
             )
             offset += keys.num_rows
 
-    def skipped_rows(self, skipped: dict[str, int]) -> Iterator[pa.RecordBatch]:
+    def skipped_rows(self, scored: _Scored, skipped: dict[str, int]) -> Iterator[pa.RecordBatch]:
         """Yield the decisions of exits that are not scored, and count them by reason on the way."""
         sql = f"select {', '.join(_KEYS)}, skip_reason from {self.relation} where skip_reason is not null"
-        for batch in self.warehouse.stream(sql, CHUNK_ROWS):
+        aside = (
+            pa.RecordBatch.from_arrays(
+                [*rows.columns, pa.array([BAD_DATA] * rows.num_rows, pa.string())], names=[*_KEYS, "skip_reason"]
+            )
+            for rows in scored.aside
+        )
+        for batch in chain(self.warehouse.stream(sql, CHUNK_ROWS), aside):
             for entry in pc.value_counts(batch.column("skip_reason")).to_pylist():
                 skipped[entry["values"]] = skipped.get(entry["values"], 0) + entry["counts"]
             not_eligible = {"is_eligible": pa.array(np.zeros(batch.num_rows, dtype=bool))}

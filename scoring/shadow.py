@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from scoring.faults import Faults
 from scoring.model import Model
 from scoring.score import CHUNK_ROWS, MART, MIN_ROWS_FOR_DISTINCT_SCORES, Run
 from warehouse.errors import ContractError
@@ -22,17 +23,23 @@ _KEYS = ["exit_id", "user_id"]
 def shadow(warehouse: Warehouse, model: Model, run: Run, *, chunk_rows: int = CHUNK_ROWS) -> int:
     """Score every exit that the champion scores and append the probabilities; returns how many.
 
-    Raises: ContractError when the mart and the model do not fit, or the scores are all one; nothing is written then.
+    An exit without a value that the challenger's contract refuses to miss has no score.
+
+    Raises: ContractError when the mart and the model do not fit, too many values break the contract, or the scores are all one;
+    nothing is written then.
     """
     relation = warehouse.relation("marts", MART)
     model.contract.check_columns(warehouse.schema(f"select * from {relation}"), MART)
     names = ", ".join([*_KEYS, *model.contract.names])
     keys: list[pa.RecordBatch] = []
     probabilities: list[npt.NDArray[np.float64]] = []
-    for batch in warehouse.stream(f"select {names} from {relation} where skip_reason is null", chunk_rows):
-        keys.append(batch.select(_KEYS))
-        told = model.predict(model.contract.encode(batch, MART)).astype(np.float64)
+    faults = Faults()
+    for read in warehouse.stream(f"select {names} from {relation} where skip_reason is null", chunk_rows):
+        matrix, fits = model.contract.encode(read, MART, faults), model.contract.fits(read)
+        keys.append(read.select(_KEYS).filter(pa.array(fits)))
+        told = model.predict(matrix[fits]).astype(np.float64)
         probabilities.append(np.round(told, 4))
+    faults.check(MART)
     count = sum(map(len, probabilities))
     levels = {level for part in probabilities for level in np.unique(part).tolist()}
     if count >= MIN_ROWS_FOR_DISTINCT_SCORES and len(levels) == 1:

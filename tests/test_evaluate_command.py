@@ -30,6 +30,7 @@ from tests.test_cli import winback
 from tests.world import CONFIG, World, settings_in
 from training import rivals
 from training.challenge import ChallengeRules
+from training.train import hour_after
 from training.verdict import Verdict
 from warehouse.errors import ContractError, NothingToPromoteError
 
@@ -124,8 +125,10 @@ def test_a_better_challenger_is_found_better_on_exits_later_than_both(weak: Bund
     # 34 of 80 days are learned from or a label window after that; an exit at the very moment is too early.
     assert verdict.count_examples == 3_000 - 1_275 - 1
     assert verdict.first_exited_at
-    assert verdict.first_exited_at > LEARNED_UNTIL + timedelta(days=WINDOW_DAYS)
-    assert verdict.last_exited_at == make().column("exited_at")[-1].as_py()
+    # To the hour: a bundle's verdict holds no moment of one user.
+    later = [at for at in make().column("exited_at").to_pylist() if at > LEARNED_UNTIL + timedelta(days=WINDOW_DAYS)]
+    assert verdict.first_exited_at == min(later).replace(minute=0, second=0, microsecond=0)
+    assert verdict.last_exited_at == hour_after(max(later))
     assert [check.name for check in verdict.checks] == [
         *("contract", "examples", "users", "outcomes", "gain", "auc", "calibration, all exits"),
         "calibration, device of the last visit: desktop",
@@ -141,7 +144,8 @@ def test_the_later_of_the_two_decides_from_when_exits_judge(weak: Bundle, tmp_pa
     for champion, challenger in ((weak, late), (late, weak)):
         verdict = judge(make(), champion, challenger)
         assert verdict.first_exited_at
-        assert verdict.first_exited_at > LEARNED_UNTIL + timedelta(days=10 + WINDOW_DAYS)
+        # The full hour before the first of them.
+        assert verdict.first_exited_at >= LEARNED_UNTIL + timedelta(days=10 + WINDOW_DAYS)
 
 
 def test_exits_before_that_and_of_users_with_a_voucher_say_nothing(weak: Bundle, strong: Bundle) -> None:

@@ -10,7 +10,8 @@ import pytest
 import xgboost as xgb
 
 from scoring.bundles import load_bundle
-from scoring.contract import MAX_OUT_OF_RANGE_ROWS, Feature, FeatureContract
+from scoring.contract import Feature, FeatureContract
+from scoring.faults import Faults
 from scoring.model import Model
 from scoring.reasons import COUNT_REASONS, SEPARATOR, reasons
 from training.config import TrainingRules
@@ -157,40 +158,83 @@ def test_a_column_of_the_wrong_type_is_refused_by_name(model: Model, examples: p
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "table",
     [
-        ({"count_errors": None}, "count_errors is null in 1 of 2 rows"),
-        ({"device_type": None}, "device_type is null in 1 of 2 rows"),
+        rows({}, {"count_errors": None}, {}),
+        rows({}, {"device_type": None}, {}),
+        rows({}, {}, {}).set_column(1, "count_errors", pa.array([2.0, float("nan"), 2.0])),
     ],
 )
-def test_a_null_is_refused_where_the_contract_refuses_it(model: Model, change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ContractError, match=message):
-        model.contract.encode(rows({}, change), "rows")
+def test_a_row_without_a_value_that_is_refused_is_set_aside_alone(model: Model, table: pa.Table) -> None:
+    faults = Faults()
+    matrix = model.contract.encode(table, "rows", faults)
+    faults.check("rows")
+    assert model.contract.fits(table).tolist() == [True, False, True]
+    np.testing.assert_array_equal(matrix[::2], model.contract.encode(rows({}, {}), "rows"))
+    assert faults.out_of_range == {}
 
 
-def test_not_a_number_is_missing_too(model: Model) -> None:
-    table = rows({}).set_column(1, "count_errors", pa.array([float("nan")]))
-    with pytest.raises(ContractError, match="count_errors is null in 1 of 1 rows"):
-        model.contract.encode(table, "rows")
-
-
-def test_a_few_values_out_of_range_become_missing_and_the_rest_stay(model: Model) -> None:
+def test_a_few_values_out_of_range_become_missing_and_are_counted_and_the_rest_stay(model: Model) -> None:
     broken = [{"fields_filled_ratio": value} for value in (70.0, -0.1, float("inf"))]
-    matrix = model.contract.encode(rows(*broken, *[{}] * 300), "rows")
+    faults = Faults()
+    matrix = model.contract.encode(rows(*broken, *[{}] * 300), "rows", faults)
+    faults.check("rows")
+    assert faults.out_of_range == {"fields_filled_ratio": 3}
     assert np.isnan(matrix[:, 0]).tolist() == [True] * 3 + [False] * 300
     assert scores(model, rows(broken[0])) == scores(model, rows({"fields_filled_ratio": None}))
 
 
-@pytest.mark.parametrize(
-    ("broken", "count"), [(MAX_OUT_OF_RANGE_ROWS + 1, 50), (11, 1_000), (1_000, 1_000), (2_000, 100_000)]
-)
-def test_many_values_out_of_range_are_refused(model: Model, broken: int, count: int) -> None:
-    filled = np.full(count, 0.5)
-    filled[:broken] *= 100
+def table_of(count: int, broken: int, users: int, *, is_lost: bool = False) -> pa.Table:
+    """Make rows of which the first `broken`, of so many users, have a ratio of 70, or no count of errors if it `is_lost`."""
+    place = np.arange(count)
+    filled, errors = np.full(count, 0.5), np.full(count, 2.0)
+    (errors if is_lost else filled)[:broken] = np.nan if is_lost else 70
     table = rows({}).take(pa.array(np.zeros(count, dtype=np.int64)))
-    table = table.set_column(0, "fields_filled_ratio", pa.array(filled))
-    with pytest.raises(ContractError, match=f"outside 0 to 1 in {broken} of {count} rows. Has its unit changed"):
-        model.contract.encode(table, "rows")
+    table = table.set_column(0, "fields_filled_ratio", pa.array(filled)).set_column(1, "count_errors", pa.array(errors))
+    user = np.where(place < broken, place % users, place)
+    return table.append_column("user_id", pa.array([f"u{n}" for n in user]))
+
+
+# rows, odd rows, their users: a fifth of the rows, of at least 50 users, is the whole.
+MANY = [(250, 50, 50), (250, 250, 250), (1_000, 200, 200), (300, 60, 50)]
+A_FEW = [(1, 1, 1), (49, 49, 49), (251, 50, 50), (1_000, 199, 199), (300, 300, 49), (100_000, 2_000, 2_000)]
+
+
+@pytest.mark.parametrize(("count", "broken", "users"), MANY)
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_unit_that_changed_is_refused_with_the_share_and_the_fix(
+    model: Model, count: int, broken: int, users: int, parts: int
+) -> None:
+    faults, table = Faults(), table_of(count, broken, users)
+    for place in np.array_split(np.arange(count), parts):
+        model.contract.encode(table.take(pa.array(place)), "rows", faults)
+    message = (
+        rf"rows: fields_filled_ratio is outside 0 to 1 in {broken} of {count} rows \({broken / count:.0%}\), of {users} users. "
+        r"Has its unit changed.*config/features\.yml.*winback train"
+    )
+    with pytest.raises(ContractError, match=message):
+        faults.check("rows")
+
+
+@pytest.mark.parametrize(("count", "broken", "users"), A_FEW)
+def test_fewer_are_taken_as_missing_and_stop_nothing(model: Model, count: int, broken: int, users: int) -> None:
+    assert int(np.isnan(model.contract.encode(table_of(count, broken, users), "rows")[:, 0]).sum()) == broken
+
+
+@pytest.mark.parametrize(("count", "broken", "users"), MANY)
+def test_a_column_that_was_lost_is_refused_with_the_share_and_the_fix(
+    model: Model, count: int, broken: int, users: int
+) -> None:
+    message = rf"count_errors is null in {broken} of {count} rows \({broken / count:.0%}\), of {users} users.*missing: allowed"
+    with pytest.raises(ContractError, match=message):
+        model.contract.encode(table_of(count, broken, users, is_lost=True), "rows")
+
+
+@pytest.mark.parametrize(("count", "broken", "users"), A_FEW)
+def test_fewer_rows_without_a_value_stop_nothing(model: Model, count: int, broken: int, users: int) -> None:
+    table = table_of(count, broken, users, is_lost=True)
+    model.contract.encode(table, "rows")
+    assert int((~model.contract.fits(table)).sum()) == broken
 
 
 def test_one_broken_row_does_not_stop_a_quiet_hour(model: Model) -> None:

@@ -249,6 +249,44 @@ def test_the_metrics_file_is_what_training_returned(trained: Trained) -> None:
     assert json.loads((trained.folder / "metrics.json").read_text()) == trained.metrics
 
 
+# A few odd examples, and one user's values
+
+
+def odd(count: int, **changes: Any) -> pa.Table:
+    """Make examples of further users, each with the same odd values."""
+    table = make(count=count, seed=8).append_column("last_event_at", pa.array([START] * count))
+    for name, values in {"user_id": [f"odd-{i}" for i in range(count)], **changes}.items():
+        table = put(table, name, values if isinstance(values, list) else [values] * count)
+    return table
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"count_errors": pa.nulls(40, pa.int64()).to_pylist()},
+        {"last_event_at": START + timedelta(days=400)},
+    ],
+)
+def test_a_few_examples_that_break_the_contract_are_set_aside_and_bend_nothing(
+    changes: dict[str, Any], examples: pa.Table, trained: Trained, tmp_path: Path
+) -> None:
+    sound = examples.append_column("last_event_at", examples.column("exited_at"))
+    both = pa.concat_tables([odd(40, **changes).cast(sound.schema), sound])
+    fitted = fit(both, tmp_path)
+    assert (fitted.folder / "model.json").read_bytes() == (trained.folder / "model.json").read_bytes()
+    assert fitted.metrics == trained.metrics | {"count_set_aside": 40.0}
+    assert "40 examples lack a value that must be there" in (fitted.folder / "card.md").read_text()
+
+
+def test_values_out_of_range_count_as_missing_and_the_card_says_how_many(examples: pa.Table, tmp_path: Path) -> None:
+    filled = examples.column("fields_filled_ratio").to_pylist()
+    percent = put(examples, "fields_filled_ratio", [70.0 if i % 40 == 0 else value for i, value in enumerate(filled)])
+    missing = put(examples, "fields_filled_ratio", [None if i % 40 == 0 else value for i, value in enumerate(filled)])
+    one, other = fit(percent, tmp_path / "a"), fit(missing, tmp_path / "b")
+    assert (one.folder / "model.json").read_bytes() == (other.folder / "model.json").read_bytes()
+    assert "Values out of range, taken as missing: fields_filled_ratio 5" in (one.folder / "card.md").read_text()
+
+
 # What is refused
 
 
@@ -267,7 +305,7 @@ def test_the_metrics_file_is_what_training_returned(trained: Trained) -> None:
         (lambda t: t.drop_columns(["label", "user_id"]), "lacks label, user_id"),
         (
             lambda t: put(t, "count_errors", [None] * t.num_rows),
-            "fct_training_examples: count_errors is null in 2010 of 2010 rows",
+            r"fct_training_examples: count_errors is null in 4000 of 4000 rows \(100%\), of 4000 users",
         ),
         (lambda t: put(t, "fields_filled_ratio", [70.0] * t.num_rows), "Has its unit changed"),
     ],

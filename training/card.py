@@ -1,6 +1,6 @@
 """What must a person know before trusting this model? The card says it.
 
-Sums over many exits only: no ids, no row of anybody, and no slice of fewer than 50 exits.
+Sums over many exits only: no ids, no row of anybody, and no slice or level of fewer than 50 users.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Report:
 
     `intervals` are of `metrics`; `screen` holds how well single features rank alone, and by which view of them, the most telling
     first; `permuted_auc` is that of a fit on shuffled labels; `trials` are the settings tried, each with its `log_loss`, the
-    taken one first; `drift` is each feature's population stability index against the model `drift_against`, None without one.
+    taken one first; `drift` is each feature's population stability index against the model `drift_against`, None without one;
+    `out_of_range` counts, by feature, the values learned from that were taken as missing.
     """
 
     metrics: dict[str, float]
@@ -55,6 +56,7 @@ class Report:
     judged_users_ratio: float | None = None
     drift: Sequence[tuple[str, float]] | None = None
     drift_against: str | None = None
+    out_of_range: Mapping[str, int] = field(default_factory=dict)
 
 
 def as_markdown(report: Report, version: str, pictures: Collection[str] = ()) -> str:
@@ -188,7 +190,7 @@ def sections(report: Report, pictures: Collection[str] = ()) -> list[Section]:
         Section("What it looks at", _effect_text(drawn["effect"]), pictures=(*drawn["features"], *drawn["effect"])),
         measures(m, report.intervals),
         slice_tables(report.slices),
-        examples(m, report.periods, report.judged_users_ratio),
+        examples(m, report.periods, report.judged_users_ratio, report.out_of_range),
         screening(report.screen, report.permuted_auc),
         _drift(report, drawn["drift"]),
         searching(report.trials),

@@ -10,7 +10,7 @@ from typing import Any
 from scoring.contract import FeatureContract
 from training.baselines import Baseline
 from training.bootstrap import Interval
-from training.evaluate import MIN_SLICE_ROWS, Slice
+from training.evaluate import MIN_SLICE_USERS, Slice
 from training.ranking import TOP_PERCENTS
 
 Table = tuple[tuple[str, ...], ...]
@@ -103,14 +103,17 @@ def slice_tables(slices: Mapping[str, Sequence[Slice]]) -> Section:
     """Show each way to cut the test exits."""
     head = ("exits", "predicted", "observed", "AUC", "95% interval", "calibration error")
     tables = tuple((f"By {way}", (("part", *head), *map(_slice, parts))) for way, parts in slices.items() if parts)
-    text = f"Parts of fewer than {MIN_SLICE_ROWS} test exits are not shown."
+    text = f"Parts of fewer than {MIN_SLICE_USERS} users are not shown."
     return Section("Where it is good and where not", (text,) if tables else (), (), tables)
 
 
 def examples(
-    m: Mapping[str, float], periods: Mapping[str, tuple[datetime, datetime, float]], judged_users_ratio: float | None
+    m: Mapping[str, float],
+    periods: Mapping[str, tuple[datetime, datetime, float]],
+    judged_users_ratio: float | None,
+    out_of_range: Mapping[str, int],
 ) -> Section:
-    """Tell what was learned from and what judged."""
+    """Tell what was learned from and what judged, and what was odd."""
     used_for = {
         "fit": "learned from",
         "validation": f"chose the number of rounds, {m['count_rounds']:.0f}, the settings and the calibration",
@@ -130,11 +133,16 @@ def examples(
     sides = "two sides by a hash of their id"
     if judged_users_ratio is not None:
         sides += f": {1 - judged_users_ratio:.0%} are learned from, {judged_users_ratio:.0%} judge"
-    text = (
+    text: tuple[str, ...] = (
         f"Users are put on {sides}. The fit and the validation are exits of the first before a gap of {m['gap_days']:.1f} days, "
         "the test is exits of the second after it: no user and no label is on both sides.",
         "What ships is what was measured: there is no second fit.",
     )
+    if aside := m.get("count_set_aside", 0):
+        text += (f"{aside:,.0f} examples lack a value that must be there, or hold later events; they were set aside.",)
+    if out_of_range:
+        named = ", ".join(f"{name} {count:,}" for name, count in sorted(out_of_range.items()))
+        text += (f"Values out of range, taken as missing: {named}.",)
     heads = ("part", "exits", "period", "unfinished", "used for")
     return Section("Examples, by time of exit (UTC)", text, (), (("", (heads, *rows)),))
 

@@ -195,7 +195,9 @@ def _calibrated(
         masks |= {f"{way}: {name}": names == name for name in np.unique(names)}
     checks = []
     for name, rows in masks.items():
-        if rows.sum() < rules.min_slice_rows and name != ALL_EXITS:
+        # The name of a slice is a value of its users: it is kept only of as many as may leave the warehouse.
+        is_small = rows.sum() < rules.min_slice_rows or len(np.unique(users[rows])) < MIN_USERS
+        if is_small and name != ALL_EXITS:
             continue
         champion, challenger = (evaluate.calibration_error(label[rows], each[rows]) for each in rivals)
         bound = max(rules.max_calibration_error, chance_error(rivals[1][rows], users[rows]))

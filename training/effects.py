@@ -1,17 +1,20 @@
 """What does the model make of each feature? Its prediction, and what came to pass, along the feature's values.
 
-Shares of at least 50 exits each: a picture shows nobody.
+Shares of at least 50 users each: a picture shows nobody.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from scoring.contract import Feature, FeatureContract, Matrix
-from training.evaluate import MIN_SLICE_ROWS, Floats, Labels
+from scoring.shared_values import MIN_USERS
+from training.bootstrap import clusters
+from training.evaluate import Floats, Labels
 
 COUNT_EFFECTS = 6
 COUNT_BINS = 10
@@ -39,20 +42,27 @@ class Effect:
 
 
 def effects(
-    contract: FeatureContract, matrix: Matrix, label: Labels, probability: Floats, contributions: Floats
+    contract: FeatureContract,
+    matrix: Matrix,
+    label: Labels,
+    probability: Floats,
+    contributions: Floats,
+    *,
+    users: Any = None,
 ) -> list[Effect]:
     """Return the effects of the six features with the largest mean contribution, the largest first.
 
-    All of a sample of the test rows; `contributions` are signed, in log odds, of shape (rows, features). The mean
-    prediction along a feature holds what goes along with it too; the contribution is the feature's own.
+    All of a sample of the test rows; `contributions` are signed, in log odds, of shape (rows, features), and `users` names each
+    row's. The mean prediction along a feature holds what goes along with it too; the contribution is the feature's own.
     """
+    codes = np.arange(len(label)) if users is None else clusters(users)
     largest = np.argsort(-np.abs(contributions).mean(axis=0), kind="stable")[:COUNT_EFFECTS]
     found = []
     for position in largest.tolist():
         feature = contract.features[position]
         points = []
         for name, value, rows in _parts(feature, matrix[:, position]):
-            if len(rows) >= MIN_SLICE_ROWS:
+            if len(np.unique(codes[rows])) >= MIN_USERS:
                 means = [float(each[rows].mean()) for each in (probability, label, contributions[:, position])]
                 points.append(Point(name, value, len(rows), *means))
         if feature.type == "category":

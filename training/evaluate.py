@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from scoring.shared_values import MIN_USERS
 from training.bootstrap import RESAMPLES, Interval, affordable, clusters, draws, interval, reflected, resampled
 from training.ranking import Ranking
 
@@ -21,7 +22,7 @@ Labels = npt.NDArray[np.int64]
 
 COUNT_BINS = 10
 LIFT_RATIO = 0.10
-MIN_SLICE_ROWS = 50  # below that a slice says little about the model and too much about people
+MIN_SLICE_USERS = MIN_USERS  # below that a slice says little about the model and too much about people
 MAX_SLICES = 12
 # A slice's interval is for the eye: 200 draws place its ends to a tenth of its width.
 SLICE_RESAMPLES = 200
@@ -135,11 +136,15 @@ def all_slices(
 def slices(
     names: Sequence[str | None], label: Labels, probability: Floats, users: Any = None, *, seed: int = 0
 ) -> list[Slice]:
-    """Measure each named part on its own, in the order of their names; small parts are left out, and all but the largest 12."""
+    """Measure each named part on its own, in the order of their names; small parts are left out, and all but the largest 12.
+
+    `users` names each row's user; without it each row is another user's.
+    """
     keys = np.array(["unknown" if name is None else name for name in names], dtype=np.str_)
     codes = np.arange(len(label)) if users is None else clusters(users)
     parts = [(key, keys == key) for key in np.unique(keys)]
-    parts = sorted((p for p in parts if p[1].sum() >= MIN_SLICE_ROWS), key=lambda p: -int(p[1].sum()))
+    parts = [part for part in parts if len(np.unique(codes[part[1]])) >= MIN_SLICE_USERS]
+    parts.sort(key=lambda part: -int(part[1].sum()))
     return [
         _slice(str(key), label[rows], probability[rows], codes[rows], seed)
         for key, rows in sorted(parts[:MAX_SLICES], key=_name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,11 +14,15 @@ from training.config import TrainingRules
 from training.evaluate import Floats, Labels
 from training.fit import Fitted, Fitter
 from training.search import Trial, search
+from training.thresholds import without_values
 
 
 @dataclass(frozen=True)
 class Learned:
-    """A model in memory, and how it came about. `fit` are the rows that its trees were made of, encoded by its contract."""
+    """A model in memory, and how it came about.
+
+    `fit` are the rows that its trees were made of, encoded by its contract, `fit_users` a number for each row's user.
+    """
 
     contract: FeatureContract
     fitter: Fitter
@@ -26,6 +30,7 @@ class Learned:
     calibration: Calibration
     trials: list[Trial]
     fit: tuple[Matrix, Labels]
+    fit_users: Floats
 
     def raw(self, matrix: Matrix) -> Floats:
         """Return the booster's probabilities of encoded rows."""
@@ -58,6 +63,8 @@ def learn(
     parameters = trials[0].parameters if trials else None
     fitter = Fitter(contract, seed=rules.seed, threads=threads, parameters=parameters)
     fitted = fitter.fit(*fit, validation)
+    # Before anything is measured: what ships is what was measured. A user's share is the user's alone.
+    fitted = replace(fitted, booster=without_values(fitted.booster, contract, fit[0], user_share[:count_fit]))
     # The learned users' shares lie on one stretch; whoever is beyond its middle is in the other half, with all of their exits.
     shares = user_share[count_fit:]
     calibration = calibrate(
@@ -67,4 +74,4 @@ def learn(
         shares < np.median(shares),
         rules.seed,
     )
-    return Learned(contract, fitter, fitted, calibration, trials, fit)
+    return Learned(contract, fitter, fitted, calibration, trials, fit, user_share[:count_fit])

@@ -17,7 +17,7 @@ from scoring.model import Model
 from training.challenge import ChallengeRules, concluded, judge, said
 from training.evaluate import Floats
 from training.slices import parts
-from training.train import MART
+from training.train import MART, hour_after
 from training.verdict import Check, Verdict
 from warehouse.errors import ContractError
 from warehouse.tables import TIMESTAMP
@@ -37,7 +37,8 @@ def evaluate(
 ) -> Verdict:
     """Judge the challenger on the later ones of `examples`, rows of `fct_training_examples` in any order.
 
-    A challenger that cannot be scored is not better; neither is one that is the champion, or that too few exits can judge.
+    A challenger that cannot be scored is not better; neither is one that is the champion, or that too few exits can judge. Exits
+    without a value that either contract refuses to miss are left out.
 
     Raises: ContractError when the examples lack a key, or the champion cannot be scored: the hourly run cannot go on either.
     """
@@ -65,6 +66,9 @@ def evaluate(
             f"If the contract was changed on purpose: winback promote {challenger.version} --force"
         ) from None
 
+    fits = champion.contract.fits(rows) & challenger.contract.fits(rows)
+    rows, ours, theirs = rows.filter(pa.array(fits)), ours[fits], theirs[fits]
+    aside = f" {(~fits).sum():,} exits that lack a value were left out." if not fits.all() else ""
     label = rows.column("label").to_numpy().astype(np.int64)
     span = pc.min_max(rows.column("exited_at").cast(TIMESTAMP)).as_py()
     verdict = judge(
@@ -76,10 +80,11 @@ def evaluate(
         rules=rules,
         seed=seed,
         versions=versions,
-        exited_at=(span["min"], span["max"]) if len(label) else None,
+        # To the hour: the very moments are those of one user each.
+        exited_at=(_hour_before(span["min"]), hour_after(span["max"])) if len(label) else None,
     )
     checks = [
-        Check(name="contract", is_passed=True, says="The examples keep the challenger's contract."),
+        Check(name="contract", is_passed=True, says=f"The examples keep the challenger's contract.{aside}"),
         *verdict.checks,
     ]
     missing = rules.min_examples - len(label)
@@ -96,6 +101,10 @@ def _probability(bundle: Bundle, rows: pa.Table, threads: int) -> Floats:
     bundle.contract.check_columns(rows.schema, MART)
     matrix = bundle.contract.encode(rows, MART)
     return Model(bundle, threads=threads).predict(matrix).astype(np.float64)
+
+
+def _hour_before(moment: datetime) -> datetime:
+    return moment.replace(minute=0, second=0, microsecond=0)
 
 
 def _when(times: pa.ChunkedArray, after: datetime, missing: int, label_window_days: int) -> str:

@@ -1,16 +1,21 @@
 """Are the features distributed as they were when the last model learned? One number each: the population stability index.
 
 0 is the same distribution. Credit scoring's rule of thumb (Siddiqi, Credit Risk Scorecards, 2006): below 0.1 nothing to see,
-above 0.25 another population. A bundle keeps its fit rows' distribution in `reference.json`: shares only, no rows.
+above 0.25 another population. A bundle keeps its fit rows' distribution in `reference.json`: shares, and edges that are no value
+of fewer than 50 users.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from scoring.bundles import Bundle
 from scoring.contract import Feature, FeatureContract, Matrix
+from scoring.shared_values import SharedNumbers
 
 COUNT_BINS = 10
 # Of so many rows, evenly spaced, a tenth is known to a thousandth.
@@ -38,16 +43,17 @@ class Reference(BaseModel):
     features: dict[str, Distribution]
 
 
-def reference(contract: FeatureContract, matrix: Matrix) -> Reference:
-    """Describe the fit rows, encoded; numbers in bins of equal count."""
+def reference(contract: FeatureContract, matrix: Matrix, users: npt.NDArray[Any] | None = None) -> Reference:
+    """Describe the fit rows, encoded; numbers in bins of equal count. `users` names each row's user."""
     described = {}
-    matrix = _some(matrix)
+    matrix, users = _some(matrix), None if users is None else _some(users)
     for position, feature in enumerate(contract.features):
         column = matrix[:, position]
         edges: tuple[float, ...] = ()
         if feature.type == "number" and not np.isnan(column).all():
             inner = np.nanquantile(column, np.linspace(0, 1, COUNT_BINS + 1)[1:-1])
-            edges = tuple(np.unique(inner).tolist())
+            numbers = SharedNumbers(column, users)
+            edges = tuple(sorted({float(numbers.above(edge)) for edge in inner}))
         shares = _shares(feature, column, edges, feature.categories)
         described[feature.name] = Distribution(edges=edges, levels=feature.categories, shares=shares)
     return Reference(features=described)
@@ -74,8 +80,8 @@ def stability(contract: FeatureContract, matrix: Matrix, before: Reference) -> l
     return sorted(found, key=lambda each: (-each[1], each[0]))
 
 
-def _some(matrix: Matrix) -> Matrix:
-    return matrix[:: -(-len(matrix) // MAX_ROWS) or 1]
+def _some(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return rows[:: -(-len(rows) // MAX_ROWS) or 1]
 
 
 def _shares(feature: Feature, column: Matrix, edges: tuple[float, ...], levels: tuple[str, ...]) -> tuple[float, ...]:

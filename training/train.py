@@ -5,7 +5,7 @@ is, nor set it beside the champion on exits that neither has seen. The same exam
 whatever the order of the rows or the number of threads.
 
 Examples of users who held a voucher are left out: they show what happens with one, the score is to say what happens
-without. The holdout never holds one, so it stays.
+without. The holdout never holds one, so it stays. A few examples that break the feature contract are set aside and counted.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from scoring.bundles import Bundle
 from scoring.contract import FeatureContract
+from scoring.faults import Faults, is_the_whole
 from training import baselines, evaluate, shift, slices
 from training.bundle import write_bundle
 from training.card import Report
@@ -82,8 +84,9 @@ def train(
     _check_split(label, split)
 
     seen, seen_label = examples.take(use.places[split.learned]), label[split.learned]
-    contract = declared.learn(seen)
-    encoded = contract.encode(seen, MART)
+    contract, faults = declared.learn(seen, rules.min_level_users), Faults()
+    encoded = contract.encode(seen, MART, faults)
+    faults.check(MART)
 
     advance("screen")
     screened = screen(seen, contract, seen_label, use.users.take(split.learned), rules=rules.leaks, seed=rules.seed)
@@ -112,7 +115,8 @@ def train(
         "gap_days": split.gap_us / _DAY_US,
         "count_rounds": float(learned.fitted.rounds),
         **{f"count_{name}": float(len(part)) for name, part in split.parts.items()},
-        "count_treated_left_out": float(examples.num_rows - len(label)),
+        "count_treated_left_out": float(use.count_treated),
+        "count_set_aside": float(use.count_set_aside),
     }
     users = use.users.take(split.test)
     simpler = baselines.predictions(contract, learned.fit, matrix, seed=rules.seed)
@@ -127,7 +131,14 @@ def train(
         contract.names,
         np.abs(contributions).mean(axis=0),
         uncalibrated=raw if learned.calibration.kind != "none" else None,
-        effects=effects(contract, explained, truth[::step], probability[::step], contributions),
+        effects=effects(
+            contract,
+            explained,
+            truth[::step],
+            probability[::step],
+            contributions,
+            users=users.take(np.arange(0, len(truth), step)),
+        ),
         drift=drift,
     )
 
@@ -154,6 +165,7 @@ def train(
         judged_users_ratio=rules.judged_users_ratio,
         drift=drift,
         drift_against=last.version if last else None,
+        out_of_range=faults.out_of_range,
     )
     version = write_bundle(
         models,
@@ -161,9 +173,10 @@ def train(
         learned.calibration,
         report,
         curves,
-        reference=shift.reference(contract, learned.fit[0]),
+        reference=shift.reference(contract, learned.fit[0], learned.fit_users),
         until=until.astimezone(UTC),
-        learned_until=_moment(exited_us[split.learned].max()),
+        # The end of the hour: the very moment is one user's.
+        learned_until=hour_after(_moment(exited_us[split.learned].max())),
     )
     return Trained(version, models / version, metrics)
 
@@ -172,26 +185,32 @@ def train(
 class Usable:
     """Examples that can be learned from, in the order of their exits: their row numbers, labels, moments and users.
 
-    `exited_us` are microseconds since 1970, UTC.
+    `exited_us` are microseconds since 1970, UTC. `count_treated` examples of users who held a voucher are left out, and
+    `count_set_aside` that lack a value which the contract refuses to miss, or have features from after their exit.
     """
 
     places: Rows
     label: Labels
     exited_us: Rows
     users: pa.ChunkedArray
+    count_treated: int = 0
+    count_set_aside: int = 0
 
 
 def usable(examples: pa.Table, declared: FeatureContract, label_window_days: int) -> Usable:
-    """Leave out who held a voucher, and order the rest.
+    """Leave out who held a voucher and what breaks the contract, and order the rest.
 
-    Raises: ContractError when they cannot be learned from.
+    Raises: ContractError when they cannot be learned from, or so many break the contract that something is wrong with all.
     """
     absent = [name for name in _NEEDED if name not in examples.column_names]
     if absent:
         raise ContractError(f"{MART} lacks {', '.join(absent)}. Restore the columns in dbt.")
     declared.check_columns(examples.schema, MART)
+    declared.check_missing(examples, MART)
     # The features are taken once, and only of rows that are used: sorting a million rows took longer than the leak screen.
-    untreated = np.flatnonzero(~examples.column("is_treated").to_numpy().astype(bool))
+    is_treated = examples.column("is_treated").to_numpy().astype(bool)
+    is_odd = ~declared.fits(examples) | _is_from_later(examples)
+    untreated = np.flatnonzero(~is_treated & ~is_odd)
     keys = examples.select(["exited_at", "exit_id"]).take(untreated)
     order = pc.sort_indices(keys, [("exited_at", "ascending"), ("exit_id", "ascending")])
     places = untreated[order.to_numpy()]
@@ -213,7 +232,30 @@ def usable(examples: pa.Table, declared: FeatureContract, label_window_days: int
             "Does completion_events in config/funnel.yml name the event that the app sends?"
         )
     exited_us = rows.column("exited_at").cast(TIMESTAMP).cast(pa.int64()).to_numpy()
-    return Usable(places, rows.column("label").to_numpy().astype(np.int64), exited_us, rows.column("user_id"))
+    return Usable(
+        places,
+        rows.column("label").to_numpy().astype(np.int64),
+        exited_us,
+        rows.column("user_id"),
+        count_treated=int(is_treated.sum()),
+        count_set_aside=int((is_odd & ~is_treated).sum()),
+    )
+
+
+def hour_after(moment: datetime) -> datetime:
+    """Return the first full hour that is not before a moment."""
+    whole = moment.replace(minute=0, second=0, microsecond=0)
+    return whole if whole == moment else whole + timedelta(hours=1)
+
+
+def _is_from_later(examples: pa.Table) -> npt.NDArray[np.bool_]:
+    """Return which examples, if they are a few, have features made from events after their exit; many the leak screen refuses."""
+    later = np.zeros(examples.num_rows, dtype=bool)
+    if "last_event_at" in examples.column_names:
+        is_later = pc.greater(examples.column("last_event_at"), examples.column("exited_at"))
+        later = pc.fill_null(is_later, False).to_numpy()
+    users = pc.count_distinct(examples.column("user_id").filter(pa.array(later))).as_py()
+    return np.zeros(len(later), dtype=bool) if is_the_whole(int(later.sum()), users, len(later)) else later
 
 
 def _check_split(label: Labels, split: Split) -> None:

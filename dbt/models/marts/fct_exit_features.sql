@@ -66,6 +66,24 @@ last_sessions as (
     where is_last
 ),
 
+-- What is derived from a share that is none, 70 say, is unknown. The share itself stays as it was given: the feature
+-- contract takes it as missing, and stops the run when many have one.
+shares as (
+    select
+        exit_id,
+        {{ within('fields_filled_ratio', 0, 1) }} as filled_ratio,
+        coalesce({{ within('earlier_fields_filled_ratio', 0, 1) }}, 0) as earlier_filled_ratio
+    from totals
+),
+
+gains as (
+    select
+        exit_id,
+        filled_ratio,
+        filled_ratio - earlier_filled_ratio as fields_filled_gain_ratio
+    from shares
+),
+
 -- The profile as it was: the latest version written before the exit.
 profiles as (
     select
@@ -102,18 +120,18 @@ select
 
     -- progress
     totals.fields_filled_ratio,
-    totals.fields_filled_ratio - coalesce(totals.earlier_fields_filled_ratio, 0) as fields_filled_gain_ratio,
-    (totals.fields_filled_ratio - coalesce(totals.earlier_fields_filled_ratio, 0))
-    / nullif({{ seconds('last_sessions.duration_microseconds') }} / 60, 0) as fields_filled_gain_per_minute,
-    totals.fields_filled_ratio / nullif(totals.count_input, 0) as fields_filled_ratio_per_input,
+    gains.fields_filled_gain_ratio,
+    {{ per_minute('gains.fields_filled_gain_ratio', 'last_sessions.duration_microseconds', -60, 60) }}
+        as fields_filled_gain_per_minute,
+    {{ clipped('gains.filled_ratio / nullif(totals.count_input, 0)', 0, 1) }} as fields_filled_ratio_per_input,
     totals.furthest_step_index,
     last_sessions.last_step_index,
 
     -- the last session
     {{ seconds('last_sessions.duration_microseconds') }} as last_session_seconds,
     last_sessions.count_events as last_session_count_events,
-    last_sessions.count_events
-    / nullif({{ seconds('last_sessions.duration_microseconds') }} / 60, 0) as last_session_events_per_minute,
+    {{ per_minute('last_sessions.count_events', 'last_sessions.duration_microseconds', 0, 10000000) }}
+        as last_session_events_per_minute,
     last_sessions.count_input as last_session_count_input,
     last_sessions.count_help as last_session_count_help,
     last_sessions.count_error as last_session_count_error,
@@ -136,7 +154,9 @@ select
     {{ seconds(microseconds_between('totals.first_started_at', 'exits.exited_at')) }} as seconds_since_first_session,
     {{ seconds(microseconds_between('totals.previous_ended_at', 'last_sessions.started_at')) }}
         as seconds_since_previous_session,
-    {{ seconds(microseconds_between('profiles.created_at', 'exits.exited_at')) }} as seconds_since_account_created,
+    -- An account of the year 1, or made a day after the exit or later, has no known age.
+    {{ within(seconds(microseconds_between('profiles.created_at', 'exits.exited_at')), -86400, 3153600000) }}
+        as seconds_since_account_created,
 
     -- profile
     {{ to_bigint('profiles.age') }} as age,
@@ -154,4 +174,5 @@ select
 from exits
 inner join totals on exits.exit_id = totals.exit_id
 inner join last_sessions on exits.exit_id = last_sessions.exit_id
+inner join gains on exits.exit_id = gains.exit_id
 left join profiles on exits.exit_id = profiles.exit_id

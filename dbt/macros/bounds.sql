@@ -1,0 +1,19 @@
+{#- A derived value stays within its range of config/features.yml whatever it is made of: a few odd events must neither stop a run
+    nor stand out a thousandfold. tests/test_exit_features.py compares the bounds with that file. -#}
+
+{#- The value, or null outside of the bounds and for NaN. -#}
+{% macro within(value, lowest, highest) -%}
+  case when {{ value }} >= {{ lowest }} and {{ value }} <= {{ highest }} then {{ value }} end
+{%- endmacro %}
+
+{#- The value, or the nearer bound. Null stays null. -#}
+{% macro clipped(value, lowest, highest) -%}
+  case when {{ value }} is not null then greatest(least({{ value }}, {{ highest }}), {{ lowest }}) end
+{%- endmacro %}
+
+{#- A rate a minute, clipped. The time counts one second at least: two events 5 microseconds apart are no pace of millions.
+    Null where no time has passed. -#}
+{% macro per_minute(amount, duration_microseconds, lowest, highest) -%}
+  {%- set counted = 'case when ' ~ duration_microseconds ~ ' > 0 then greatest(' ~ duration_microseconds ~ ', 1000000) end' -%}
+  {{ clipped(amount ~ ' / (' ~ seconds(counted) ~ ' / 60)', lowest, highest) }}
+{%- endmacro %}
