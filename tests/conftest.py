@@ -11,6 +11,7 @@ from dbt_common.behavior_flags import BehaviorFlagRendered
 
 from sandbox.crm_server import LocalCrm
 from tests.erase_kit import told_world
+from tests.vendor_specs import not_checked
 from tests.world import API_KEY, NOW, World, copy_history, make_history, small_app
 
 if TYPE_CHECKING:
@@ -22,6 +23,11 @@ def pytest_configure() -> None:
     # dbt asks the whole stack, frame by frame, which module registers each of its flags. Under pytest's deep stack, with the
     # thousands of modules that all tests together import, that took three seconds of every build.
     BehaviorFlagRendered._default_source = staticmethod(lambda: "tests")  # type: ignore[method-assign]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if line := not_checked():
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,10 +16,10 @@ from crm_sync.destinations.hubspot import HubSpot, HubSpotOptions
 from crm_sync.destinations.transport import RetryBudget
 from sandbox.crm_server import LocalCrm
 from tests.crm_wire_kit import Asked
+from tests.vendor_specs import find_or_skip
 
 KEY = "kEy-7f3a9c51-canary"
 ID = "winback_user_id"
-SPEC = Path(__file__).parents[2] / "shared/specs/hubspot_contacts_v3.json"
 UPSERT, ERASE = "/crm/v3/objects/contacts/batch/upsert", "/crm/v3/objects/contacts/gdpr-delete"
 PROPERTIES = "/crm/v3/properties/contacts"
 DELIVERED = Outcome("delivered", 200)
@@ -73,8 +72,7 @@ def described() -> Any:
 
     Null examples are none, errors have a media type, no content is said by leaving it out, and OAuth is not ours to check.
     """
-    if not SPEC.exists():
-        pytest.skip("HubSpot's description of its API is not part of this repository")
+    path = find_or_skip("hubspot_contacts_v3.json")
     pytest.importorskip("openapi_core")
 
     def repaired(node: Any) -> Any:
@@ -86,7 +84,7 @@ def described() -> Any:
         kept = {k: v for k, v in node.items() if (k, json.dumps(v)) not in unfit and k != "security"}
         return {"application/json" if k == "*/*" else k: repaired(v) for k, v in kept.items()}
 
-    return repaired(json.loads(SPEC.read_text()))
+    return repaired(json.loads(path.read_text()))
 
 
 def as_described(url: str) -> Any:

@@ -19,10 +19,11 @@ from crm_sync.destinations.klaviyo import Klaviyo, KlaviyoOptions
 from crm_sync.destinations.transport import RetryBudget
 from sandbox.crm_server import LocalCrm
 from tests.crm_wire_kit import Patience, Said
+from tests.vendor_specs import find, find_or_skip
 
 KEY = "kEy-7f3a9c51-canary"
 
-SPECS = Path(__file__).parents[2] / "shared/specs"
+PROFILES, PRIVACY = "klaviyo_profiles.json", "klaviyo_data_privacy.json"
 DELIVERED = Outcome("delivered", 200)
 UNCONFIRMED = Outcome("deferred", 200, "unconfirmed")
 JOBS, DELETIONS = "/api/profile-bulk-import-jobs", "/api/data-privacy-deletion-jobs"
@@ -38,7 +39,7 @@ START = datetime(2026, 6, 15, 10, tzinfo=UTC)
 @cache
 def description(name: str) -> Any:
     openapi_core = pytest.importorskip("openapi_core")
-    return openapi_core.OpenAPI.from_dict(json.loads((SPECS / name).read_text()))
+    return openapi_core.OpenAPI.from_dict(json.loads(find_or_skip(name).read_text()))
 
 
 def held_against_the_description(response: Response, contradictions: list[str]) -> Response:
@@ -55,7 +56,7 @@ def held_against_the_description(response: Response, contradictions: list[str]) 
             self.parameters.path = {name: v for v in (request.view_args or {}).values() for name in ("id", "job_id")}
 
     if request.path.startswith("/api/"):
-        openapi = description("klaviyo_data_privacy.json" if request.path == DELETIONS else "klaviyo_profiles.json")
+        openapi = description(PRIVACY if request.path == DELETIONS else PROFILES)
         try:
             if response.status_code < 400:
                 openapi.validate_request(Asked())
@@ -73,7 +74,7 @@ def described_crm(folder: Path, run: Patience, key: str = KEY) -> Iterator[Local
     """
     with LocalCrm(folder / "crm.db", api_key=key, clock=lambda: START + timedelta(seconds=run.clock())) as server:
         contradictions: list[str] = []
-        if SPECS.exists():
+        if find(PROFILES) and find(PRIVACY):
             server.app.after_request(lambda response: held_against_the_description(response, contradictions))
         yield server
     assert contradictions == []

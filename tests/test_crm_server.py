@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from sandbox.crm_desk import Allowance
 from sandbox.crm_server import LocalCrm
 from tests.local_crm import KEY, START, Clock, counters, post, scored, serving, track
-
-SPEC = Path(__file__).parents[2] / "shared/specs/braze_community.json"
+from tests.vendor_specs import find_or_skip
 
 
 @pytest.fixture
@@ -319,12 +318,11 @@ def test_a_taken_port_is_an_error_the_caller_can_catch(tmp_path: Path) -> None:
 
 
 def test_track_matches_the_vendors_description(crm: LocalCrm) -> None:
-    if not SPEC.exists():
-        pytest.skip("the community description of Braze's API is not part of this repository")
+    path = find_or_skip("braze_community.json")
     openapi_core = pytest.importorskip("openapi_core")
     from openapi_core.contrib.requests import RequestsOpenAPIRequest, RequestsOpenAPIResponse  # noqa: PLC0415
 
-    description = json.loads(SPEC.read_text())
+    description = json.loads(path.read_text())
     description["servers"] = [{"url": crm.url}]
     openapi = openapi_core.OpenAPI.from_dict(description)
     bodies: list[dict[str, object]] = [{"attributes": [scored("ada"), {"a": 1}]}, {"attributes": []}]

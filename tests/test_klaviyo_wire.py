@@ -12,7 +12,7 @@ import requests
 
 from sandbox.crm_server import LocalCrm
 from tests.crm_wire_kit import Patience
-from tests.klaviyo_kit import DELETIONS, HEADERS, JOBS, KEY, SPECS, at, described_crm, description
+from tests.klaviyo_kit import DELETIONS, HEADERS, JOBS, KEY, PROFILES, at, described_crm, description
 
 
 @pytest.fixture
@@ -150,7 +150,6 @@ def test_a_deletion_needs_exactly_one_id(crm: LocalCrm, found: object) -> None:
     assert sorted(crm.store.profiles()) == ["ada"]
 
 
-@pytest.mark.skipif(not SPECS.exists(), reason="Klaviyo's description of its API is not part of this repository")
 @pytest.mark.parametrize(
     "body", [{}, import_of({"type": "person", "attributes": {}}), import_of({"type": "profile"}), import_of(user(7))]
 )
@@ -160,4 +159,4 @@ def test_the_description_finds_fault_with_a_malformed_import(body: object, crm: 
 
     asked = requests.Request("POST", "https://a.klaviyo.com" + JOBS, headers=HEADERS, data=json.dumps(body))
     with pytest.raises(exceptions.OpenAPIError):
-        description("klaviyo_profiles.json").validate_request(RequestsOpenAPIRequest(asked))
+        description(PROFILES).validate_request(RequestsOpenAPIRequest(asked))
