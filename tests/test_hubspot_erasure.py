@@ -57,3 +57,20 @@ def test_a_deletion_answered_in_an_unknown_way_is_none(connected: Connect, run: 
     with saying(Said(200, {"status": "queued"})) as script, pytest.raises(UnavailableError) as failure:
         connected(script.url).erase(["ada"], run)
     assert failure.value.code == "unknown_reply"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        Said(400, {"category": "TRANSIENT_ERROR", "message": "x"}),
+        Said(423, {}),
+        Said(409, {"category": "OBJECT_LOCKED"}),
+    ],
+)
+def test_an_erasure_that_is_not_possible_now_is_tried_again_and_rejects_nobody(
+    connected: Connect, run: Patience, said: Said
+) -> None:
+    with saying(said, said, Said(204)) as script:
+        assert [each.kind for each in connected(script.url).erase(["ada"], run)] == ["delivered"]
+    with saying(said) as script, pytest.raises(UnavailableError):
+        connected(script.url).erase(["ada"], run)

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import requests
 
 from crm_sync.changes import Change
 from crm_sync.destination import BatchRefusedError, Outcome, Run
+from crm_sync.destinations.hubspot import HubSpot, HubSpotOptions
 from crm_sync.sync import sync
 from sandbox.crm_server import LocalCrm
 from tests.local_crm import fault
@@ -154,3 +156,53 @@ def test_a_large_batch_that_is_refused_for_the_request_costs_few_requests(wareho
     counts, _ = run(warehouse, Notebook(max_batch=10_000, poison=frozenset(users)))
     # 14 halvings to the first user, two requests for each of the others, and one for each part that waits.
     assert counts.requests <= 14 + 2 * 20 + 14
+
+
+@pytest.mark.parametrize("status", [402, 405, 407, 410, 411, 415, 421, 426, 431, 451])
+def test_a_status_that_is_not_about_rows_stops_at_the_first_request(
+    warehouse: DuckDBWarehouse, crm: LocalCrm, status: int
+) -> None:
+    withdrawals(warehouse, 3)
+    crowd(warehouse, 5)
+    fault(crm, kind="status", status=status, times=FOR_EVER)
+    counts, stopped = run(warehouse, braze(crm))
+    assert isinstance(stopped, ContractError)
+    assert f"HTTP {status}" in str(stopped)
+    assert (counts.requests, counts.deferred, outcomes(warehouse)) == (1, {"stopped": 8}, {})
+
+
+def test_a_property_that_was_removed_stops_the_run_and_no_withdrawal_is_lost(
+    warehouse: DuckDBWarehouse, crm: LocalCrm
+) -> None:
+    leaving = withdrawals(warehouse, 3)
+    users = crowd(warehouse, 5)
+    destination = HubSpot(crm.url, "local-key", HubSpotOptions(max_in_flight=1))
+    requests.delete(
+        f"{crm.url}/crm/v3/properties/contacts/churn_probability",
+        headers={"Authorization": "Bearer local-key"},
+        timeout=10,
+    ).raise_for_status()
+    counts, stopped = run(warehouse, destination)
+    assert isinstance(stopped, ContractError)
+    assert "property_doesnt_exist" in str(stopped)
+    assert (counts.rejected, counts.delivered + sum(counts.deferred.values())) == (0, 8)
+    assert set(outcomes(warehouse).values()) <= {"delivered"}
+    assert set(written(warehouse, "sending")) == {*leaving, *users}
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        ({"status": "423"}, "locked"),
+        ({"category": "RATE_LIMITS"}, "throttled"),
+        ({"category": "TRANSIENT_ERROR"}, "transient_error"),
+        ({"status": "503", "category": "VALIDATION_ERROR"}, "unavailable"),
+    ],
+)
+def test_a_row_that_hubspot_does_not_take_now_is_deferred(
+    warehouse: DuckDBWarehouse, crm: LocalCrm, more: dict[str, str], code: str
+) -> None:
+    users = crowd(warehouse, 4)
+    fault(crm, kind="row_error", external_ids=[users[1]], body=more)
+    counts, stopped = run(warehouse, HubSpot(crm.url, "local-key", HubSpotOptions(max_in_flight=1)))
+    assert (counts.delivered, counts.rejected, counts.deferred, stopped) == (3, 0, {code: 1}, None)
