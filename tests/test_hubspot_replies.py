@@ -202,6 +202,14 @@ def test_two_users_who_are_one_contact_to_hubspot_are_told_as_a_collision(
     assert all(not each.reason or "ada" not in each.reason.lower() for each in said)
 
 
+def test_two_users_of_one_contact_are_told_also_in_batches_of_their_own(connected: Connect, run: Patience) -> None:
+    replies = [Said(200, complete(result("0", user=user, id="7"))) for user in ("ada", "ADA", "ada")]
+    with saying(*replies) as script:
+        hubspot = connected(script.url)
+        said = [hubspot.send(changes(user), run)[0] for user in ("ada", "ADA", "ada")]
+    assert [f"{each.kind} {each.code}" for each in said] == ["delivered None", "rejected collision", "delivered None"]
+
+
 # What an error of one row asks for
 
 VALIDATION = "Property values were not valid: "

@@ -18,6 +18,7 @@ from pydantic import Field
 from crm_sync.changes import Change, Value
 from crm_sync.destination import BatchRefusedError, Finding, Outcome, RequestRefusedError, Run, UnavailableError
 from crm_sync.destinations.adapter import Adapter, Limit, Options, refused_finding
+from crm_sync.destinations.hubspot_contacts import Contacts
 from crm_sync.destinations.hubspot_properties import judged
 from crm_sync.destinations.hubspot_replies import (
     LOCK_SECONDS,
@@ -72,6 +73,7 @@ class HubSpot:
         window = options.limits[0].seconds if options.limits else None
         dialect = Dialect(heard=partial(heard, window_seconds=window), refusal=refusal, meaning=meaning)
         headers = {"Authorization": f"Bearer {api_key}"}
+        self._contacts = Contacts()
         self._transport = Transport(url, headers, Pace(options.rate_limits), budget=budget, dialect=dialect)
 
     def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
@@ -87,7 +89,8 @@ class HubSpot:
             raise RequestRefusedError(f"{text} ({refused.code}): winback doctor", 400, refused.code) from None
         except BatchRefusedError as refused:
             raise BatchRefusedError(refused.http_status, refused.code, without_users(refused.reason, batch)) from None
-        return verdicts(reply, batch, self._id_property)
+        outcomes = verdicts(reply, batch, self._id_property)
+        return self._contacts.checked(reply, batch, self._id_property, outcomes)
 
     def erase(self, external_ids: Sequence[str], run: Run) -> list[Outcome]:
         """Delete contacts for good, one request each; see Destination."""

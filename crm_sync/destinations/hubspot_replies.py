@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from crm_sync.changes import Change
 from crm_sync.destination import BatchRefusedError, MisconfiguredError, Outcome, UnavailableError
+from crm_sync.destinations.hubspot_contacts import by_result, traced
 from crm_sync.destinations.meanings import Meaning, gravest, meaning_of, meaning_of_code, misconfigured
 from crm_sync.destinations.pacing import Heard
 from crm_sync.destinations.replies import Reply, asked_wait, number
@@ -21,7 +21,7 @@ from crm_sync.redaction import redacted
 
 LOCKED, LOCK_SECONDS = 423, 2.0  # how long a lock lasts, by the page above
 MOVING = 477  # the account is being moved to another data centre, for up to a day
-UNKNOWN, COLLISION = "unknown_error", "collision"
+UNKNOWN = "unknown_error"
 MAX_NAMES = 3
 # HubSpot's categories and the codes in its sentences. One that is not here and has no word of a passing fault is about a row.
 CODES: Mapping[str, Meaning] = {
@@ -40,7 +40,6 @@ CODES: Mapping[str, Meaning] = {
     "read_only_value": "person",
 }
 _NOT_UNIQUE = "by non-unique"
-_COLLIDES = "HubSpot answered with another user's contact: to HubSpot ids that differ by case alone are one"
 _STATUS = re.compile("[45][0-9][0-9]")
 _CODE = re.compile(r"[A-Z][A-Z_]{1,59}")
 _QUOTED_CODE = re.compile(r'"error":\s*"(\w+)"')
@@ -79,58 +78,18 @@ def verdicts(reply: Reply, batch: Sequence[Change], id_property: str) -> list[Ou
     return outcomes
 
 
-def by_result(results: Sequence[Any], rows: Mapping[str, int], id_property: str, status: int) -> dict[int, Outcome]:
-    """Return the outcomes of the rows that a result is about, `rows` being the batch's rows by external id.
-
-    A result about another user than its trace id's delivers nothing. HubSpot compares ids without case and the blanks around
-    them: users whose ids differ by nothing else are one contact there, which would be overwritten each time.
-    """
-    users = list(rows)
-    outcomes: dict[int, Outcome] = {}
-    by_contact: dict[str, set[int]] = defaultdict(set)
-    for result in results:
-        row, user = _row_of(result, rows, id_property)
-        if row is None:
-            continue
-        if user in (None, users[row]):
-            outcomes.setdefault(row, Outcome("delivered", status))
-        else:
-            is_same_contact = str(user).strip().casefold() == users[row].strip().casefold()
-            outcomes[row] = Outcome("rejected" if is_same_contact else "deferred", status, COLLISION, _COLLIDES)
-        if isinstance(result.get("id"), str | int):
-            by_contact[str(result["id"])].add(row)
-    shared = {row for of_contact in by_contact.values() if len(of_contact) > 1 for row in of_contact}
-    return outcomes | dict.fromkeys(shared, Outcome("rejected", status, COLLISION, _COLLIDES))
-
-
-def _row_of(result: Any, rows: Mapping[str, int], id_property: str) -> tuple[int | None, str | None]:
-    """The row that a result is about, by its trace id, else by its user, and the user that it names."""
-    if not isinstance(result, dict):
-        return None, None
-    properties = result.get("properties")
-    named = properties.get(id_property) if isinstance(properties, dict) else None
-    user = None if named is None else str(named)
-    trace = result.get("objectWriteTraceId")
-    return (rows.get(user or "") if trace is None else _traced(trace, rows)), user
-
-
 def _rows_of(error: Any, rows: Mapping[str, int]) -> set[int]:
     """The rows that an error is about: by the trace ids, else the ids, in its context."""
     context = error.get("context") if isinstance(error, dict) else None
     if not isinstance(context, dict):
         return set()
-    traced = {_traced(trace, rows) for trace in _listed(context.get("objectWriteTraceId"))} - {None}
+    traced = {traced(trace, rows) for trace in _listed(context.get("objectWriteTraceId"))} - {None}
     named = {rows.get(str(each)) for key in ("ids", "id") for each in _listed(context.get(key))} - {None}
     return {row for row in traced or named if row is not None}
 
 
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
-
-
-def _traced(trace: Any, rows: Mapping[str, int]) -> int | None:
-    known = isinstance(trace, str) and trace.isascii() and trace.isdigit() and len(trace) < 9
-    return int(trace) if known and int(trace) < len(rows) else None
 
 
 def _refused(error: Any, status: int, about: Sequence[Change]) -> tuple[Meaning, Outcome]:

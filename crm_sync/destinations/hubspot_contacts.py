@@ -1,0 +1,82 @@
+"""Which user each result of HubSpot is about, and whose contact it is: two users can be one contact there."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from crm_sync.changes import Change
+from crm_sync.destination import Outcome
+from crm_sync.destinations.replies import Reply
+
+COLLISION = "collision"
+MAX_CONTACTS = 200_000  # remembered in a run; they take 30 MB
+_COLLIDES = "HubSpot answered with another user's contact: to HubSpot ids that differ by case alone are one"
+
+
+class Contacts:
+    """Which user each contact answered for in this run, to notice two users who are one contact. Shared by all threads."""
+
+    def __init__(self) -> None:
+        self._users: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def checked(
+        self, reply: Reply, batch: Sequence[Change], id_property: str, outcomes: Sequence[Outcome]
+    ) -> list[Outcome]:
+        """Return the outcomes with those as a collision whose contact answered for another user before."""
+        rows = {change.external_id: row for row, change in enumerate(batch)}
+        found = list(outcomes)
+        for result in reply.body.get("results") or []:
+            row, _ = _row_of(result, rows, id_property)
+            if row is None or not isinstance(result.get("id"), str | int) or found[row].kind != "delivered":
+                continue
+            with self._lock:
+                other = self._users.get(str(result["id"]), batch[row].external_id)
+                if len(self._users) < MAX_CONTACTS:
+                    self._users[str(result["id"])] = other
+            if other != batch[row].external_id:
+                found[row] = Outcome("rejected", reply.status, COLLISION, _COLLIDES)
+        return found
+
+
+def by_result(results: Sequence[Any], rows: Mapping[str, int], id_property: str, status: int) -> dict[int, Outcome]:
+    """Return the outcomes of the rows that a result is about, `rows` being the batch's rows by external id.
+
+    A result about another user than its trace id's delivers nothing. HubSpot compares ids without case and the blanks around
+    them: users whose ids differ by nothing else are one contact there, which would be overwritten each time.
+    """
+    users = list(rows)
+    outcomes: dict[int, Outcome] = {}
+    by_contact: dict[str, set[int]] = defaultdict(set)
+    for result in results:
+        row, user = _row_of(result, rows, id_property)
+        if row is None:
+            continue
+        if user in (None, users[row]):
+            outcomes.setdefault(row, Outcome("delivered", status))
+        else:
+            is_same_contact = str(user).strip().casefold() == users[row].strip().casefold()
+            outcomes[row] = Outcome("rejected" if is_same_contact else "deferred", status, COLLISION, _COLLIDES)
+        if isinstance(result.get("id"), str | int):
+            by_contact[str(result["id"])].add(row)
+    shared = {row for of_contact in by_contact.values() if len(of_contact) > 1 for row in of_contact}
+    return outcomes | dict.fromkeys(shared, Outcome("rejected", status, COLLISION, _COLLIDES))
+
+
+def _row_of(result: Any, rows: Mapping[str, int], id_property: str) -> tuple[int | None, str | None]:
+    """The row that a result is about, by its trace id, else by its user, and the user that it names."""
+    if not isinstance(result, dict):
+        return None, None
+    properties = result.get("properties")
+    named = properties.get(id_property) if isinstance(properties, dict) else None
+    user = None if named is None else str(named)
+    trace = result.get("objectWriteTraceId")
+    return (rows.get(user or "") if trace is None else traced(trace, rows)), user
+
+
+def traced(trace: Any, rows: Mapping[str, int]) -> int | None:
+    known = isinstance(trace, str) and trace.isascii() and trace.isdigit() and len(trace) < 9
+    return int(trace) if known and int(trace) < len(rows) else None
