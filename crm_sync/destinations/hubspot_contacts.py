@@ -78,5 +78,6 @@ def _row_of(result: Any, rows: Mapping[str, int], id_property: str) -> tuple[int
 
 
 def traced(trace: Any, rows: Mapping[str, int]) -> int | None:
+    """Return the row that a trace id of ours names, or None."""
     known = isinstance(trace, str) and trace.isascii() and trace.isdigit() and len(trace) < 9
     return int(trace) if known and int(trace) < len(rows) else None
