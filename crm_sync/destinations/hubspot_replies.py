@@ -83,9 +83,9 @@ def _rows_of(error: Any, rows: Mapping[str, int]) -> set[int]:
     context = error.get("context") if isinstance(error, dict) else None
     if not isinstance(context, dict):
         return set()
-    traced = {traced(trace, rows) for trace in _listed(context.get("objectWriteTraceId"))} - {None}
+    by_trace = {traced(trace, rows) for trace in _listed(context.get("objectWriteTraceId"))} - {None}
     named = {rows.get(str(each)) for key in ("ids", "id") for each in _listed(context.get(key))} - {None}
-    return {row for row in traced or named if row is not None}
+    return {row for row in by_trace or named if row is not None}
 
 
 def _listed(value: Any) -> list[Any]:
