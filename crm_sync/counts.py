@@ -11,8 +11,9 @@ from crm_sync.destination import Outcome, OutOfTimeError, UnavailableError
 from warehouse.errors import CircuitOpenError, WinbackError
 
 UNSENDABLE = "unsendable"
-# Below this many attempts a share says little.
+# Below this many attempts a share says little, but at the end all of so many do not fail by chance.
 MIN_ATTEMPTS_FOR_CIRCUIT = 50
+MIN_ALL_REJECTED = 10
 
 
 @dataclass
@@ -76,14 +77,15 @@ def why_deferred(stopped: WinbackError | None) -> str:
     return "stopped" if stopped else "unconfirmed"
 
 
-def by_the_crm(counts: SyncCounts, max_rejected_ratio: float) -> CircuitOpenError | None:
+def by_the_crm(counts: SyncCounts, max_rejected_ratio: float, *, is_at_end: bool = False) -> CircuitOpenError | None:
     """Whether the CRM has rejected too many of those it was sent: then sending stops."""
     rejected = counts.rejected - counts.errors.get(UNSENDABLE, 0)
-    if not _are_too_many(rejected, counts.delivered + rejected, max_rejected_ratio):
+    if not _are_too_many(rejected, counts.delivered + rejected, max_rejected_ratio, is_at_end=is_at_end):
         return None
     commonest = max((code for code in counts.errors if code != UNSENDABLE), key=lambda code: counts.errors[code])
+    stopped = "" if is_at_end else "Sending was stopped. "
     return CircuitOpenError(
-        f"The CRM rejected {rejected} of {counts.delivered + rejected} users, most with {commonest}. Sending was stopped. "
+        f"The CRM rejected {rejected} of {counts.delivered + rejected} users, most with {commonest}. {stopped}"
         "See winback dead-letters; after the cause is mended: winback dead-letters retry"
     )
 
@@ -91,7 +93,7 @@ def by_the_crm(counts: SyncCounts, max_rejected_ratio: float) -> CircuitOpenErro
 def by_ourselves(counts: SyncCounts, max_rejected_ratio: float) -> CircuitOpenError | None:
     """Whether too many could not be sent at all. They cost no request: it is said when all the others were sent."""
     unsendable, attempts = counts.errors.get(UNSENDABLE, 0), counts.delivered + counts.rejected
-    if not _are_too_many(unsendable, attempts, max_rejected_ratio):
+    if not _are_too_many(unsendable, attempts, max_rejected_ratio, is_at_end=True):
         return None
     return CircuitOpenError(
         f"Of {attempts} users {unsendable} have a score or a time that no CRM could be told; the others were sent. "
@@ -99,5 +101,6 @@ def by_ourselves(counts: SyncCounts, max_rejected_ratio: float) -> CircuitOpenEr
     )
 
 
-def _are_too_many(rejected: int, attempts: int, max_rejected_ratio: float) -> bool:
-    return attempts >= MIN_ATTEMPTS_FOR_CIRCUIT and rejected > max_rejected_ratio * attempts
+def _are_too_many(rejected: int, attempts: int, max_rejected_ratio: float, *, is_at_end: bool) -> bool:
+    is_enough = attempts >= MIN_ATTEMPTS_FOR_CIRCUIT or (is_at_end and attempts == rejected >= MIN_ALL_REJECTED)
+    return is_enough and rejected > max_rejected_ratio * attempts

@@ -39,13 +39,23 @@ class Finding:
 
 
 class BatchRefusedError(WinbackError):
-    """The CRM refused the whole batch for what is in it: some row is at fault, and halving finds it."""
+    """The CRM refused the whole batch for what is in it: some row is at fault, and halving finds it.
 
-    def __init__(self, http_status: int, code: str, reason: str | None = None) -> None:
+    `rows` are the code and the reason of each row, by its place in the batch, that the CRM itself named.
+    """
+
+    def __init__(
+        self,
+        http_status: int,
+        code: str,
+        reason: str | None = None,
+        rows: Mapping[int, tuple[str, str | None]] | None = None,
+    ) -> None:
         super().__init__(f"The CRM refused a batch: HTTP {http_status}, {code}")
         self.http_status = http_status
         self.code = code
         self.reason = reason
+        self.rows = rows or {}
 
 
 class RequestRefusedError(ContractError):

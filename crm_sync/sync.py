@@ -100,7 +100,8 @@ class _Sync:
         if not self.stopped:
             self._send_all(advance)
         self._settle_accounts(pending)
-        self.stopped = self.stopped or by_ourselves(counts, self.plan.max_rejected_ratio)
+        ratio = self.plan.max_rejected_ratio
+        self.stopped = self.stopped or by_the_crm(counts, ratio, is_at_end=True) or by_ourselves(counts, ratio)
         return counts, self.stopped
 
     def _settle_accounts(self, pending: int) -> None:

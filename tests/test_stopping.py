@@ -71,11 +71,25 @@ def test_the_circuit_opens_above_the_ratio_and_not_at_it(
 
 
 @pytest.mark.parametrize(("count", "is_open"), [(49, False), (50, True)])
-def test_the_circuit_does_not_judge_fewer_than_50_attempts(
+def test_the_circuit_does_not_judge_a_share_of_fewer_than_50_attempts(
     warehouse: DuckDBWarehouse, crm: LocalCrm, count: int, is_open: bool
 ) -> None:
-    fault(crm, kind="row_error", external_ids=crowd(warehouse, count))
+    fault(crm, kind="row_error", external_ids=crowd(warehouse, count)[1:])
     counts, stopped = run(warehouse, braze(crm, max_batch=7), plan(warehouse, max_rejected_ratio=0.1))
+    assert isinstance(stopped, CircuitOpenError) == is_open
+    assert (counts.rejected, counts.deferred) == (count - 1, {})
+
+
+@pytest.mark.parametrize(
+    ("count", "max_rejected_ratio", "is_open"),
+    [(9, 0.5, False), (10, 0.5, True), (18, 0.5, True), (49, 0.99, True), (18, 1.0, False)],
+)
+def test_of_few_users_the_circuit_opens_at_the_end_where_all_were_rejected(
+    warehouse: DuckDBWarehouse, crm: LocalCrm, count: int, max_rejected_ratio: float, is_open: bool
+) -> None:
+    fault(crm, kind="row_error", external_ids=crowd(warehouse, count))
+    how = plan(warehouse, max_rejected_ratio=max_rejected_ratio)
+    counts, stopped = run(warehouse, braze(crm, max_batch=7), how)
     assert isinstance(stopped, CircuitOpenError) == is_open
     assert (counts.rejected, counts.deferred) == (count, {})
 

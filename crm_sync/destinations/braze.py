@@ -1,7 +1,8 @@
 """How does Braze take upserts, and what does it say of each row?
 
 POST /users/track, https://www.braze.com/docs/api/endpoints/user_data/post_user_track/. A 201 means accepted, with an error for
-each object that was not. Scores are attributes, never events: setting an attribute twice changes nothing, an event twice does.
+each object that was not and a count of those that were. Scores are attributes, never events: setting an attribute twice changes
+nothing, an event twice does.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Braze:
                 outcomes += [Outcome("rejected", refused.http_status, refused.code, refused.reason)] * len(ids)
                 continue
             deleted = reply.body.get("deleted") if isinstance(reply.body, dict) else None
-            if type(deleted) is not int:
+            if type(deleted) is not int or not 0 <= deleted <= len(ids):
                 raise UnavailableError("Braze answered a deletion in an unknown shape.", "unknown_reply")
             code = "not_found" if deleted == 0 else None
             outcomes += [Outcome("delivered", reply.status, code)] * len(ids)
@@ -120,17 +121,21 @@ def verdicts(reply: Reply, external_ids: Sequence[str]) -> list[Outcome]:
     errors = body.get("errors") or []
     if body.get("message") not in ("success", "queued") or not isinstance(errors, list):
         raise UnavailableError(f"Braze answered HTTP {reply.status} in an unknown shape.", "unknown_reply")
-    outcomes = [Outcome("delivered", reply.status)] * len(external_ids)
+    rejected: dict[int, Outcome] = {}
     for error in errors:
         index = error.get("index") if isinstance(error, dict) else None
-        if type(index) is not int or not 0 <= index < len(outcomes) or error.get("input_array") != "attributes":
+        if type(index) is not int or not 0 <= index < len(external_ids) or error.get("input_array") != "attributes":
             raise UnavailableError(
                 f"Braze answered HTTP {reply.status} with an error of unknown shape.", "unknown_reply"
             )
         text = error.get("type", "unknown")
         code, reason = code_of(text, external_ids[index]), redacted(text, external_ids[index])
-        outcomes[index] = Outcome("rejected", reply.status, code, reason)
-    return outcomes
+        rejected[index] = Outcome("rejected", reply.status, code, reason)
+    # Braze counts the users it took on. Where that is not all others, it is not known which of them it did.
+    processed = body.get("attributes_processed", len(external_ids) - len(rejected))
+    is_so = type(processed) is int and processed == len(external_ids) - len(rejected)
+    rest = Outcome("delivered", reply.status) if is_so else Outcome("deferred", reply.status, "unconfirmed")
+    return [rejected.get(index, rest) for index in range(len(external_ids))]
 
 
 def refusal(reply: Reply) -> tuple[str, str | None]:

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
@@ -28,12 +29,15 @@ from crm_sync.destinations.klaviyo_replies import (
     id_of,
     job_of,
     meaning,
+    named_rows,
     next_cursor,
     refusal,
     resources,
+    texts_of,
     unknown,
     verdicts,
 )
+from crm_sync.destinations.named_rows import without_named
 from crm_sync.destinations.pacing import Pace, RateLimit
 from crm_sync.destinations.replies import Reply
 from crm_sync.destinations.transport import Dialect, RetryBudget, Transport
@@ -76,17 +80,20 @@ class Klaviyo:
         self.max_batch, self.max_in_flight = options.max_batch, options.max_in_flight
         headers = {"Authorization": f"Klaviyo-API-Key {api_key}", "revision": options.revision}
         headers |= {"Accept": MEDIA_TYPE["Content-Type"]}
-        dialect = Dialect(heard=heard, refusal=refusal, meaning=meaning)
+        dialect = Dialect(heard=heard, refusal=refusal, meaning=meaning, named_rows=named_rows)
         self._imports, self._lookups, self._deletions = (
             Transport(url, headers, Pace(limits), budget=budget, dialect=dialect)
             for limits in (options.rate_limits, _rates(options.lookup_limits), _rates(options.deletion_limits))
         )
 
     def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
-        """Import one batch and wait for what becomes of it; see Destination.
+        """Import one batch and wait for what becomes of it; see Destination. Rows that a refusal names are left out.
 
         An import whose reply was lost is posted again: values are set and unset, so that twice is as good as once.
         """
+        return without_named(batch, partial(self._import, run=run), texts_of)
+
+    def _import(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
         content = import_of(batch)
         if len(content) > self._options.max_body_bytes:
             raise BatchRefusedError(413, "too_large", "The import is larger than Klaviyo takes.")

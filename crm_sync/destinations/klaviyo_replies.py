@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -32,7 +32,7 @@ CODES: Mapping[str, Meaning] = {
     "unsupported_media_type": "person",
 }
 _REVISION = re.compile(r"\brevisions?\b", re.IGNORECASE)
-_ROW = re.compile(r"/data/attributes/profiles/data/(\d{1,9})(?:/.*)?")
+_ROW = re.compile(r"/?data/attributes/profiles/data/(0|[1-9][0-9]{0,8})(?:/.*)?", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,15 @@ def _row(error: Any, positions: Mapping[str, int]) -> int | None:
 
 
 def _rejection(error: Any, change: Change) -> Outcome:
-    texts = [text for value in change.attributes.values() for text in _texts(value)]
     detail = at(error, "attributes", "detail") or at(error, "attributes", "title") or "unknown"
     code = code_of(at(error, "attributes", "code") or "unknown")
     kind: Literal["deferred", "rejected"] = "deferred" if meaning_of_code(code, CODES) == "later" else "rejected"
-    return Outcome(kind, 200, code, redacted(detail, change.external_id, *texts))
+    return Outcome(kind, 200, code, redacted(detail, *texts_of(change)))
+
+
+def texts_of(change: Change) -> list[str]:
+    """The texts of a change that no reason may hold."""
+    return [change.external_id, *(text for value in change.attributes.values() for text in _texts(value))]
 
 
 def _texts(value: Value) -> list[str]:
@@ -135,6 +139,18 @@ def _is_about_the_revision(error: Any) -> bool:
     pointer = str(at(error, "source", "pointer") or "")
     words = f"{at(error, 'source', 'header')} {at(error, 'title')} {at(error, 'detail')}"
     return not _ROW.fullmatch(pointer) and bool(_REVISION.search(words))
+
+
+def named_rows(reply: Reply) -> dict[int, tuple[str, str | None]]:
+    """The rows that a refused import points at, by their place in it, each with what `refusal` says of its first error."""
+    errors = at(reply.body, "errors")
+    rows: dict[int, tuple[str, str | None]] = {}
+    for error in errors if isinstance(errors, list) else []:
+        pointer = at(error, "source", "pointer")
+        match = _ROW.fullmatch(pointer) if isinstance(pointer, str) else None
+        if match:
+            rows.setdefault(int(match[1]), refusal(replace(reply, body={"errors": [error]})))
+    return rows
 
 
 def refusal(reply: Reply) -> tuple[str, str | None]:

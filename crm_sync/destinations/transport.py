@@ -52,13 +52,14 @@ class RetryBudget:
 class Dialect:
     """How a CRM words what every CRM says. Pure functions of a reply.
 
-    `heard` reads the rate limit's headers, `refusal` the code and the redacted reason of a 4xx, `meaning` what the CRM's own code
-    asks of the sync, None where the status decides.
+    `heard` reads the rate limit's headers, `refusal` the code and the redacted reason of a 4xx, `named_rows` the same of each row
+    that it names, by its place in the batch, `meaning` what the CRM's own code asks of the sync, None where the status decides.
     """
 
     heard: Callable[[Reply], Heard] = lambda reply: Heard(wait_seconds=asked_wait(reply))
     refusal: Callable[[Reply], tuple[str, str | None]] = lambda reply: (f"http_{reply.status}", None)
     meaning: Callable[[Reply], Meaning | None] = lambda reply: None  # noqa: ARG005 - the signature of all
+    named_rows: Callable[[Reply], Mapping[int, tuple[str, str | None]]] = lambda reply: {}  # noqa: ARG005 - none named
 
 
 class Transport:
@@ -198,7 +199,7 @@ class Transport:
         if meaning == "person":
             text = f"The CRM answered HTTP {status} to {request.path.split('?')[0]}. {advice_on(status, code)}"
             raise RequestRefusedError(text, status, code)
-        raise BatchRefusedError(status, code, reason)
+        raise BatchRefusedError(status, code, reason, self._dialect.named_rows(parsed))
 
     def _parsed(self, request: _Request, reply: Reply) -> Reply:
         if request.expects == "text" or not reply.text:
