@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# A stand-in need not survive a power cut: nothing is forced to disk.
+# A stand-in need not survive a power cut: nothing is forced to disk. What is deleted is overwritten, for it is somebody's data.
 _SCHEMA = """
 pragma journal_mode = wal;
 pragma synchronous = off;
+pragma secure_delete = on;
 create table if not exists profiles (external_id text primary key, attributes text not null, updated_at text not null);
 create table if not exists writes (
   id integer primary key, external_id text not null, received_at text not null, run_id text,
@@ -58,6 +59,11 @@ class Database:
         self.connection.executescript(_SCHEMA)
         if self.rows("select 1 from sqlite_master where name = 'changes'"):
             self.connection.executescript(_FROM_CHANGES)
+        if not self.rows("pragma user_version")[0][0]:
+            # What was deleted before deletions overwrote it lies in pages that are no longer used.
+            self.connection.execute("vacuum")
+            self.connection.execute("pragma user_version = 1")
+            self.forget()
         if "kind" not in {name for _, name, *_ in self.rows("pragma table_info(field_writes)")}:
             self.connection.execute("alter table field_writes add column kind text")
 
@@ -65,6 +71,14 @@ class Database:
         """Close the file, after the write under way if there is one."""
         with self.lock:
             self.connection.close()
+
+    def forget(self) -> None:
+        """Empty the write-ahead log, which holds every page as it was before a deletion.
+
+        It waits for others who read the file; one who reads on for 30 s keeps it, and the next deletion or closing empties it.
+        """
+        with self.lock:
+            self.connection.execute("pragma wal_checkpoint(truncate)").fetchall()
 
     def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Ask."""

@@ -12,6 +12,7 @@ from flask import Flask, Response
 
 from sandbox.crm_control import CONTROL, add_control
 from sandbox.crm_desk import Desk
+from sandbox.crm_doorkeeper import add_doorkeeper
 from sandbox.crm_http import Server
 from sandbox.crm_pages import add_pages
 from sandbox.crm_store import CrmStore
@@ -26,6 +27,7 @@ def create_app(desk: Desk) -> Flask:
     app = Flask(__name__)
     # A hang-up must reach the handler of the connection; a bug of ours must reach the log.
     app.config["PROPAGATE_EXCEPTIONS"] = True
+    add_doorkeeper(app)
     app.url_map.merge_slashes = False  # an external id may hold two slashes
     wires = (BrazeWire(), HubSpotWire(), KlaviyoWire(), SalesforceWire())
     for wire in wires:

@@ -98,6 +98,7 @@ class CrmStore(Views):
             db.execute("insert into deletions values (?, ?, ?)", (at, run_id, deleted))
             if run_id is not None:
                 self._count_run(run_id, at, [])
+        self.database.forget()
         return deleted
 
     def _count_run(self, run_id: str, at: str, writes: Sequence[tuple[str, str, str | None, int, str]]) -> None:
