@@ -35,7 +35,7 @@ LENGTHS = {
 }  # fmt: skip
 FLAGS = {
     "marketing_consent", "previous_year_filing", "has_marketing_consent", "is_dissolved", "is_eligible", "is_erased",
-    "is_voucher_eligible", "is_treated", "is_withdrawal", "is_in_doubt",
+    "is_voucher_eligible", "is_treated", "is_withdrawal", "is_in_doubt", "is_too_long", "is_cut", "is_session_too_long",
 }  # fmt: skip
 
 # What the synthetic app does: 10,438 sessions and 147,373 events of 5,000 users in 50 days; 0.8 of the sessions end in an exit.
