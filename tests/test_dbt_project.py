@@ -71,7 +71,7 @@ def test_dbt_and_python_reach_as_many_days_back(lateness_days: int, hours: int, 
     macros.make_module({"var": values.get, "return": returned.append}).days_in_reach()  # type: ignore[attr-defined]
 
     assert returned == [days]
-    assert Funnel(completion_events=["filed"], **values).days_in_reach == days  # type: ignore[arg-type]
+    assert Funnel(completion_events=["filed"], **values).days_in_reach == days
 
 
 def test_every_model_says_its_grain_and_describes_exactly_the_columns_it_has(
