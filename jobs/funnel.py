@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +26,8 @@ class Funnel(BaseModel):
     abandonment_events: list[EventName] = []
     closing_events: list[EventName] = []
     session_gap_minutes: Annotated[int, Field(ge=1, le=1440)] = 30
+    # The longest session; a longer one is cut, and its user set aside. 168: a week, which is what one run may re-read for it.
+    max_session_hours: Annotated[int, Field(ge=1, le=168)] = 24
     max_lateness_days: Annotated[int, Field(ge=1, le=30)] = 3
     label_window_days: Annotated[int, Field(ge=1, le=365)] = 14
     feature_history_days: Annotated[int, Field(ge=1, le=730)] = 90
@@ -45,6 +48,18 @@ class Funnel(BaseModel):
         }
         _refuse_twice("given more than one kind, or one twice", kinds)
         return self
+
+    @model_validator(mode="after")
+    def _a_session_holds_a_gap(self) -> Funnel:
+        if self.max_session_hours * 60 < self.session_gap_minutes:
+            raise ValueError("max_session_hours must be at least session_gap_minutes")
+        return self
+
+    @property
+    def days_in_reach(self) -> int:
+        """How many days before its window a run may read and write: dbt/macros/time.sql has the same sum."""
+        minutes = self.max_session_hours * 60 + 2 * self.session_gap_minutes
+        return self.max_lateness_days + ceil(minutes / 1440)
 
     @property
     def outcomes(self) -> dict[str, str]:

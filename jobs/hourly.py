@@ -28,11 +28,18 @@ from warehouse.tables import DECISIONS
 
 @dataclass(frozen=True)
 class Arrivals:
-    """Events loaded in the window. Late: after their session had been closed by the gap; too late: they change no session."""
+    """Events loaded in the window. Late: after their session had been closed by the gap; too late: they change no session.
 
-    events: int
-    late: int
-    too_late: int
+    `sharing_id` have the id of another user's, name's or day's event, and count; `differing` are copies that contradict the copy
+    that arrived first, and do not. `users_session_too_long` is of users: those set aside for a session past the maximum.
+    """
+
+    events: int = 0
+    late: int = 0
+    too_late: int = 0
+    sharing_id: int = 0
+    differing: int = 0
+    users_session_too_long: int = 0
 
 
 @dataclass(frozen=True)
@@ -162,14 +169,16 @@ def _commit(house: House, run: Run, last: ledger.Epoch, scoring: ScoringCounts, 
 def _arrivals(house: House, window: Window) -> Arrivals:
     """What the build of the window counted; nothing when nothing was built."""
     if window.until_at == window.arrivals_from:
-        return Arrivals(events=0, late=0, too_late=0)
+        return Arrivals()
     sql = f"""
-        select count_events as events, count_events_late as late, count_events_too_late as too_late
+        select count_events as events, count_events_late as late, count_events_too_late as too_late,
+            count_events_sharing_id as sharing_id, count_events_differing as differing,
+            count_users_session_too_long as users_session_too_long
         from {house.warehouse.relation("marts", "fct_arrivals")}
         where window_from = $from_at
     """
     rows = house.warehouse.query(sql, {"from_at": window.arrivals_from}).to_pylist()
-    return Arrivals(**rows[0]) if rows else Arrivals(events=0, late=0, too_late=0)
+    return Arrivals(**rows[0]) if rows else Arrivals()
 
 
 def _report(house: House, result: Result, started_at: datetime) -> None:

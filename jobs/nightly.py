@@ -14,6 +14,7 @@ from jobs.drift import LOGGED, TABLES, Digest, digest
 from jobs.erase import sweep
 from jobs.house import House
 from jobs.leasing import leased
+from jobs.missed import Missed, NightRow, find_missed, write_night
 from jobs.transform import Window
 from warehouse import ledger
 from warehouse.errors import RetryableError
@@ -37,6 +38,7 @@ class Night:
     window_until: datetime
     tables: list[Rebuilt]
     seconds: float
+    missed: Missed
 
     @property
     def is_corrected(self) -> bool:
@@ -47,44 +49,70 @@ class Night:
 def nightly(house: House) -> Night:
     """Rebuild events, sessions, exits and features of whoever was active within `max_lateness_days` of the watermark.
 
-    The window never begins before the backfill ended: history holds events of any lateness, and the incremental models count on
-    none beyond the limit. It takes the lease: an hourly run beside it would write the same working tables.
+    Where raw events of the last `WINBACK_CATCH_UP_DAYS` were taken in by no run window, the window begins at the earliest of
+    them, also before the backfill ended. The next run decides what they changed. It takes the lease: an hourly run beside it
+    would write the same working tables.
 
     Raises: ContractError (no history, a data test), RetryableError (a failing build, an hourly run that committed meanwhile),
     BusyError while another run is at it.
     """
-    started = house.monotonic()
+    started, now = house.monotonic(), house.now()
     first, last = ledger.history(house.warehouse)
     swept = sweep(house)
     if swept:
         house.narrator.step("Swept of erased users", count_rows=sum(swept.values()))
     until = last.window_until
+    from_at = max(until - timedelta(days=house.funnel.max_lateness_days), first.window_until)
+    missed = find_missed(
+        house.warehouse,
+        house.funnel,
+        until - timedelta(days=house.settings.catch_up_days),
+        until,
+        first.window_until,
+    )
+    if missed.build_from:
+        house.narrator.step("Found events that no run took in", count_events=missed.count_events)
     window = Window(
-        from_at=max(until - timedelta(days=house.funnel.max_lateness_days), first.window_until),
+        from_at=min(from_at, missed.build_from or from_at),
         until_at=until,
         history_until=first.window_until,
     )
+    night_id = f"{last.epoch:08d}-nightly-{uuid.uuid4().hex[:8]}"
     tables: list[Rebuilt] = []
     if window.from_at < until:
         house.narrator.step("Rebuilding", window_from=window.from_at, window_until=until)
         before = _digests(house, window)
         # Killed in here, it leaves nothing wrong before the watermark: the next hour builds again from there.
-        with leased(house, f"{last.epoch:08d}-nightly-{uuid.uuid4().hex[:8]}", until):
+        with leased(house, night_id, until):
             house.transform(window).build("nightly")
-        now = ledger.last_epoch(house.warehouse)
-        if now and now.window_until != until:
+        newest = ledger.last_epoch(house.warehouse)
+        if newest and newest.window_until != until:
             raise RetryableError(
                 "An hourly run committed while the night was rebuilt, and the two may have mixed. Run again, with no hourly "
                 "run beside it: winback nightly"
             )
         tables = [_rebuilt(name, before[name], after) for name, after in _digests(house, window).items()]
         house.narrator.step("Compared", **{t.table_name: t.count_users_corrected for t in tables})
-    return Night(window.from_at, until, tables, round(house.monotonic() - started, 2))
+        write_night(
+            house.warehouse,
+            NightRow(
+                night_id=night_id,
+                rebuilt_at=now,
+                window_from=window.from_at,
+                window_until=until,
+                count_events_missed=missed.count_events,
+                count_users_corrected=max(table.count_users_corrected for table in tables),
+                first_missed_at=missed.first_loaded_at,
+                last_missed_at=missed.last_loaded_at,
+                build_from=missed.build_from,
+            ),
+        )
+    return Night(window.from_at, until, tables, round(house.monotonic() - started, 2), missed)
 
 
 def _digests(house: House, window: Window) -> dict[str, Digest]:
     """As dbt's first_day_in_reach(): nothing older is written."""
-    first_day = window.from_at.date() - timedelta(days=house.funnel.max_lateness_days + 2)
+    first_day = window.from_at.date() - timedelta(days=house.funnel.days_in_reach)
     return {table.name: digest(house, table, window.until_at, first_day) for table in (*TABLES, LOGGED)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from jobs.house import House, not_in_the_future
+from jobs.missed import build_from_missed
 from jobs.transform import SINCE_EVER, Window
 from warehouse import ledger
 from warehouse.errors import ContractError
@@ -28,7 +29,11 @@ def end_of_window(house: House, until: datetime | None, last: ledger.Epoch, star
 
 
 def window_to_build(house: House, build_from: datetime, last: ledger.Epoch, until: datetime) -> Window:
-    """What to build: from the watermark, or from where a run began that did not come to a good end."""
+    """What to build: from the watermark, or from where a run began that did not come to a good end.
+
+    After a night that found events which no window had taken in, from the earliest of those: exits among them are not decided
+    yet, and outcomes among them not sent.
+    """
     first, _ = ledger.history(house.warehouse)
     reported = ledger.last_report(house.warehouse)
     from_at = max(build_from, first.window_until)
@@ -37,6 +42,9 @@ def window_to_build(house: House, build_from: datetime, last: ledger.Epoch, unti
     if from_at < last.window_until:
         profiles_from = min(profiles_from, from_at)
         fold_from_epoch = min(fold_from_epoch, ledger.first_epoch_after(house.warehouse, from_at))
+    missed_from = build_from_missed(house.warehouse, last.window_until)
+    if missed_from:
+        from_at, profiles_from = min(from_at, missed_from), min(profiles_from, missed_from)
     return Window(
         from_at=from_at,
         until_at=until,

@@ -63,6 +63,12 @@ def ran(console: Console, answer: Result) -> None:
     table.columns[2].justify = "left"
     late = f"{found.late:,} late, {found.too_late:,} too late"
     table.add_row("events", f"{found.events:,}", late)
+    if found.sharing_id or found.differing:
+        told = f"have an id that other events have too; {found.differing:,} copies differ from the first"
+        table.add_row("", f"{found.sharing_id:,}", told)
+    if found.users_session_too_long:
+        told = "set aside: their session is longer than max_session_hours"
+        table.add_row("users", f"{found.users_session_too_long:,}", told)
     if answer.scoring:
         table.add_row("unfinished exits", f"{answer.scoring.exits:,}", f"skipped: {_reasons(answer.scoring.skipped)}")
         table.add_row("scored", f"{answer.scoring.scored:,}", _reasons(answer.scoring.bands))
@@ -105,6 +111,14 @@ def rebuilt(console: Console, answer: Night) -> None:
     if not answer.tables:
         console.print("Nothing to rebuild: no hour has run since the backfill.", style="dim")
         return
+    missed = answer.missed
+    if missed.count_events:
+        console.print(
+            f"{missed.count_events:,} events that no run had read, loaded {when(missed.first_loaded_at)} to "
+            f"{when(missed.last_loaded_at)} UTC, are taken in. The next run decides what they changed.",
+            highlight=False,
+            soft_wrap=True,
+        )
     table = table_of("", "rows before", "rows after", "users corrected")
     for one in answer.tables:
         counts = (one.count_rows_before, one.count_rows_after, one.count_users_corrected)
@@ -152,6 +166,14 @@ def status(console: Console, answer: Status) -> None:
         else "never: winback audit"
     )
     console.print(f"last audit       {found}", highlight=False)
+    night = answer.last_night
+    found = (
+        f"{when(night.rebuilt_at)} UTC, {night.count_events_missed:,} events that no run had read, "
+        f"{night.count_users_corrected:,} users corrected"
+        if night
+        else "never: winback nightly"
+    )
+    console.print(f"last night       {found}", highlight=False)
     table = table_of("epoch", "until", "exits", "scored", "vouchers", title="\nlast epochs")
     for epoch in answer.epochs:
         table.add_row(

@@ -158,6 +158,9 @@ class Settings(BaseSettings):
     safety_lag_seconds: int = Field(
         120, ge=0, le=86_400, description="`until` is now minus this, so that rows still being written are not skipped."
     )
+    catch_up_days: int = Field(
+        30, ge=1, le=365, description="How far back the night looks for raw events that no run has read."
+    )
     lease_seconds: int = Field(
         900,
         ge=0,

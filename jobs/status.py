@@ -9,6 +9,7 @@ from crm_sync.sync import count_pending
 from jobs.audit import LastAudit, last_audit
 from jobs.erasures import Unconfirmed, unconfirmed
 from jobs.house import House
+from jobs.missed import NightRow, last_night
 from jobs.models import Aliases, aliases
 from warehouse import ledger
 from warehouse.interface import count
@@ -27,6 +28,7 @@ class Status:
     voucher_eligible: int
     unconfirmed_erasures: Unconfirmed | None
     last_audit: LastAudit | None
+    last_night: NightRow | None
     epochs: list[ledger.Epoch]
     reports: list[ledger.Report]
 
@@ -51,6 +53,7 @@ def status(house: House, *, last: int = 5) -> Status:
         voucher_eligible=users("crm_profiles", "is_voucher_eligible"),
         unconfirmed_erasures=unconfirmed(warehouse),
         last_audit=last_audit(warehouse),
+        last_night=last_night(warehouse),
         epochs=epochs,
         reports=ledger.reports(warehouse, last),
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from itertools import chain, pairwise
+from itertools import chain, groupby, pairwise
 
 import pyarrow as pa
 from hypothesis import HealthCheck, settings
@@ -21,6 +21,7 @@ USUAL = 200
 EXAMPLES = int(os.environ.get("INCREMENTS_EXAMPLES", "0"))
 OUTCOMES = ["filing_submitted", "filing_deleted", "filing_rejected"]
 LATENESS, GAP = 3 * 24 * 60, 30  # minutes, as config/funnel.yml has them
+LONGEST = timedelta(days=1)  # max_session_hours; the cells at which a longer one is cut are days
 Steps = Sequence[tuple[str, Window]]  # which selector to build over which window
 
 START = datetime(2026, 3, 1, 20, tzinfo=UTC)
@@ -28,16 +29,29 @@ START = datetime(2026, 3, 1, 20, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Event:
-    """An event by minutes after the start: when it happened, and when each of its copies was loaded."""
+    """An event by minutes after the start: when it happened, and when each of its copies was loaded.
+
+    `number` is the id where the app gives one to several events; without it the id is the event's own. `visible` is when the
+    warehouse shows the first copy, where that is later than `loaded` says.
+    """
 
     user: int
     name: str
     occurred: int
     loaded: tuple[int, ...]
+    number: int | None = None
+    visible: int = 0
 
     @property
     def user_id(self) -> str:
         return f"u-{self.user}"
+
+    @property
+    def identity(self) -> object:
+        """Equal for copies of one event."""
+        if self.number is None:
+            return id(self)
+        return self.user, self.number, self.name, minutes(self.occurred).date()
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,7 @@ class Stream:
     events: tuple[Event, ...]
     history: int
     windows: tuple[tuple[int, int], ...]
+    nights: frozenset[int] = frozenset()  # after which windows a night searches for what became visible late
 
     @property
     def until(self) -> int:
@@ -54,20 +69,28 @@ class Stream:
 
     @property
     def taken_in(self) -> list[tuple[Event, int]]:
-        """The events that are not too late, with the time their first copy was loaded at."""
-        first = [(event, min(event.loaded)) for event in self.events]
-        return [(e, n) for e, n in first if n < self.until and (n < self.history or n <= e.occurred + LATENESS)]
+        """The events that count, with the time their first copy was loaded at; too late is none of them."""
+        copies = [(event, loaded) for event in self.events for loaded in event.loaded if loaded < self.until]
+        in_time = [(e, n) for e, n in copies if n < self.history or n <= e.occurred + LATENESS]
+        first: dict[object, tuple[Event, int]] = {}
+        for event, loaded in sorted(in_time, key=lambda copy: (copy[1], copy[0].occurred)):
+            first.setdefault(event.identity, (event, loaded))
+        return [*first.values()]
 
 
 def minutes(count: int) -> datetime:
     return START + timedelta(minutes=count)
 
 
-def rows_of(events: Sequence[Event]) -> pa.Table:
-    """The events as the app's ingestion would have stored them: in no order."""
+def rows_of(events: Sequence[Event], visible: tuple[int, int] | None = None) -> pa.Table:
+    """The events as the app's ingestion would have stored them: in no order.
+
+    All of them, or those that become visible after the first minute of `visible` and no later than the second.
+    """
+    after, until = visible or (-1, max([0, *(event.visible for event in events)]))
     rows = [
         {
-            "event_id": f"e-{number}",
+            "event_id": f"e-{number}" if event.number is None else f"shared-{event.number}",
             "user_id": event.user_id,
             "event_name": event.name,
             "occurred_at": minutes(event.occurred),
@@ -77,21 +100,27 @@ def rows_of(events: Sequence[Event]) -> pa.Table:
             "fields_filled_ratio": (number % 11) / 10 if event.name == "field_saved" else None,
         }
         for number, event in enumerate(events)
-        for loaded in event.loaded
+        for copy, loaded in enumerate(event.loaded)
+        if after < (0 if copy else event.visible) <= until
     ]
     random.Random(len(rows)).shuffle(rows)  # noqa: S311 - any order will do, as long as it is the same one
     return pa.Table.from_pylist(rows, schema=APP_EVENTS.schema)
 
 
-def sessions_of(stream: Stream) -> list[tuple[str, datetime, datetime, int]]:
-    """The sessions there must be, in plain Python: user, first and last event, count of events."""
-    sessions: list[tuple[str, datetime, datetime, int]] = []
+def sessions_of(stream: Stream) -> list[tuple[str, datetime, datetime, int, bool, bool]]:
+    """The sessions there must be, in plain Python: user, first and last event, count, whether too long, whether cut."""
+    streaks: list[tuple[str, list[datetime]]] = []
     for user_id, at in sorted((event.user_id, minutes(event.occurred)) for event, _ in stream.taken_in):
-        user, started_at, ended_at, count = sessions[-1] if sessions else ("", at, at, 0)
-        if user == user_id and at - ended_at < timedelta(minutes=GAP):
-            sessions[-1] = (user, started_at, at, count + 1)
+        if streaks and streaks[-1][0] == user_id and at - streaks[-1][1][-1] < timedelta(minutes=GAP):
+            streaks[-1][1].append(at)
         else:
-            sessions.append((user_id, at, at, 1))
+            streaks.append((user_id, [at]))
+    sessions = []
+    for user_id, times in streaks:
+        is_too_long = times[-1] - times[0] > LONGEST
+        days = [[*part] for _, part in groupby(times, datetime.date)]
+        parts = days if is_too_long else [times]
+        sessions += [(user_id, part[0], part[-1], len(part), is_too_long, part[-1] < times[-1]) for part in parts]
     return sessions
 
 
@@ -108,14 +137,29 @@ def streams(draw: st.DrawFn) -> Stream:
     # An event by itself, or three of which the late one in the middle joins the others.
     one = st.tuples(st.tuples(gap, late))
     three = st.tuples(st.tuples(gap, soon), st.tuples(st.integers(15, 29), hours), st.tuples(st.integers(15, 29), soon))
+    # Without a gap for hours and days: sessions about as long as the maximum, over midnights, and endless ones. One of its
+    # events comes late and joins what lies on its sides.
+    long = st.tuples(
+        st.integers(15, 29), st.sampled_from([1430, 1440, 1450, 2000, 9000, 9000, 9000]), st.integers(0, 99), late
+    )
+    ids = st.sampled_from([None, None, None, None, 1, 2])
+    hidden = st.sampled_from([None, None, None, 100, 1500, 6000] if draw(st.integers(0, 2)) == 1 else [None])
+    has_long = draw(st.integers(0, 2)) == 1
     events = []
     for user in range(draw(st.integers(1, 3))):
         occurred = draw(st.integers(0, 600))
         for after, delay in chain(*draw(st.lists(st.one_of(one, one, three), min_size=1, max_size=6))):
             occurred += after
             loaded = occurred + delay
-            copy = draw(copies)
-            events.append(Event(user, draw(name), occurred, (loaded,) if copy is None else (loaded, loaded + copy)))
+            copy, hide = draw(copies), draw(hidden)
+            times = (loaded,) if copy is None else (loaded, loaded + copy)
+            events.append(Event(user, draw(name), occurred, times, draw(ids), 0 if hide is None else loaded + hide))
+        if has_long and not user:
+            step, length, place, delay = draw(long)
+            hole = place * (length // step) // 100
+            start = draw(st.integers(0, max(occurred, 1)))
+            for number, at in enumerate(range(start, start + length + 1, step)):
+                events.append(Event(user, "step_opened", at, (at + (delay if number == hole else 1),)))
 
     # The edges of windows: where something is loaded or closes, and anywhere.
     moments = sorted(
@@ -133,7 +177,10 @@ def streams(draw: st.DrawFn) -> Stream:
         windows += [
             (from_at, until) for until in [*crashed, *draw(st.sampled_from([[], [], [], [until_at]])), until_at]
         ]
-    return Stream(tuple(events), cuts[0], tuple(windows) or ((cuts[0], end),))
+    windows = windows or [(cuts[0], end)]
+    shown = tuple(replace(event, visible=min(event.visible, end)) for event in events)
+    nights = draw(st.frozensets(st.integers(0, len(windows) - 1), max_size=2))
+    return Stream(shown, cuts[0], tuple(windows), nights | {len(windows) - 1})
 
 
 def few_or_many(few: int) -> settings:

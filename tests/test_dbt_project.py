@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import jinja2
 import pytest
 import sqlglot
 import yaml
 from sqlglot import exp
 
+from jobs.funnel import Funnel
 from tests.dbt_on_bigquery import record
 from tests.dbt_on_duckdb import MODELS, PROJECT, artifact, invoke, prepare_empty, run
 
@@ -48,6 +50,28 @@ def test_the_vars_of_the_project_repeat_the_configuration() -> None:
     assert {name: variables.get(name) for name in funnel} == funnel
     assert variables["cool_down_days"] == config("vouchers.yml")["voucher"]["cool_down_days"]
     assert variables["churn_probability_step"] == config("crm_fields.yml")["churn_probability_step"]
+
+
+@pytest.mark.parametrize(
+    ("lateness_days", "hours", "gap_minutes", "days"),
+    [
+        (3, 24, 30, 5),
+        (3, 23, 30, 4),
+        (3, 24, 1, 5),
+        (1, 24, 720, 3),
+        (1, 24, 721, 4),
+        (30, 168, 1440, 39),
+        (1, 1, 30, 2),
+    ],
+)
+def test_dbt_and_python_reach_as_many_days_back(lateness_days: int, hours: int, gap_minutes: int, days: int) -> None:
+    values = {"max_lateness_days": lateness_days, "max_session_hours": hours, "session_gap_minutes": gap_minutes}
+    returned: list[int] = []
+    macros = jinja2.Environment().from_string((PROJECT / "macros" / "time.sql").read_text())  # noqa: S701 - SQL, not HTML
+    macros.make_module({"var": values.get, "return": returned.append}).days_in_reach()  # type: ignore[attr-defined]
+
+    assert returned == [days]
+    assert Funnel(completion_events=["filed"], **values).days_in_reach == days
 
 
 def test_every_model_says_its_grain_and_describes_exactly_the_columns_it_has(

@@ -30,7 +30,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("name", "count"), [("dbt.md", 0), ("runbook.md", 9), ("segments.md", 1)])
+@pytest.mark.parametrize(("name", "count"), [("dbt.md", 0), ("runbook.md", 10), ("segments.md", 1)])
 def test_every_query_of_a_page_runs(database: Path, name: str, count: int) -> None:
     found = queries(DOCS / name)
     assert len(found) == count

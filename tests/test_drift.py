@@ -247,7 +247,7 @@ def test_an_audit_counts_the_damaged_rows_of_the_sampled_users(world: World) -> 
     altered = f"update intermediate.int_sessions set count_events = 99 where {sessions}"
     lost = "delete from marts.fct_exit_features where hash(exit_id) % 100 = 0"
     stray = f"""insert into marts.fct_unfinished_exits
-        select 'x' || user_id, user_id, 's', {UNTIL}, {UNTIL}, {UNTIL}, false from {nobody}"""
+        select 'x' || user_id, user_id, 's', {UNTIL}, {UNTIL}, {UNTIL}, false, false from {nobody}"""
     damage(world, altered, lost, stray)
 
     found = run_audit(world, 10)

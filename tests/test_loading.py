@@ -108,11 +108,28 @@ def test_a_second_load_of_the_same_file_changes_nothing(warehouse: DuckDBWarehou
 
 
 def test_of_a_redelivered_event_the_first_content_is_kept(warehouse: DuckDBWarehouse, tmp_path: Path) -> None:
-    other = event(event_name="app_closed")
+    other = event(fields_filled_ratio="0.9")
     assert load_text(warehouse, tmp_path, "events", EVENTS, EVENT, other).count_differing == 1
     again = load_text(warehouse, tmp_path, "events", EVENTS, other, event(event_id="e2"))
     assert (again.count_new, again.count_already_there, again.count_differing) == (1, 1, 1)
-    assert {row["event_name"] for row in contents(warehouse)["events"]} == {"step_viewed"}
+    assert {row["fields_filled_ratio"] for row in contents(warehouse)["events"]} == {0.5}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param({"user_id": "u2"}, id="user"),
+        pytest.param({"event_name": "filing_submitted"}, id="name"),
+        pytest.param({"occurred_at": "2026-02-01T09:00:00Z"}, id="time"),
+        pytest.param({"loaded_at": "2026-02-01T11:00:00Z"}, id="delivery"),
+    ],
+)
+def test_an_id_under_another_user_name_time_or_delivery_is_stored(
+    warehouse: DuckDBWarehouse, tmp_path: Path, other: dict[str, str]
+) -> None:
+    loaded = load_text(warehouse, tmp_path, "events", EVENTS, EVENT, event(**other))
+
+    assert (loaded.count_new, loaded.count_repeated, loaded.count_differing) == (2, 0, 0)
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])

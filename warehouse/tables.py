@@ -67,7 +67,8 @@ _TEXT, _NUMBER, _COUNT, _FLAG = pa.string(), pa.float64(), pa.int64(), pa.bool_(
 APP_EVENTS = Table(
     "raw",
     "app_events",
-    ("event_id", "loaded_at"),
+    # A delivery. Apps share ids between users and names, and begin to count again: what differs in any of these is another event.
+    ("user_id", "event_id", "event_name", "occurred_at", "loaded_at"),
     _columns(
         {
             "event_id": _TEXT,
@@ -266,6 +267,25 @@ AUDITS = Table(
     ),
 )
 
+# What each night found. A run reads from which time on the one before it must be built again.
+NIGHTS = Table(
+    "ops",
+    "nights",
+    ("night_id",),
+    _columns(
+        {
+            "night_id": _TEXT,
+            "rebuilt_at": TIMESTAMP,
+            "window_from": TIMESTAMP,
+            "window_until": TIMESTAMP,  # the watermark at that time
+            "count_events_missed": _COUNT,  # raw rows that no run window had taken in
+            "count_users_corrected": _COUNT,  # the largest count of the tables
+        },
+        # When the missed rows were loaded, and from where on a build takes in all of them; none without any.
+        {"first_missed_at": TIMESTAMP, "last_missed_at": TIMESTAMP, "build_from": TIMESTAMP},
+    ),
+)
+
 ERASURES = Table(
     "ops",
     "erasures",
@@ -304,5 +324,5 @@ LEASES = Table(
 RAW = {"events": APP_EVENTS, "users": USERS, "redemptions": VOUCHER_REDEMPTIONS}
 ALL = (
     *(APP_EVENTS, USERS, VOUCHER_REDEMPTIONS),
-    *(RUNS, DECISIONS, SHADOW_SCORES, DELIVERIES, REPORTS, AUDITS, ERASURES, LEASES),
+    *(RUNS, DECISIONS, SHADOW_SCORES, DELIVERIES, REPORTS, AUDITS, NIGHTS, ERASURES, LEASES),
 )

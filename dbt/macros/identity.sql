@@ -9,6 +9,19 @@
   {{ md5_hex("concat(" ~ user_id ~ ", '|', cast(" ~ microseconds(moment) ~ " as string))") }}
 {%- endmacro %}
 
+{#- Texts as one, each with its length before it: two lists give the same text only if they are equal. -#}
+{% macro joined(texts) -%}
+  concat({% for text in texts %}cast(length({{ text }}) as string), ':', {{ text }}{{ ", '|', " if not loop.last }}{% endfor %})
+{%- endmacro %}
+
+{#- A copy of an event: who, which, what, when, and when it was loaded. -#}
+{% macro arrival_id() -%}
+  {{ md5_hex(joined([
+      'user_id', 'event_id', "coalesce(event_name, '')", 'cast(' ~ microseconds('occurred_at') ~ ' as string)',
+      'cast(' ~ microseconds('loaded_at') ~ ' as string)',
+  ])) }}
+{%- endmacro %}
+
 {#- 60 bits of md5 as a whole number: what the experiment's arms are drawn from, equal on both warehouses. -#}
 {% macro stable_number(text) -%} cast(concat('0x', substr({{ md5_hex(text) }}, 1, 15)) as bigint) {%- endmacro %}
 

@@ -13,9 +13,34 @@
 
 {% macro day(iso, plus_days=0) -%} date '{{ moved(iso, plus_days).date().isoformat() }}' {%- endmacro %}
 
-{#- The first day whose partitions this run may read or write: the latest arrival allowed, plus two days so that a whole session
-    (a day at most) that a late event touches lies inside. -#}
-{% macro days_in_reach() -%} {{ return(var('max_lateness_days') + 2) }} {%- endmacro %}
+{#- A session with gaps below the limit that lasts longer than this is too long: int_sessions_this_run cuts it. Microseconds. -#}
+{% macro max_session_microseconds() -%} {{ var('max_session_hours') * 3600 * 1000000 }} {%- endmacro %}
+
+{#- Days that a session may begin before the day it ends. -#}
+{% macro days_of_a_session() -%} {{ return((var('max_session_hours') / 24) | round(0, 'ceil') | int) }} {%- endmacro %}
+
+{#- The first day whose partitions this run may read or write: the latest arrival allowed, plus the longest session before it and
+    a gap on both its sides, in whole days. jobs/funnel.py has the same sum. -#}
+{% macro days_in_reach() -%}
+  {%- set minutes = var('max_session_hours') * 60 + 2 * var('session_gap_minutes') -%}
+  {{ return(var('max_lateness_days') + ((minutes / 1440) | round(0, 'ceil') | int)) }}
+{%- endmacro %}
+
+{#- The earliest start of a session that new events since `first_new_at` can have changed (docs/adr/0023-a-session-has-a-maximum.md). -#}
+{% macro earliest_change(first_new_at) -%}
+  {{ add_minutes(first_new_at, -(var('max_session_hours') * 60 + var('session_gap_minutes'))) }}
+{%- endmacro %}
+
+{#- Where a run that builds again from an earlier time meets the backfill's rows, it takes in those that the reach can hold. Rows
+    that arrived after the backfill are all no earlier, or too late. -#}
+{% macro earliest_event() -%} {{ moment(var('from_at'), plus_days=-var('max_lateness_days')) }} {%- endmacro %}
+
+{#- Start of the fixed UTC cell of `max_session_hours` that a moment lies in, in microseconds; the first cell begins in 1970. -#}
+{% macro cell_start(microseconds) -%}
+  ({{ microseconds }} - mod(
+    mod({{ microseconds }}, {{ max_session_microseconds() }}) + {{ max_session_microseconds() }}, {{ max_session_microseconds() }}
+  ))
+{%- endmacro %}
 
 {% macro first_day_in_reach(plus_days=0) -%} {{ day(var('from_at'), plus_days - days_in_reach()) }} {%- endmacro %}
 

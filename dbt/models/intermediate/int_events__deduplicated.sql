@@ -1,7 +1,7 @@
 {{ config(
     materialized='incremental',
     incremental_strategy='merge',
-    unique_key='event_id',
+    unique_key=['user_id', 'event_id', 'event_name', 'occurred_on'],
     partition_by=by_day('occurred_on'),
     require_partition_filter=filter_required(),
     cluster_by=by_user(),
@@ -9,11 +9,12 @@
     on_schema_change='append_new_columns',
 ) }}
 
+-- An id counts once per user, name and day: apps count per device, and begin again. The day keeps a copy within reach.
 with arrived as (
     select
         event_id,
         user_id,
-        event_name,
+        coalesce(event_name, '') as event_name,
         occurred_at,
         occurred_on,
         loaded_at,
@@ -29,15 +30,17 @@ with arrived as (
 
 in_time as (
     select * from arrived
-    where not {{ is_too_late('occurred_at', 'loaded_at') }}
+    where
+        not {{ is_too_late('occurred_at', 'loaded_at') }}
+        {{ 'and occurred_at >= ' ~ earliest_event() if is_incremental() }}
 ),
 
 first_copies as (
     select * from in_time
     qualify
         row_number() over (
-            partition by event_id
-            order by loaded_at, occurred_at, user_id, event_name, step, device_type, fields_filled_ratio
+            partition by user_id, event_id, event_name, occurred_on
+            order by loaded_at, occurred_at, step, device_type, fields_filled_ratio
         ) = 1
 )
 
@@ -49,7 +52,10 @@ select * from first_copies
         not exists (
             select 1 from {{ this }} as seen
             where
-                seen.event_id = first_copies.event_id
+                seen.user_id = first_copies.user_id
+                and seen.event_id = first_copies.event_id
+                and seen.event_name = first_copies.event_name
+                and seen.occurred_on = first_copies.occurred_on
                 and seen.occurred_on >= {{ first_day_in_reach() }}
                 and seen.loaded_at < {{ moment(var('from_at')) }}
         )

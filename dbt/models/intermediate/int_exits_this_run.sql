@@ -3,11 +3,14 @@ with sessions as (
         session_id,
         user_id,
         ended_at as exited_at,
-        {{ add_minutes('ended_at', var('session_gap_minutes')) }} as closed_at
+        {{ add_minutes('ended_at', var('session_gap_minutes')) }} as closed_at,
+        coalesce(is_too_long, false) as is_session_too_long
     from {{ ref('int_sessions') }}
     where
         started_on >= {{ first_day_in_reach() }}
         and not is_dissolved
+        -- Cut at the maximum: the user went on.
+        and not coalesce(is_cut, false)
 ),
 
 -- An exit ripens when its gap has passed, also when nothing new arrived for its user ...
@@ -40,7 +43,8 @@ select
     closed.session_id,
     closed.exited_at,
     cast(closed.exited_at as date) as exited_on,
-    closed.closed_at
+    closed.closed_at,
+    closed.is_session_too_long
 from closed
 left join {{ ref('int_outcomes') }} as outcomes on closed.user_id = outcomes.user_id
 where outcomes.first_outcome_at is null or outcomes.first_outcome_at > closed.closed_at

@@ -24,6 +24,8 @@ with touched as (
 current_sessions as (
     select
         {{ columns | join(', ') }},
+        is_too_long,
+        is_cut,
         false as is_dissolved
     from {{ ref('int_sessions_this_run') }}
 )
@@ -34,12 +36,14 @@ select * from current_sessions
     union all
     select
         {% for column in columns %} before.{{ column }}, {% endfor %}
+        false as is_too_long,
+        false as is_cut,
         true as is_dissolved
     from {{ this }} as before
     inner join touched on before.user_id = touched.user_id
     where
         before.started_on >= {{ first_day_in_reach() }}
-        and {{ microseconds_between('before.ended_at', 'touched.first_new_at') }} < {{ gap_microseconds() }}
+        and before.started_at >= {{ earliest_change('touched.first_new_at') }}
         and not before.is_dissolved
         and not exists (select 1 from current_sessions where current_sessions.session_id = before.session_id)
 {% endif %}

@@ -16,37 +16,69 @@ events as (
 gaps as (
     select
         *,
+        {{ microseconds('occurred_at') }} as occurred_microseconds,
         {{ microseconds('occurred_at') }}
-        - lag({{ microseconds('occurred_at') }}) over (partition by user_id order by occurred_at, event_id)
+        - lag({{ microseconds('occurred_at') }}) over (partition by user_id order by occurred_at, event_id, event_name)
             as gap_microseconds
     from events
 ),
 
-numbered as (
+-- A streak holds gaps below the limit; a gap of exactly the limit ends it.
+streaks as (
     select
         *,
-        -- A gap of exactly the limit ends a session: sessions hold gaps below it.
         sum(case when gap_microseconds >= {{ gap_microseconds() }} then 1 else 0 end)
-            over (partition by user_id order by occurred_at, event_id rows between unbounded preceding and current row)
-            as session_number
+            over (
+                partition by user_id order by occurred_at, event_id, event_name
+                rows between unbounded preceding and current row
+            )
+            as streak_number
     from gaps
+),
+
+measured as (
+    select
+        *,
+        min(occurred_microseconds) over (partition by user_id, streak_number) as streak_from,
+        max(occurred_microseconds) over (partition by user_id, streak_number) as streak_until
+    from streaks
+),
+
+-- A streak up to the maximum is a session. A longer one is too long, and each fixed cell of UTC that it crosses is one.
+-- So any run cuts it alike, however little of it lies in reach.
+cut as (
+    select
+        *,
+        streak_until - streak_from > {{ max_session_microseconds() }} as is_too_long,
+        case
+            when streak_until - streak_from > {{ max_session_microseconds() }}
+                then greatest({{ cell_start('occurred_microseconds') }}, streak_from)
+            else streak_from
+        end as session_from
+    from measured
 ),
 
 ranked as (
     select
         *,
-        row_number() over (partition by user_id, session_number order by occurred_at desc, event_id desc)
-            as recency,
         row_number() over (
-            partition by user_id, session_number
-            order by case when device_type is null then 1 else 0 end, occurred_at desc, event_id desc
+            partition by user_id, session_from order by occurred_at desc, event_id desc, event_name desc
+        ) as recency,
+        row_number() over (
+            partition by user_id, session_from
+            order by case when device_type is null then 1 else 0 end, occurred_at desc, event_id desc, event_name desc
         ) as device_recency,
         row_number() over (
-            partition by user_id, session_number
-            order by case when step_index is null then 1 else 0 end, occurred_at desc, event_id desc
+            partition by user_id, session_from
+            order by case when step_index is null then 1 else 0 end, occurred_at desc, event_id desc, event_name desc
         ) as step_recency,
-        case when gap_microseconds < {{ gap_microseconds() }} then gap_microseconds end as pause_microseconds
-    from numbered
+        case
+            when
+                gap_microseconds < {{ gap_microseconds() }}
+                and occurred_microseconds - gap_microseconds >= session_from
+                then gap_microseconds
+        end as pause_microseconds
+    from cut
 ),
 
 sessions as (
@@ -70,9 +102,11 @@ sessions as (
         max(case when device_recency = 1 then device_type end) as device_type,
         max(case when recency = 1 then event_name end) as last_event_name,
         -- Carried along so that tests can prove that nothing later leaks in.
-        max(loaded_at) as last_loaded_at
+        max(loaded_at) as last_loaded_at,
+        is_too_long,
+        max(occurred_microseconds) < streak_until as is_cut
     from ranked
-    group by user_id, session_number
+    group by user_id, session_from, is_too_long, streak_until
 )
 
 select
@@ -82,5 +116,5 @@ select
     {{ microseconds_between('sessions.started_at', 'sessions.ended_at') }} as duration_microseconds
 from sessions
 inner join touched on sessions.user_id = touched.user_id
--- Sessions that ended a gap or more before the first new event cannot have changed; the reach may even cut the oldest.
-where {{ microseconds_between('sessions.ended_at', 'touched.first_new_at') }} < {{ gap_microseconds() }}
+-- Sessions that began earlier cannot have changed; the reach may even cut the oldest.
+where sessions.started_at >= {{ earliest_change('touched.first_new_at') }}

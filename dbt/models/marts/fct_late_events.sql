@@ -18,7 +18,7 @@ with too_late as (
 )
 
 select
-    {{ moment_id('event_id', 'loaded_at') }} as arrival_id,
+    {{ arrival_id() }} as arrival_id,
     event_id,
     user_id,
     event_name,
@@ -28,4 +28,4 @@ select
     {{ seconds(microseconds_between('occurred_at', 'loaded_at')) }} / 86400 as lateness_days
 from too_late
 -- Ingestion may deliver a row twice at the same moment.
-qualify row_number() over (partition by event_id, loaded_at order by occurred_at, user_id, event_name) = 1
+qualify row_number() over (partition by user_id, event_id, event_name, occurred_at, loaded_at order by user_id) = 1

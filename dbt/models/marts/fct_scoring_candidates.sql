@@ -51,6 +51,7 @@ select
     case
         when profiles.erased_at is not null then 'erased'
         when outcomes.outcome is not null then outcomes.outcome
+        when undecided.is_session_too_long then 'session_too_long'
         when row_number() over (partition by undecided.user_id order by undecided.exited_at desc) > 1 then 'superseded'
     end as skip_reason,
     {{ stable_number('undecided.user_id') }} as user_number,

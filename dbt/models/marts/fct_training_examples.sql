@@ -14,6 +14,8 @@ with matured as (
     where
         exited_on >= {{ first_day }}
         and not is_dissolved
+        -- Never scored, so nothing to learn from.
+        and not coalesce(is_session_too_long, false)
         and exited_at < {{ moment(var('until_at'), plus_days=-(var('label_window_days') + var('max_lateness_days'))) }}
 ),
 

@@ -31,6 +31,7 @@ select * from current_exits
         before.exited_at,
         before.exited_on,
         before.closed_at,
+        false as is_session_too_long,
         true as is_dissolved
     from {{ this }} as before
     inner join touched on before.user_id = touched.user_id
