@@ -20,6 +20,15 @@ with arrived as (
     where
         loaded_at >= {{ moment(counted_from) }}
         and loaded_at < {{ moment(var('until_at')) }}
+),
+
+-- What stg_app__events leaves out.
+odd as (
+    select loaded_at from {{ source('app', 'app_events') }}
+    where
+        loaded_at >= {{ moment(counted_from) }}
+        and loaded_at < {{ moment(var('until_at')) }}
+        and ({{ event_is_odd() }})
 )
 
 select
@@ -30,5 +39,6 @@ select
     {{ to_bigint('count(case when lateness_microseconds >= ' ~ gap_microseconds() ~ ' then 1 end)') }}
         as count_events_late,
     {{ to_bigint('count(case when is_too_late then 1 end)') }} as count_events_too_late,
-    {{ seconds('max(lateness_microseconds)') }} as longest_lateness_seconds
+    {{ seconds('max(lateness_microseconds)') }} as longest_lateness_seconds,
+    {{ to_bigint('(select count(*) from odd)') }} as count_events_set_aside
 from arrived

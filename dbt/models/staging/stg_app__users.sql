@@ -13,3 +13,4 @@ select
     erased_at
 from {{ source('app', 'users') }}
 {{ where_in_scope('user_id') }}
+    and user_id is not null
