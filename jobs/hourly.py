@@ -28,11 +28,15 @@ from warehouse.tables import DECISIONS
 
 @dataclass(frozen=True)
 class Arrivals:
-    """Events loaded in the window. Late: after their session had been closed by the gap; too late: they change no session."""
+    """Events loaded in the window. Late: after their session had been closed by the gap; too late: they change no session.
+
+    `set_aside` lack event_id, user_id or occurred_at, and are not among the others.
+    """
 
     events: int
     late: int
     too_late: int
+    set_aside: int = 0
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,8 @@ def _arrivals(house: House, window: Window) -> Arrivals:
     if window.until_at == window.arrivals_from:
         return Arrivals(events=0, late=0, too_late=0)
     sql = f"""
-        select count_events as events, count_events_late as late, count_events_too_late as too_late
+        select count_events as events, count_events_late as late, count_events_too_late as too_late,
+            coalesce(count_events_set_aside, 0) as set_aside
         from {house.warehouse.relation("marts", "fct_arrivals")}
         where window_from = $from_at
     """
