@@ -23,5 +23,5 @@
   ({{ count_odd }} >= 50 and {{ count_odd }} * 5 >= {{ count_all }})
 {%- endmacro %}
 
-{#- True of a row of raw.app_events that cannot be used. -#}
+{#- True of a row of raw.app_events that cannot be used. stg_app__events leaves it out, and fct_arrivals counts it. -#}
 {% macro event_is_odd() -%} event_id is null or user_id is null or occurred_at is null {%- endmacro %}

@@ -9,6 +9,4 @@ select
     step,
     fields_filled_ratio
 from {{ source('app', 'app_events') }}
-{{ where_in_scope('user_id', 'loaded_at') }}
-    -- Without one of these a row says nothing of anybody. fct_arrivals counts them.
-    and not ({{ event_is_odd() }})
+{{ where_in_scope('user_id', 'loaded_at', odd=event_is_odd()) }}
