@@ -32,6 +32,7 @@ class Arrivals:
 
     `sharing_id` have the id of another user's, name's or day's event, and count; `differing` are copies that contradict the copy
     that arrived first, and do not. `users_session_too_long` is of users: those set aside for a session past the maximum.
+    `set_aside` lack event_id, user_id or occurred_at, and are not among the others.
     """
 
     events: int = 0
@@ -40,6 +41,7 @@ class Arrivals:
     sharing_id: int = 0
     differing: int = 0
     users_session_too_long: int = 0
+    set_aside: int = 0
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ def _arrivals(house: House, window: Window) -> Arrivals:
     sql = f"""
         select count_events as events, count_events_late as late, count_events_too_late as too_late,
             count_events_sharing_id as sharing_id, count_events_differing as differing,
-            count_users_session_too_long as users_session_too_long
+            count_users_session_too_long as users_session_too_long, coalesce(count_events_set_aside, 0) as set_aside
         from {house.warehouse.relation("marts", "fct_arrivals")}
         where window_from = $from_at
     """

@@ -89,6 +89,15 @@ distinct_contents as (
 
 sharing as (
     select coalesce(sum(count_copies), 0) as count_sharing from shared
+),
+
+-- What stg_app__events leaves out.
+odd as (
+    select loaded_at from {{ source('app', 'app_events') }}
+    where
+        loaded_at >= {{ moment(counted_from) }}
+        and loaded_at < {{ moment(var('until_at')) }}
+        and ({{ event_is_odd() }})
 )
 
 select
@@ -101,7 +110,8 @@ select
     {{ seconds('counted.longest_microseconds') }} as longest_lateness_seconds,
     {{ to_bigint('sharing.count_sharing') }} as count_events_sharing_id,
     {{ to_bigint('distinct_contents.count_contents - distinct_keys.count_keys') }} as count_events_differing,
-    {{ to_bigint('set_aside.count_users') }} as count_users_session_too_long
+    {{ to_bigint('set_aside.count_users') }} as count_users_session_too_long,
+    {{ to_bigint('(select count(*) from odd)') }} as count_events_set_aside
 from counted
 cross join distinct_keys
 cross join distinct_contents
