@@ -69,7 +69,7 @@ def audit(house: House, percent: int) -> Audit:
 
     Raises: ContractError without history, RetryableError (a failing build).
     """
-    first, last = ledger.history(house.warehouse)
+    first, last = ledger.history(house.warehouse, house.now())
     until = last.window_until
     house.narrator.step("Rebuilding a sample from scratch", sample_percent=percent, until=until)
     window = Window(from_at=SINCE_EVER, until_at=until, history_until=first.window_until)

@@ -28,29 +28,16 @@ def backfill(house: House, until: datetime) -> Backfilled:
 
     May be repeated until it has committed: a crash leaves tables that the next try rebuilds.
 
-    Raises: ContractError when history is committed already, or there is none.
+    Raises: ContractError when history is committed already, or there is none; WatermarkAheadError.
     """
+    ledger.refuse_ahead(ledger.last_epoch(house.warehouse), house.now())
     committed = ledger.first_epoch(house.warehouse)
     if committed:
         raise ContractError(
             f"History up to {committed.window_until:%Y-%m-%d %H:%M} is committed already. Go on with: winback hourly"
         )
     not_in_the_future(house, until)
-    window = Window(from_at=SINCE_EVER, until_at=until, history_until=until)
-    house.narrator.step("Building history", window_until=until)
-    house.transform(window).build("backfill", full_refresh=True)
-
-    relation = house.warehouse.relation
-    result = Backfilled(
-        until=until,
-        count_events=count(house.warehouse, relation("intermediate", "int_events__deduplicated")),
-        count_sessions=count(house.warehouse, relation("intermediate", "int_sessions") + " where not is_dissolved"),
-        count_exits=count(house.warehouse, relation("marts", "fct_unfinished_exits") + " where not is_dissolved"),
-    )
-    if not result.count_events:
-        raise ContractError(
-            f"No event was loaded before {until:%Y-%m-%d %H:%M} UTC. Load some first: winback load --events FILE --users FILE"
-        )
+    result = build_history(house, until)
     ledger.commit(
         house.warehouse,
         ledger.Epoch(
@@ -66,4 +53,27 @@ def backfill(house: House, until: datetime) -> Backfilled:
             committed_at=house.now(),
         ),
     )
+    return result
+
+
+def build_history(house: House, until: datetime) -> Backfilled:
+    """Build every model over history up to `until` (UTC), and commit nothing.
+
+    Raises: ContractError when no event was loaded before then.
+    """
+    window = Window(from_at=SINCE_EVER, until_at=until, history_until=until)
+    house.narrator.step("Building history", window_until=until)
+    house.transform(window).build("backfill", full_refresh=True)
+
+    relation = house.warehouse.relation
+    result = Backfilled(
+        until=until,
+        count_events=count(house.warehouse, relation("intermediate", "int_events__deduplicated")),
+        count_sessions=count(house.warehouse, relation("intermediate", "int_sessions") + " where not is_dissolved"),
+        count_exits=count(house.warehouse, relation("marts", "fct_unfinished_exits") + " where not is_dissolved"),
+    )
+    if not result.count_events:
+        raise ContractError(
+            f"No event was loaded before {until:%Y-%m-%d %H:%M} UTC. Load some first: winback load --events FILE --users FILE"
+        )
     return result

@@ -121,7 +121,7 @@ def build_examples(house: House, until: datetime | None) -> tuple[pa.Table, date
 
 def _build(house: House, until: datetime | None) -> tuple[FeatureContract, datetime]:
     contract = load_contract(house.settings.config / "features.yml")
-    first, last = ledger.history(house.warehouse)
+    first, last = ledger.history(house.warehouse, house.now())
     refuse_before_first_hour(house.warehouse, contract.names)
     until = min(until or last.window_until, last.window_until)
     house.narrator.step("Building examples", until=until)

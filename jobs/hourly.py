@@ -71,14 +71,17 @@ def hourly(
     A dry run builds, scores and decides, but commits nothing; of what was pending before it says what would be sent. A person who
     has looked may accept an audience that has collapsed.
 
-    Raises: ContractError (no history, `until` before the watermark, no model, broken contract), RetryableError (a failing build).
+    Raises: ContractError (no history, `until` before the watermark, no model, broken contract), WatermarkAheadError,
+    RetryableError (a failing build).
     """
     started_at, started = house.now(), house.monotonic()
-    _, last = ledger.history(house.warehouse)
+    _, last = ledger.history(house.warehouse, started_at)
     until = end_of_window(house, until, last, started_at)
-    run = Run(f"{last.epoch + 1:08d}-{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}", last.epoch + 1, until)
+    # A run that waits for this one's lease reads from its id whether this one does the work of an hour (warehouse/lease.py).
+    name = "dry-run" if dry_run else f"{started_at:%Y%m%dT%H%M%SZ}"
+    run = Run(f"{last.epoch + 1:08d}-{name}-{uuid.uuid4().hex[:8]}", last.epoch + 1, until)
     with leased(house, run.run_id, last.window_until) as held:
-        window = window_to_build(house, held.build_from, last, until)
+        window = window_to_build(house, held.build_from, last, until, started_at)
         transform = house.transform(window)
         scoring, model_version, fallback, shadow, epoch = None, None, None, None, last
         if until > last.window_until:

@@ -24,9 +24,10 @@ def load_files(settings: Settings, files: Mapping[str, Path], voice: Narrator) -
     warehouse = DuckDBWarehouse(settings.duckdb_file, memory_limit=settings.memory_limit)
     try:
         warehouse.prepare()
-        last = ledger.last_epoch(warehouse)
+        last, now = ledger.last_epoch(warehouse), utc_now()
+        ledger.refuse_ahead(last, now)
         watermark = last.window_until if last else None
         total = sum(path.stat().st_size for path in files.values() if path.is_file())
-        return load(warehouse, files, now=utc_now(), watermark=watermark, advance=voice.progress("Loading", total))
+        return load(warehouse, files, now=now, watermark=watermark, advance=voice.progress("Loading", total))
     finally:
         warehouse.close()

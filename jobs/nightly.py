@@ -54,7 +54,7 @@ def nightly(house: House) -> Night:
     BusyError while another run is at it.
     """
     started = house.monotonic()
-    first, last = ledger.history(house.warehouse)
+    first, last = ledger.history(house.warehouse, house.now())
     swept = sweep(house)
     if swept:
         house.narrator.step("Swept of erased users", count_rows=sum(swept.values()))
@@ -72,7 +72,7 @@ def nightly(house: House) -> Night:
         with leased(house, f"{last.epoch:08d}-nightly-{uuid.uuid4().hex[:8]}", until):
             house.transform(window).build("nightly")
         now = ledger.last_epoch(house.warehouse)
-        if now and now.window_until != until:
+        if now and now.epoch != last.epoch:
             raise RetryableError(
                 "An hourly run committed while the night was rebuilt, and the two may have mixed. Run again, with no hourly "
                 "run beside it: winback nightly"
