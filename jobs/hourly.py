@@ -19,6 +19,7 @@ from jobs.models import choose
 from jobs.run_window import end_of_window, window_to_build
 from jobs.shadow import Shadowed, discard_shadow, shadow_run
 from jobs.transform import Window
+from jobs.watermark import committed
 from scoring.model import Model
 from scoring.score import Run, ScoringCounts, score
 from warehouse import ledger
@@ -75,7 +76,7 @@ def hourly(
     RetryableError (a failing build).
     """
     started_at, started = house.now(), house.monotonic()
-    _, last = ledger.history(house.warehouse, started_at)
+    _, last = committed(house)
     until = end_of_window(house, until, last, started_at)
     # A run that waits for this one's lease reads from its id whether this one does the work of an hour (warehouse/lease.py).
     name = "dry-run" if dry_run else f"{started_at:%Y%m%dT%H%M%SZ}"

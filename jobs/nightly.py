@@ -15,6 +15,7 @@ from jobs.erase import sweep
 from jobs.house import House
 from jobs.leasing import leased
 from jobs.transform import Window
+from jobs.watermark import committed
 from warehouse import ledger
 from warehouse.errors import RetryableError
 
@@ -54,7 +55,7 @@ def nightly(house: House) -> Night:
     BusyError while another run is at it.
     """
     started = house.monotonic()
-    first, last = ledger.history(house.warehouse, house.now())
+    first, last = committed(house)
     swept = sweep(house)
     if swept:
         house.narrator.step("Swept of erased users", count_rows=sum(swept.values()))

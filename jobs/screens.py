@@ -134,6 +134,8 @@ def status(console: Console, answer: Status) -> None:
     console.print(
         f"watermark        [bold]{when(answer.watermark)}[/] UTC, {answer.count_epochs} epochs", highlight=False
     )
+    if answer.watermark_problem:
+        console.print(f"                 [yellow]{answer.watermark_problem}[/]", highlight=False, soft_wrap=True)
     console.print(f"model            {_model(answer)}", highlight=False, soft_wrap=True)
     console.print(f"voucher eligible {answer.voucher_eligible:,}", highlight=False)
     console.print(f"pending          {answer.pending:,}, dead letters {answer.dead_letters:,}", highlight=False)

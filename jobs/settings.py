@@ -158,6 +158,9 @@ class Settings(BaseSettings):
     safety_lag_seconds: int = Field(
         120, ge=0, le=86_400, description="`until` is now minus this, so that rows still being written are not skipped."
     )
+    max_watermark_age_seconds: int = Field(
+        7_200, ge=0, description="Commands and `status --json` say when the watermark is older than this; 0: never."
+    )
     lease_seconds: int = Field(
         900,
         ge=0,

@@ -209,7 +209,12 @@ def test_the_next_run_builds_from_where_the_earliest_unfinished_one_began(
 WRONG: dict[str, tuple[list[tuple[str, float, bool, float, float | None]], float | None]] = {
     "a killed one after a good one that was ahead": ([("a", 0, True, -60, 5), ("b", 60, False, 0, None)], 0),
     "a killed one that was ahead": ([("a", 0, False, -60, 5), ("b", 60, True, 0, None)], 0),
-    "a killed one that was ahead, long before a good one": ([("a", 0, True, -60, None), ("b", 180, False, 60, 185)], None),
+    "a killed one that was ahead, and one good one that may have met it": (
+        [("a", 0, True, -60, None), ("b", 180, False, 60, 185)], -60,
+    ),
+    "a killed one that was ahead, and a second good one": (
+        [("a", 0, True, -60, None), ("b", 180, False, 60, 185), ("c", 245, False, 180, 250)], None,
+    ),
     "one that was ahead says nothing of one killed after it": (
         [("a", 0, True, -60, 5), ("b", 60, False, 0, None), ("c", 90, False, 0, None)], 0,
     ),
@@ -227,7 +232,7 @@ def test_what_is_unfinished_follows_the_order_of_leases_where_a_clock_was_ahead(
         if ended is not None:
             leases.release(warehouse, taken, minutes(ended) + wrong)
 
-    mine = leases.take(warehouse, "me", minutes(240), minutes(240), QUARTER)
+    mine = leases.take(warehouse, "me", minutes(300), minutes(300), QUARTER)
 
     found = leases.unfinished_from(warehouse, mine, longest=HOUR)
     assert found == (None if expected is None else minutes(expected))

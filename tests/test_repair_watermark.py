@@ -14,6 +14,7 @@ import pytest
 
 from jobs.audit import audit
 from jobs.backfill import backfill
+from jobs.doctor import of_history
 from jobs.examples import examples
 from jobs.hourly import hourly
 from jobs.house import House
@@ -21,7 +22,9 @@ from jobs.loading import load_files
 from jobs.narration import Silence
 from jobs.nightly import nightly
 from jobs.repair import plan_of, repair_watermark
+from jobs.status import status
 from jobs.training import train
+from jobs.watermark import committed
 from tests.erase_kit import told_world
 from tests.run_kit import assert_crm_holds_the_desired_state, decisions, granted
 from tests.world import HISTORY_UNTIL, World, at
@@ -141,6 +144,37 @@ def test_load_names_the_remedy_and_stores_nothing(ahead: World, monkeypatch: pyt
         load_files(settings, {"events": file}, Silence())
 
     assert ahead.query("select count(*) as n from raw.app_events where user_id = 'u'") == [{"n": 0}]
+
+
+def test_status_and_doctor_compare_the_watermark_with_now(ahead: World) -> None:
+    with ahead.house(now=lambda: at(3)) as house:
+        seen = status(house)
+        [finding] = [one for one in of_history(house.warehouse, None, at(3)) if one.check == "watermark"]
+    assert (seen.is_watermark_ahead, seen.is_watermark_stale) == (True, False)
+    assert "400 days ahead of now" in str(seen.watermark_problem)
+    assert finding.state == "failed"
+    assert finding.do[1:] == ("winback repair-watermark", "winback hourly")
+
+
+@pytest.mark.parametrize(("hours", "is_stale"), [(1, False), (2.9, False), (3, True), (100, True)])
+def test_a_watermark_older_than_the_setting_is_told(good: World, hours: float, is_stale: bool) -> None:
+    told: list[str] = []
+
+    class Listening(Silence):
+        def warn(self, what: str, **facts: Any) -> None:
+            told.append(what)
+
+    now = at(hours)
+    with good.house(now=lambda: now, narrator=Listening()) as house:
+        seen = status(house)
+        checks = [one.state for one in of_history(house.warehouse, None, now, 7_200) if one.check == "watermark"]
+        committed(house)
+        never = replace(house, settings=house.settings.model_copy(update={"max_watermark_age_seconds": 0}))
+        committed(never)
+        assert not status(never).is_watermark_stale
+    assert seen.is_watermark_stale == is_stale
+    assert checks == (["warning"] if is_stale else [])
+    assert ["The watermark is 2026-05-20 16:58 UTC" in what for what in told] == ([True] if is_stale else [])
 
 
 def test_after_the_repair_the_hours_go_on_and_every_exit_is_decided_once(ahead: World) -> None:

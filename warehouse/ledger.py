@@ -21,6 +21,10 @@ from warehouse.interface import Reader, Warehouse
 from warehouse.tables import REPORTS, RUNS
 
 REPAIR = "repair"
+REMEDY = (
+    "First check the clock of this machine. If it is right, put the watermark back with: winback repair-watermark "
+    "(add --dry-run to see what it would do)"
+)
 
 
 @dataclass(frozen=True)
@@ -95,10 +99,7 @@ def refuse_ahead(last: Epoch | None, now: datetime) -> None:
     Raises: WatermarkAheadError.
     """
     if last and last.clock_at > now:
-        raise WatermarkAheadError(
-            f"{ahead(last, now)} Nothing was read, decided or sent. First check the clock of this machine. If it is right, "
-            "put the watermark back with: winback repair-watermark (add --dry-run to see what it would do)"
-        )
+        raise WatermarkAheadError(f"{ahead(last, now)} Nothing was read, decided or sent. {REMEDY}")
 
 
 def ahead(last: Epoch, now: datetime) -> str:
