@@ -82,7 +82,7 @@ def hourly(
     name = "dry-run" if dry_run else f"{started_at:%Y%m%dT%H%M%SZ}"
     run = Run(f"{last.epoch + 1:08d}-{name}-{uuid.uuid4().hex[:8]}", last.epoch + 1, until)
     with leased(house, run.run_id, last.window_until) as held:
-        window = window_to_build(house, held.build_from, last, until, started_at)
+        window = window_to_build(house, held.build_from, last, until)
         transform = house.transform(window)
         scoring, model_version, fallback, shadow, epoch = None, None, None, None, last
         if until > last.window_until:

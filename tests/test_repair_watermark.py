@@ -384,8 +384,7 @@ def test_what_a_person_erased_is_not_written_again(ahead: World) -> None:
 
 
 def epoch(number: int, until: datetime, kind: str = "hourly", committed: datetime | None = None) -> ledger.Epoch:
-    counts = dict.fromkeys(("count_exits", "count_scored", "count_skipped", "count_eligible"), 0)
-    return ledger.Epoch(number, f"r{number}", kind, until, until, committed_at=committed or until, **counts)
+    return ledger.Epoch(number, f"r{number}", kind, until, until, 0, 0, 0, 0, committed or until)
 
 
 NOW = at(10)
