@@ -29,8 +29,7 @@ def end_of_window(house: House, until: datetime | None, last: ledger.Epoch, star
 
 def window_to_build(house: House, build_from: datetime, last: ledger.Epoch, until: datetime) -> Window:
     """What to build: from the watermark, or from where a run began that did not come to a good end; times UTC."""
-    now = house.now()
-    first, _ = ledger.history(house.warehouse, now)
+    first = ledger.first_epoch(house.warehouse) or last
     reported = ledger.last_report(house.warehouse)
     from_at = max(build_from, first.window_until)
     profiles_from = reported.window_until if reported else first.window_until
@@ -46,7 +45,7 @@ def window_to_build(house: House, build_from: datetime, last: ledger.Epoch, unti
         fold_from_epoch=fold_from_epoch,
         arrivals_from=last.window_until,
         # Whatever is not folded yet was attempted after that run began. A day: clocks of two machines may differ.
-        fold_from_at=_began(reported, now) - timedelta(days=1) if reported else SINCE_EVER,
+        fold_from_at=_began(reported, house.now()) - timedelta(days=1) if reported else SINCE_EVER,
     )
 
 
