@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from jobs.house import House, not_in_the_future
+from jobs.shape import written
 from jobs.transform import SINCE_EVER, Window
 from warehouse import ledger
 from warehouse.errors import ContractError
@@ -51,6 +52,7 @@ def backfill(house: House, until: datetime) -> Backfilled:
             count_skipped=0,
             count_eligible=0,
             committed_at=house.now(),
+            funnel=written(house.funnel),
         ),
     )
     return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from jobs.findings import Finding, compare, own_tables
 from jobs.findings_crm import crm
 from jobs.findings_local import dbt, files, model
+from jobs.funnel import Funnel, load_funnel
 from jobs.house import bigquery_connection, open_warehouse, utc_now
 from jobs.outdated import COMMANDS, REBUILD, refuse_outdated
 from jobs.settings import Settings
+from jobs.shape import refuse_changed
 from jobs.watermark import stale
 from scoring import bundles
 from scoring.score import MART
@@ -96,7 +98,7 @@ def _duckdb(settings: Settings, bundle: bundles.Bundle | None, now: datetime) ->
             found.append(Finding("views", "failed", str(error), ("Rename the file.",)))
         names = {table.title: table.title for table in ALL}
         found.append(own_tables("tables", {n: compare(*types) for n, types in warehouse.types().items()}, names))
-        return [*found, *of_history(warehouse, bundle, now, settings.max_watermark_age_seconds)]
+        return [*found, *of_history(warehouse, bundle, now, settings.max_watermark_age_seconds, _funnel(settings))]
 
 
 def _bigquery(settings: Settings, bundle: bundles.Bundle | None, now: datetime) -> list[Finding]:
@@ -119,11 +121,21 @@ def _history_in_bigquery(
     except WinbackError as error:
         return [Finding("history", "failed", str(error))]
     with closing(warehouse):
-        return of_history(warehouse, bundle, now, settings.max_watermark_age_seconds)
+        return of_history(warehouse, bundle, now, settings.max_watermark_age_seconds, _funnel(settings))
+
+
+def _funnel(settings: Settings) -> Funnel | None:
+    with suppress(ContractError):
+        return load_funnel(settings.config / "funnel.yml")
+    return None
 
 
 def of_history(
-    warehouse: Reader, bundle: bundles.Bundle | None, now: datetime | None = None, max_watermark_age_seconds: int = 0
+    warehouse: Reader,
+    bundle: bundles.Bundle | None,
+    now: datetime | None = None,
+    max_watermark_age_seconds: int = 0,
+    funnel: Funnel | None = None,
 ) -> list[Finding]:
     """Say how far the epochs have come, and whether the newest candidates fit the model."""
     try:
@@ -135,6 +147,7 @@ def of_history(
         found = [
             Finding("history", "ok", told),
             *_watermark(last, now or utc_now(), max_watermark_age_seconds),
+            *_shape(last, funnel),
             *_audience(warehouse),
         ]
         if bundle and warehouse.exists("marts", MART):
@@ -157,6 +170,17 @@ def _watermark(last: ledger.Epoch, now: datetime, max_age_seconds: int) -> list[
         return [
             Finding("watermark", "warning", old, ("Look at the schedule and its last error, or run:", "winback hourly"))
         ]
+    return []
+
+
+def _shape(last: ledger.Epoch, funnel: Funnel | None) -> list[Finding]:
+    """Nothing where funnel.yml is what shaped the tables, or cannot be read: that is told among the files."""
+    try:
+        if funnel:
+            refuse_changed(last.funnel, funnel)
+    except ContractError as error:
+        do = ("Change it back. To use it as it is, begin a new warehouse: docs/dbt.md, Change the inactivity gap.",)
+        return [Finding("funnel", "failed", str(error), do)]
     return []
 
 

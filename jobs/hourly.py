@@ -18,6 +18,7 @@ from jobs.leasing import leased
 from jobs.models import choose
 from jobs.run_window import end_of_window, window_to_build
 from jobs.shadow import Shadowed, discard_shadow, shadow_run
+from jobs.shape import written
 from jobs.transform import Window
 from jobs.watermark import committed
 from scoring.model import Model
@@ -155,6 +156,7 @@ def _commit(house: House, run: Run, last: ledger.Epoch, scoring: ScoringCounts, 
         committed_at=house.now(),
         model_version=model_version,
         policy_version=house.policy.version,
+        funnel=written(house.funnel),
     )
     winner = ledger.commit(house.warehouse, mine)
     if winner.run_id != run.run_id:

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from jobs.backfill import build_history
 from jobs.house import House
 from jobs.leasing import leased
+from jobs.shape import written
 from warehouse import ledger
 from warehouse.errors import ContractError, RetryableError
 from warehouse.interface import Reader
@@ -170,6 +171,7 @@ def _commit(house: House, plan: _Plan, last: ledger.Epoch, run_id: str, counts: 
         window_from=last.window_until,
         window_until=plan.watermark,
         committed_at=plan.repaired_at,
+        funnel=written(house.funnel) if plan.is_history_built_again else last.funnel,
         **counts,
     )
     if ledger.commit(house.warehouse, mine).run_id != run_id:

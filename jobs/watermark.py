@@ -1,22 +1,25 @@
-"""What every command that works from the watermark checks first: is there history, is it ahead of now, is it old?"""
+"""The checks of every command that builds upon the tables: history, its watermark, and the funnel.yml that shaped it."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 
 from jobs.house import House
+from jobs.shape import refuse_changed
 from warehouse import ledger
 
 
 def committed(house: House) -> tuple[ledger.Epoch, ledger.Epoch]:
     """The first and the last epoch; tells of a watermark that is older than it should be.
 
-    Raises: ContractError before the backfill, WatermarkAheadError when the watermark lies beyond now.
+    Raises: ContractError before the backfill or when funnel.yml has changed, WatermarkAheadError when the watermark lies
+    beyond now.
     """
     now = house.now()
     first, last = ledger.history(house.warehouse, now)
     if old := stale(last, now, house.settings.max_watermark_age_seconds):
         house.narrator.warn(old)
+    refuse_changed(last.funnel, house.funnel)
     return first, last
 
 

@@ -43,6 +43,7 @@ class Epoch:
     committed_at: datetime
     model_version: str | None = None
     policy_version: str | None = None
+    funnel: str | None = None
 
     @property
     def clock_at(self) -> datetime:
