@@ -172,7 +172,10 @@ def _commit(house: House, plan: _Plan, last: ledger.Epoch, run_id: str, counts: 
         window_until=plan.watermark,
         committed_at=plan.repaired_at,
         funnel=written(house.funnel) if plan.is_history_built_again else last.funnel,
-        **counts,
+        count_exits=counts["count_exits"],
+        count_scored=counts["count_scored"],
+        count_skipped=counts["count_skipped"],
+        count_eligible=counts["count_eligible"],
     )
     if ledger.commit(house.warehouse, mine).run_id != run_id:
         house.warehouse.discard(DECISIONS, run_id=run_id, decided_at=plan.decided_at)
