@@ -154,7 +154,7 @@ def test_a_second_run_leaves_with_1_while_a_shell_holds_the_file_and_says_so(wor
 
 HOLDERS: dict[str, tuple[list[str], str, bool]] = {
     "a run with a time": (["hourly", "--until", "2026-05-20T20:00"], "winback hourly", True),
-    "a dry run does no work": (["hourly", "--dry-run"], "winback hourly", False),
+    "a dry run does no work": (["hourly", "--dry-run"], "winback hourly --dry-run", False),
     "the night": (["nightly"], "winback nightly", False),
     "an erasure, whose user is not told": (["erase", "ada@example.com", "--yes"], "winback erase", False),
     "no command of ours": (["/data/hourly"], "winback", False),

@@ -38,7 +38,8 @@ def describe(arguments: Sequence[str]) -> Holder:
         return Holder(program)
     command = next((argument for argument in rest if not argument.startswith("-")), "")
     is_hourly = command == "hourly" and "--dry-run" not in rest
-    return Holder(f"winback {command}" if re.fullmatch(r"[a-z-]+", command) else "winback", is_hourly)
+    dry = " --dry-run" if command == "hourly" and not is_hourly else ""
+    return Holder(f"winback {command}{dry}" if re.fullmatch(r"[a-z-]+", command) else "winback", is_hourly)
 
 
 def _script(arguments: list[str]) -> tuple[str, bool, list[str]]:
