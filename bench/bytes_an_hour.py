@@ -161,7 +161,7 @@ READS: tuple[Read, ...] = (
     Read("fct_scoring_candidates", "int_outcomes", None, 28),
     Read("fct_scoring_candidates", "decisions", 6, 34),
     Read("fct_scoring_candidates", "voucher_redemptions", None, 34),
-    Read("fct_scoring_candidates", "runs", None, 36),
+    Read("fct_scoring_candidates", "runs", None, 68),
     Read("fct_scoring_candidates", "erasures", None, 76),
     Read("fct_scoring_candidates", "int_users_set_aside", None, 18),
     Read("crm_profiles", "crm_profiles", None, 212),
@@ -170,7 +170,7 @@ READS: tuple[Read, ...] = (
     Read("crm_profiles", "decisions", 1, 249),
     Read("crm_profiles", "crm_profiles__dbt_tmp", None, 405),
     Read("crm_profiles", "voucher_redemptions", None, 34),
-    Read("crm_profiles", "runs", None, 36),
+    Read("crm_profiles", "runs", None, 68),
     Read("crm_profiles", "erasures", None, 76),
     Read("crm_profiles", "crm_profiles", None, 405, is_merge=True),
     Read("crm_acknowledged", "crm_acknowledged", None, 662, 2),
@@ -212,7 +212,7 @@ TRAINING: tuple[Read, ...] = (
     Read("fct_training_examples", "decisions", 821, 116),
     Read("fct_training_examples", "fct_unfinished_exits", 731, 70),
     Read("fct_training_examples", "int_outcomes", None, 34),
-    Read("fct_training_examples", "runs", None, 36),
+    Read("fct_training_examples", "runs", None, 68),
     Read("fct_training_examples", "erasures", None, 76),
 )
 

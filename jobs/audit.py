@@ -16,7 +16,7 @@ import pyarrow as pa
 from jobs.drift import TABLES, Kept, columns_of, in_sample, rows
 from jobs.house import House
 from jobs.transform import SINCE_EVER, Window
-from warehouse import ledger
+from jobs.watermark import committed
 from warehouse.errors import DriftError
 from warehouse.interface import Reader
 from warehouse.tables import AUDITS
@@ -69,7 +69,7 @@ def audit(house: House, percent: int) -> Audit:
 
     Raises: ContractError without history, RetryableError (a failing build).
     """
-    first, last = ledger.history(house.warehouse)
+    first, last = committed(house)
     until = last.window_until
     house.narrator.step("Rebuilding a sample from scratch", sample_percent=percent, until=until)
     window = Window(from_at=SINCE_EVER, until_at=until, history_until=first.window_until)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from jobs.house import House, not_in_the_future
+from jobs.shape import written
 from jobs.transform import SINCE_EVER, Window
 from warehouse import ledger
 from warehouse.errors import ContractError
@@ -28,14 +29,40 @@ def backfill(house: House, until: datetime) -> Backfilled:
 
     May be repeated until it has committed: a crash leaves tables that the next try rebuilds.
 
-    Raises: ContractError when history is committed already, or there is none.
+    Raises: ContractError when history is committed already, or there is none; WatermarkAheadError.
     """
+    ledger.refuse_ahead(ledger.last_epoch(house.warehouse), house.now())
     committed = ledger.first_epoch(house.warehouse)
     if committed:
         raise ContractError(
             f"History up to {committed.window_until:%Y-%m-%d %H:%M} is committed already. Go on with: winback hourly"
         )
     not_in_the_future(house, until)
+    result = build_history(house, until)
+    ledger.commit(
+        house.warehouse,
+        ledger.Epoch(
+            epoch=0,
+            run_id=f"00000000-backfill-{uuid.uuid4().hex[:8]}",
+            kind="backfill",
+            window_from=SINCE_EVER,
+            window_until=until,
+            count_exits=0,
+            count_scored=0,
+            count_skipped=0,
+            count_eligible=0,
+            committed_at=house.now(),
+            funnel=written(house.funnel),
+        ),
+    )
+    return result
+
+
+def build_history(house: House, until: datetime) -> Backfilled:
+    """Build every model over history up to `until` (UTC), and commit nothing.
+
+    Raises: ContractError when no event was loaded before then.
+    """
     window = Window(from_at=SINCE_EVER, until_at=until, history_until=until)
     house.narrator.step("Building history", window_until=until)
     house.transform(window).build("backfill", full_refresh=True)
@@ -51,19 +78,4 @@ def backfill(house: House, until: datetime) -> Backfilled:
         raise ContractError(
             f"No event was loaded before {until:%Y-%m-%d %H:%M} UTC. Load some first: winback load --events FILE --users FILE"
         )
-    ledger.commit(
-        house.warehouse,
-        ledger.Epoch(
-            epoch=0,
-            run_id=f"00000000-backfill-{uuid.uuid4().hex[:8]}",
-            kind="backfill",
-            window_from=SINCE_EVER,
-            window_until=until,
-            count_exits=0,
-            count_scored=0,
-            count_skipped=0,
-            count_eligible=0,
-            committed_at=house.now(),
-        ),
-    )
     return result

@@ -14,7 +14,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from jobs import model_commands, screens
+from jobs import model_commands, screens, upkeep_commands
 from jobs.answering import Moment, answer_command, as_json, in_house, print_answer
 from jobs.narration import logger
 from jobs.settings import Settings, read_settings
@@ -130,6 +130,8 @@ def hourly(until: datetime | None, dry_run: bool, accept_audience: bool, is_json
     try:
         result = answer_command(is_json, act, screens.ran)
     except BusyError as busy:
+        if not busy.is_hourly:
+            raise
         # Not a failure: the run that holds the data does the work of this one.
         _say("info", str(busy))
         if is_json:
@@ -273,7 +275,7 @@ def doctor(is_json: bool) -> None:
         raise found.error
 
 
-for command in model_commands.ALL:
+for command in (*model_commands.ALL, *upkeep_commands.ALL):
     cli.add_command(command)
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.findings import Finding, compare, own_tables
 from jobs.findings_crm import crm
 from jobs.findings_local import dbt, files, model
-from jobs.house import bigquery_connection, open_warehouse
+from jobs.funnel import Funnel, load_funnel
+from jobs.house import bigquery_connection, open_warehouse, utc_now
 from jobs.outdated import COMMANDS, REBUILD, refuse_outdated
 from jobs.settings import Settings
+from jobs.shape import refuse_changed
+from jobs.watermark import stale
 from scoring import bundles
 from scoring.score import MART
 from warehouse import ledger
@@ -54,8 +58,9 @@ def unusable(error: ContractError) -> Diagnosis:
     return Diagnosis((Finding("settings", "failed", str(error), do),))
 
 
-def doctor(settings: Settings) -> Diagnosis:
-    """Check everything; a check that fails does not keep the others from being made."""
+def doctor(settings: Settings, now: datetime | None = None) -> Diagnosis:
+    """Check everything; a check that fails does not keep the others from being made. `now` is UTC, by default the clock's."""
+    now = now or utc_now()
     where = "BigQuery" if settings.bigquery else "a DuckDB file"
     bundle, of_model = model(settings)
     return Diagnosis(
@@ -64,13 +69,13 @@ def doctor(settings: Settings) -> Diagnosis:
             *files(settings.config),
             *of_model,
             dbt(settings),
-            *(_bigquery(settings, bundle) if settings.bigquery else _duckdb(settings, bundle)),
+            *(_bigquery if settings.bigquery else _duckdb)(settings, bundle, now),
             *crm(settings),
         )
     )
 
 
-def _duckdb(settings: Settings, bundle: bundles.Bundle | None) -> list[Finding]:
+def _duckdb(settings: Settings, bundle: bundles.Bundle | None, now: datetime) -> list[Finding]:
     from warehouse.duckdb_doctor import ReadOnlyDuckDB  # noqa: PLC0415 - BigQuery need not pay
 
     path = settings.duckdb_file or Path()
@@ -93,20 +98,22 @@ def _duckdb(settings: Settings, bundle: bundles.Bundle | None) -> list[Finding]:
             found.append(Finding("views", "failed", str(error), ("Rename the file.",)))
         names = {table.title: table.title for table in ALL}
         found.append(own_tables("tables", {n: compare(*types) for n, types in warehouse.types().items()}, names))
-        return [*found, *of_history(warehouse, bundle)]
+        return [*found, *of_history(warehouse, bundle, now, settings.max_watermark_age_seconds, _funnel(settings))]
 
 
-def _bigquery(settings: Settings, bundle: bundles.Bundle | None) -> list[Finding]:
+def _bigquery(settings: Settings, bundle: bundles.Bundle | None, now: datetime) -> list[Finding]:
     from jobs.findings_bigquery import findings  # noqa: PLC0415 - a second that DuckDB need not pay
     from jobs.remedies import Wanted  # noqa: PLC0415
     from warehouse.bigquery_doctor import examine  # noqa: PLC0415
 
     wanted = Wanted(**vars(bigquery_connection(settings)))
     facts = examine(replace(wanted, retry_seconds=_PATIENCE_SECONDS))
-    return [*findings(facts, wanted), *_history_in_bigquery(settings, facts, bundle)]
+    return [*findings(facts, wanted), *_history_in_bigquery(settings, facts, bundle, now)]
 
 
-def _history_in_bigquery(settings: Settings, facts: Facts, bundle: bundles.Bundle | None) -> list[Finding]:
+def _history_in_bigquery(
+    settings: Settings, facts: Facts, bundle: bundles.Bundle | None, now: datetime
+) -> list[Finding]:
     if facts.queries or not isinstance(facts.locations.get("raw"), str):
         return [Finding("history", "skipped", "not asked: BigQuery gives no answers yet")]
     try:
@@ -114,10 +121,22 @@ def _history_in_bigquery(settings: Settings, facts: Facts, bundle: bundles.Bundl
     except WinbackError as error:
         return [Finding("history", "failed", str(error))]
     with closing(warehouse):
-        return of_history(warehouse, bundle)
+        return of_history(warehouse, bundle, now, settings.max_watermark_age_seconds, _funnel(settings))
 
 
-def of_history(warehouse: Reader, bundle: bundles.Bundle | None) -> list[Finding]:
+def _funnel(settings: Settings) -> Funnel | None:
+    with suppress(ContractError):
+        return load_funnel(settings.config / "funnel.yml")
+    return None
+
+
+def of_history(
+    warehouse: Reader,
+    bundle: bundles.Bundle | None,
+    now: datetime | None = None,
+    max_watermark_age_seconds: int = 0,
+    funnel: Funnel | None = None,
+) -> list[Finding]:
     """Say how far the epochs have come, and whether the newest candidates fit the model."""
     try:
         last = ledger.last_epoch(warehouse) if warehouse.exists("ops", "runs") else None
@@ -125,12 +144,44 @@ def of_history(warehouse: Reader, bundle: bundles.Bundle | None) -> list[Finding
             do = ("Take history in, once, up to now:", "winback backfill --until TIME")
             return [Finding("history", "failed", "no backfill yet", do)]
         told = f"{last.epoch + 1} epochs, watermark {last.window_until:%Y-%m-%d %H:%M} UTC"
-        found = [Finding("history", "ok", told), *_audience(warehouse)]
+        found = [
+            Finding("history", "ok", told),
+            *_watermark(last, now or utc_now(), max_watermark_age_seconds),
+            *_shape(last, funnel),
+            *_audience(warehouse),
+        ]
         if bundle and warehouse.exists("marts", MART):
             found.append(_candidates(warehouse, bundle))
     except WinbackError as error:
         return [Finding("history", "failed", str(error))]
     return found
+
+
+def _watermark(last: ledger.Epoch, now: datetime, max_age_seconds: int) -> list[Finding]:
+    """Nothing where it is neither ahead of now nor older than it should be."""
+    if last.clock_at > now:
+        do = (
+            "Check the clock of this machine (date -u). If it is right, put the watermark back, and go on:",
+            "winback repair-watermark",
+            "winback hourly",
+        )
+        return [Finding("watermark", "failed", ledger.ahead(last, now), do)]
+    if old := stale(last, now, max_age_seconds):
+        return [
+            Finding("watermark", "warning", old, ("Look at the schedule and its last error, or run:", "winback hourly"))
+        ]
+    return []
+
+
+def _shape(last: ledger.Epoch, funnel: Funnel | None) -> list[Finding]:
+    """Nothing where funnel.yml is what shaped the tables, or cannot be read: that is told among the files."""
+    try:
+        if funnel:
+            refuse_changed(last.funnel, funnel)
+    except ContractError as error:
+        do = ("Change it back. To use it as it is, begin a new warehouse: docs/dbt.md, Change the inactivity gap.",)
+        return [Finding("funnel", "failed", str(error), do)]
+    return []
 
 
 def _audience(warehouse: Reader) -> list[Finding]:

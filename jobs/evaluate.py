@@ -32,7 +32,7 @@ def evaluate(house: House, until: datetime | None = None) -> Any:
     Raises: ContractError without history, a champion, whole bundles, or training; RegistryUnreachableError.
     """
     judge = installed("evaluate")
-    ledger.history(house.warehouse)
+    ledger.history(house.warehouse, house.now())
     registry, models = open_registry(house.settings), house.settings.models
     champion, challenger = registry.resolve(CHAMPION), registry.resolve(CHALLENGER)
     if champion is None:

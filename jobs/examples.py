@@ -13,8 +13,8 @@ import pyarrow as pa
 from jobs.house import House
 from jobs.outdated import refuse_before_first_hour
 from jobs.transform import SINCE_EVER, Window
+from jobs.watermark import committed
 from scoring.contract import FeatureContract, load_contract
-from warehouse import ledger
 from warehouse.errors import ContractError
 
 MART = "fct_training_examples"
@@ -121,7 +121,7 @@ def build_examples(house: House, until: datetime | None) -> tuple[pa.Table, date
 
 def _build(house: House, until: datetime | None) -> tuple[FeatureContract, datetime]:
     contract = load_contract(house.settings.config / "features.yml")
-    first, last = ledger.history(house.warehouse)
+    first, last = committed(house)
     refuse_before_first_hour(house.warehouse, contract.names)
     until = min(until or last.window_until, last.window_until)
     house.narrator.step("Building examples", until=until)

@@ -18,7 +18,9 @@ from jobs.leasing import leased
 from jobs.models import choose
 from jobs.run_window import end_of_window, window_to_build
 from jobs.shadow import Shadowed, discard_shadow, shadow_run
+from jobs.shape import written
 from jobs.transform import Window
+from jobs.watermark import committed
 from scoring.model import Model
 from scoring.score import Run, ScoringCounts, score
 from warehouse import ledger
@@ -80,12 +82,15 @@ def hourly(
     A dry run builds, scores and decides, but commits nothing; of what was pending before it says what would be sent. A person who
     has looked may accept an audience that has collapsed.
 
-    Raises: ContractError (no history, `until` before the watermark, no model, broken contract), RetryableError (a failing build).
+    Raises: ContractError (no history, `until` before the watermark, no model, broken contract), WatermarkAheadError,
+    RetryableError (a failing build).
     """
     started_at, started = house.now(), house.monotonic()
-    _, last = ledger.history(house.warehouse)
+    _, last = committed(house)
     until = end_of_window(house, until, last, started_at)
-    run = Run(f"{last.epoch + 1:08d}-{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}", last.epoch + 1, until)
+    # A run that waits for this one's lease reads from its id whether this one does the work of an hour (warehouse/lease.py).
+    name = "dry-run" if dry_run else f"{started_at:%Y%m%dT%H%M%SZ}"
+    run = Run(f"{last.epoch + 1:08d}-{name}-{uuid.uuid4().hex[:8]}", last.epoch + 1, until)
     with leased(house, run.run_id, last.window_until) as held:
         window = window_to_build(house, held.build_from, last, until)
         transform = house.transform(window)
@@ -160,6 +165,7 @@ def _commit(house: House, run: Run, last: ledger.Epoch, scoring: ScoringCounts, 
         committed_at=house.now(),
         model_version=model_version,
         policy_version=house.policy.version,
+        funnel=written(house.funnel),
     )
     winner = ledger.commit(house.warehouse, mine)
     if winner.run_id != run.run_id:

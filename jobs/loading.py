@@ -8,6 +8,7 @@ from pathlib import Path
 from jobs.house import utc_now
 from jobs.narration import Narrator
 from jobs.settings import Settings
+from jobs.watermark import stale
 from warehouse import ledger
 from warehouse.duckdb import DuckDBWarehouse
 from warehouse.errors import ContractError
@@ -24,9 +25,12 @@ def load_files(settings: Settings, files: Mapping[str, Path], voice: Narrator) -
     warehouse = DuckDBWarehouse(settings.duckdb_file, memory_limit=settings.memory_limit)
     try:
         warehouse.prepare()
-        last = ledger.last_epoch(warehouse)
+        last, now = ledger.last_epoch(warehouse), utc_now()
+        ledger.refuse_ahead(last, now)
+        if old := stale(last, now, settings.max_watermark_age_seconds):
+            voice.warn(old)
         watermark = last.window_until if last else None
         total = sum(path.stat().st_size for path in files.values() if path.is_file())
-        return load(warehouse, files, now=utc_now(), watermark=watermark, advance=voice.progress("Loading", total))
+        return load(warehouse, files, now=now, watermark=watermark, advance=voice.progress("Loading", total))
     finally:
         warehouse.close()

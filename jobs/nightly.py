@@ -16,6 +16,7 @@ from jobs.house import House
 from jobs.leasing import leased
 from jobs.missed import Missed, NightRow, find_missed, write_night
 from jobs.transform import Window
+from jobs.watermark import committed
 from warehouse import ledger
 from warehouse.errors import RetryableError
 
@@ -57,7 +58,7 @@ def nightly(house: House) -> Night:
     BusyError while another run is at it.
     """
     started, now = house.monotonic(), house.now()
-    first, last = ledger.history(house.warehouse)
+    first, last = committed(house)
     swept = sweep(house)
     if swept:
         house.narrator.step("Swept of erased users", count_rows=sum(swept.values()))
@@ -86,7 +87,7 @@ def nightly(house: House) -> Night:
         with leased(house, night_id, until):
             house.transform(window).build("nightly")
         newest = ledger.last_epoch(house.warehouse)
-        if newest and newest.window_until != until:
+        if newest and newest.epoch != last.epoch:
             raise RetryableError(
                 "An hourly run committed while the night was rebuilt, and the two may have mixed. Run again, with no hourly "
                 "run beside it: winback nightly"

@@ -29,12 +29,12 @@ def end_of_window(house: House, until: datetime | None, last: ledger.Epoch, star
 
 
 def window_to_build(house: House, build_from: datetime, last: ledger.Epoch, until: datetime) -> Window:
-    """What to build: from the watermark, or from where a run began that did not come to a good end.
+    """What to build: from the watermark, or from where a run began that did not come to a good end; times UTC.
 
     After a night that found events which no window had taken in, from the earliest of those: exits among them are not decided
     yet, and outcomes among them not sent.
     """
-    first, _ = ledger.history(house.warehouse)
+    first = ledger.first_epoch(house.warehouse) or last
     reported = ledger.last_report(house.warehouse)
     from_at = max(build_from, first.window_until)
     profiles_from = reported.window_until if reported else first.window_until
@@ -53,5 +53,10 @@ def window_to_build(house: House, build_from: datetime, last: ledger.Epoch, unti
         fold_from_epoch=fold_from_epoch,
         arrivals_from=last.window_until,
         # Whatever is not folded yet was attempted after that run began. A day: clocks of two machines may differ.
-        fold_from_at=reported.started_at - timedelta(days=1) if reported else SINCE_EVER,
+        fold_from_at=_began(reported, house.now()) - timedelta(days=1) if reported else SINCE_EVER,
     )
+
+
+def _began(reported: ledger.Report, now: datetime) -> datetime:
+    """When a run began. By a clock that was ahead it began later than now: at the end of its window it had not begun yet."""
+    return reported.started_at if reported.started_at <= now else min(reported.window_until, now)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # they bring dbt's and the model's libraries, which `--help` 
     from jobs.erase import Erased
     from jobs.hourly import Result
     from jobs.nightly import Night
+    from jobs.repair import Repaired
     from jobs.status import Status
 
 
@@ -149,6 +150,8 @@ def status(console: Console, answer: Status) -> None:
     console.print(
         f"watermark        [bold]{when(answer.watermark)}[/] UTC, {answer.count_epochs} epochs", highlight=False
     )
+    if answer.watermark_problem:
+        console.print(f"                 [yellow]{answer.watermark_problem}[/]", highlight=False, soft_wrap=True)
     console.print(f"model            {_model(answer)}", highlight=False, soft_wrap=True)
     console.print(f"voucher eligible {answer.voucher_eligible:,}", highlight=False)
     console.print(f"pending          {answer.pending:,}, dead letters {answer.dead_letters:,}", highlight=False)
@@ -223,6 +226,29 @@ def _model(answer: Status) -> str:
     if found.on_disk != found.champion:
         others.append(f"on disk still {found.on_disk or 'none'}, the next run fetches it")
     return f"{found.champion}{''.join(f'; {other}' for other in others)} (registry: {found.registry})"
+
+
+def repaired(console: Console, answer: Repaired) -> None:
+    """Where the watermark was and is, and what was carried over."""
+    for name, count in answer.count_rows_ahead.items():
+        console.print(
+            f"[yellow]![/] {count:,} rows of {name} say that they were loaded after now. If they are right, the clock of this "
+            "machine is behind.",
+            highlight=False,
+        )
+    if not answer.is_needed:
+        console.print(f"The watermark {when(answer.watermark)} UTC is not ahead: nothing to repair.", highlight=False)
+        return
+    title = "Would put back" if answer.is_dry_run else "Put back"
+    console.print(
+        f"[bold]{title}[/] the watermark from {when(answer.watermark_before)} to {when(answer.watermark)} UTC. "
+        f"Epochs set aside: {answer.count_epochs_set_aside:,}. Decisions kept: {answer.count_decisions:,}, "
+        f"{answer.count_vouchers:,} of them vouchers.",
+        highlight=False,
+    )
+    if answer.is_history_built_again:
+        console.print("The backfill itself lay ahead: history is built again up to the watermark.", highlight=False)
+    console.print(f"Next: winback {'repair-watermark' if answer.is_dry_run else 'hourly'}", style="dim")
 
 
 def dead_letters(console: Console, answer: Any) -> None:

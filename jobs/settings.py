@@ -161,6 +161,9 @@ class Settings(BaseSettings):
     catch_up_days: int = Field(
         30, ge=1, le=365, description="How far back the night looks for raw events that no run has read."
     )
+    max_watermark_age_seconds: int = Field(
+        7_200, ge=0, description="Commands and `status --json` say when the watermark is older than this; 0: never."
+    )
     lease_seconds: int = Field(
         900,
         ge=0,

@@ -11,15 +11,19 @@ from jobs.erasures import Unconfirmed, unconfirmed
 from jobs.house import House
 from jobs.missed import NightRow, last_night
 from jobs.models import Aliases, aliases
+from jobs.watermark import stale
 from warehouse import ledger
 from warehouse.interface import count
 
 
 @dataclass(frozen=True)
 class Status:
-    """One look at the tables; times UTC."""
+    """One look at the tables; times UTC. `watermark_problem` says what is wrong where one of the two flags is set."""
 
     watermark: datetime | None
+    is_watermark_ahead: bool
+    is_watermark_stale: bool
+    watermark_problem: str | None
     count_epochs: int
     model_version: str | None
     models: Aliases
@@ -36,7 +40,10 @@ class Status:
 def status(house: House, *, last: int = 5) -> Status:
     """Read the state; changes nothing."""
     warehouse, models = house.warehouse, aliases(house.settings)
-    epochs = ledger.epochs(warehouse, last)
+    epochs, now = ledger.epochs(warehouse, last), house.now()
+    newest = epochs[0] if epochs else None
+    ahead = ledger.ahead(newest, now) if newest and newest.clock_at > now else None
+    old = stale(newest, now, house.settings.max_watermark_age_seconds)
 
     def users(name: str, where: str) -> int:
         if not warehouse.exists("marts", name):
@@ -44,7 +51,10 @@ def status(house: House, *, last: int = 5) -> Status:
         return count(warehouse, f"{warehouse.relation('marts', name)} where {where}")
 
     return Status(
-        watermark=epochs[0].window_until if epochs else None,
+        watermark=newest.window_until if newest else None,
+        is_watermark_ahead=ahead is not None,
+        is_watermark_stale=old is not None,
+        watermark_problem=f"{ahead} {ledger.REMEDY}" if ahead else old,
         count_epochs=epochs[0].epoch + 1 if epochs else 0,
         model_version=models.on_disk if models.problem else models.champion,
         models=models,

@@ -31,7 +31,7 @@ def train(house: House, until: datetime | None = None) -> Registered:
     Raises: ContractError when nothing is backfilled, training is not installed, or the examples do not suffice;
     RegistryUnreachableError before the work, or after it: the bundle is on disk then, and training again keeps it.
     """
-    ledger.history(house.warehouse)
+    ledger.history(house.warehouse, house.now())
     trainer = installed("train")
     last = _in_use(house)  # now rather than after an hour's work: the registry answers
     examples, until = build_examples(house, until)

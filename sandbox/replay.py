@@ -41,7 +41,7 @@ def replay(settings: Settings, until: datetime, every: timedelta, crm_database: 
         LocalCrm(crm_database, api_key=API_KEY) as crm,
         open_house(settings, narrator=narrator, destination=Braze(crm.url, API_KEY)) as house,
     ):
-        first, last = ledger.history(house.warehouse)
+        first, last = ledger.history(house.warehouse, max(until, house.now()))
         if until <= last.window_until:
             raise ContractError("There is nothing to replay: choose a time after the watermark.")
         runs = []

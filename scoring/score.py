@@ -24,6 +24,7 @@ from scoring.reasons import reasons
 from warehouse.errors import ContractError
 from warehouse.interface import Warehouse
 from warehouse.interface import count as count_rows
+from warehouse.ledger import counting
 from warehouse.tables import DECISIONS, TIMESTAMP
 
 CHUNK_ROWS = 65_536
@@ -247,10 +248,10 @@ class _Step:
     def _granted_today(self) -> int:
         """Vouchers granted by committed runs on the day of this one."""
         day = self.run.decided_at.replace(hour=0, minute=0, second=0, microsecond=0)
-        decisions, runs = self.warehouse.relation("ops", "decisions"), self.warehouse.relation("ops", "runs")
+        decisions, runs = self.warehouse.relation("ops", "decisions"), counting(self.warehouse)
         return count_rows(
             self.warehouse,
-            f"{decisions} as decisions inner join {runs} as runs on decisions.run_id = runs.run_id "
+            f"{decisions} as decisions inner join ({runs}) as runs on decisions.run_id = runs.run_id "
             f"where decisions.is_eligible and decisions.decided_at >= timestamp '{day:%Y-%m-%d} 00:00:00'",
         )
 

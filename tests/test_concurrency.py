@@ -8,11 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sandbox.crm_faults import Fault
 from tests.world import API_KEY, CONFIG, World
+from warehouse.duckdb import DuckDBWarehouse
+from warehouse.errors import BusyError
+from warehouse.holder import Holder, describe
 
 ROOT = Path(__file__).parents[1]
 LEAVES_WITHIN_SECONDS = 8.0
@@ -111,23 +118,80 @@ def test_a_run_told_to_leave_amid_the_sync_logs_what_was_acknowledged_and_the_ne
     assert json.loads(again.stdout)["sync"]["deferred"] == {}
 
 
-def test_a_second_run_says_who_is_at_it_and_leaves_in_peace(world: World) -> None:
-    holder = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()",
-            str(world.folder / "winback.duckdb"),
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+HOLDS = (
+    "import duckdb, sys; c = duckdb.connect(sys.argv[-1], read_only={}); print('held', flush=True); sys.stdin.read()"
+)
+
+
+@contextmanager
+def held(file: Path, arguments: list[str]) -> Iterator[int]:
+    """A process that runs these arguments of Python and holds the file; yields its number."""
+    command = [sys.executable, *arguments, str(file)]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        run = subprocess.run(HOURLY, check=False, cwd=ROOT, env=environment(world), capture_output=True, text=True)
+        yield holder.pid
     finally:
         holder.communicate()
+
+
+def test_a_second_run_leaves_with_0_while_an_hourly_run_holds_the_file(world: World) -> None:
+    program = world.folder / "winback"
+    program.write_text(HOLDS.format(False))
+    with held(world.folder / "winback.duckdb", [str(program), "hourly", "--json"]) as process:
+        run = subprocess.run(HOURLY, check=False, cwd=ROOT, env=environment(world), capture_output=True, text=True)
     assert run.returncode == 0
-    assert f"process {holder.pid}: another run is at it" in run.stderr
+    assert f"held by winback hourly, process {process}: another run is at it" in run.stderr
+
+
+def test_a_second_run_leaves_with_1_while_a_shell_holds_the_file_and_says_so(world: World) -> None:
+    with held(world.folder / "winback.duckdb", ["-c", HOLDS.format(True)]) as process:
+        run = subprocess.run(HOURLY, check=False, cwd=ROOT, env=environment(world), capture_output=True, text=True)
+    assert run.returncode == 1
+    assert f"process {process}. That is no hourly run, and nothing was done." in run.stderr
+
+
+HOLDERS: dict[str, tuple[list[str], str, bool]] = {
+    "a run with a time": (["hourly", "--until", "2026-05-20T20:00"], "winback hourly", True),
+    "a dry run does no work": (["hourly", "--dry-run"], "winback hourly --dry-run", False),
+    "the night": (["nightly"], "winback nightly", False),
+    "an erasure, whose user is not told": (["erase", "ada@example.com", "--yes"], "winback erase", False),
+    "no command of ours": (["/data/hourly"], "winback", False),
+}
+
+
+@pytest.mark.parametrize("case", HOLDERS)
+def test_whoever_finds_the_file_held_knows_by_which_command(tmp_path: Path, case: str) -> None:
+    arguments, name, is_hourly = HOLDERS[case]
+    program, file = tmp_path / "winback", tmp_path / "w.duckdb"
+    program.write_text(HOLDS.format(False))
+    with held(file, [str(program), *arguments]) as process, pytest.raises(BusyError) as busy:
+        DuckDBWarehouse(file)
+    assert busy.value.is_hourly == is_hourly
+    assert f"held by {name}, process {process}" in str(busy.value)
+    assert "ada" not in str(busy.value)
+
+
+LINES: dict[str, tuple[str, str, bool]] = {
+    "as installed": ("/venv/bin/python3 /venv/bin/winback hourly", "winback hourly", True),
+    "as a module": ("python -m jobs hourly --json", "winback hourly", True),
+    "with options of Python": ("python3.11 -u -X dev -W error -m jobs hourly", "winback hourly", True),
+    "a program without Python": ("/usr/local/bin/winback hourly", "winback hourly", True),
+    "the demo runs hours of its own": ("python -m jobs demo", "winback demo", False),
+    "a notebook": (
+        "/usr/bin/python3.11 -m ipykernel_launcher -f /tmp/ada.json",
+        "python3.11 -m ipykernel_launcher",
+        False,
+    ),
+    "a script named like a command": ("python hourly", "python hourly", False),
+    "code that names the command": ("python -c winback hourly", "python", False),
+    "another program over our file": ("duckdb /data/winback hourly", "duckdb", False),
+    "nothing": ("", "an unknown program", False),
+}
+
+
+@pytest.mark.parametrize("case", LINES)
+def test_a_command_line_is_known_by_its_program_and_command(case: str) -> None:
+    line, name, is_hourly = LINES[case]
+    assert describe(line.split()) == Holder(name, is_hourly)

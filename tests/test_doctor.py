@@ -16,7 +16,7 @@ from jobs.findings_local import features
 from jobs.settings import Settings
 from scoring.contract import load_contract
 from tests.doctor_kit import named, troubles
-from tests.world import API_KEY, CONFIG, World, settings_in
+from tests.world import API_KEY, CONFIG, HISTORY_UNTIL, World, settings_in
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -26,7 +26,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 def examined(world: World, **changes: Any) -> tuple[Finding, ...]:
     reached: dict[str, Any] = {"crm_url": world.crm.url, "crm_api_key": SecretStr(API_KEY)}
-    return doctor(settings_in(world.folder, **(reached | changes))).findings
+    return doctor(settings_in(world.folder, **(reached | changes)), HISTORY_UNTIL).findings
 
 
 def test_nothing_is_wrong_with_a_file_with_history_and_a_model(world: World) -> None:

@@ -95,6 +95,41 @@ def test_whoever_was_overtaken_can_neither_renew_nor_release(warehouse: DuckDBWa
     assert (newest.run_id, newest.is_released) == ("b", False)
 
 
+AHEAD = timedelta(days=400)
+
+
+def test_a_lease_that_a_wrong_clock_took_in_the_future_keeps_nobody_out(warehouse: DuckDBWarehouse) -> None:
+    leases.take(warehouse, "a", TEN, TEN + AHEAD, QUARTER)
+
+    assert leases.take(warehouse, "b", TEN, TEN, QUARTER).lease == 1
+
+
+def test_a_lease_of_a_machine_whose_clock_is_a_little_ahead_is_kept(warehouse: DuckDBWarehouse) -> None:
+    leases.take(warehouse, "a", TEN, minutes(10), QUARTER)
+
+    with pytest.raises(BusyError):
+        leases.take(warehouse, "b", TEN, TEN, QUARTER)
+
+
+@pytest.mark.parametrize(
+    ("run_id", "is_hourly"),
+    [
+        ("00000003-20260520T190000Z-1a83db86", True),
+        ("00000003-dry-run-1a83db86", False),
+        ("00000003-nightly-1a83db86", False),
+        ("00000003-repair-1a83db86", False),
+    ],
+)
+def test_who_is_kept_out_knows_whether_an_hourly_run_does_the_work(
+    warehouse: DuckDBWarehouse, run_id: str, is_hourly: bool
+) -> None:
+    leases.take(warehouse, run_id, TEN, TEN, QUARTER)
+
+    with pytest.raises(BusyError) as busy:
+        leases.take(warehouse, "b", TEN, TEN, QUARTER)
+    assert busy.value.is_hourly == is_hourly
+
+
 class Contended(DuckDBWarehouse):
     """Others are always a little faster: each append of a lease finds its number just taken."""
 
@@ -165,6 +200,39 @@ def test_the_next_run_builds_from_where_the_earliest_unfinished_one_began(
             leases.release(warehouse, leases.renew(warehouse, taken, minutes(ended), timedelta(0)), minutes(ended))
 
     mine = leases.take(warehouse, "me", minutes(7_000), minutes(10_000), QUARTER)
+
+    found = leases.unfinished_from(warehouse, mine, longest=HOUR)
+    assert found == (None if expected is None else minutes(expected))
+
+
+# The same, where clocks were 400 days ahead: name, when taken and whether by such a clock, its window, when given back.
+WRONG: dict[str, tuple[list[tuple[str, float, bool, float, float | None]], float | None]] = {
+    "a killed one after a good one that was ahead": ([("a", 0, True, -60, 5), ("b", 60, False, 0, None)], 0),
+    "a killed one that was ahead": ([("a", 0, False, -60, 5), ("b", 60, True, 0, None)], 0),
+    "a killed one that was ahead, and one good one that may have met it": (
+        [("a", 0, True, -60, None), ("b", 180, False, 60, 185)], -60,
+    ),
+    "a killed one that was ahead, and a second good one": (
+        [("a", 0, True, -60, None), ("b", 180, False, 60, 185), ("c", 245, False, 180, 250)], None,
+    ),
+    "one that was ahead says nothing of one killed after it": (
+        [("a", 0, True, -60, 5), ("b", 60, False, 0, None), ("c", 90, False, 0, None)], 0,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_unfinished_follows_the_order_of_leases_where_a_clock_was_ahead(
+    warehouse: DuckDBWarehouse, case: str
+) -> None:
+    runs, expected = WRONG[case]
+    for run_id, began, is_ahead, window, ended in runs:
+        wrong = AHEAD if is_ahead else timedelta()
+        taken = leases.take(warehouse, run_id, minutes(window), minutes(began) + wrong, timedelta(0))
+        if ended is not None:
+            leases.release(warehouse, taken, minutes(ended) + wrong)
+
+    mine = leases.take(warehouse, "me", minutes(300), minutes(300), QUARTER)
 
     found = leases.unfinished_from(warehouse, mine, longest=HOUR)
     assert found == (None if expected is None else minutes(expected))

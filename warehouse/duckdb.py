@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from warehouse.errors import BusyError, ContractError
+from warehouse.holder import Holder, holder
 from warehouse.interface import LAYERS, UserTable
 from warehouse.tables import ALL, TIMESTAMP, Table, fitted
 
@@ -39,16 +40,25 @@ def connected(path: Path, *, is_read_only: bool) -> duckdb.DuckDBPyConnection:
     try:
         connection = duckdb.connect(str(path), read_only=is_read_only)
     except duckdb.IOException as error:
-        holder = re.search(r"Conflicting lock is held in (.*?)(?: \(PID (\d+)\))", str(error))
-        if holder:
-            program, process = Path(holder[1]).name, holder[2]
-            raise BusyError(f"{path.name} is held by {program}, process {process}: another run is at it.") from None
+        if "set lock on file" in str(error):
+            raise _busy(path.name, str(error)) from None
         raise ContractError(
             f"{path.name} cannot be opened as a DuckDB file. Is it one, and written by DuckDB {duckdb.__version__} or older?"
         ) from None
     # Not in connect(config=...): the zone needs the ICU extension, which is linked in but loaded after the configuration.
     connection.execute("set TimeZone = 'UTC'")
     return connection
+
+
+def _busy(name: str, message: str) -> BusyError:
+    """Say who holds the file. What DuckDB does not tell, the operating system may."""
+    found = re.search(r"held in (?:(.*?) )?\(?PID (\d+)\)?", message)
+    program, process = (Path(found[1] or "").name, int(found[2])) if found else ("", 0)
+    who = (holder(process) if process else None) or Holder(program or "an unknown program")
+    held = f"{name} is held by {who.name}, process {process or 'unknown'}"
+    if who.is_hourly:
+        return BusyError(f"{held}: another run is at it.", is_hourly=True)
+    return BusyError(f"{held}. That is no hourly run, and nothing was done. Run again when it has ended, or close it.")
 
 
 class DuckDBWarehouse:

@@ -2,8 +2,9 @@
 
 WinbackError
 ├── RetryableError   exit 1: nothing is half done; run the same command again
-│   └── BusyError     another process holds the data; for an hourly run no failure, for that process does the work (exit 0)
+│   └── BusyError     another process holds the data; no failure where both are hourly runs: the other does the work (exit 0)
 ├── ContractError    exit 2: configuration, input or contract is wrong; a retry fails the same way
+│   └── WatermarkAheadError  the watermark lies beyond now; winback repair-watermark puts it back
 ├── CircuitOpenError exit 3: stopped on purpose before doing harm; a person should look
 ├── DriftError       exit 3: an audit found rows that are not what the raw events say; a person should look
 └── NothingToPromoteError exit 4: no challenger, or one that is no better; all is well, and a scheduler may go on
@@ -27,6 +28,10 @@ class ContractError(WinbackError):
     exit_code = 2
 
 
+class WatermarkAheadError(ContractError):
+    """The watermark lies beyond now: this machine's clock is behind, or a run's was ahead."""
+
+
 class CircuitOpenError(WinbackError):
     """Too much was refused to go on."""
 
@@ -46,4 +51,9 @@ class NothingToPromoteError(WinbackError):
 
 
 class BusyError(RetryableError):
-    """Another process holds the data."""
+    """Another process holds the data. `is_hourly`: it is known to be an hourly run, which does the work of this one."""
+
+    def __init__(self, message: str, *, is_hourly: bool = False) -> None:
+        """Take the sentence for a person, and what is known of the holder."""
+        super().__init__(message)
+        self.is_hourly = is_hourly

@@ -10,6 +10,7 @@ A DuckDB file is held by one process, and no lease is taken; docs/adr/0016-a-lea
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -20,6 +21,10 @@ from warehouse.tables import LEASES
 # Contenders that meet at one number try the next; more than a few at once is no schedule but a mistake.
 _ATTEMPTS = 5
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+# Clocks of two machines may differ by so much; what is further ahead of a later lease was taken by a wrong clock.
+_SKEW = timedelta(days=1)
+# A run's id: its epoch, and for an hourly run the time at which it began; others name their command there.
+_HOURLY = re.compile(r"\d+-\d{8}T\d{6}Z-")
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,11 @@ class Lease:
     expires_at: datetime
     window_from: datetime
     is_released: bool = False
+
+    def keeps_out(self, now: datetime) -> bool:
+        """Whether others must wait, UTC. One that begins later than it lasts was taken by a clock that was ahead."""
+        length = self.expires_at - self.taken_at
+        return not self.is_released and self.taken_at - length <= now < self.expires_at
 
 
 def newest(warehouse: Reader) -> Lease | None:
@@ -49,15 +59,18 @@ def take(warehouse: Warehouse, run_id: str, window_from: datetime, now: datetime
     """
     for _ in range(_ATTEMPTS):
         last = newest(warehouse)
-        if last and not last.is_released and now < last.expires_at:
+        if last and last.keeps_out(now):
             raise BusyError(
                 f"Another run is at it: {last.run_id} has the lease until {last.expires_at:%H:%M:%S} UTC, and may renew it. "
-                "If it was killed, the first run after that goes on."
+                "If it was killed, the first run after that goes on.",
+                is_hourly=bool(_HOURLY.match(last.run_id)),
             )
         mine = Lease(last.lease + 1 if last else 0, run_id, now, now + length, window_from)
         if _append(warehouse, mine):
             return mine
-    raise BusyError("Other runs are just beginning, and one of them has the lease.")
+    last = newest(warehouse)
+    is_hourly = bool(last and _HOURLY.match(last.run_id))
+    raise BusyError("Other runs are just beginning, and one of them has the lease.", is_hourly=is_hourly)
 
 
 def renew(warehouse: Warehouse, mine: Lease, now: datetime, length: timedelta) -> Lease:
@@ -96,28 +109,38 @@ def unfinished_from(warehouse: Reader, before: Lease, longest: timedelta) -> dat
     written after it.
     """
     leases = warehouse.relation("ops", "leases")
-    sql = f"select max(taken_at) as taken_at from {leases} where is_released and lease < $lease"
-    ended_well = warehouse.query(sql, {"lease": before.lease}).column("taken_at")[0].as_py()
+    sql = f"select lease, taken_at from {leases} where is_released and lease < $lease order by lease desc limit 1"
+    ended_well = warehouse.query(sql, {"lease": before.lease}).to_pylist()
     # Until a run has ended well nothing is forgotten, however long ago. That run may have renewed its lease `longest` after it
-    # began, and whoever is in doubt began no more than `longest` before that.
-    since = ended_well - 2 * longest if ended_well else _LONG_AGO
-    sql = f"select * from {leases} where taken_at >= $since and lease < $lease order by lease"
-    rows = warehouse.query(sql, {"since": since, "lease": before.lease}).to_pylist()
-    return _unfinished_from([Lease(**row) for row in rows], longest)
+    # began, and whoever is in doubt began no more than `longest` before that. What came after it is all read, whatever its clock.
+    number, taken_at = (ended_well[0]["lease"], ended_well[0]["taken_at"]) if ended_well else (0, None)
+    since = min(taken_at, before.taken_at) - 2 * longest if taken_at else _LONG_AGO
+    sql = f"select * from {leases} where (taken_at >= $since or lease >= $number) and lease < $lease order by lease"
+    rows = warehouse.query(sql, {"since": since, "number": number, "lease": before.lease}).to_pylist()
+    return _unfinished_from(in_order([Lease(**row) for row in rows], before.taken_at), longest)
+
+
+def in_order(leases: list[Lease], now: datetime) -> list[Lease]:
+    """Correct the times of leases that a clock far ahead took: a lease was taken before the next one, and before now, UTC."""
+    corrected = []
+    for lease in reversed(leases):
+        corrected.append(replace(lease, taken_at=now) if lease.taken_at > now + _SKEW else lease)
+        now = min(now, lease.taken_at)
+    return corrected[::-1]
 
 
 def _unfinished_from(leases: list[Lease], longest: timedelta) -> datetime | None:
-    began: dict[str, datetime] = {}
+    began: dict[str, Lease] = {}
     released: set[str] = set()
     for lease in leases:
-        began.setdefault(lease.run_id, lease.taken_at)
+        began.setdefault(lease.run_id, lease)
         if lease.is_released:
             released.add(lease.run_id)
-    ended_well = [began[run_id] for run_id in released]
-    last_good = max(ended_well, default=None)
-    doubtful = [
-        lease.window_from
-        for lease in leases
-        if lease.run_id not in released and (last_good is None or began[lease.run_id] + longest >= last_good)
-    ]
+    good = [began[run_id] for run_id in released]
+
+    def is_over(first: Lease) -> bool:
+        """A run that came after it, and began when it could not be alive any more, has ended well."""
+        return any(later.lease > first.lease and later.taken_at > first.taken_at + longest for later in good)
+
+    doubtful = [first.window_from for run_id, first in began.items() if run_id not in released and not is_over(first)]
     return min(doubtful, default=None)

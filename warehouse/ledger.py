@@ -3,19 +3,28 @@
 An epoch is a run window whose decisions count. It exists when `ops.runs` has its row, and not before: decisions staged under a
 run that never committed are nobody's. The number of the next epoch follows from the last, so two runs that start from the same
 facts contend for the same number and one of them wins.
+
+An epoch of kind `repair` puts the watermark back (jobs/repair.py). Earlier epochs whose clock was ahead of the repair do not
+count any more, and the repair holds their decisions. The macro `runs_that_count` in dbt/macros/epochs.sql is the same rule.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
 
-from warehouse.errors import ContractError
+from warehouse.errors import ContractError, WatermarkAheadError
 from warehouse.interface import Reader, Warehouse
 from warehouse.tables import REPORTS, RUNS
+
+REPAIR = "repair"
+REMEDY = (
+    "First check the clock of this machine. If it is right, put the watermark back with: winback repair-watermark "
+    "(add --dry-run to see what it would do)"
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,12 @@ class Epoch:
     committed_at: datetime
     model_version: str | None = None
     policy_version: str | None = None
+    funnel: str | None = None
+
+    @property
+    def clock_at(self) -> datetime:
+        """The time at which the run believed to be, UTC, as far as its row tells."""
+        return self.committed_at if self.kind == REPAIR else self.window_until
 
 
 @dataclass(frozen=True)
@@ -63,25 +78,65 @@ def last_epoch(warehouse: Reader) -> Epoch | None:
 
 
 def first_epoch(warehouse: Reader) -> Epoch | None:
-    """The oldest epoch, the backfill: up to its `window_until` is history."""
-    rows = _rows(warehouse, "runs", "epoch", 1)
-    return Epoch(**rows[0]) if rows else None
+    """The oldest epoch that counts, the backfill: up to its `window_until` is history."""
+    return next(iter(all_that_count(warehouse, limit=1)), None)
 
 
-def history(warehouse: Reader) -> tuple[Epoch, Epoch]:
-    """The first and the last epoch, which every run needs.
+def history(warehouse: Reader, now: datetime) -> tuple[Epoch, Epoch]:
+    """The first and the last epoch, which every run needs; `now` is UTC.
 
-    Raises: ContractError before the backfill.
+    Raises: ContractError before the backfill, WatermarkAheadError when the watermark lies beyond now.
     """
     first, last = first_epoch(warehouse), last_epoch(warehouse)
     if first is None or last is None:
         raise ContractError("There is no history yet. Begin with: winback backfill --until TIME")
+    refuse_ahead(last, now)
     return first, last
+
+
+def refuse_ahead(last: Epoch | None, now: datetime) -> None:
+    """Refuse to work from a watermark beyond now, UTC.
+
+    Raises: WatermarkAheadError.
+    """
+    if last and last.clock_at > now:
+        raise WatermarkAheadError(f"{ahead(last, now)} Nothing was read, decided or sent. {REMEDY}")
+
+
+def ahead(last: Epoch, now: datetime) -> str:
+    """What happened where the watermark, or the repair that set it, lies beyond now; both in UTC."""
+    what = "The watermark was put back at" if last.kind == REPAIR else "The watermark is"
+    by = last.clock_at - now
+    far = f"{by / timedelta(days=1):,.0f} days" if by.days > 1 else f"{by / timedelta(minutes=1):,.0f} minutes"
+    return (
+        f"{what} {last.clock_at:%Y-%m-%d %H:%M} UTC, {far} ahead of now ({now:%Y-%m-%d %H:%M} UTC): a run with a wrong clock "
+        "committed it, or the clock of this machine is behind."
+    )
 
 
 def epochs(warehouse: Reader, limit: int) -> list[Epoch]:
     """The last epochs, newest first."""
-    return [Epoch(**row) for row in _rows(warehouse, "runs", "epoch desc", limit)]
+    return [_epoch(row) for row in _rows(warehouse, "runs", "epoch desc", limit)]
+
+
+def all_that_count(warehouse: Reader, limit: int | None = None) -> list[Epoch]:
+    """The epochs that count, oldest first; all of them, or the first ones."""
+    sql = f"select * from ({counting(warehouse)}) as runs order by epoch{f' limit {limit}' if limit else ''}"
+    return [_epoch(row) for row in warehouse.query(sql).to_pylist()]
+
+
+def counting(warehouse: Reader) -> str:
+    """SQL of the epochs that count: all but those whose clock was ahead of a later repair."""
+    return f"""
+        select * from (
+            select
+                *,
+                min(case when kind = '{REPAIR}' then committed_at end)
+                    over (order by epoch rows between 1 following and unbounded following) as repaired_at
+            from {warehouse.relation("ops", "runs")}
+        ) as runs
+        where repaired_at is null or case when kind = '{REPAIR}' then committed_at else window_until end <= repaired_at
+    """
 
 
 def first_epoch_after(warehouse: Reader, moment: datetime) -> int:
@@ -91,8 +146,14 @@ def first_epoch_after(warehouse: Reader, moment: datetime) -> int:
 
 
 def last_report(warehouse: Reader) -> Report | None:
-    """The newest report: its run was the last to bring the audience and the sync to an end."""
-    rows = _rows(warehouse, "reports", "epoch desc, ended_at desc", 1)
+    """The newest report of an epoch that counts: its run was the last to bring the audience and the sync to an end."""
+    sql = f"""
+        select * from {warehouse.relation("ops", "reports")}
+        where epoch in (select epoch from ({counting(warehouse)}) as runs)
+        order by epoch desc, ended_at desc
+        limit 1
+    """
+    rows = warehouse.query(sql).to_pylist()
     return Report(**rows[0]) if rows else None
 
 
@@ -122,12 +183,16 @@ def commit(warehouse: Warehouse, epoch: Epoch) -> Epoch:
     if warehouse.append_once(RUNS, asdict(epoch)):
         return epoch
     sql = f"select * from {warehouse.relation('ops', 'runs')} where epoch = $epoch"
-    return Epoch(**warehouse.query(sql, {"epoch": epoch.epoch}).to_pylist()[0])
+    return _epoch(warehouse.query(sql, {"epoch": epoch.epoch}).to_pylist()[0])
 
 
 def write_report(warehouse: Warehouse, report: Report) -> None:
     """Append a run's report."""
     warehouse.append(REPORTS, pa.Table.from_pylist([asdict(report)], schema=REPORTS.schema))
+
+
+def _epoch(row: dict[str, Any]) -> Epoch:
+    return Epoch(**{name: value for name, value in row.items() if name != "repaired_at"})
 
 
 def _rows(warehouse: Reader, table: str, order: str, limit: int) -> list[dict[str, Any]]:

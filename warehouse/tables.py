@@ -125,7 +125,7 @@ RUNS = Table(
         {
             "epoch": _COUNT,
             "run_id": _TEXT,
-            "kind": _TEXT,  # backfill | hourly
+            "kind": _TEXT,  # backfill | hourly | repair
             "window_from": TIMESTAMP,
             "window_until": TIMESTAMP,
             "count_exits": _COUNT,
@@ -134,7 +134,8 @@ RUNS = Table(
             "count_eligible": _COUNT,
             "committed_at": TIMESTAMP,
         },
-        {"model_version": _TEXT, "policy_version": _TEXT},
+        # The keys of funnel.yml that shaped the tables, as JSON (jobs/shape.py).
+        {"model_version": _TEXT, "policy_version": _TEXT, "funnel": _TEXT},
     ),
     is_unique=True,
 )

@@ -60,6 +60,12 @@ last_grants as (
         union distinct
         select user_id from {{ this }}
         where is_voucher_eligible and voucher_valid_until <= {{ moment(var('until_at')) }}
+        union distinct
+        -- A run whose clock was ahead let vouchers expire that are still valid.
+        select user_id from {{ this }}
+        where
+            voucher_reason in ('expired', last_refusal)
+            and last_grant_valid_until > {{ moment(var('until_at')) }}
     ),
 
     remembered as (

@@ -1,10 +1,11 @@
--- Rows of a run that never committed stay in the table and are nobody's: the join leaves them out.
+-- Rows of a run that never committed stay in the table and are nobody's: the join leaves them out. So it does with rows of a run
+-- whose clock was ahead, once a repair has written them again.
 with decisions as (
     select * from {{ source('ops', 'decisions') }}
 ),
 
 runs as (
-    select run_id from {{ source('ops', 'runs') }}
+    {{ runs_that_count() }}
 )
 
 select

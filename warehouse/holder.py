@@ -1,0 +1,72 @@
+"""The process that holds a file: its program, and the winback command that it runs, as the operating system tells.
+
+Only names are kept of its command line. Arguments may hold a user's id.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# Options of Python that take the next argument as their value.
+_WITH_VALUE = {"-X", "-W", "--check-hash-based-pycs"}
+_PATIENCE_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a file. `is_hourly`: it is an hourly run, and no dry run: it does the work of another one."""
+
+    name: str
+    is_hourly: bool = False
+
+
+def describe(arguments: Sequence[str]) -> Holder:
+    """Say what a command line runs; its first argument is the program."""
+    if not arguments:
+        return Holder("an unknown program")
+    program, rest = Path(arguments[0]).name, list(arguments[1:])
+    script, is_module = program, False
+    if re.fullmatch(r"(python|pypy)[\d.]*(\.exe)?", program):
+        script, is_module, rest = _script(rest)
+        program = f"{program}{' -m' if is_module else ''} {Path(script).name}".strip()
+    is_winback = script == "jobs" if is_module else Path(script).name == "winback"
+    if not is_winback:
+        return Holder(program)
+    command = next((argument for argument in rest if not argument.startswith("-")), "")
+    is_hourly = command == "hourly" and "--dry-run" not in rest
+    dry = " --dry-run" if command == "hourly" and not is_hourly else ""
+    return Holder(f"winback {command}{dry}" if re.fullmatch(r"[a-z-]+", command) else "winback", is_hourly)
+
+
+def _script(arguments: list[str]) -> tuple[str, bool, list[str]]:
+    """What Python runs, whether that is a module, and the arguments that follow. Code on the command line has no name."""
+    while arguments:
+        argument, *arguments = arguments
+        if argument == "-m" and arguments:
+            return arguments[0], True, arguments[1:]
+        if argument == "-c":
+            break
+        if argument in _WITH_VALUE:
+            arguments = arguments[1:]
+        elif not argument.startswith("-"):
+            return argument, False, arguments
+    return "", False, []
+
+
+def holder(process: int) -> Holder | None:
+    """Ask the operating system who that process is; None where it does not say."""
+    try:
+        line = Path(f"/proc/{process}/cmdline").read_bytes()
+        arguments = [part.decode(errors="replace") for part in line.split(b"\0") if part]
+    except OSError:
+        try:
+            command = ["ps", "-o", "args=", "-p", str(process)]
+            asked = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_PATIENCE_SECONDS)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        arguments = asked.stdout.split()
+    return describe(arguments) if arguments else None
