@@ -31,7 +31,7 @@ LENGTHS = {
     "employment_type": 9, "marital_status": 7, "referral_source": 15, "country": 2, "kind": 6, "disposition": 7,
     "skip_reason": 9, "broken_rule": 12, "eligibility_reason": 14, "voucher_reason": 14, "last_refusal": 14, "experiment_arm": 9,
     "churn_risk_band": 5, "last_risk_band": 5, "churn_reasons": 90, "last_reasons": 90, "model_version": 25,
-    "churn_model_version": 25, "last_model_version": 25, "policy_version": 12,
+    "churn_model_version": 25, "last_model_version": 25, "policy_version": 12, "funnel": 560,
 }  # fmt: skip
 FLAGS = {
     "marketing_consent", "previous_year_filing", "has_marketing_consent", "is_dissolved", "is_eligible", "is_erased",
