@@ -34,8 +34,8 @@ LENGTHS = {
     "churn_model_version": 25, "last_model_version": 25, "policy_version": 12,
 }  # fmt: skip
 FLAGS = {
-    "marketing_consent", "previous_year_filing", "has_marketing_consent", "is_dissolved", "is_eligible", "is_erased",
-    "is_voucher_eligible", "is_treated", "is_withdrawal", "is_in_doubt",
+    "marketing_consent", "previous_year_filing", "has_profile", "has_marketing_consent", "is_dissolved", "is_eligible",
+    "is_erased", "is_voucher_eligible", "is_treated", "is_withdrawal", "is_in_doubt",
 }  # fmt: skip
 
 # What the synthetic app does: 10,438 sessions and 147,373 events of 5,000 users in 50 days; 0.8 of the sessions end in an exit.
@@ -103,9 +103,10 @@ class Read:
 
 READS: tuple[Read, ...] = (
     Read("fct_arrivals", "app_events", 1, 72),
-    Read("fct_arrivals", "fct_arrivals__dbt_tmp", None, 56),
+    Read("fct_arrivals", "users", None, 43),
+    Read("fct_arrivals", "fct_arrivals__dbt_tmp", None, 72),
     Read("fct_arrivals", "erasures", None, 76),
-    Read("fct_arrivals", "fct_arrivals", None, 56, is_merge=True),
+    Read("fct_arrivals", "fct_arrivals", None, 72, is_merge=True),
     Read("fct_late_events", "app_events", 1, 86),
     Read("fct_late_events", "fct_late_events__dbt_tmp", None, 136),
     Read("fct_late_events", "erasures", None, 76),
@@ -136,9 +137,9 @@ READS: tuple[Read, ...] = (
     Read("fct_unfinished_exits", "int_users_touched", None, 26),
     Read("fct_unfinished_exits", "fct_unfinished_exits", 6, 111, is_merge=True),
     Read("fct_exit_features", "int_sessions", 96, 220),
-    Read("fct_exit_features", "users", None, 88),
+    Read("fct_exit_features", "users", None, 105),
     Read("fct_exit_features", "fct_exit_features__dbt_tmp", None, 440),
-    Read("fct_exit_features", "int_exits_this_run", None, 102),
+    Read("fct_exit_features", "int_exits_this_run", None, 110),
     Read("fct_exit_features", "erasures", None, 76),
     Read("fct_exit_features", "fct_exit_features", 6, 440, is_merge=True),
     Read("fct_exit_features_logged", "fct_exit_features", 6, 440),
@@ -148,15 +149,15 @@ READS: tuple[Read, ...] = (
     Read("fct_exit_features_logged", "fct_exit_features_logged", 6, 440, is_merge=True),
     Read("fct_scoring_candidates", "decisions", 61, 63),
     Read("fct_scoring_candidates", "fct_exit_features_logged", 6, 440),
-    Read("fct_scoring_candidates", "users", None, 35),
+    Read("fct_scoring_candidates", "users", None, 43),
     Read("fct_scoring_candidates", "fct_unfinished_exits", 6, 77),
     Read("fct_scoring_candidates", "int_outcomes", None, 28),
     Read("fct_scoring_candidates", "decisions", 6, 34),
     Read("fct_scoring_candidates", "voucher_redemptions", None, 34),
     Read("fct_scoring_candidates", "runs", None, 36),
     Read("fct_scoring_candidates", "erasures", None, 76),
-    Read("crm_profiles", "crm_profiles", None, 212),
-    Read("crm_profiles", "users", None, 35),
+    Read("crm_profiles", "crm_profiles", None, 220),
+    Read("crm_profiles", "users", None, 43),
     Read("crm_profiles", "int_outcomes", None, 36),
     Read("crm_profiles", "decisions", 1, 249),
     Read("crm_profiles", "crm_profiles__dbt_tmp", None, 405),
@@ -196,7 +197,7 @@ READS: tuple[Read, ...] = (
     Read(JOB, "crm_profiles", None, 435, 3),
     Read(JOB, "app_events", 1, 40),
     Read(JOB, "erasures", None, 94),
-    Read(JOB, "users", None, 35),
+    Read(JOB, "users", None, 43),
 )
 TRAINING: tuple[Read, ...] = (
     Read(DATA_TESTS, "fct_training_examples", None, 95, 5),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from jobs.house import House, not_in_the_future
+from jobs.profile_coverage import Coverage, coverage_of_exits
 from jobs.transform import SINCE_EVER, Window
 from warehouse import ledger
 from warehouse.errors import ContractError
@@ -21,6 +22,7 @@ class Backfilled:
     count_events: int
     count_sessions: int
     count_exits: int
+    profiles: Coverage
 
 
 def backfill(house: House, until: datetime) -> Backfilled:
@@ -46,6 +48,7 @@ def backfill(house: House, until: datetime) -> Backfilled:
         count_events=count(house.warehouse, relation("intermediate", "int_events__deduplicated")),
         count_sessions=count(house.warehouse, relation("intermediate", "int_sessions") + " where not is_dissolved"),
         count_exits=count(house.warehouse, relation("marts", "fct_unfinished_exits") + " where not is_dissolved"),
+        profiles=coverage_of_exits(house.warehouse),
     )
     if not result.count_events:
         raise ContractError(
@@ -66,4 +69,6 @@ def backfill(house: House, until: datetime) -> Backfilled:
             committed_at=house.now(),
         ),
     )
+    if result.profiles.warning:
+        house.narrator.warn(result.profiles.warning)
     return result

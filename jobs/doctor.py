@@ -12,6 +12,7 @@ from jobs.findings_crm import crm
 from jobs.findings_local import dbt, files, model
 from jobs.house import bigquery_connection, open_warehouse
 from jobs.outdated import COMMANDS, REBUILD, refuse_outdated
+from jobs.profile_coverage import Coverage, coverage_of_exits
 from jobs.settings import Settings
 from scoring import bundles
 from scoring.score import MART
@@ -126,11 +127,19 @@ def of_history(warehouse: Reader, bundle: bundles.Bundle | None) -> list[Finding
             return [Finding("history", "failed", "no backfill yet", do)]
         told = f"{last.epoch + 1} epochs, watermark {last.window_until:%Y-%m-%d %H:%M} UTC"
         found = [Finding("history", "ok", told), *_audience(warehouse)]
+        if warehouse.exists("marts", "fct_unfinished_exits"):
+            found.append(profiles(coverage_of_exits(warehouse, last.window_until)))
         if bundle and warehouse.exists("marts", MART):
             found.append(_candidates(warehouse, bundle))
     except WinbackError as error:
         return [Finding("history", "failed", str(error))]
     return found
+
+
+def profiles(coverage: Coverage) -> Finding:
+    """Say how many users who left lately had a known profile: without one nobody consents, and nobody gets a voucher."""
+    do = () if coverage.is_enough else coverage.do
+    return Finding("profiles", "ok" if coverage.is_enough else "warning", coverage.says, do)
 
 
 def _audience(warehouse: Reader) -> list[Finding]:

@@ -28,11 +28,17 @@ from warehouse.tables import DECISIONS
 
 @dataclass(frozen=True)
 class Arrivals:
-    """Events loaded in the window. Late: after their session had been closed by the gap; too late: they change no session."""
+    """Events loaded in the window. Late: after their session had been closed by the gap; too late: they change no session.
+
+    `profiles_late` are versions of profiles that came more than max_lateness_days after they were written, `withdrawals_late`
+    those among them that take consent away.
+    """
 
     events: int
     late: int
     too_late: int
+    profiles_late: int = 0
+    withdrawals_late: int = 0
 
 
 @dataclass(frozen=True)
@@ -164,7 +170,9 @@ def _arrivals(house: House, window: Window) -> Arrivals:
     if window.until_at == window.arrivals_from:
         return Arrivals(events=0, late=0, too_late=0)
     sql = f"""
-        select count_events as events, count_events_late as late, count_events_too_late as too_late
+        select
+            count_events as events, count_events_late as late, count_events_too_late as too_late,
+            coalesce(count_profiles_late, 0) as profiles_late, coalesce(count_withdrawals_late, 0) as withdrawals_late
         from {house.warehouse.relation("marts", "fct_arrivals")}
         where window_from = $from_at
     """

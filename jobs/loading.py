@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jobs.house import utc_now
 from jobs.narration import Narrator
+from jobs.profile_coverage import coverage_of_events
 from jobs.settings import Settings
 from warehouse import ledger
 from warehouse.duckdb import DuckDBWarehouse
@@ -27,6 +28,9 @@ def load_files(settings: Settings, files: Mapping[str, Path], voice: Narrator) -
         last = ledger.last_epoch(warehouse)
         watermark = last.window_until if last else None
         total = sum(path.stat().st_size for path in files.values() if path.is_file())
-        return load(warehouse, files, now=utc_now(), watermark=watermark, advance=voice.progress("Loading", total))
+        loaded = load(warehouse, files, now=utc_now(), watermark=watermark, advance=voice.progress("Loading", total))
+        if warning := coverage_of_events(warehouse).warning:
+            voice.warn(warning)
+        return loaded
     finally:
         warehouse.close()

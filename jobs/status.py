@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from crm_sync.sync import count_pending
+from crm_sync.sync import count_differing
 from jobs.audit import LastAudit, last_audit
 from jobs.erasures import Unconfirmed, unconfirmed
 from jobs.house import House
@@ -16,13 +16,18 @@ from warehouse.interface import count
 
 @dataclass(frozen=True)
 class Status:
-    """One look at the tables; times UTC."""
+    """One look at the tables; times UTC.
+
+    `pending` users differ in the CRM and are sent by the next run; `suppressed`, by reason, differ and may not be told. A run
+    that takes in no new hour finds as many.
+    """
 
     watermark: datetime | None
     count_epochs: int
     model_version: str | None
     models: Aliases
     pending: int
+    suppressed: dict[str, int]
     dead_letters: int
     voucher_eligible: int
     unconfirmed_erasures: Unconfirmed | None
@@ -41,12 +46,14 @@ def status(house: House, *, last: int = 5) -> Status:
             return 0
         return count(warehouse, f"{warehouse.relation('marts', name)} where {where}")
 
+    differing = count_differing(warehouse) if warehouse.exists("marts", "crm_pending") else {}
     return Status(
         watermark=epochs[0].window_until if epochs else None,
         count_epochs=epochs[0].epoch + 1 if epochs else 0,
         model_version=models.on_disk if models.problem else models.champion,
         models=models,
-        pending=count_pending(warehouse) if warehouse.exists("marts", "crm_pending") else 0,
+        pending=differing.pop(None, 0),
+        suppressed={str(reason): number for reason, number in differing.items()},
         dead_letters=users("crm_acknowledged", "rejected_hash is not null"),
         voucher_eligible=users("crm_profiles", "is_voucher_eligible"),
         unconfirmed_erasures=unconfirmed(warehouse),
