@@ -34,8 +34,9 @@ LENGTHS = {
     "churn_model_version": 25, "last_model_version": 25, "policy_version": 12, "funnel": 560,
 }  # fmt: skip
 FLAGS = {
-    "marketing_consent", "previous_year_filing", "has_marketing_consent", "is_dissolved", "is_eligible", "is_erased",
-    "is_voucher_eligible", "is_treated", "is_withdrawal", "is_in_doubt", "is_too_long", "is_cut", "is_session_too_long",
+    "marketing_consent", "previous_year_filing", "has_profile", "has_marketing_consent", "is_dissolved", "is_eligible",
+    "is_erased", "is_voucher_eligible", "is_treated", "is_withdrawal", "is_in_doubt", "is_too_long", "is_cut",
+    "is_session_too_long",
 }  # fmt: skip
 
 # What the synthetic app does: 10,438 sessions and 147,373 events of 5,000 users in 50 days; 0.8 of the sessions end in an exit.
@@ -139,9 +140,9 @@ READS: tuple[Read, ...] = (
     Read("fct_unfinished_exits", "int_users_touched", None, 26),
     Read("fct_unfinished_exits", "fct_unfinished_exits", 6, 112, is_merge=True),
     Read("fct_exit_features", "int_sessions", 96, 220),
-    Read("fct_exit_features", "users", None, 88),
+    Read("fct_exit_features", "users", None, 105),
     Read("fct_exit_features", "fct_exit_features__dbt_tmp", None, 440),
-    Read("fct_exit_features", "int_exits_this_run", None, 102),
+    Read("fct_exit_features", "int_exits_this_run", None, 110),
     Read("fct_exit_features", "erasures", None, 76),
     Read("fct_exit_features", "fct_exit_features", 6, 440, is_merge=True),
     Read("fct_exit_features_logged", "fct_exit_features", 6, 440),
@@ -204,7 +205,7 @@ READS: tuple[Read, ...] = (
     Read(JOB, "crm_profiles", None, 435, 3),
     Read(JOB, "app_events", 1, 40),
     Read(JOB, "erasures", None, 94),
-    Read(JOB, "users", None, 35),
+    Read(JOB, "users", None, 43),
 )
 TRAINING: tuple[Read, ...] = (
     Read(DATA_TESTS, "fct_training_examples", None, 95, 5),

@@ -61,7 +61,8 @@ def make_raw(folder: Path, count_events: int) -> None:
                 occurred_at - {back} as occurred_at, loaded_at - {back} as loaded_at
             ) from raw.app_events as events, (select n {earlier}) order by n desc;
             insert into raw.users select users.* replace (
-                {other} user_id as user_id, created_at - {back} as created_at, updated_at - {back} as updated_at
+                {other} user_id as user_id, created_at - {back} as created_at, updated_at - {back} as updated_at,
+                loaded_at - {back} as loaded_at
             ) from raw.users as users, (select n {earlier}) order by n desc
         """)
         warehouse.close()

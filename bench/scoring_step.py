@@ -51,7 +51,8 @@ def _sql(rows: int, seed: int) -> str:
     return f"""
         select
             md5(i::varchar) as exit_id, 'u-' || i as user_id, timestamp '2026-05-31 10:00:00' as exited_at,
-            null::varchar as skip_reason, (random() * 1e18)::bigint as user_number, random() < 0.8 as has_marketing_consent,
+            null::varchar as skip_reason, (random() * 1e18)::bigint as user_number, true as has_profile,
+            random() < 0.8 as has_marketing_consent,
             null::timestamp as last_granted_at, null::timestamp as last_redeemed_at, {", ".join(columns)}
         from range({seed * rows}, {(seed + 1) * rows}) as r(i)
     """

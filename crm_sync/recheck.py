@@ -20,6 +20,8 @@ from warehouse.interface import Reader
 _FRESH = timedelta(minutes=5)
 # A build that began before the tombstone may have written a user back; the next nightly deletes it. Two, should one have failed.
 _NIGHTS = timedelta(days=2)
+# Where the app does not say when a version of a profile arrived: one that it dated before the window's end is seen for a day.
+_LATE = timedelta(days=1)
 
 
 class News(dict[str, str]):
@@ -42,6 +44,7 @@ class Recheck:
     now: Callable[[], datetime]
     _asked_at: datetime | None = field(default=None, init=False)
     _news: News = field(default_factory=News, init=False)
+    _has_arrival: bool | None = field(default=None, init=False)
 
     def news(self) -> News:
         """Why each of the users with news must not be told what was desired: erased, no_consent, or an outcome."""
@@ -58,12 +61,7 @@ class Recheck:
             select user_id, event_name from {relation("raw", "app_events")}
             where loaded_at >= $since and loaded_at < $now and event_name in ({", ".join(f"${name}" for name in names)})
         """
-        # updated_at is the app's own time and may lie before the row came; a day covers that.
-        profiles = f"""
-            select user_id, erased_at is not null as is_erased, marketing_consent from {relation("raw", "users")}
-            where updated_at >= $since and updated_at < $now
-            qualify row_number() over (partition by user_id order by updated_at desc) = 1
-        """
+        profiles = self._profiles()
         # Of an erasure that was cut short the desired state may still hold the user, however old the tombstone is.
         erasures = f"""
             select user_hash from {relation("ops", "erasures")}
@@ -78,12 +76,48 @@ class Recheck:
         if names:
             for row in self.warehouse.query(events, {"since": self.since, "now": now, **names}).to_pylist():
                 news[row["user_id"]] = self.outcomes[row["event_name"]]
-        for row in self.warehouse.query(profiles, {"since": self.since - timedelta(days=1), "now": now}).to_pylist():
+        moments = {"since": self.since, "day_before": self.since - _LATE, "now": now}
+        for row in self.warehouse.query(profiles, moments).to_pylist():
             if row["is_erased"]:
                 news[row["user_id"]] = "erased"
-            elif not row["marketing_consent"]:
+            else:
                 news.setdefault(row["user_id"], "no_consent")
         return news
+
+    def _profiles(self) -> str:
+        """SQL of the users whose profile has changed since and allows nothing now.
+
+        The newest version is the last one written, also where an older one arrives after it; dbt's macro newest_version_first
+        orders them alike. The app's table may lack the time of arrival.
+        """
+        if self._has_arrival is None:
+            users = self.warehouse.relation("raw", "users")
+            self._has_arrival = "loaded_at" in self.warehouse.schema(f"select * from {users}").names
+        arrived = "loaded_at" if self._has_arrival else "cast(null as timestamp)"
+        return f"""
+            with versions as (
+                select
+                    user_id,
+                    erased_at is not null as is_erased,
+                    coalesce(marketing_consent, false) as has_consent,
+                    updated_at,
+                    coalesce({arrived}, updated_at) as loaded_at,
+                    case when updated_at > {arrived} + interval 1 day then {arrived} else updated_at end as written_at
+                from {self.warehouse.relation("raw", "users")}
+            ),
+            changed as (
+                select distinct user_id from versions where loaded_at >= $since or updated_at >= $day_before
+            ),
+            newest as (
+                select versions.* from versions
+                inner join changed on versions.user_id = changed.user_id
+                where versions.written_at < $now
+                qualify row_number() over (
+                    partition by versions.user_id order by versions.written_at desc, versions.is_erased desc, versions.has_consent
+                ) = 1
+            )
+            select user_id, is_erased from newest where is_erased or not has_consent
+        """
 
 
 def suppressed(rows: pa.RecordBatch, news: Mapping[str, str]) -> tuple[pa.RecordBatch, Counter[str]]:

@@ -24,9 +24,9 @@ from crm_sync.recheck import Recheck, suppressed
 from crm_sync.refusals import Refusals, Taken
 from crm_sync.workers import Workers
 from warehouse.errors import WinbackError
-from warehouse.interface import Warehouse, count
+from warehouse.interface import Reader, Warehouse
 
-__all__ = ["Plan", "SyncCounts", "count_pending", "sync"]
+__all__ = ["Plan", "SyncCounts", "count_differing", "count_pending", "sync"]
 
 READ_ROWS = 10_000
 # How long requests under way may still take when the run has to leave, its time being up or told to stop: with the log's flush
@@ -52,9 +52,16 @@ class Plan:
     last_audience: int | None = None
 
 
-def count_pending(warehouse: Warehouse) -> int:
+def count_pending(warehouse: Reader) -> int:
     """How many users wait to be sent: their desired state differs from what the CRM acknowledged, and they may be told."""
-    return count(warehouse, f"{warehouse.relation('marts', 'crm_pending')} where suppressed_because is null")
+    return count_differing(warehouse).get(None, 0)
+
+
+def count_differing(warehouse: Reader) -> dict[str | None, int]:
+    """Users whose desired state differs from what the CRM acknowledged, by the reason for not telling it; None: to be sent."""
+    view = warehouse.relation("marts", "crm_pending")
+    sql = f"select suppressed_because, count(*) as n from {view} group by suppressed_because"
+    return {row["suppressed_because"]: int(row["n"]) for row in warehouse.query(sql).to_pylist()}
 
 
 def sync(
@@ -114,11 +121,10 @@ class _Sync:
 
     def _count_differing(self) -> int:
         """Count the rows, and those of them that may not be told; returns how many are to be sent."""
-        view = self.warehouse.relation("marts", "crm_pending")
-        sql = f"select suppressed_because, count(*) as n from {view} group by suppressed_because"
-        by_reason = {row["suppressed_because"]: int(row["n"]) for row in self.warehouse.query(sql).to_pylist()}
+        by_reason = count_differing(self.warehouse)
         pending = by_reason.pop(None, 0)
-        self.counts.suppressed.update(by_reason)
+        for reason, number in by_reason.items():
+            add(self.counts.suppressed, str(reason), number)
         self.held_back = sum(by_reason.values())
         return pending
 

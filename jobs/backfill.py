@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from jobs.house import House, not_in_the_future
+from jobs.profile_coverage import Coverage, coverage_of_exits
 from jobs.shape import written
 from jobs.transform import SINCE_EVER, Window
 from warehouse import ledger
@@ -22,6 +23,7 @@ class Backfilled:
     count_events: int
     count_sessions: int
     count_exits: int
+    profiles: Coverage
 
 
 def backfill(house: House, until: datetime) -> Backfilled:
@@ -55,6 +57,8 @@ def backfill(house: House, until: datetime) -> Backfilled:
             funnel=written(house.funnel),
         ),
     )
+    if result.profiles.warning:
+        house.narrator.warn(result.profiles.warning)
     return result
 
 
@@ -73,6 +77,7 @@ def build_history(house: House, until: datetime) -> Backfilled:
         count_events=count(house.warehouse, relation("intermediate", "int_events__deduplicated")),
         count_sessions=count(house.warehouse, relation("intermediate", "int_sessions") + " where not is_dissolved"),
         count_exits=count(house.warehouse, relation("marts", "fct_unfinished_exits") + " where not is_dissolved"),
+        profiles=coverage_of_exits(house.warehouse),
     )
     if not result.count_events:
         raise ContractError(

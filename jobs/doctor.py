@@ -14,6 +14,7 @@ from jobs.findings_local import dbt, files, model
 from jobs.funnel import Funnel, load_funnel
 from jobs.house import bigquery_connection, open_warehouse, utc_now
 from jobs.outdated import COMMANDS, REBUILD, refuse_outdated
+from jobs.profile_coverage import Coverage, coverage_of_exits
 from jobs.settings import Settings
 from jobs.shape import refuse_changed
 from jobs.watermark import stale
@@ -150,6 +151,8 @@ def of_history(
             *_shape(last, funnel),
             *_audience(warehouse),
         ]
+        if warehouse.exists("marts", "fct_unfinished_exits"):
+            found.append(profiles(coverage_of_exits(warehouse, last.window_until)))
         if bundle and warehouse.exists("marts", MART):
             found.append(_candidates(warehouse, bundle))
     except WinbackError as error:
@@ -182,6 +185,12 @@ def _shape(last: ledger.Epoch, funnel: Funnel | None) -> list[Finding]:
         do = ("Change it back. To use it as it is, begin a new warehouse: docs/dbt.md, Change the inactivity gap.",)
         return [Finding("funnel", "failed", str(error), do)]
     return []
+
+
+def profiles(coverage: Coverage) -> Finding:
+    """Say how many users who left lately had a known profile: without one nobody consents, and nobody gets a voucher."""
+    do = () if coverage.is_enough else coverage.do
+    return Finding("profiles", "ok" if coverage.is_enough else "warning", coverage.says, do)
 
 
 def _audience(warehouse: Reader) -> list[Finding]:

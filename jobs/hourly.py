@@ -35,6 +35,8 @@ class Arrivals:
     `sharing_id` have the id of another user's, name's or day's event, and count; `differing` are copies that contradict the copy
     that arrived first, and do not. `users_session_too_long` is of users: those set aside for a session past the maximum.
     `set_aside` lack event_id, user_id or occurred_at, and are not among the others.
+    `profiles_late` are versions of profiles that came more than max_lateness_days after they were written, `withdrawals_late`
+    those among them that take consent away.
     """
 
     events: int = 0
@@ -44,6 +46,8 @@ class Arrivals:
     differing: int = 0
     users_session_too_long: int = 0
     set_aside: int = 0
+    profiles_late: int = 0
+    withdrawals_late: int = 0
 
 
 @dataclass(frozen=True)
@@ -181,7 +185,8 @@ def _arrivals(house: House, window: Window) -> Arrivals:
     sql = f"""
         select count_events as events, count_events_late as late, count_events_too_late as too_late,
             count_events_sharing_id as sharing_id, count_events_differing as differing,
-            count_users_session_too_long as users_session_too_long, coalesce(count_events_set_aside, 0) as set_aside
+            count_users_session_too_long as users_session_too_long, coalesce(count_events_set_aside, 0) as set_aside,
+            coalesce(count_profiles_late, 0) as profiles_late, coalesce(count_withdrawals_late, 0) as withdrawals_late
         from {house.warehouse.relation("marts", "fct_arrivals")}
         where window_from = $from_at
     """

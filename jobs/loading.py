@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jobs.house import utc_now
 from jobs.narration import Narrator
+from jobs.profile_coverage import coverage_of_events
 from jobs.settings import Settings
 from jobs.watermark import stale
 from warehouse import ledger
@@ -31,6 +32,9 @@ def load_files(settings: Settings, files: Mapping[str, Path], voice: Narrator) -
             voice.warn(old)
         watermark = last.window_until if last else None
         total = sum(path.stat().st_size for path in files.values() if path.is_file())
-        return load(warehouse, files, now=now, watermark=watermark, advance=voice.progress("Loading", total))
+        loaded = load(warehouse, files, now=now, watermark=watermark, advance=voice.progress("Loading", total))
+        if warning := coverage_of_events(warehouse).warning:
+            voice.warn(warning)
+        return loaded
     finally:
         warehouse.close()

@@ -36,6 +36,11 @@ def loaded(console: Console, answer: dict[str, Any]) -> None:
     for name, one in answer.items():
         if one.ignored_columns:
             console.print(f"{name}: ignored columns {', '.join(one.ignored_columns)}", highlight=False)
+        if one.count_late:
+            console.print(
+                f"{name}: {one.count_late:,} new versions were written before the watermark. The next hourly run takes them in.",
+                highlight=False,
+            )
     console.print("Next: winback backfill --until TIME once, then winback hourly", style="dim")
 
 
@@ -46,6 +51,7 @@ def backfilled(console: Console, answer: Backfilled) -> None:
         f"{answer.count_exits:,} unfinished exits.",
         highlight=False,
     )
+    console.print(f"Profiles: {answer.profiles.says}.", highlight=False)
     console.print("Next: winback train, then winback hourly", style="dim")
 
 
@@ -72,6 +78,8 @@ def ran(console: Console, answer: Result) -> None:
     if found.users_session_too_long:
         told = "set aside: their session is longer than max_session_hours"
         table.add_row("users", f"{found.users_session_too_long:,}", told)
+    if found.profiles_late:
+        table.add_row("late profiles", f"{found.profiles_late:,}", f"{found.withdrawals_late:,} withdraw consent")
     if answer.scoring:
         table.add_row("unfinished exits", f"{answer.scoring.exits:,}", f"skipped: {_reasons(answer.scoring.skipped)}")
         table.add_row("scored", f"{answer.scoring.scored:,}", _reasons(answer.scoring.bands))
@@ -154,7 +162,12 @@ def status(console: Console, answer: Status) -> None:
         console.print(f"                 [yellow]{answer.watermark_problem}[/]", highlight=False, soft_wrap=True)
     console.print(f"model            {_model(answer)}", highlight=False, soft_wrap=True)
     console.print(f"voucher eligible {answer.voucher_eligible:,}", highlight=False)
-    console.print(f"pending          {answer.pending:,}, dead letters {answer.dead_letters:,}", highlight=False)
+    held_back = (
+        f", suppressed {sum(answer.suppressed.values()):,} ({_reasons(answer.suppressed)})" if answer.suppressed else ""
+    )
+    console.print(
+        f"pending          {answer.pending:,}{held_back}, dead letters {answer.dead_letters:,}", highlight=False
+    )
     if open_erasures := answer.unconfirmed_erasures:
         since = when(open_erasures.oldest_at)
         console.print(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from crm_sync.sync import count_pending
+from crm_sync.sync import count_differing
 from jobs.audit import LastAudit, last_audit
 from jobs.erasures import Unconfirmed, unconfirmed
 from jobs.house import House
@@ -18,7 +18,11 @@ from warehouse.interface import count
 
 @dataclass(frozen=True)
 class Status:
-    """One look at the tables; times UTC. `watermark_problem` says what is wrong where one of the two flags is set."""
+    """One look at the tables; times UTC. `watermark_problem` says what is wrong where one of its two flags is set.
+
+    `pending` users differ in the CRM and are sent by the next run; `suppressed`, by reason, differ and may not be told. A run
+    that takes in no new hour finds as many.
+    """
 
     watermark: datetime | None
     is_watermark_ahead: bool
@@ -28,6 +32,7 @@ class Status:
     model_version: str | None
     models: Aliases
     pending: int
+    suppressed: dict[str, int]
     dead_letters: int
     voucher_eligible: int
     unconfirmed_erasures: Unconfirmed | None
@@ -50,6 +55,7 @@ def status(house: House, *, last: int = 5) -> Status:
             return 0
         return count(warehouse, f"{warehouse.relation('marts', name)} where {where}")
 
+    differing = count_differing(warehouse) if warehouse.exists("marts", "crm_pending") else {}
     return Status(
         watermark=newest.window_until if newest else None,
         is_watermark_ahead=ahead is not None,
@@ -58,7 +64,8 @@ def status(house: House, *, last: int = 5) -> Status:
         count_epochs=epochs[0].epoch + 1 if epochs else 0,
         model_version=models.on_disk if models.problem else models.champion,
         models=models,
-        pending=count_pending(warehouse) if warehouse.exists("marts", "crm_pending") else 0,
+        pending=differing.pop(None, 0),
+        suppressed={str(reason): number for reason, number in differing.items()},
         dead_letters=users("crm_acknowledged", "rejected_hash is not null"),
         voucher_eligible=users("crm_profiles", "is_voucher_eligible"),
         unconfirmed_erasures=unconfirmed(warehouse),

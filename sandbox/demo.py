@@ -99,7 +99,8 @@ def run_demo(*, count_users: int, seed: int, is_quiet: bool = False) -> dict[str
         ("The CRM's page, with segments, profiles and their history", "make crm"),
         ("The model's card", str(trained.folder / "card.html")),
         ("Watermark, last runs, what is pending", ".venv/bin/winback status"),
-        ("The next hour, while make crm runs", f".venv/bin/winback hourly --until {next_hour:%Y-%m-%dT%H:%M}"),
+        # A replay's clock stands at the hour: a run by this machine's clock would know what the demo has still ahead of it.
+        ("The next hour", f".venv/bin/winback replay --until {next_hour:%Y-%m-%dT%H:%M} --every 1"),
     ):
         console.print(f"  {what}\n    [bold]{how}[/]", highlight=False, soft_wrap=True)
     return {

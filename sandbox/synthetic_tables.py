@@ -16,6 +16,7 @@ from sandbox.synthetic_truth import MICROSECONDS, SECONDS_PER_DAY, Bools, Floats
 
 Columns = dict[str, np.ndarray]
 
+PROFILE_LOAD_SECONDS = 15
 REGISTERED_SECONDS_BEFORE = (20.0, 900.0)
 CONSENT_SHARE, WITHDRAWN_SHARE, ERASED_SHARE, ERASED_DAYS = 0.80, 0.0375, 0.0025, (0.1, 5.0)
 REDEEMED_SHARE, REDEMPTION_LOAD_SECONDS = 0.04, (1.0, 600.0)
@@ -52,6 +53,7 @@ USERS = pa.schema(
         "country": pa.string(),
         "marketing_consent": pa.bool_(),
         "erased_at": AT,
+        "loaded_at": AT,
     }
 )
 REDEMPTIONS = pa.schema(
@@ -130,6 +132,7 @@ def users_table(
             "country": _words(COUNTRIES, np.where(rng.random(count) < COUNTRY_NULL_SHARE, -1, country)),
             "marketing_consent": pa.array(consent := rng.random(count) < CONSENT_SHARE),
             "erased_at": pa.nulls(count, AT),
+            "loaded_at": _at(created_us + PROFILE_LOAD_SECONDS * MICROSECONDS),
         },
         schema=USERS,
     )
@@ -144,6 +147,7 @@ def users_table(
         "updated_at": _at(changed_us),
         "marketing_consent": pa.array(np.zeros(changed.size, dtype=bool)),
         "erased_at": pc.if_else(pa.array(is_erased[changed]), _at(changed_us), pa.scalar(None, AT)),
+        "loaded_at": _at(np.minimum(changed_us + PROFILE_LOAD_SECONDS * MICROSECONDS, end_us)),
     }
     return pa.concat_tables([first, pa.table(second, schema=USERS)])
 

@@ -21,6 +21,7 @@ from warehouse.yaml_files import read_yaml
 # `holdout` comes after everything about the user, so that it marks exactly those who would have been considered.
 ELIGIBILITY_REASONS = (
     "granted",
+    "no_profile",
     "no_consent",
     "probability_below_range",
     "probability_above_range",
@@ -113,6 +114,7 @@ class Candidates:
 
     probability: npt.NDArray[np.floating]
     user_number: npt.NDArray[np.int64]
+    has_profile: Flags
     has_marketing_consent: Flags
     last_granted_us: npt.NDArray[np.int64]
     last_redeemed_us: npt.NDArray[np.int64]
@@ -150,6 +152,7 @@ def decide(candidates: Candidates, policy: Policy, *, decided_at: datetime, gran
     # Whoever used a voucher within the cool-down needs no other, wherever it came from.
     has_redeemed = (candidates.last_redeemed_us > 0) & (now_us - candidates.last_redeemed_us < cool_down_us)
     refusals: tuple[tuple[str, Flags], ...] = (
+        ("no_profile", ~candidates.has_profile),
         ("no_consent", ~candidates.has_marketing_consent),
         ("probability_below_range", candidates.probability < lowest),
         ("probability_above_range", candidates.probability > highest),

@@ -24,7 +24,7 @@ from scoring.reasons import reasons
 from warehouse.errors import ContractError
 from warehouse.interface import Warehouse
 from warehouse.interface import count as count_rows
-from warehouse.ledger import counting
+from warehouse.ledger import REPAIR, counting
 from warehouse.tables import DECISIONS, TIMESTAMP
 
 CHUNK_ROWS = 65_536
@@ -35,7 +35,7 @@ MIN_ROWS_FOR_DISTINCT_SCORES = 50
 # Of an exit that is set aside: its user's rows break a rule that all others keep.
 BAD_DATA = "bad_data"
 _KEYS = ["exit_id", "user_id", "exited_at"]
-_POLICY_INPUTS = ["user_number", "has_marketing_consent", "last_granted_at", "last_redeemed_at"]
+_POLICY_INPUTS = ["user_number", "has_profile", "has_marketing_consent", "last_granted_at", "last_redeemed_at"]
 Numbers = npt.NDArray[np.float64]
 _HIGH = RISK_BANDS.index("high")
 
@@ -182,6 +182,7 @@ class _Step:
         candidates = Candidates(
             probability=scored.probability,
             user_number=scored.input("user_number"),
+            has_profile=scored.input("has_profile").astype(bool),
             has_marketing_consent=scored.input("has_marketing_consent").astype(bool),
             last_granted_us=scored.input("last_granted_at"),
             last_redeemed_us=scored.input("last_redeemed_at"),
@@ -246,14 +247,17 @@ class _Step:
         return reasons(self.model.contract, matrix, self.model.contributions(matrix))
 
     def _granted_today(self) -> int:
-        """Vouchers granted by committed runs on the day of this one."""
+        """Vouchers granted by committed runs on the day of this one.
+
+        Counted from the runs, which name no user: an erasure deletes decisions, and would hand their budget back.
+        """
         day = self.run.decided_at.replace(hour=0, minute=0, second=0, microsecond=0)
-        decisions, runs = self.warehouse.relation("ops", "decisions"), counting(self.warehouse)
-        return count_rows(
-            self.warehouse,
-            f"{decisions} as decisions inner join ({runs}) as runs on decisions.run_id = runs.run_id "
-            f"where decisions.is_eligible and decisions.decided_at >= timestamp '{day:%Y-%m-%d} 00:00:00'",
-        )
+        # A repair keeps the watermark of before, and was committed on the day of the grants that it writes again.
+        sql = f"""
+            select cast(coalesce(sum(count_eligible), 0) as bigint) as n from ({counting(self.warehouse)}) as runs
+            where case when kind = '{REPAIR}' then committed_at else window_until end >= timestamp '{day:%Y-%m-%d} 00:00:00'
+        """
+        return int(self.warehouse.query(sql).column("n")[0].as_py())
 
     def _stamp(
         self, rows: pa.Table, disposition: str, versions: dict[str, str], columns: dict[str, pa.Array]

@@ -71,7 +71,9 @@ def new_session(world: World, user: str, profile: dict[str, Any]) -> None:
     """Let an old user come back: a changed profile, an hour in the app, no filing."""
     for minute in range(0, 20, 4):
         world.append_event(user, "field_saved", at(6.2) + timedelta(minutes=minute), at(6.6))
-    world._append(USERS, profile | {"user_id": user, "updated_at": at(6.5), "marketing_consent": True})
+    world._append(
+        USERS, profile | {"user_id": user, "updated_at": at(6.5), "loaded_at": at(6.5), "marketing_consent": True}
+    )
 
 
 class Killed(BaseException):

@@ -44,6 +44,7 @@ class Person:
     number: int = TREATED
     probability: float = 0.7
     consent: bool = True
+    profile: bool = True
     granted: timedelta | None = None
     redeemed: timedelta | None = None
 
@@ -61,6 +62,7 @@ def candidates(people: list[Person]) -> Candidates:
     return Candidates(
         probability=np.array([p.probability for p in people], np.float64),
         user_number=np.array([p.number for p in people], np.int64),
+        has_profile=np.array([p.profile for p in people], np.bool_),
         has_marketing_consent=np.array([p.consent for p in people], np.bool_),
         last_granted_us=np.array([microseconds(p.granted) for p in people], np.int64),
         last_redeemed_us=np.array([microseconds(p.redeemed) for p in people], np.int64),

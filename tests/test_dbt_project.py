@@ -126,7 +126,8 @@ def listed(database: Path, selector: str) -> list[dict[str, Any]]:
         ("audience", AUDIENCE),
         ("acknowledged", {"crm_acknowledged"}),
         ("hourly", BUILT_HOURLY | AUDIENCE),
-        ("nightly", BUILT_HOURLY - COUNTED_ONCE | SYNC_LOG),
+        # The night looks whether the app's table says by now when a profile arrived.
+        ("nightly", BUILT_HOURLY - COUNTED_ONCE | SYNC_LOG | {"stg_app__users"}),
         ("examples", {"fct_training_examples"}),
         ("backfill", MODELS - {"fct_training_examples"}),
         ("audit", AUDITED | {name for name in MODELS if name.startswith("int_")} - {"int_users_set_aside"}),

@@ -178,7 +178,7 @@ def test_a_long_list_of_problems_is_cut(warehouse: DuckDBWarehouse, tmp_path: Pa
         (tmp_path / f"{key}.csv").write_text(lines(",".join(names), ",".join(broken), ",".join(past)))
     told = refusal(warehouse, {key: tmp_path / f"{key}.csv" for key in RAW})
     assert len(told) == 19
-    assert told[-1] == "... and 7 more problems: mend these and load again to see the rest."
+    assert told[-1] == "... and 8 more problems: mend these and load again to see the rest."
 
 
 def test_no_message_quotes_a_value(warehouse: DuckDBWarehouse, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from tests.policy_kit import DAYS, EXPERIMENT, HELD_OUT, NOW, TICK, Person, cand
     [
         (Person(), "granted"),
         (Person(consent=False), "no_consent"),
+        (Person(profile=False, consent=False), "no_profile"),
+        (Person(profile=False), "no_profile"),
         (Person(probability=0.4499), "probability_below_range"),
         (Person(probability=0.45), "granted"),
         (Person(probability=0.9), "granted"),
@@ -30,6 +32,7 @@ from tests.policy_kit import DAYS, EXPERIMENT, HELD_OUT, NOW, TICK, Person, cand
         (Person(HELD_OUT), "holdout"),
         # Whoever fails several questions gets the first one's answer.
         (Person(HELD_OUT, 0.2, consent=False, granted=DAYS, redeemed=DAYS), "no_consent"),
+        (Person(HELD_OUT, 0.2, consent=False, profile=False, granted=DAYS, redeemed=DAYS), "no_profile"),
         (Person(HELD_OUT, 0.2, granted=DAYS, redeemed=DAYS), "probability_below_range"),
         (Person(HELD_OUT, 0.95, granted=DAYS, redeemed=DAYS), "probability_above_range"),
         (Person(HELD_OUT, granted=DAYS, redeemed=DAYS), "cool_down"),

@@ -29,6 +29,7 @@ PEOPLE = st.lists(
         number=st.integers(0, 2**60 - 1) | st.integers(0, 50),
         probability=PROBABILITIES | st.floats(0, 1),
         consent=st.sampled_from([True, True, True, False]),
+        profile=st.sampled_from([True, True, True, False]),
         granted=AGES,
         redeemed=AGES,
     ),
@@ -72,7 +73,7 @@ def test_neither_the_holdout_nor_anybody_without_consent_gets_a_grant(
     lucky = granted(people, rules, granted_today)
     drawn = draw_arms(np.array([p.number for p in people], np.int64), rules.experiment)
     assert not lucky & {p.number for p, arm in zip(people, drawn, strict=True) if ARMS[arm] == "holdout"}
-    assert not lucky & {p.number for p in people if not p.consent}
+    assert not lucky & {p.number for p in people if not p.consent or not p.profile}
 
 
 @law

@@ -97,6 +97,56 @@ def test_a_profile_that_the_app_dated_before_the_window_s_end_is_seen_for_a_day(
     assert recheck(warehouse).news() == news
 
 
+@pytest.mark.parametrize(
+    ("profiles", "news"),
+    [
+        # It arrived after the window's end, and was written long before.
+        ([{"updated_at": TEN - timedelta(days=400), "loaded_at": TEN, "marketing_consent": False}], "no_consent"),
+        ([{"updated_at": TEN - timedelta(days=400), "loaded_at": TEN, "erased_at": TEN}], "erased"),
+        (
+            [{"updated_at": TEN - timedelta(days=2), "loaded_at": TEN - timedelta(days=2), "marketing_consent": False}],
+            None,
+        ),
+        # Withdrawn and given back, and the withdrawal arrives last: the version written last holds.
+        (
+            [
+                {"updated_at": TEN - timedelta(days=9), "loaded_at": TEN, "marketing_consent": False},
+                {"updated_at": TEN - timedelta(days=5), "loaded_at": TEN - timedelta(days=5)},
+            ],
+            None,
+        ),
+        # Written at the same moment: the one that allows less holds.
+        ([{"updated_at": TEN}, {"updated_at": TEN, "marketing_consent": False}], "no_consent"),
+        ([{"updated_at": TEN, "marketing_consent": False}, {"updated_at": TEN}], "no_consent"),
+        ([{"updated_at": TEN, "erased_at": TEN}, {"updated_at": TEN, "marketing_consent": False}], "erased"),
+        # A wrong clock wrote the one from the year 2099, which arrived a week ago.
+        (
+            [
+                {"updated_at": TEN.replace(year=2099), "loaded_at": TEN - timedelta(days=7)},
+                {"updated_at": TEN, "loaded_at": TEN, "marketing_consent": False},
+            ],
+            "no_consent",
+        ),
+    ],
+)
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_no_withdrawal_is_missed_however_late_or_at_what_moment_it_comes(
+    warehouse: DuckDBWarehouse, profiles: list[dict[str, Any]], news: str | None, is_turned: bool
+) -> None:
+    for changes in reversed(profiles) if is_turned else profiles:
+        profile(warehouse, "ada", **changes)
+    assert recheck(warehouse).news() == ({"ada": news} if news else {})
+
+
+@pytest.mark.parametrize("days", [0.9, 1.1])
+def test_an_app_whose_table_has_no_time_of_arrival_is_asked_by_the_time_of_writing(
+    warehouse: DuckDBWarehouse, days: float
+) -> None:
+    profile(warehouse, "ada", TEN - timedelta(days=days), marketing_consent=False)
+    warehouse.connection.execute("alter table raw.users drop column loaded_at")
+    assert recheck(warehouse).news() == ({"ada": "no_consent"} if days < 1 else {})
+
+
 def test_erasure_outweighs_an_outcome_and_an_outcome_a_consent(warehouse: DuckDBWarehouse) -> None:
     for user in ("ada", "bob"):
         event(warehouse, user, "filing_submitted", TEN)

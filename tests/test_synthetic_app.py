@@ -106,6 +106,7 @@ SCHEMAS = {
         "country": TEXT,
         "marketing_consent": FLAG,
         "erased_at": AT,
+        "loaded_at": AT,
     },
     "redemptions": {"redemption_id": TEXT, "user_id": TEXT, "campaign": TEXT, "redeemed_at": AT, "loaded_at": AT},
 }
@@ -179,6 +180,9 @@ LAWS = {
     ),
     "no user version comes from the future": (
         f"select count(*) from users where updated_at < created_at or updated_at >= timestamptz '{ENDS_AT}'"
+    ),
+    "a user version arrives before it is written, or late": (
+        "select count(*) from users where loaded_at < updated_at or loaded_at > updated_at + interval 15 second"
     ),
     "a user is registered before the first event": (
         "select count(*) from once join users using (user_id) where occurred_at <= created_at"

@@ -38,7 +38,7 @@ FEATURES = frozenset(
         "fct_exit_features",
     }
 )
-FORMS = {"backfill": True, "features": False, "examples": False}  # selector: whether built anew
+FORMS = {"backfill": True, "features": False, "audience": False, "examples": False}  # selector: whether built anew
 
 _TIMES = [name for name, kind in get_type_hints(Window).items() if kind is datetime]
 # A century apart, so that a time in the SQL tells by its nearest mark which var it was made from; 1970 and 9999 are of none.

@@ -118,9 +118,9 @@ class World:
         self._append(APP_EVENTS, row)
 
     def append_profile(self, user_id: str, updated_at: datetime, **changes: Any) -> None:
-        """Let a user's profile change."""
+        """Let a user's profile change; the version arrives when it is written unless the changes say otherwise."""
         row = self.query(f"select * from raw.users where user_id = '{user_id}' order by updated_at desc limit 1")[0]
-        self._append(USERS, row | {"updated_at": updated_at} | changes)
+        self._append(USERS, row | {"updated_at": updated_at, "loaded_at": updated_at} | changes)
 
     def _append(self, table: Any, row: dict[str, Any]) -> None:
         warehouse = DuckDBWarehouse(self.folder / "winback.duckdb")

@@ -110,7 +110,8 @@ class _Examiner:
         asked = [table for table in ALL if isinstance(facts.locations[table.layer], str)]
         found: dict[str, TableFacts | Refusal] = {}
         for table in asked:
-            wanted = {column.name: column.field_type for column in schema_of(table)}
+            absent = {column.name for column in table.columns if column.may_be_absent}
+            wanted = {column.name: column.field_type for column in schema_of(table) if column.name not in absent}
             there = _asked(self._table, table.layer, table.name)
             found[table.title] = there if isinstance(there, Refusal) else _facts_of(there, wanted)
         return found

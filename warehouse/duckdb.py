@@ -185,6 +185,15 @@ class DuckDBWarehouse:
         """SQL of SHA-256 in hex."""
         return f"sha256({column})"
 
+    def spelling_of(self, column: str) -> str:
+        """SQL of an id without what its spellings differ in."""
+        plain = f"lower(trim({column}))"
+        exponent = f"regexp_full_match({plain}, '[0-9]+([.][0-9]+)?e[+]?[0-9]{{1,2}}')"
+        whole = f"case when {exponent} then cast(try_cast(try_cast({plain} as double) as hugeint) as varchar) end"
+        text = f"regexp_replace(coalesce({whole}, {plain}), '[^a-z0-9.]', '', 'g')"
+        text = f"regexp_replace({text}, '[.]0+$', '')"
+        return f"regexp_replace(regexp_replace({text}, '^[a-z.]+([0-9]+)$', '\\1'), '^0+', '')"
+
     def user_tables(self) -> list[UserTable]:
         """Tables of the file; the raw ones are ours, for `winback load` fills them."""
         sql = """

@@ -61,6 +61,12 @@ class Reader(Protocol):
     def user_hash(self, column: str) -> str:
         """SQL of the SHA-256 of a text column, 64 hex digits in lower case, as ops.erasures keeps it of a user."""
 
+    def spelling_of(self, column: str) -> str:
+        """SQL of an id without what its spellings differ in: case, blanks, signs, a prefix, leading zeros, `.0`, an exponent.
+
+        To find ids that were meant to be equal: different ids may have one spelling.
+        """
+
     def user_tables(self) -> list[UserTable]:
         """Every table of every layer, an audit's included, in which users have rows, as the warehouse's own catalog says."""
 

@@ -18,7 +18,7 @@ from warehouse import checks
 from warehouse.duckdb import DuckDBWarehouse
 from warehouse.errors import ContractError, RetryableError
 from warehouse.raw_files import OUT_OF_SPACE, RawFile, open_file, rows_of
-from warehouse.tables import APP_EVENTS, RAW, Table
+from warehouse.tables import APP_EVENTS, RAW, USERS, Table
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Loaded:
     """What became of a file's rows: `count_rows` = `count_new` + `count_already_there` + `count_repeated`.
 
     `count_repeated` are rows after the first of their key within the file. `count_differing` are rows not stored whose
-    content differs from the row kept under their key: only events, which are redelivered, may have any.
+    content differs from the row kept under their key: only events, which are redelivered, may have any. `count_late` are versions
+    of profiles among the new rows that earlier runs would have taken in, had they come in time; the next run takes them in.
     """
 
     count_rows: int
@@ -36,6 +37,7 @@ class Loaded:
     count_differing: int
     ignored_columns: tuple[str, ...] = ()  # in the file, unknown to the table
     absent_columns: tuple[str, ...] = ()  # optional, not in the file: null in every row
+    count_late: int = 0  # new versions of profiles that were written before the watermark
 
 
 def load(
@@ -69,7 +71,7 @@ def load(
                 done(file.size_bytes // 2)
         if problems := [problem for file in incoming for problem in file.problems]:
             raise ContractError(checks.message(problems))
-        return _store(connection, incoming, done)
+        return _store(connection, incoming, done, _naive(watermark) if watermark else None)
     except duckdb.Error as error:
         kind = type(error).__name__  # not its message, nor the error chained: DuckDB's messages quote rows
         hint = "Are memory and disk large enough? Load again."
@@ -90,13 +92,16 @@ def _stage(connection: duckdb.DuckDBPyConnection, file: RawFile, now: datetime, 
     checked = file.columns.keys() - file.unusable
     found = [check for name in rules if name in checked for check in rules[name].checks]
     found += checks.across_columns(file.table, now)
+    stored = _names(file.table)
+    if file.table is USERS:
+        stored = stored.replace('"loaded_at"', f"{_arrival(now, watermark)} as loaded_at")
     bits = " + ".join(f"case when {check.breach} then {1 << bit} else 0 end" for bit, check in enumerate(found))
     try:
         connection.execute(f"""
             create temp table staged_{file.key} as
             with raw as (select {", ".join(raws)} from {file.source}),
             read as (select *, {", ".join(values)} from raw)
-            select {_names(file.table)}, {bits or 0} as breaches from read
+            select {stored}, {bits or 0} as breaches from read
         """)
     except OUT_OF_SPACE:
         raise
@@ -110,8 +115,19 @@ def _stage(connection: duckdb.DuckDBPyConnection, file: RawFile, now: datetime, 
         file.refuse_rows(connection, sql, check.what, check.fix, check.column)
     if is_comparable:
         _compare(connection, file)
-        if watermark and "loaded_at" in file.columns:
+        if watermark and "loaded_at" in file.columns and file.table is not USERS:
             _refuse_unseen(connection, file, watermark)
+
+
+def _arrival(now: datetime, watermark: datetime | None) -> str:
+    """SQL of when a version of a profile arrived.
+
+    It is what the file says. Where it says nothing, history arrived as it was written, and later rows arrive now: so do rows that
+    say a time before the watermark, because no run saw them then.
+    """
+    if watermark is None:
+        return "coalesce(loaded_at, updated_at)"
+    return f"case when loaded_at >= timestamp '{watermark}' then loaded_at else timestamp '{now}' end"
 
 
 def _has_rejects(connection: duckdb.DuckDBPyConnection, file: RawFile) -> bool:
@@ -128,22 +144,31 @@ def _has_rejects(connection: duckdb.DuckDBPyConnection, file: RawFile) -> bool:
 
 def _compare(connection: duckdb.DuckDBPyConnection, file: RawFile) -> None:
     """Find each key's first row, the keys already stored, and the rows that contradict the one kept under their key."""
-    key = ", ".join(file.table.key)
-    others = [column.name for column in file.table.columns if column.name not in file.table.key]
+    # A version of a profile that allows less than another of the very same moment must not be lost: it is a version of its own.
+    told_apart_by = ("marketing_consent", "erased_at") if file.table is USERS else ()
+    key = ", ".join((*file.table.key, *told_apart_by))
+    # Delivered again, a version arrives again: that is no contradiction.
+    arrival = ("loaded_at",) if file.table is USERS else ()
+    others = [c.name for c in file.table.columns if c.name not in (*file.table.key, *told_apart_by, *arrival)]
+
+    def same(left: str, right: str) -> str:
+        equal = [f"{left}.{name} = {right}.{name}" for name in file.table.key]
+        return " and ".join([*equal, *(f"{left}.{name} is not distinct from {right}.{name}" for name in told_apart_by)])
+
     differs = " or ".join(f'new."{name}" is distinct from kept."{name}"' for name in others)
     stored, staged, first, there = _stored(file), f"staged_{file.key}", f"first_{file.key}", f"there_{file.key}"
     connection.execute(f"""
         create temp table {first} as
         select {key}, min(rowid) as first, count(*) as copies from {staged} where breaches = 0 group by {key};
         create temp table {there} as
-        select distinct first from {first} inner join {stored} using ({key})
+        select distinct first from {first} as first inner join {stored} as kept on {same("first", "kept")}
     """)
     differing = f"""
-        select new.rowid + 1 as row from {staged} as new inner join {stored} as kept using ({key})
+        select new.rowid + 1 as row from {staged} as new inner join {stored} as kept on {same("new", "kept")}
         where breaches = 0 and ({differs})
         union
         select new.rowid + 1 from (select * from {first} where copies > 1) as first
-        inner join {staged} as new using ({key}) inner join {staged} as kept on kept.rowid = first.first
+        inner join {staged} as new on {same("new", "first")} inner join {staged} as kept on kept.rowid = first.first
         where new.breaches = 0 and ({differs})
     """
     if file.table is APP_EVENTS:
@@ -153,7 +178,7 @@ def _compare(connection: duckdb.DuckDBPyConnection, file: RawFile) -> None:
     fix = (
         "A changed user needs a later updated_at." if file.key == "users" else "Give each redemption an id of its own."
     )
-    file.refuse_rows(connection, differing, what, fix, key)
+    file.refuse_rows(connection, differing, what, fix, ", ".join(file.table.key))
 
 
 def _refuse_unseen(connection: duckdb.DuckDBPyConnection, file: RawFile, watermark: datetime) -> None:
@@ -173,7 +198,10 @@ def _naive(moment: datetime) -> datetime:
 
 
 def _store(
-    connection: duckdb.DuckDBPyConnection, incoming: list[RawFile], done: Callable[[int], None]
+    connection: duckdb.DuckDBPyConnection,
+    incoming: list[RawFile],
+    done: Callable[[int], None],
+    watermark: datetime | None,
 ) -> dict[str, Loaded]:
     """Insert the new rows of all files in one transaction and count what became of the others."""
     loaded = {}
@@ -187,9 +215,14 @@ def _store(
                 anti join {steps[2]} as there on staged.rowid = there.first
             """)
             rows, keys, there = (connection.execute(f"select count(*) from {step}").fetchall()[0][0] for step in steps)
-            absent = tuple(column.name for column in file.table.columns if column.name not in file.columns)
+            absent = tuple(
+                column.name
+                for column in file.table.columns
+                if column.name not in file.columns and not column.may_be_absent
+            )
             counts = (rows, keys - there, there, rows - keys, file.count_differing)
-            loaded[file.key] = Loaded(*counts, file.ignored, absent)
+            late = _count_late(connection, file, watermark) if watermark and file.table is USERS else 0
+            loaded[file.key] = Loaded(*counts, file.ignored, absent, late)
             done(file.size_bytes - file.size_bytes // 2)
         connection.commit()
     except BaseException:
@@ -197,6 +230,17 @@ def _store(
             connection.rollback()
         raise
     return loaded
+
+
+def _count_late(connection: duckdb.DuckDBPyConnection, file: RawFile, watermark: datetime) -> int:
+    """Count the new rows that were written before the watermark."""
+    sql = f"""
+        select count(*) from staged_{file.key} as staged
+        semi join first_{file.key} as first on staged.rowid = first.first
+        anti join there_{file.key} as there on staged.rowid = there.first
+        where staged.updated_at < timestamp '{watermark}'
+    """
+    return int(connection.execute(sql).fetchall()[0][0])
 
 
 def _stored(file: RawFile) -> str:

@@ -15,11 +15,15 @@ TIMESTAMP = pa.timestamp("us", tz="UTC")
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its Arrow type and whether every row must have a value."""
+    """A column: its Arrow type and whether every row must have a value.
+
+    `may_be_absent`: a raw table that the app owns may lack the column; the staging model says what stands in for it.
+    """
 
     name: str
     type: pa.DataType
     required: bool = True
+    may_be_absent: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,18 +90,21 @@ USERS = Table(
     "raw",
     "users",
     ("user_id", "updated_at"),
-    _columns(
-        {"user_id": _TEXT, "created_at": TIMESTAMP, "updated_at": TIMESTAMP, "marketing_consent": _FLAG},
-        {
-            "age": _COUNT,
-            "income": _NUMBER,
-            "employment_type": _TEXT,
-            "marital_status": _TEXT,
-            "previous_year_filing": _FLAG,
-            "referral_source": _TEXT,
-            "country": _TEXT,
-            "erased_at": TIMESTAMP,
-        },
+    (
+        *_columns(
+            {"user_id": _TEXT, "created_at": TIMESTAMP, "updated_at": TIMESTAMP, "marketing_consent": _FLAG},
+            {
+                "age": _COUNT,
+                "income": _NUMBER,
+                "employment_type": _TEXT,
+                "marital_status": _TEXT,
+                "previous_year_filing": _FLAG,
+                "referral_source": _TEXT,
+                "country": _TEXT,
+                "erased_at": TIMESTAMP,
+            },
+        ),
+        Column("loaded_at", TIMESTAMP, required=False, may_be_absent=True),
     ),
 )
 

@@ -1,5 +1,13 @@
 {#- What is known of some users as of the run's end. `of` is a CTE or model with their user_id. -#}
 
+{#- The newest version first. Of versions written at the same moment the one that allows less counts: erased, then without
+    consent. crm_sync/recheck.py orders them alike. -#}
+{% macro newest_version_first(profiles) -%}
+  {{ profiles }}.written_at desc,
+  case when {{ profiles }}.erased_at is null then 1 else 0 end,
+  case when {{ profiles }}.has_marketing_consent then 1 else 0 end
+{%- endmacro %}
+
 {% macro latest_profiles(of) -%}
     select
         profiles.user_id,
@@ -7,8 +15,8 @@
         profiles.erased_at
     from {{ ref('stg_app__users') }} as profiles
     inner join {{ of }} on profiles.user_id = {{ of }}.user_id
-    where profiles.updated_at < {{ moment(var('until_at')) }}
-    qualify row_number() over (partition by profiles.user_id order by profiles.updated_at desc) = 1
+    where profiles.written_at < {{ moment(var('until_at')) }}
+    qualify row_number() over (partition by profiles.user_id order by {{ newest_version_first('profiles') }}) = 1
 {%- endmacro %}
 
 {% macro last_redemptions(of) -%}
@@ -19,4 +27,9 @@
     inner join {{ of }} on redemptions.user_id = {{ of }}.user_id
     where redemptions.loaded_at < {{ moment(var('until_at')) }}
     group by redemptions.user_id
+{%- endmacro %}
+
+{#- Whether config/crm_fields.yml keeps a user of the holdout from the CRM. -#}
+{% macro is_hidden(desired) -%}
+  ({{ 'false' if var('tell_holdout') else "coalesce(" ~ desired ~ ".experiment_arm, '') = 'holdout'" }})
 {%- endmacro %}

@@ -32,7 +32,7 @@ in_time as (
     select * from arrived
     where
         not {{ is_too_late('occurred_at', 'loaded_at') }}
-        {{ 'and occurred_at >= ' ~ earliest_event() if is_incremental() }}
+        {% if is_incremental() %} and occurred_at >= {{ earliest_event() }} {% endif %}
 ),
 
 first_copies as (

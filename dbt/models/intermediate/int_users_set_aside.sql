@@ -28,8 +28,8 @@ logged as (
     where exited_on >= {{ first_day_in_reach() }}
 ),
 
--- The session of an exit is there and has not been joined to another. Exits from so many days later on: their sessions may
--- have begun a maximum before.
+-- The session of an exit is there and has not been joined to another. Exits from so many days later on: their
+-- sessions may have begun a maximum before.
 without_session as (
     select exits.user_id
     from exits

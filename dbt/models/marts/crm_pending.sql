@@ -11,16 +11,10 @@ acknowledged as (
 select
     desired.user_id,
     desired.desired_hash,
-    -- Why the CRM is not told, although there is something to tell.
+    -- Why the CRM is not told, although it holds something else than it should.
     case
         when desired.is_erased then 'erased'
-        when
-            acknowledged.acknowledged_at is null
-            and not coalesce(acknowledged.is_in_doubt, false)
-            and desired.churn_probability is null
-            then desired.voucher_reason
-        when {{ var('tell_holdout') | lower }} then null
-        when desired.experiment_arm = 'holdout' then 'holdout'
+        when {{ is_hidden('desired') }} then 'holdout'
     end as suppressed_because,
     -- Taking a voucher away comes first: a late grant costs little, a late withdrawal is a wrong message.
     (coalesce(acknowledged.is_voucher_eligible, false) or coalesce(acknowledged.is_in_doubt, false))
@@ -48,13 +42,11 @@ select
 from desired
 left join acknowledged on desired.user_id = acknowledged.user_id
 where
-    -- A CRM that never heard of a user need not hear that there is nothing to say; want of consent is counted.
+    -- Of a user of whom the CRM was never told, and is not to be told anything, nothing differs.
     (
         acknowledged.acknowledged_at is not null
         or acknowledged.is_in_doubt
-        or desired.churn_probability is not null
-        or desired.is_erased
-        or desired.voucher_reason = 'no_consent'
+        or (desired.churn_probability is not null and not desired.is_erased and not {{ is_hidden('desired') }})
     )
     and desired.desired_hash is distinct from acknowledged.rejected_hash
     and (

@@ -51,9 +51,20 @@ last_grants as (
         select user_id from {{ ref('int_outcomes') }}
         where last_loaded_at >= {{ moment(var('profiles_from')) }}
         union distinct
-        -- Profiles carry no time of arrival: look back as far as a row may be late.
+        -- A version may arrive long after it was written.
         select user_id from {{ ref('stg_app__users') }}
-        where updated_at >= {{ moment(var('profiles_from'), plus_days=-var('max_lateness_days')) }}
+        where
+            loaded_at >= {{ moment(var('profiles_from')) }}
+            or updated_at >= {{ moment(var('profiles_from'), plus_days=-var('max_lateness_days')) }}
+        union distinct
+        -- Where nothing says when a version arrived, look again at everybody who would have something to lose by it.
+        select before.user_id
+        from {{ this }} as before
+        inner join {{ ref('stg_app__users') }} as profiles on before.user_id = profiles.user_id
+        where
+            (before.is_voucher_eligible or before.churn_probability is not null)
+            and not profiles.is_arrival_known
+            and (profiles.erased_at is not null or not coalesce(profiles.has_marketing_consent, false))
         union distinct
         select user_id from {{ ref('stg_app__voucher_redemptions') }}
         where loaded_at >= {{ moment(var('profiles_from')) }}
@@ -120,6 +131,7 @@ ended as (
         consents.erased_at is not null as is_erased,
         case
             when outcomes.outcome is not null then outcomes.outcome
+            when consents.user_id is null then 'no_profile'
             when not coalesce(consents.has_marketing_consent, false) then 'no_consent'
         end as unscored_because,
         case

@@ -98,6 +98,19 @@ odd as (
         loaded_at >= {{ moment(counted_from) }}
         and loaded_at < {{ moment(var('until_at')) }}
         and ({{ event_is_odd() }})
+),
+
+-- The exits of before stay as they were scored, and what a withdrawal takes away is taken away.
+late_profiles as (
+    select
+        {{ to_bigint('count(*)') }} as count_profiles_late,
+        {{ to_bigint('count(case when erased_at is not null or not has_marketing_consent then 1 end)') }}
+            as count_withdrawals_late
+    from {{ ref('stg_app__users') }}
+    where
+        loaded_at >= {{ moment(counted_from) }}
+        and loaded_at < {{ moment(var('until_at')) }}
+        and {{ is_too_late('updated_at', 'loaded_at') }}
 )
 
 select
@@ -111,9 +124,12 @@ select
     {{ to_bigint('sharing.count_sharing') }} as count_events_sharing_id,
     {{ to_bigint('distinct_contents.count_contents - distinct_keys.count_keys') }} as count_events_differing,
     {{ to_bigint('set_aside.count_users') }} as count_users_session_too_long,
-    {{ to_bigint('(select count(*) from odd)') }} as count_events_set_aside
+    {{ to_bigint('(select count(*) from odd)') }} as count_events_set_aside,
+    late_profiles.count_profiles_late,
+    late_profiles.count_withdrawals_late
 from counted
 cross join distinct_keys
 cross join distinct_contents
 cross join sharing
 cross join set_aside
+cross join late_profiles

@@ -84,7 +84,8 @@ gains as (
     from shares
 ),
 
--- The profile as it was: the latest version written before the exit.
+-- The profile as it was: the latest version written before the exit that had arrived when it closed. The model did not
+-- see what arrived later, so no build may see it. History that the backfill read was all there.
 profiles as (
     select
         exits.exit_id,
@@ -98,7 +99,21 @@ profiles as (
     from exits
     inner join {{ ref('stg_app__users') }} as users
         on exits.user_id = users.user_id and exits.exited_at >= users.updated_at
-    qualify row_number() over (partition by exits.exit_id order by users.updated_at desc) = 1
+    where users.loaded_at <= exits.closed_at or users.loaded_at < {{ moment(var('history_until')) }}
+    qualify row_number() over (
+        partition by exits.exit_id
+        order by
+            users.updated_at desc,
+            {{ newest_version_first('users') }},
+            -- Of two that differ in nothing else every build takes the same one.
+            coalesce(cast(users.created_at as string), ''),
+            coalesce(cast(users.age as string), ''),
+            coalesce(cast(users.income as string), ''),
+            coalesce(cast(users.employment_type as string), ''),
+            coalesce(cast(users.marital_status as string), ''),
+            coalesce(cast(users.has_previous_year_filing as string), ''),
+            coalesce(cast(users.referral_source as string), '')
+    ) = 1
 )
 
 select

@@ -60,6 +60,7 @@ select
         when row_number() over (partition by undecided.user_id order by undecided.exited_at desc) > 1 then 'superseded'
     end as skip_reason,
     {{ stable_number('undecided.user_id') }} as user_number,
+    profiles.user_id is not null as has_profile,
     coalesce(profiles.has_marketing_consent, false) as has_marketing_consent,
     grants.last_granted_at,
     redemptions.last_redeemed_at,

@@ -1,7 +1,18 @@
+{#- The table is the app's and may lack the time of arrival: a version then arrived when it was written. -#}
+{%- set users = source('app', 'users') -%}
+{%- set loaded_at = 'loaded_at' if has_column(users, 'loaded_at') else 'cast(null as timestamp)' -%}
+
 select
     user_id,
     created_at,
     updated_at,
+    coalesce({{ loaded_at }}, updated_at) as loaded_at,
+    {{ loaded_at }} is not null as is_arrival_known,
+    -- A clock that runs ahead by more than a day is wrong: such a version must not outlast the ones written after it.
+    case
+        when updated_at > {{ add_days(loaded_at, 1) }} then {{ loaded_at }}
+        else updated_at
+    end as written_at,
     age,
     income,
     employment_type,
@@ -11,5 +22,5 @@ select
     country,
     marketing_consent as has_marketing_consent,
     erased_at
-from {{ source('app', 'users') }}
+from {{ users }}
 {{ where_in_scope('user_id', odd='user_id is null') }}
