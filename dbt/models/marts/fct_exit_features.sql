@@ -155,3 +155,4 @@ from exits
 inner join totals on exits.exit_id = totals.exit_id
 inner join last_sessions on exits.exit_id = last_sessions.exit_id
 left join profiles on exits.exit_id = profiles.exit_id
+{{ in_order_of('exited_on') }}
