@@ -60,3 +60,4 @@ select * from first_copies
                 and seen.loaded_at < {{ moment(var('from_at')) }}
         )
 {% endif %}
+{{ in_order_of('occurred_on') }}

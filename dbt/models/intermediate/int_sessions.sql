@@ -47,3 +47,4 @@ select * from current_sessions
         and not before.is_dissolved
         and not exists (select 1 from current_sessions where current_sessions.session_id = before.session_id)
 {% endif %}
+{{ in_order_of('started_on') }}

@@ -191,3 +191,4 @@ inner join totals on exits.exit_id = totals.exit_id
 inner join last_sessions on exits.exit_id = last_sessions.exit_id
 inner join gains on exits.exit_id = gains.exit_id
 left join profiles on exits.exit_id = profiles.exit_id
+{{ in_order_of('exited_on') }}

@@ -23,3 +23,4 @@ where
             and logged.exited_on >= {{ first_day_in_reach() }}
     )
 {% endif %}
+{{ in_order_of('exited_on') }}

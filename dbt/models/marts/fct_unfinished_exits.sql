@@ -41,3 +41,4 @@ select * from current_exits
         and not before.is_dissolved
         and not exists (select 1 from current_exits where current_exits.exit_id = before.exit_id)
 {% endif %}
+{{ in_order_of('exited_on') }}
