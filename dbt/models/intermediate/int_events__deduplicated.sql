@@ -32,7 +32,9 @@ in_time as (
     select * from arrived
     where
         not {{ is_too_late('occurred_at', 'loaded_at') }}
-        {% if is_incremental() %} and occurred_at >= {{ earliest_event() }} {% endif %}
+        {% if is_incremental() %}
+            and occurred_at >= {{ earliest_event() }}
+        {% endif %}
 ),
 
 first_copies as (
