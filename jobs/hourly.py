@@ -32,6 +32,7 @@ class Arrivals:
 
     `profiles_late` are versions of profiles that came more than max_lateness_days after they were written, `withdrawals_late`
     those among them that take consent away.
+    `set_aside` lack event_id, user_id or occurred_at, and are not among the others.
     """
 
     events: int
@@ -39,6 +40,7 @@ class Arrivals:
     too_late: int
     profiles_late: int = 0
     withdrawals_late: int = 0
+    set_aside: int = 0
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,8 @@ def _arrivals(house: House, window: Window) -> Arrivals:
     sql = f"""
         select
             count_events as events, count_events_late as late, count_events_too_late as too_late,
-            coalesce(count_profiles_late, 0) as profiles_late, coalesce(count_withdrawals_late, 0) as withdrawals_late
+            coalesce(count_profiles_late, 0) as profiles_late, coalesce(count_withdrawals_late, 0) as withdrawals_late,
+            coalesce(count_events_set_aside, 0) as set_aside
         from {house.warehouse.relation("marts", "fct_arrivals")}
         where window_from = $from_at
     """

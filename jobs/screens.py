@@ -68,6 +68,8 @@ def ran(console: Console, answer: Result) -> None:
     table.show_header = False
     table.columns[2].justify = "left"
     late = f"{found.late:,} late, {found.too_late:,} too late"
+    if found.set_aside:
+        late += f", {found.set_aside:,} set aside: without id, user or time"
     table.add_row("events", f"{found.events:,}", late)
     if found.profiles_late:
         table.add_row("late profiles", f"{found.profiles_late:,}", f"{found.withdrawals_late:,} withdraw consent")

@@ -110,7 +110,7 @@ class Transform:
             raise type(known)(f"dbt could not build {selector}{f' ({names})' if names else ''}: {known}")
         if not failed:
             raise RetryableError(f"dbt could not build {selector}: {_first_line(answer.exception)}")
-        lines = [f"  {node.node.name}: {_first_line(node.message)}" for node in failed]
+        lines = [f"  {node.node.name}: {_first_line(node.message)} {_advice(node.node)}".rstrip() for node in failed]
         text = f"dbt could not build {selector}:\n" + "\n".join(lines)
         if all(str(node.status) == "fail" for node in failed):
             raise ContractError(f"{text}\nThe data breaks a rule of the dbt project. Nothing was decided or sent.")
@@ -175,6 +175,11 @@ def release() -> None:
 def _absolute(url: str) -> str:
     """Make a DuckDB path absolute: dbt may be run from another folder."""
     return f"duckdb:///{Path(url.removeprefix('duckdb:///')).absolute()}" if url.startswith("duckdb:///") else url
+
+
+def _advice(node: Any) -> str:
+    """What a data test's description says about its failure; nothing of a model, whose description is about its rows."""
+    return " ".join(str(node.description or "").split()) if str(node.resource_type) == "test" else ""
 
 
 def _first_line(message: object) -> str:

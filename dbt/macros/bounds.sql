@@ -17,3 +17,11 @@
   {%- set counted = 'case when ' ~ duration_microseconds ~ ' > 0 then greatest(' ~ duration_microseconds ~ ', 1000000) end' -%}
   {{ clipped(amount ~ ' / (' ~ seconds(counted) ~ ' / 60)', lowest, highest) }}
 {%- endmacro %}
+
+{#- Whether so many odd ones of so many are no accident: a fifth, and at least 50. scoring/faults.py has the same two numbers. -#}
+{% macro is_the_whole(count_odd, count_all) -%}
+  ({{ count_odd }} >= 50 and {{ count_odd }} * 5 >= {{ count_all }})
+{%- endmacro %}
+
+{#- True of a row of raw.app_events that cannot be used. stg_app__events leaves it out, and fct_arrivals counts it. -#}
+{% macro event_is_odd() -%} event_id is null or user_id is null or occurred_at is null {%- endmacro %}

@@ -1,8 +1,9 @@
 {#- Which of the app's rows the staging views show: those of all users but the erased. Two builds see fewer: an audit its sample
     of users, whole; the target `dev` the last days of arrivals, of all users. `loaded_at` is left out where rows have none:
-    profiles are then all there. -#}
-{% macro where_in_scope(user_id, loaded_at=none) -%}
+    profiles are then all there. `odd` is true of rows that say nothing of anybody, and are left out. -#}
+{% macro where_in_scope(user_id, loaded_at=none, odd=none) -%}
   {%- set bounds = [not_erased(user_id)] -%}
+  {%- if odd -%} {%- do bounds.append('not (' ~ odd ~ ')') -%} {%- endif -%}
   {%- if var('audit_percent') > 0 -%}
     {%- do bounds.append('mod(' ~ stable_number(user_id) ~ ', 100) < ' ~ var('audit_percent')) -%}
   {%- endif -%}

@@ -44,6 +44,16 @@ late_profiles as (
         loaded_at >= {{ moment(counted_from) }}
         and loaded_at < {{ moment(var('until_at')) }}
         and {{ is_too_late('updated_at', 'loaded_at') }}
+),
+
+-- What stg_app__events leaves out.
+odd_events as (
+    select {{ to_bigint('count(*)') }} as count_events_set_aside
+    from {{ source('app', 'app_events') }}
+    where
+        loaded_at >= {{ moment(counted_from) }}
+        and loaded_at < {{ moment(var('until_at')) }}
+        and ({{ event_is_odd() }})
 )
 
 select
@@ -55,6 +65,8 @@ select
     event_counts.count_events_too_late,
     event_counts.longest_lateness_seconds,
     late_profiles.count_profiles_late,
-    late_profiles.count_withdrawals_late
+    late_profiles.count_withdrawals_late,
+    odd_events.count_events_set_aside
 from event_counts
 cross join late_profiles
+cross join odd_events

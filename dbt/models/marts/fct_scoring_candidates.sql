@@ -42,6 +42,10 @@ grants as (
     group by decisions.user_id
 ),
 
+set_aside as (
+    select distinct user_id from {{ ref('int_users_set_aside') }}
+),
+
 redemptions as (
     {{ last_redemptions('users') }}
 )
@@ -51,6 +55,7 @@ select
     case
         when profiles.erased_at is not null then 'erased'
         when outcomes.outcome is not null then outcomes.outcome
+        when set_aside.user_id is not null or features.exit_id is null then 'bad_data'
         when row_number() over (partition by undecided.user_id order by undecided.exited_at desc) > 1 then 'superseded'
     end as skip_reason,
     {{ stable_number('undecided.user_id') }} as user_number,
@@ -58,12 +63,18 @@ select
     coalesce(profiles.has_marketing_consent, false) as has_marketing_consent,
     grants.last_granted_at,
     redemptions.last_redeemed_at,
-    features.*
+    undecided.exit_id,
+    undecided.user_id,
+    undecided.exited_at,
+    undecided.exited_on,
+    {{ all_but('features', ['exit_id', 'user_id', 'exited_at', 'exited_on']) }}
 from undecided
-inner join {{ ref('fct_exit_features_logged') }} as features
+-- An exit whose features were lost is skipped, not dropped.
+left join {{ ref('fct_exit_features_logged') }} as features
     on
         undecided.exit_id = features.exit_id
         and features.exited_on >= {{ first_day_in_reach() }}
+left join set_aside on undecided.user_id = set_aside.user_id
 left join profiles on undecided.user_id = profiles.user_id
 left join {{ ref('int_outcomes') }} as outcomes on undecided.user_id = outcomes.user_id
 left join grants on undecided.user_id = grants.user_id

@@ -63,4 +63,7 @@ from labelled
 inner join features on labelled.exit_id = features.exit_id
 left join decisions on labelled.exit_id = decisions.exit_id
 left join treated on labelled.exit_id = treated.exit_id
-where labelled.label is not null
+where
+    labelled.label is not null
+    -- What was set aside is not learned from either.
+    and coalesce(decisions.skip_reason, '') != 'bad_data'

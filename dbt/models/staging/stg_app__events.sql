@@ -9,4 +9,4 @@ select
     step,
     fields_filled_ratio
 from {{ source('app', 'app_events') }}
-{{ where_in_scope('user_id', 'loaded_at') }}
+{{ where_in_scope('user_id', 'loaded_at', odd=event_is_odd()) }}

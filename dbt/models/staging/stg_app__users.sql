@@ -23,4 +23,4 @@ select
     marketing_consent as has_marketing_consent,
     erased_at
 from {{ users }}
-{{ where_in_scope('user_id') }}
+{{ where_in_scope('user_id', odd='user_id is null') }}
