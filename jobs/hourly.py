@@ -34,9 +34,9 @@ class Arrivals:
 
     `sharing_id` have the id of another user's, name's or day's event, and count; `differing` are copies that contradict the copy
     that arrived first, and do not. `users_session_too_long` is of users: those set aside for a session past the maximum.
-    `set_aside` lack event_id, user_id or occurred_at, and are not among the others.
     `profiles_late` are versions of profiles that came more than max_lateness_days after they were written, `withdrawals_late`
     those among them that take consent away.
+    `set_aside` lack event_id, user_id or occurred_at, and are not among the others.
     """
 
     events: int = 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,12 @@ from hypothesis import strategies as st
 from scoring.contract import Feature, FeatureContract, load_contract
 from scoring.reasons import SEPARATOR, reasons
 from scoring.shared_values import SharedNumbers, between, is_wording
+from tests.incomes_kit import CONTRACT, DEVICE, incomes, train_on_incomes
 from training.config import TrainingRules
-from training.search import SearchRules
 from training.shift import reference
 from training.thresholds import without_values
-from training.train import train
 from warehouse.errors import ContractError
 
-DEVICE = Feature(name="device_type", type="category", reason="uses {value}")
 LISTED = DEVICE.model_copy(update={"levels": ("phone", "watch", "tablet")})
 
 
@@ -196,45 +193,9 @@ def test_one_user_with_many_exits_is_one_user() -> None:
     assert SharedNumbers(values, users).above(7.25) != 7.25
 
 
-def incomes(count: int = 3_000) -> pa.Table:
-    """Make examples with incomes that nobody shares, counts that many do, and words of one user each."""
-    rng = np.random.default_rng(2)
-    income, errors = np.round(rng.lognormal(10.5, 0.5, count), 2), rng.poisson(2, count)
-    label = rng.random(count) < 1 / (1 + np.exp(-(income - 40_000) / 12_000 - (errors - 2) / 2))
-    start = datetime(2026, 1, 1, tzinfo=UTC)
-    return pa.table(
-        {
-            "label": label.astype(np.int64),
-            "is_treated": np.zeros(count, dtype=bool),
-            "exit_id": [f"exit-{n:05}" for n in range(count)],
-            "user_id": [f"user-{n:05}" for n in range(count)],
-            "exited_at": [start + timedelta(hours=n, seconds=n % 3_000, microseconds=n + 1) for n in range(count)],
-            "income": income,
-            "count_errors": errors,
-            "device_type": [f"agent {n:05}" if n % 5 else "phone" for n in range(count)],
-            "referral_source": [f"utm{n:05}@example.org" if n % 3 else "search" for n in range(count)],
-        }
-    )
-
-
-CONTRACT = FeatureContract(
-    features=(
-        Feature(name="income", type="number", range=(0, 1e9)),
-        Feature(name="count_errors", type="number", range=(0, 100), low="few errors", high="many errors"),
-        DEVICE,
-        Feature(name="referral_source", type="category", reason="came by {value}"),
-    )
-)
-
-
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    at = datetime(2026, 11, 23, 9, tzinfo=UTC)
-    rules = TrainingRules(search=SearchRules(trials=0))
-    models = tmp_path_factory.mktemp("models")
-    return train(
-        incomes(), CONTRACT, models, trained_at=at, until=at, label_window_days=14, threads=1, rules=rules
-    ).folder
+    return train_on_incomes(tmp_path_factory.mktemp("models"))
 
 
 def numbers_in(text: str) -> set[float]:

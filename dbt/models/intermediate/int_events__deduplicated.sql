@@ -32,9 +32,7 @@ in_time as (
     select * from arrived
     where
         not {{ is_too_late('occurred_at', 'loaded_at') }}
-        {% if is_incremental() %}
-            and occurred_at >= {{ earliest_event() }}
-        {% endif %}
+        and {{ 'occurred_at >= ' ~ earliest_event() if is_incremental() else 'true' }}
 ),
 
 first_copies as (

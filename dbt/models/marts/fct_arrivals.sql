@@ -91,15 +91,6 @@ sharing as (
     select coalesce(sum(count_copies), 0) as count_sharing from shared
 ),
 
--- What stg_app__events leaves out.
-odd as (
-    select loaded_at from {{ source('app', 'app_events') }}
-    where
-        loaded_at >= {{ moment(counted_from) }}
-        and loaded_at < {{ moment(var('until_at')) }}
-        and ({{ event_is_odd() }})
-),
-
 -- The exits of before stay as they were scored, and what a withdrawal takes away is taken away.
 late_profiles as (
     select
@@ -111,6 +102,16 @@ late_profiles as (
         loaded_at >= {{ moment(counted_from) }}
         and loaded_at < {{ moment(var('until_at')) }}
         and {{ is_too_late('updated_at', 'loaded_at') }}
+),
+
+-- What stg_app__events leaves out.
+odd_events as (
+    select {{ to_bigint('count(*)') }} as count_events_set_aside
+    from {{ source('app', 'app_events') }}
+    where
+        loaded_at >= {{ moment(counted_from) }}
+        and loaded_at < {{ moment(var('until_at')) }}
+        and ({{ event_is_odd() }})
 )
 
 select
@@ -124,12 +125,13 @@ select
     {{ to_bigint('sharing.count_sharing') }} as count_events_sharing_id,
     {{ to_bigint('distinct_contents.count_contents - distinct_keys.count_keys') }} as count_events_differing,
     {{ to_bigint('set_aside.count_users') }} as count_users_session_too_long,
-    {{ to_bigint('(select count(*) from odd)') }} as count_events_set_aside,
     late_profiles.count_profiles_late,
-    late_profiles.count_withdrawals_late
+    late_profiles.count_withdrawals_late,
+    odd_events.count_events_set_aside
 from counted
 cross join distinct_keys
 cross join distinct_contents
 cross join sharing
 cross join set_aside
 cross join late_profiles
+cross join odd_events
