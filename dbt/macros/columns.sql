@@ -8,8 +8,3 @@
   {%- if not execute -%} {{ return(true) }} {%- endif -%}
   {{ return(name in adapter.get_columns_in_relation(relation) | map(attribute='name') | map('lower') | list) }}
 {%- endmacro %}
-
-{#- All columns of a relation in a query, but some. -#}
-{% macro all_but(relation, columns) -%} {{ return(adapter.dispatch('all_but')(relation, columns)) }} {%- endmacro %}
-{% macro duckdb__all_but(relation, columns) -%} {{ relation }}.* exclude ({{ columns | join(', ') }}) {%- endmacro %}
-{% macro bigquery__all_but(relation, columns) -%} {{ relation }}.* except ({{ columns | join(', ') }}) {%- endmacro %}
