@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from datetime import datetime
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from jobs import model_commands, screens, upkeep_commands
+from jobs import load_screen, model_commands, screens, upkeep_commands
 from jobs.answering import Moment, answer_command, as_json, in_house, print_answer
 from jobs.narration import logger
 from jobs.settings import Settings, read_settings
@@ -68,23 +69,43 @@ def cli() -> None:
     """
 
 
+def _files(option: str, table: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """An option that may be given several times, each a file, a folder or a pattern."""
+    told = f"Parquet or CSV of {table}: a file, a folder, or a pattern in quotes. May be given again."
+    return click.option(option, multiple=True, type=click.Path(path_type=Path), help=told)
+
+
 @cli.command()
-@click.option("--events", type=click.Path(path_type=Path), help="Parquet or CSV of raw.app_events.")
-@click.option("--users", type=click.Path(path_type=Path), help="Parquet or CSV of raw.users.")
-@click.option("--redemptions", type=click.Path(path_type=Path), help="Parquet or CSV of raw.voucher_redemptions.")
+@_files("--events", "raw.app_events")
+@_files("--users", "raw.users")
+@_files("--redemptions", "raw.voucher_redemptions")
+@click.option(
+    "--set-aside", type=click.Path(path_type=Path), help="Write refused rows here, with the reason; load the rest."
+)
 @as_json
-def load(events: Path | None, users: Path | None, redemptions: Path | None, is_json: bool) -> None:
+def load(
+    events: tuple[Path, ...],
+    users: tuple[Path, ...],
+    redemptions: tuple[Path, ...],
+    set_aside: Path | None,
+    is_json: bool,
+) -> None:
     """Load raw data; all of it or nothing, and the same file twice changes nothing.
 
     \b
     winback load --events events.parquet --users users.csv
+    winback load --events day1/ --events 'day2/*.csv.gz' --set-aside refused.csv
     """
     from jobs.loading import load_files  # noqa: PLC0415 - commands import what they need: `--help` stays fast
 
-    files = {name: path for name, path in (("events", events), ("users", users), ("redemptions", redemptions)) if path}
+    files = {
+        name: paths for name, paths in (("events", events), ("users", users), ("redemptions", redemptions)) if paths
+    }
     if not files:
         raise click.UsageError("Name at least one file: --events, --users or --redemptions.")
-    answer_command(is_json, lambda settings, voice: load_files(settings, files, voice), screens.loaded)
+    answer_command(
+        is_json, lambda settings, voice: load_files(settings, files, voice, set_aside=set_aside), load_screen.loaded
+    )
 
 
 @cli.command()

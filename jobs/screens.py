@@ -26,24 +26,6 @@ def _reasons(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in ordered) or "none"
 
 
-def loaded(console: Console, answer: dict[str, Any]) -> None:
-    """Rows new and known, a file a line."""
-    table = table_of("", "rows", "new", "already there", "repeated")
-    for name, one in answer.items():
-        counts = (one.count_rows, one.count_new, one.count_already_there, one.count_repeated)
-        table.add_row(name, *(f"{count:,}" for count in counts))
-    console.print(table)
-    for name, one in answer.items():
-        if one.ignored_columns:
-            console.print(f"{name}: ignored columns {', '.join(one.ignored_columns)}", highlight=False)
-        if one.count_late:
-            console.print(
-                f"{name}: {one.count_late:,} new versions were written before the watermark. The next hourly run takes them in.",
-                highlight=False,
-            )
-    console.print("Next: winback backfill --until TIME once, then winback hourly", style="dim")
-
-
 def backfilled(console: Console, answer: Backfilled) -> None:
     """How much history there is."""
     console.print(

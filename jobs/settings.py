@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import re
 import ssl
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from crm_sync.destinations.address import address_of
 from warehouse.errors import ContractError
+from warehouse.time_checks import EARLIEST
 
 
 def _crm_url(url: str) -> str:
@@ -93,6 +95,14 @@ def _bigquery_endpoint(url: str) -> str:
 
 # A leading dot stands for any host below.
 _HOST = r"\.?[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?)*"
+
+
+def _moment(given: str | datetime) -> datetime:
+    try:
+        moment = given if isinstance(given, datetime) else datetime.fromisoformat(given)
+    except ValueError:
+        raise ValueError("must be a date or a time, such as 2000-01-01 or 2000-01-01T00:00:00Z") from None
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 class Settings(BaseSettings):
@@ -189,6 +199,10 @@ class Settings(BaseSettings):
         "2GB",
         pattern=r"^[1-9][0-9]*(\.[0-9]+)?(MB|GB)$",
         description="What DuckDB may hold in memory before it spills to disk.",
+    )
+    earliest_at: Annotated[datetime, BeforeValidator(_moment)] = Field(
+        EARLIEST,
+        description="`winback load` refuses times before this one: an empty date, or seconds read as milliseconds.",
     )
     debug: bool = Field(False, description="Show tracebacks of unexpected errors. They may quote users' data.")
     threads: int = Field(0, ge=0, description="Threads for scoring; 0 is every core.")

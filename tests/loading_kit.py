@@ -2,6 +2,7 @@
 
 import re
 import tempfile
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def load_text(warehouse: DuckDBWarehouse, folder: Path, key: str, *rows: str) ->
     return load(warehouse, {key: folder / f"{key}.csv"}, now=NOW)[key]
 
 
-def refusal(warehouse: DuckDBWarehouse, files: dict[str, Path]) -> list[str]:
+def refusal(warehouse: DuckDBWarehouse, files: Mapping[str, Path | Sequence[Path]]) -> list[str]:
     """Load what must be refused, beside a file that is right; return the message's lines after the first.
 
     The tables, which hold something, stay as they are, and nothing else is left behind.
@@ -77,7 +78,7 @@ def refusal(warehouse: DuckDBWarehouse, files: dict[str, Path]) -> list[str]:
         before = contents(warehouse)
         (folder / "right.csv").write_text(lines(REDEMPTIONS, REDEMPTION))
         with pytest.raises(ContractError) as caught:
-            load(warehouse, {"redemptions": folder / "right.csv"} | files, now=NOW)
+            load(warehouse, {"redemptions": folder / "right.csv", **files}, now=NOW)
     assert contents(warehouse) == before
     assert warehouse.query("from duckdb_tables() where temporary").num_rows == 0
     assert caught.value.__cause__ is None

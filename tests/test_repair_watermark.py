@@ -141,7 +141,7 @@ def test_load_names_the_remedy_and_stores_nothing(ahead: World, monkeypatch: pyt
         settings = house.settings
 
     with pytest.raises(WatermarkAheadError, match="winback repair-watermark"):
-        load_files(settings, {"events": file}, Silence())
+        load_files(settings, {"events": [file]}, Silence())
 
     assert ahead.query("select count(*) as n from raw.app_events where user_id = 'u'") == [{"n": 0}]
 

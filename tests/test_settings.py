@@ -1,5 +1,6 @@
 """Is everything wrong with the environment or the funnel told at once, by name, and without a secret?"""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,7 @@ def test_without_any_setting_the_job_runs_on_a_laptop() -> None:
         "min_audience_ratio": 0.5,
         "dbt_target": Path("var/dbt"),
         "memory_limit": "2GB",
+        "earliest_at": datetime(2000, 1, 1, tzinfo=UTC),
         "debug": False,
         "threads": 0,
         "shadow": False,
@@ -158,6 +160,7 @@ def test_every_setting_is_read_from_a_variable_of_its_name(monkeypatch: pytest.M
         "min_audience_ratio": "0",
         "dbt_target": "/target",
         "memory_limit": "1.5GB",
+        "earliest_at": "1990-06-01",
         "debug": "1",
         "threads": "2",
         "shadow": "true",
@@ -181,6 +184,7 @@ def test_every_setting_is_read_from_a_variable_of_its_name(monkeypatch: pytest.M
     assert found.bigquery_storage_endpoint == "bigquerystorage-private.p.googleapis.com:443"
     assert (found.run_deadline_seconds, found.retry_budget_seconds, found.threads) == (60, 1.5, 2)
     assert (found.safety_lag_seconds, found.max_rejected_ratio, found.memory_limit) == (0, 1.0, "1.5GB")
+    assert found.earliest_at == datetime(1990, 6, 1, tzinfo=UTC)
     assert (found.models, found.config, found.dbt_target) == (Path("/models"), Path("/config"), Path("/target"))
 
 

@@ -1,4 +1,4 @@
-"""How raw data gets in from Parquet and CSV files: all of it, once, or nothing.
+"""Loading of raw data from Parquet and CSV files: all of it, once, or nothing.
 
 Every file is staged beside the tables and checked; only when all files hold are new rows stored, in one transaction.
 A row is new when its key is not in the table yet, so loading a file again changes nothing.
@@ -6,7 +6,7 @@ A row is new when its key is not in the table yet, so loading a file again chang
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,20 +14,26 @@ from pathlib import Path
 
 import duckdb
 
-from warehouse import checks
+from warehouse import staging as stages
 from warehouse.duckdb import DuckDBWarehouse
 from warehouse.errors import ContractError, RetryableError
-from warehouse.raw_files import OUT_OF_SPACE, RawFile, open_file, rows_of
-from warehouse.tables import APP_EVENTS, RAW, USERS, Table
+from warehouse.problems import Problem, message
+from warehouse.raw_files import RawFile, open_file
+from warehouse.raw_paths import labels
+from warehouse.set_aside import refuse_unusable_target, write_set_aside
+from warehouse.staging import Staging, Times
+from warehouse.tables import RAW, USERS
+from warehouse.time_checks import EARLIEST
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What became of a file's rows: `count_rows` = `count_new` + `count_already_there` + `count_repeated`.
+    """What became of the rows of a table's files.
 
-    `count_repeated` are rows after the first of their key within the file. `count_differing` are rows not stored whose
-    content differs from the row kept under their key: only events, which are redelivered, may have any. `count_late` are versions
-    of profiles among the new rows that earlier runs would have taken in, had they come in time; the next run takes them in.
+    `count_rows` = `count_new` + `count_already_there` + `count_repeated` + `count_set_aside`. `count_repeated` are rows after the
+    first of their key within the files. `count_differing` are rows not stored whose content differs from the row kept under their
+    key: only events, which are redelivered, may have any. `count_late` are versions of profiles among the new rows that earlier
+    runs would have taken in, had they come in time; the next run takes them in.
     """
 
     count_rows: int
@@ -35,23 +41,30 @@ class Loaded:
     count_already_there: int
     count_repeated: int
     count_differing: int
-    ignored_columns: tuple[str, ...] = ()  # in the file, unknown to the table
-    absent_columns: tuple[str, ...] = ()  # optional, not in the file: null in every row
+    ignored_columns: tuple[str, ...] = ()  # in a file, unknown to the table
+    absent_columns: tuple[str, ...] = ()  # optional, in none of the files: null in every row
     count_late: int = 0  # new versions of profiles that were written before the watermark
+    count_set_aside: int = 0
+    set_aside_because: tuple[str, ...] = ()  # file, column, reason and rows, a line each
 
 
 def load(
     warehouse: DuckDBWarehouse,
-    files: Mapping[str, Path],
+    files: Mapping[str, Path | Sequence[Path]],
     *,
     now: datetime,
     watermark: datetime | None = None,
+    earliest: datetime = EARLIEST,
+    set_aside: Path | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> dict[str, Loaded]:
     """Store the new rows of files named by the keys of `warehouse.tables.RAW`; no time may be after the aware `now`.
 
-    New rows with a `loaded_at` before the aware `watermark` are refused: the runs that read that time are over, and none
-    to come would see them.
+    No time may be before `earliest` either. New rows with a `loaded_at` before the aware `watermark` are refused: the runs that
+    read that time are over, and none to come would see them.
+
+    With `set_aside`, refused rows are written there, each with its reason, and the rest is stored; a file that cannot be read, or
+    of which every row is refused, still keeps everything out.
 
     `advance` is told bytes done, in sum the files' sizes: half of each when it is checked, the rest when stored.
     An empty text is stored as null. Columns that the table does not have are ignored and reported.
@@ -61,136 +74,64 @@ def load(
     if now.tzinfo is None:
         raise ValueError("now must have a time zone")
     connection = warehouse.connection
-    incoming = [RawFile(key, RAW[key], path) for key, path in files.items()]
+    incoming = [_staging(key, paths) for key, paths in files.items()]
     done = advance or (lambda _: None)
+    times = Times(_naive(now), _naive(earliest), _naive(watermark) if watermark else None)
     try:
         warehouse.prepare()
-        for file in incoming:
-            if open_file(connection, file):
-                _stage(connection, file, _naive(now), _naive(watermark) if watermark else None)
-                done(file.size_bytes // 2)
-        if problems := [problem for file in incoming for problem in file.problems]:
-            raise ContractError(checks.message(problems))
-        return _store(connection, incoming, done, _naive(watermark) if watermark else None)
+        if set_aside:
+            refuse_unusable_target(set_aside)
+        for each in incoming:
+            _stage(connection, each, done, times)
+        if problems := _problems(incoming, may_set_aside=set_aside is not None):
+            raise ContractError(message(problems))
+        return _store(connection, incoming, done, set_aside=set_aside, watermark=times.watermark)
     except duckdb.Error as error:
         kind = type(error).__name__  # not its message, nor the error chained: DuckDB's messages quote rows
         hint = "Are memory and disk large enough? Load again."
         raise RetryableError(f"Nothing was loaded: DuckDB failed ({kind}). {hint}") from None
     finally:
         with suppress(duckdb.Error):
-            for file in incoming:
-                for step in ("staged", "first", "there", "rejects", "scans"):
-                    connection.execute(f"drop table if exists temp.{step}_{file.key}")
+            for each in incoming:
+                connection.execute(f"drop view if exists temp.staged_{each.key}")
+                for step in each.steps:
+                    connection.execute(f"drop table if exists temp.{step}")
 
 
-def _stage(connection: duckdb.DuckDBPyConnection, file: RawFile, now: datetime, watermark: datetime | None) -> None:
-    """Copy the rows to a temporary table, with a bit for each check that a row breaks, and gather the breaches."""
-    is_comparable = not file.problems
-    rules = {column.name: checks.rule(column, is_text=file.is_text, now=now) for column in file.table.columns}
-    raws = [f'({file.columns.get(name, "null")})::{rule.read_as} as "raw_{name}"' for name, rule in rules.items()]
-    values = [f'{rule.value} as "{name}"' for name, rule in rules.items()]
-    checked = file.columns.keys() - file.unusable
-    found = [check for name in rules if name in checked for check in rules[name].checks]
-    found += checks.across_columns(file.table, now)
-    stored = _names(file.table)
-    if file.table is USERS:
-        stored = stored.replace('"loaded_at"', f"{_arrival(now, watermark)} as loaded_at")
-    bits = " + ".join(f"case when {check.breach} then {1 << bit} else 0 end" for bit, check in enumerate(found))
-    try:
-        connection.execute(f"""
-            create temp table staged_{file.key} as
-            with raw as (select {", ".join(raws)} from {file.source}),
-            read as (select *, {", ".join(values)} from raw)
-            select {stored}, {bits or 0} as breaches from read
-        """)
-    except OUT_OF_SPACE:
-        raise
-    except duckdb.Error:
-        file.refuse("cannot be read", "Is it whole, in UTF-8, with one kind of line end? Export it again.")
-        return
-    if file.is_text and _has_rejects(connection, file):
-        return  # rejected rows are not staged: the row numbers of the others would be wrong
-    for bit, check in enumerate(found):
-        sql = f"select rowid + 1 as row from staged_{file.key} where breaches & {1 << bit} <> 0"
-        file.refuse_rows(connection, sql, check.what, check.fix, check.column)
-    if is_comparable:
-        _compare(connection, file)
-        if watermark and "loaded_at" in file.columns and file.table is not USERS:
-            _refuse_unseen(connection, file, watermark)
+def _staging(key: str, paths: Path | Sequence[Path]) -> Staging:
+    listed = [paths] if isinstance(paths, Path) else list(paths)
+    named = zip(listed, labels(listed), strict=True)
+    files = [RawFile(key, RAW[key], path, label, number) for number, (path, label) in enumerate(named)]
+    return Staging(key, RAW[key], files)
 
 
-def _arrival(now: datetime, watermark: datetime | None) -> str:
-    """SQL of when a version of a profile arrived.
-
-    It is what the file says. Where it says nothing, history arrived as it was written, and later rows arrive now: so do rows that
-    say a time before the watermark, because no run saw them then.
-    """
-    if watermark is None:
-        return "coalesce(loaded_at, updated_at)"
-    return f"case when loaded_at >= timestamp '{watermark}' then loaded_at else timestamp '{now}' end"
-
-
-def _has_rejects(connection: duckdb.DuckDBPyConnection, file: RawFile) -> bool:
-    """Gather the rows that DuckDB could not split; it counts lines, blank ones too, but no line break within quotes."""
-    rejects = f"rejects_{file.key}"
-    kinds: dict[tuple[str, str], list[str]] = {}
-    for (name,) in connection.execute(f"select distinct error_type::varchar from {rejects} order by 1").fetchall():
-        kinds.setdefault(checks.rejected(name), []).append(f"'{name}'")
-    for (what, fix), names in kinds.items():
-        sql = f"select distinct line - 1 as row from {rejects} where error_type::varchar in ({', '.join(names)})"
-        file.refuse_rows(connection, sql, what, fix)
-    return bool(kinds)
+def _stage(connection: duckdb.DuckDBPyConnection, each: Staging, done: Callable[[int], None], times: Times) -> None:
+    """Stage and check the files of a table."""
+    is_comparable = True
+    for file in each.files:
+        is_readable = open_file(connection, file, (times.earliest, times.now))
+        is_comparable = is_comparable and is_readable and not file.problems
+        if is_readable:
+            stages.stage(connection, each, file, times)
+            done(file.size_bytes // 2)
+    if is_comparable and not any(file.problems for file in each.files):
+        stages.compare(connection, each, times.watermark)
 
 
-def _compare(connection: duckdb.DuckDBPyConnection, file: RawFile) -> None:
-    """Find each key's first row, the keys already stored, and the rows that contradict the one kept under their key."""
-    # A version of a profile that allows less than another of the very same moment must not be lost: it is a version of its own.
-    told_apart_by = ("marketing_consent", "erased_at") if file.table is USERS else ()
-    key = ", ".join((*file.table.key, *told_apart_by))
-    # Delivered again, a version arrives again: that is no contradiction.
-    arrival = ("loaded_at",) if file.table is USERS else ()
-    others = [c.name for c in file.table.columns if c.name not in (*file.table.key, *told_apart_by, *arrival)]
-
-    def same(left: str, right: str) -> str:
-        equal = [f"{left}.{name} = {right}.{name}" for name in file.table.key]
-        return " and ".join([*equal, *(f"{left}.{name} is not distinct from {right}.{name}" for name in told_apart_by)])
-
-    differs = " or ".join(f'new."{name}" is distinct from kept."{name}"' for name in others)
-    stored, staged, first, there = _stored(file), f"staged_{file.key}", f"first_{file.key}", f"there_{file.key}"
-    connection.execute(f"""
-        create temp table {first} as
-        select {key}, min(rowid) as first, count(*) as copies from {staged} where breaches = 0 group by {key};
-        create temp table {there} as
-        select distinct first from {first} as first inner join {stored} as kept on {same("first", "kept")}
-    """)
-    differing = f"""
-        select new.rowid + 1 as row from {staged} as new inner join {stored} as kept on {same("new", "kept")}
-        where breaches = 0 and ({differs})
-        union
-        select new.rowid + 1 from (select * from {first} where copies > 1) as first
-        inner join {staged} as new on {same("new", "first")} inner join {staged} as kept on kept.rowid = first.first
-        where new.breaches = 0 and ({differs})
-    """
-    if file.table is APP_EVENTS:
-        file.count_differing, _ = rows_of(connection, differing)
-        return
-    what = "the same as in the warehouse or in a row above, but the other columns differ,"
-    fix = (
-        "A changed user needs a later updated_at." if file.key == "users" else "Give each redemption an id of its own."
-    )
-    file.refuse_rows(connection, differing, what, fix, ", ".join(file.table.key))
-
-
-def _refuse_unseen(connection: duckdb.DuckDBPyConnection, file: RawFile, watermark: datetime) -> None:
-    """Find new rows that no run would read any more."""
-    sql = f"""
-        select staged.rowid + 1 as row from staged_{file.key} as staged
-        semi join first_{file.key} as first on staged.rowid = first.first
-        anti join there_{file.key} as there on staged.rowid = there.first
-        where staged.loaded_at < timestamp '{watermark}'
-    """
-    what = f"new, but before the watermark ({watermark:%Y-%m-%d %H:%M} UTC), and no run would read it:"
-    file.refuse_rows(connection, sql, what, "Give the time at which the row is loaded now.", "loaded_at")
+def _problems(incoming: Sequence[Staging], *, may_set_aside: bool) -> list[Problem]:
+    """Return what keeps everything out."""
+    problems: list[Problem] = []
+    for file in (file for each in incoming for file in each.files):
+        # Numbers of rows mean nothing where some rows could not be split: those come first.
+        whole = [problem for problem in file.row_problems if problem.column is None] or file.row_problems
+        refused = sum(problem.count_rows for problem in file.row_problems)
+        if not may_set_aside:
+            problems += [*file.problems, *whole]
+        elif file.problems or refused < file.count_rows + file.count_rejected or not refused:
+            problems += file.problems
+        else:
+            problems += file.row_problems
+    return problems
 
 
 def _naive(moment: datetime) -> datetime:
@@ -199,53 +140,68 @@ def _naive(moment: datetime) -> datetime:
 
 def _store(
     connection: duckdb.DuckDBPyConnection,
-    incoming: list[RawFile],
+    incoming: list[Staging],
     done: Callable[[int], None],
+    *,
+    set_aside: Path | None,
     watermark: datetime | None,
 ) -> dict[str, Loaded]:
     """Insert the new rows of all files in one transaction and count what became of the others."""
     loaded = {}
+    partial = None
     connection.begin()
     try:
-        for file in incoming:
-            steps = [f"{step}_{file.key}" for step in ("staged", "first", "there")]
+        for each in incoming:
+            staged, first, there, odd = (f"{step}_{each.key}" for step in ("staged", "first", "there", "odd"))
             connection.execute(f"""
-                insert into {_stored(file)} by name select {_names(file.table)} from {steps[0]} as staged
-                semi join {steps[1]} as first on staged.rowid = first.first
-                anti join {steps[2]} as there on staged.rowid = there.first
+                insert into {each.stored} by name select {each.names} from {staged} as staged
+                semi join {first} as first on staged.id = first.first
+                anti join {there} as there on staged.id = there.first
+                anti join {odd} as odd on staged.id = odd.id
             """)
-            rows, keys, there = (connection.execute(f"select count(*) from {step}").fetchall()[0][0] for step in steps)
-            absent = tuple(
-                column.name
-                for column in file.table.columns
-                if column.name not in file.columns and not column.may_be_absent
-            )
-            counts = (rows, keys - there, there, rows - keys, file.count_differing)
-            late = _count_late(connection, file, watermark) if watermark and file.table is USERS else 0
-            loaded[file.key] = Loaded(*counts, file.ignored, absent, late)
-            done(file.size_bytes - file.size_bytes // 2)
+            loaded[each.key] = _counted(connection, each, watermark)
+            done(sum(file.size_bytes - file.size_bytes // 2 for file in each.files))
+        if set_aside:
+            partial = write_set_aside(connection, incoming, set_aside)
         connection.commit()
     except BaseException:
         with suppress(duckdb.Error):
             connection.rollback()
         raise
+    # After the commit: a load that stopped before is repeated, and finds no file in its way.
+    if set_aside and partial:
+        partial.replace(set_aside)
     return loaded
 
 
-def _count_late(connection: duckdb.DuckDBPyConnection, file: RawFile, watermark: datetime) -> int:
-    """Count the new rows that were written before the watermark."""
-    sql = f"""
-        select count(*) from staged_{file.key} as staged
-        semi join first_{file.key} as first on staged.rowid = first.first
-        anti join there_{file.key} as there on staged.rowid = there.first
-        where staged.updated_at < timestamp '{watermark}'
-    """
-    return int(connection.execute(sql).fetchall()[0][0])
-
-
-def _stored(file: RawFile) -> str:
-    return f'"{file.table.layer}"."{file.table.name}"'
-
-
-def _names(table: Table) -> str:
-    return ", ".join(f'"{column.name}"' for column in table.columns)
+def _counted(connection: duckdb.DuckDBPyConnection, each: Staging, watermark: datetime | None) -> Loaded:
+    staged, first, there, odd = (f"{step}_{each.key}" for step in ("staged", "first", "there", "odd"))
+    counts = connection.execute(f"""
+        select
+            (select count(*) from {staged}),
+            (select count(*) from {staged} where breaches <> 0),
+            (select count(*) from {first}),
+            (select count(*) from {there}),
+            (select count(*) from {odd}),
+            (select count(*) from {odd} where is_unseen),
+            (select count(*) from {odd} where not is_unseen and id in (select first from {there}))
+    """).fetchall()[0]
+    rows, broken, keys, known, refused, unseen, known_differing = counts
+    rejected = sum(file.count_rejected for file in each.files)
+    repeated_differing = refused - unseen - known_differing
+    return Loaded(
+        count_rows=rows + rejected,
+        count_new=keys - known - unseen,
+        count_already_there=known - known_differing,
+        count_repeated=rows - broken - keys - repeated_differing,
+        count_differing=each.count_differing,
+        ignored_columns=tuple(dict.fromkeys(name for file in each.files for name in file.ignored)),
+        absent_columns=tuple(
+            column.name
+            for column in each.table.columns
+            if not column.may_be_absent and all(column.name not in file.columns for file in each.files)
+        ),
+        count_late=stages.count_late(connection, each, watermark) if watermark and each.table is USERS else 0,
+        count_set_aside=broken + rejected + refused,
+        set_aside_because=tuple(str(problem) for file in each.files for problem in file.row_problems),
+    )

@@ -1,0 +1,66 @@
+"""Check of a gzip file from its first byte to its last: DuckDB takes one that is cut off for a short one."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+CHUNK_BYTES = 1 << 20
+# RFC 1952, flags of a member's header. DuckDB 1.5 passes over a file's name and extra fields, and refuses the others.
+_READ_BY_DUCKDB = 0b0000_1100
+_HEADER_BYTES = 4
+
+
+class BrokenGzipError(Exception):
+    """What is wrong with a gzip file, and what to do; two sentences without the file's name."""
+
+    def __init__(self, what: str, fix: str) -> None:
+        """Keep the two parts."""
+        super().__init__(what)
+        self.what, self.fix = what, fix
+
+
+def check_gzip(path: Path) -> bytes:
+    """Read a whole gzip file and return how its contents begin, at most CHUNK_BYTES.
+
+    Raises: BrokenGzipError when it is cut off, altered, followed by other bytes, or has a header that DuckDB does not read;
+    OSError.
+    """
+    start = b""
+    with path.open("rb") as stream:
+        rest = stream.read(CHUNK_BYTES)
+        if not rest:
+            raise _not_whole()
+        while rest:
+            while len(rest) < _HEADER_BYTES and (more := stream.read(CHUNK_BYTES)):
+                rest += more
+            _check_header(rest, is_first=not start)
+            member = zlib.decompressobj(wbits=31)
+            try:
+                while True:
+                    data = member.decompress(rest, CHUNK_BYTES)
+                    start += data[: CHUNK_BYTES - len(start)]
+                    if member.eof:
+                        break
+                    rest = member.unconsumed_tail or stream.read(CHUNK_BYTES)
+                    if not rest and not data:
+                        raise _not_whole()
+            except zlib.error:
+                raise _not_whole() from None
+            rest = member.unused_data or stream.read(CHUNK_BYTES)
+    return start
+
+
+def _check_header(header: bytes, *, is_first: bool) -> None:
+    """Check how a member of the file begins: a file may be several, one after another."""
+    if header[:2] != b"\x1f\x8b":
+        if is_first:
+            raise _not_whole()
+        raise BrokenGzipError("followed by bytes that are not gzip", "Was it padded or written twice? Export it again.")
+    if len(header) >= _HEADER_BYTES and header[3] & ~_READ_BY_DUCKDB:
+        what = "a gzip file whose header has a comment, a checksum or a mark, which DuckDB does not read"
+        raise BrokenGzipError(what, "Decompress it and compress it again with gzip.")
+
+
+def _not_whole() -> BrokenGzipError:
+    return BrokenGzipError("not a whole gzip file", "It is truncated, damaged or of another kind: export it again.")

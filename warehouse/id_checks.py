@@ -1,0 +1,46 @@
+"""Checks of ids: an empty value, a stand-in for no value, a number that lost its digits, or blanks around it is no id."""
+
+from __future__ import annotations
+
+import re
+
+# Spaces and line breaks of any script, control and format characters, and letters and symbols that show as nothing.
+INVISIBLE = r"[\s\p{Z}\p{Cc}\p{Cf}\x{115F}\x{1160}\x{2800}\x{3164}\x{FFA0}]"
+# What programs write for no value, in lower case. The lists that Mixpanel and PostHog refuse as distinct ids, what pandas, Excel,
+# SQL dumps, Java, Go, JavaScript and Python print, and the id of a device that may not be tracked.
+PLACEHOLDERS = (
+    "null", "(null)", "<null>", "[null]", "{null}", "nil", "<nil>", "none", "<none>", "(none)", "nan", "-nan", "nat",
+    "na", "n/a", "<na>", "n.a.", "#n/a", "#na", "#null!", "#ref!", "#value!", "#name?", "#num!", "#div/0!", "\\n",
+    "undefined", "undef", "void", "inf", "-inf", "+inf", "infinity", "-infinity", "unknown", "missing", "empty",
+    "blank", "(blank)", "(empty)", "not set", "(not set)", "not_set", "anonymous", "anon", "guest",
+    "not_authenticated", "true", "false", "[object object]", "object object", "system.object", "[]", "{}", "()", '""',
+    "''", "-", "--", "---", "?", "??", "???", ".", "...", "_", "*", "user_id", "userid", "event_id", "redemption_id",
+    "distinct_id", "distinctid", "00000000-0000-0000-0000-000000000000", "00000000000000000000000000000000",
+    "{00000000-0000-0000-0000-000000000000}",
+)  # fmt: skip
+# 1.2E+10 and 1e+10; 1e10 may be an id in hexadecimal.
+_ROUNDED = r"[+-]?[0-9]+(\.[0-9]+[eE][+-]?|[eE][+-])[0-9]+"
+_PLAIN = "[!-~]([ -~]*[!-~])?"  # most ids: asked first, for it is cheap
+
+
+def empty(raw: str) -> str:
+    """SQL that is true of a missing text and of one that shows as nothing."""
+    return f"({raw} is null or (not regexp_full_match({raw}, '{_PLAIN}') and regexp_full_match({raw}, '{INVISIBLE}*')))"
+
+
+def padded(raw: str) -> str:
+    """SQL that is true of a text that begins or ends with what does not show."""
+    edge = f"regexp_matches({raw}, '(^{INVISIBLE}|{INVISIBLE}$)')"
+    return f"(not regexp_full_match({raw}, '{_PLAIN}') and {edge} and not {empty(raw)})"
+
+
+def placeholder(raw: str) -> str:
+    """SQL that is true of a text that stands for no value."""
+    # Not `in (...)`: DuckDB makes a join of a long list, and the rows then come in another order than the file's.
+    listed = "|".join(re.escape(text) for text in PLACEHOLDERS).replace("'", "''")
+    return f"regexp_full_match({raw}, '(?i)({listed})')"
+
+
+def rounded(raw: str) -> str:
+    """SQL that is true of a number written with an exponent: its last digits are lost."""
+    return f"regexp_full_match({raw}, '{_ROUNDED}')"

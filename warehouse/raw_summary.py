@@ -1,0 +1,47 @@
+"""Summary of the raw events for the person who loads them: how many of each name and step, and their time range."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from warehouse.interface import Warehouse
+
+
+@dataclass(frozen=True)
+class RawSummary:
+    """Events in the raw table. Counts of rows as they came, redeliveries too; names are the app's own."""
+
+    events: dict[str, int]
+    steps: dict[str, int]
+    first_occurred_at: datetime | None
+    last_occurred_at: datetime | None
+    count_events: int
+
+
+def summarise(warehouse: Warehouse) -> RawSummary:
+    """Read the raw tables once, in sets; names beyond the 1,000 most frequent are left out."""
+    events = warehouse.relation("raw", "app_events")
+    [totals] = warehouse.query(
+        f"select count(*) as events, min(occurred_at) as first, max(occurred_at) as last from {events}"
+    ).to_pylist()
+    return RawSummary(
+        events=_by_name(warehouse, events, "event_name"),
+        steps=_by_name(warehouse, events, "step"),
+        first_occurred_at=totals["first"],
+        last_occurred_at=totals["last"],
+        count_events=totals["events"],
+    )
+
+
+def counts_by_name(warehouse: Warehouse) -> dict[str, int]:
+    """Return how many events of each name there are, the most frequent first."""
+    return _by_name(warehouse, warehouse.relation("raw", "app_events"), "event_name")
+
+
+def _by_name(warehouse: Warehouse, table: str, column: str) -> dict[str, int]:
+    rows = warehouse.query(f"""
+        select {column} as name, count(*) as rows from {table} where {column} is not null
+        group by {column} order by rows desc, name limit 1000
+    """).to_pylist()
+    return {row["name"]: row["rows"] for row in rows}
