@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from jobs.house import House, not_in_the_future
-from jobs.missed import build_from_missed
+from jobs.missed import build_from_missed, last_night
 from jobs.transform import SINCE_EVER, Window
 from warehouse import ledger
 from warehouse.errors import ContractError
@@ -32,7 +32,8 @@ def window_to_build(house: House, build_from: datetime, last: ledger.Epoch, unti
     """What to build: from the watermark, or from where a run began that did not come to a good end; times UTC.
 
     After a night that found events which no window had taken in, from the earliest of those: exits among them are not decided
-    yet, and outcomes among them not sent.
+    yet. The first run after a night also looks again at all news of users within the days that a night searches: a withdrawal
+    of consent may have become visible late, too.
     """
     first = ledger.first_epoch(house.warehouse) or last
     reported = ledger.last_report(house.warehouse)
@@ -44,7 +45,11 @@ def window_to_build(house: House, build_from: datetime, last: ledger.Epoch, unti
         fold_from_epoch = min(fold_from_epoch, ledger.first_epoch_after(house.warehouse, from_at))
     missed_from = build_from_missed(house.warehouse, last.window_until)
     if missed_from:
-        from_at, profiles_from = min(from_at, missed_from), min(profiles_from, missed_from)
+        from_at = min(from_at, missed_from)
+    night = last_night(house.warehouse)
+    if night and night.window_until >= last.window_until:
+        # Profiles and redemptions may become visible late as well, and nothing tells which of them a run has read.
+        profiles_from = min(profiles_from, from_at, last.window_until - timedelta(days=house.settings.catch_up_days))
     return Window(
         from_at=from_at,
         until_at=until,

@@ -150,3 +150,15 @@ def test_the_night_takes_in_rows_that_became_visible_after_their_window(days: Wo
         (0, max(at(LAST) - timedelta(days=3), HISTORY_UNTIL)),
         (3, at(-2)),
     ]
+
+
+def test_a_withdrawal_of_consent_that_became_visible_late_is_taken_in_after_the_night(days: World) -> None:
+    scored = days.query("select user_id from marts.crm_profiles where churn_probability is not null order by 1 limit 1")
+    user = scored[0]["user_id"]
+    days.append_profile(user, at(30), marketing_consent=False)
+
+    with days.house(now=lambda: at(LAST + 2)) as house:
+        assert nightly(house).missed.count_events == 0
+    days.run(LAST + 3)
+
+    assert of_user(days, "churn_probability, voucher_reason", "marts.crm_profiles", user) == [(None, "no_consent")]
