@@ -188,7 +188,7 @@ def test_contracts_and_data_tests_hold_in_a_backfill_and_the_hour_after_it(datab
         )
         connection.execute(
             """insert into ops.runs values (1, 'r1', 'hourly', timestamp '2026-03-10 10:00:00',
-                timestamp '2026-03-10 11:00:00', 3, 3, 0, 3, timestamp '2026-03-10 11:01:00', 'm1', 'p1')"""
+                timestamp '2026-03-10 11:00:00', 3, 3, 0, 3, timestamp '2026-03-10 11:01:00', 'm1', 'p1', null)"""
         )
     run(database, "build", "--selector", "audience", profiles_from=hour["from_at"], **hour)
     run(database, "build", "--selector", "features", **hour)
