@@ -15,7 +15,7 @@ from tests.emulator import Emulator
 from tests.world import World, at
 from warehouse import ledger
 from warehouse.bigquery import BigQueryWarehouse
-from warehouse.tables import DECISIONS, ERASURES, RUNS
+from warehouse.tables import DECISIONS, ERASURES, RUNS, VOUCHER_REDEMPTIONS
 
 AHEAD = timedelta(days=400)
 
@@ -64,6 +64,8 @@ def test_the_watermark_in_bigquery_goes_back_and_the_decisions_stay(
             "outcome": "written",
         }
         warehouse.append(ERASURES, pa.Table.from_pylist([tombstone], schema=ERASURES.schema))
+        redeemed = {"redemption_id": "r", "user_id": "u", "campaign": "c", "redeemed_at": at(2), "loaded_at": at(4)}
+        warehouse.append(VOUCHER_REDEMPTIONS, pa.Table.from_pylist([redeemed], schema=VOUCHER_REDEMPTIONS.schema))
         there = replace(house, warehouse=warehouse)
 
         planned = repair_watermark(there, dry_run=True)
@@ -72,6 +74,7 @@ def test_the_watermark_in_bigquery_goes_back_and_the_decisions_stay(
 
     assert replace(planned, epoch=3, is_dry_run=False) == repaired
     assert (repaired.watermark, repaired.count_decisions, repaired.count_vouchers) == (at(1), 2, 1)
+    assert repaired.count_rows_ahead == {"raw.voucher_redemptions": 1}
     assert (again.is_needed, again.watermark) == (False, at(1))
     with closing(BigQueryWarehouse(connection_to(emulator, prefix))) as warehouse:
         first, last = ledger.history(warehouse, at(3))
