@@ -68,19 +68,14 @@ class Coverage:
                 "If there is only today's state, its updated_at may be the user's created_at."
             )
         if not steps and not self.is_enough:
-            steps.append(
-                "Load the profiles of the other users: winback load --users FILE. Without one nobody gets a voucher."
-            )
+            steps.append("Load the profiles of the other users: winback load --users FILE")
         return (" ".join(steps),) if steps else ()
 
     @property
     def warning(self) -> str | None:
         """What to tell a person who has not asked; None where all is well."""
-        return (
-            None
-            if self.is_enough
-            else f"{self.says}. Without a known profile nobody gets a voucher. {' '.join(self.do)}"
-        )
+        text = f"{self.says}. Without a known profile nobody gets a voucher. {' '.join(self.do)}"
+        return None if self.is_enough else text
 
 
 def coverage_of_events(warehouse: Reader) -> Coverage:

@@ -9,6 +9,7 @@ from pathlib import Path
 from jobs.examples import build_examples, installed
 from jobs.house import House
 from jobs.models import enroll, open_registry
+from jobs.profile_coverage import coverage_of_exits
 from scoring.bundles import Bundle
 from scoring.registry import CHAMPION
 from warehouse import ledger
@@ -35,6 +36,8 @@ def train(house: House, until: datetime | None = None) -> Registered:
     trainer = installed("train")
     last = _in_use(house)  # now rather than after an hour's work: the registry answers
     examples, until = build_examples(house, until)
+    if warning := coverage_of_exits(house.warehouse).warning:
+        house.narrator.warn(warning)
     house.narrator.step("Training", examples=examples.num_rows)
     trained = trainer(
         examples,

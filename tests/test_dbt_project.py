@@ -1,6 +1,7 @@
 """Does the dbt project hold what it promises, on DuckDB by building it and on BigQuery by rendering it?"""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,25 @@ def test_no_query_asks_for_the_time_or_compares_with_what_a_subquery_finds(on_bi
         assert not list(query.find_all(*clocks)), name
         assert not calls & {"now", "today", "get_current_timestamp"}, name
         assert not bounds, name
+
+
+def test_a_users_table_without_a_time_of_arrival_is_read_without_it(database: Path, tmp_path: Path) -> None:
+    """On BigQuery the table is the app's, and may lack loaded_at: a version then arrived when it was written."""
+    lacking = tmp_path / database.name
+    shutil.copy(database, lacking)
+    with duckdb.connect(str(lacking)) as connection:
+        connection.execute("alter table raw.users drop column loaded_at")
+        connection.execute("delete from raw.users")
+        connection.execute(
+            """insert into raw.users (user_id, created_at, updated_at, marketing_consent)
+            values ('ada', timestamp '2026-03-01', timestamp '2026-03-02', true)"""
+        )
+    run(lacking, "run", "--select", "stg_app__users")
+    with duckdb.connect(str(lacking)) as connection:
+        columns = "user_id, loaded_at = updated_at, is_arrival_known, written_at = updated_at"
+        assert connection.sql(f"select {columns} from staging.stg_app__users").fetchall() == [
+            ("ada", True, False, True)
+        ]
 
 
 def test_no_file_in_dbt_hides_the_dbt_package() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 
 from jobs.doctor import profiles
 from jobs.profile_coverage import Coverage, coverage_of_events, coverage_of_exits
+from tests.bigquery_world import with_raw_tables
+from tests.emulator import Emulator
 from warehouse.duckdb import DuckDBWarehouse
 from warehouse.tables import APP_EVENTS, USERS
 
@@ -39,24 +42,26 @@ def users(warehouse: DuckDBWarehouse, *users: str, at: datetime = NOON) -> None:
     warehouse.append(USERS, pa.Table.from_pylist(rows, schema=USERS.schema))
 
 
-@pytest.mark.parametrize(
-    ("of_events", "of_users"),
-    [
-        ("123", "000123"),
-        ("000123", "123"),
-        ("123.0", "123"),
-        ("123", "123.00"),
-        ("1.2345E+4", "12345"),
-        ("12345678901", "1.2345678901E10"),
-        (" 123", "123"),
-        ("123", "user-123"),
-        ("user_000123", "123"),
-        ('"000123.0"', "123"),
-        ("Ada@Example.org", "ada@example.org"),
-        ("6F9619FF-8B86-D011-B42D-00C04FC964FF", "6f9619ff8b86d011b42d00c04fc964ff"),
-        ('"123"', "123"),
-    ],
-)
+SPELLINGS = [
+    ("123", "000123"),
+    ("000123", "123"),
+    ("123.0", "123"),
+    ("123", "123.00"),
+    ("1.2345E+4", "12345"),
+    ("12345678901", "1.2345678901E10"),
+    (" 123", "123"),
+    ("123", "user-123"),
+    ("user_000123", "123"),
+    ("u-0000123", "00u-0000123"),
+    ("00ada", "ada"),
+    ('"000123.0"', "123"),
+    ("Ada@Example.org", "ada@example.org"),
+    ("6F9619FF-8B86-D011-B42D-00C04FC964FF", "6f9619ff8b86d011b42d00c04fc964ff"),
+    ('"123"', "123"),
+]
+
+
+@pytest.mark.parametrize(("of_events", "of_users"), SPELLINGS)
 def test_an_id_of_another_spelling_is_found(warehouse: DuckDBWarehouse, of_events: str, of_users: str) -> None:
     events(warehouse, of_events, "nobody")
     users(warehouse, of_users, "somebody")
@@ -133,3 +138,12 @@ def test_the_doctor_names_the_likely_cause(coverage: Coverage, state: str, says:
     assert says in found.says
     assert does in " ".join(found.do)
     assert (coverage.warning is None) == (state == "ok")
+
+
+def test_bigquery_spells_ids_as_duckdb_does(warehouse: DuckDBWarehouse, emulator: Emulator, prefix: str) -> None:
+    ids = [one for pair in SPELLINGS for one in pair]
+    listed = ", ".join(f"'{one}'" for one in ids)
+    here = warehouse.query(f"select {warehouse.spelling_of('id')} as spelling from (select unnest([{listed}]) as id)")
+    with closing(with_raw_tables(emulator, prefix)) as there:
+        sql = f"select {there.spelling_of('id')} as spelling from unnest([{listed}]) as id with offset as n order by n"
+        assert there.query(sql).column("spelling").to_pylist() == here.column("spelling").to_pylist()

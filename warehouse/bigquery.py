@@ -159,7 +159,7 @@ class BigQueryWarehouse:
         whole = f"case when {exponent} then safe_cast(safe_cast({plain} as numeric) as string) end"
         text = f"regexp_replace(coalesce({whole}, {plain}), r'[^a-z0-9.]', '')"
         text = f"regexp_replace({text}, r'[.]0+$', '')"
-        return f"regexp_replace(regexp_replace({text}, r'^[a-z.]+([0-9]+)$', r'\1'), r'^0+', '')"
+        return f"regexp_replace(regexp_replace({text}, r'^0*[a-z.]*0*([1-9][0-9]*)$', r'\\1'), r'^0+', '')"
 
     def user_tables(self) -> list[UserTable]:
         """Tables of our datasets; the raw ones are the app's. Asked of the API, which is free: INFORMATION_SCHEMA is billed."""

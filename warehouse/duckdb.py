@@ -192,7 +192,7 @@ class DuckDBWarehouse:
         whole = f"case when {exponent} then cast(try_cast(try_cast({plain} as double) as hugeint) as varchar) end"
         text = f"regexp_replace(coalesce({whole}, {plain}), '[^a-z0-9.]', '', 'g')"
         text = f"regexp_replace({text}, '[.]0+$', '')"
-        return f"regexp_replace(regexp_replace({text}, '^[a-z.]+([0-9]+)$', '\\1'), '^0+', '')"
+        return f"regexp_replace(regexp_replace({text}, '^0*[a-z.]*0*([1-9][0-9]*)$', '\\1'), '^0+', '')"
 
     def user_tables(self) -> list[UserTable]:
         """Tables of the file; the raw ones are ours, for `winback load` fills them."""
