@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # they bring dbt's and the model's libraries, which `--help` 
     from jobs.nightly import Night
     from jobs.repair import Repaired
     from jobs.status import Status
+    from warehouse.duckdb_compact import Compacted
 
 
 def _reasons(counts: dict[str, int]) -> str:
@@ -92,6 +93,16 @@ def _rehearsed(console: Console, answer: Result) -> None:
     console.print(
         "Nothing was committed or sent. Delivered is what was pending before; this window's decisions would come on top.",
         style="dim",
+    )
+
+
+def compacted(console: Console, answer: Compacted) -> None:
+    """One line."""
+    console.print(
+        f"[green]✓[/] {answer.file.name} is written anew: {answer.count_tables} tables, {answer.count_rows:,} rows, "
+        f"{answer.bytes_before / 1e6:,.1f} MB before and {answer.bytes_after / 1e6:,.1f} MB now. "
+        "Copies and backups of the old file are yours to delete.",
+        highlight=False,
     )
 
 

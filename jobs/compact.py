@@ -1,0 +1,23 @@
+"""Leaves no byte of deleted rows in the warehouse, where that is in our hands."""
+
+from __future__ import annotations
+
+from jobs.narration import Narrator
+from jobs.settings import Settings
+from warehouse.duckdb_compact import Compacted
+from warehouse.duckdb_compact import compact as write_anew
+from warehouse.errors import ContractError
+
+
+def compact(settings: Settings, narrator: Narrator) -> Compacted:
+    """Write the DuckDB file anew.
+
+    Raises: ContractError on BigQuery, which keeps deleted rows for its time travel; and as `duckdb_compact.compact`.
+    """
+    if settings.duckdb_file is None:
+        raise ContractError(
+            "BigQuery keeps deleted rows by time travel and fail-safe, and nothing shortens that afterwards: "
+            "docs/erasure.md says how long. winback compact is for a DuckDB file."
+        )
+    narrator.step("Writing the file anew")
+    return write_anew(settings.duckdb_file, memory_limit=settings.memory_limit)
