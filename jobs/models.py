@@ -68,7 +68,7 @@ def choose(settings: Settings) -> Chosen:
     except RegistryUnreachableError as error:
         last = bundles.champion(settings.models)
         if last is None:
-            raise RegistryUnreachableError(
+            raise type(error)(
                 f"{error} No bundle was verified on this disk before, so there is none to fall back to."
             ) from None
         return Chosen(bundles.load_bundle(settings.models, last), f"{error} Used the last verified bundle on disk.")
@@ -78,7 +78,11 @@ def choose(settings: Settings) -> Chosen:
 
 def aliases(settings: Settings) -> Aliases:
     """Look at the registry; changes nothing, and a registry that is down is no failure."""
-    shown, on_disk = _shown(settings), bundles.champion(settings.models)
+    shown = _shown(settings)
+    try:
+        on_disk = bundles.champion(settings.models)
+    except ContractError as error:
+        return Aliases(shown, None, None, None, None, str(error))
     try:
         registry = open_registry(settings)
         return Aliases(
@@ -174,8 +178,11 @@ def _check_verdict(text: str | None, champion: str, version: str) -> None:
 
 def _note(models: Path, version: str) -> None:
     """Raises: ContractError where the folder cannot be written to."""
-    if bundles.champion(models) == version:
-        return
+    try:
+        if bundles.champion(models) == version:
+            return
+    except ContractError:
+        pass  # a damaged pointer is written anew
     try:
         bundles.point(models, bundles.CHAMPION, version)
     except OSError as error:

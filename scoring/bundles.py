@@ -14,10 +14,8 @@ import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
-
+from scoring.bundle_files import Manifest, Metrics, checked, read_object, read_pointer
 from scoring.calibration import Calibration
 from scoring.contract import CONTRACT_VERSION, FeatureContract
 from warehouse.errors import ContractError
@@ -65,16 +63,17 @@ def load_bundle(models: Path, version: str) -> Bundle:
     """
     folder = models / version
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-    except (OSError, ValueError):
+        found = read_object(folder / "manifest.json", version)
+    except OSError:
         known = ", ".join(versions(models)) or "none"
         raise ContractError(f"There is no complete model bundle {version}. There are: {known}.") from None
-    if manifest.get("format") != FORMAT:
+    if found.get("format") != FORMAT:
         raise ContractError(
-            f"Model bundle {version} has format {manifest.get('format')}, this program reads {FORMAT}. "
+            f"Model bundle {version} has {_shown('format', found.get('format'))}, this program reads {FORMAT}. "
             "Deploy the program that wrote it, or train again."
         )
-    sealed: dict[str, str] = dict.fromkeys(_NEEDED, "") | manifest["sha256"]
+    manifest = checked(Manifest, found, version, "manifest.json")
+    sealed: dict[str, str] = dict.fromkeys(_NEEDED, "") | manifest.sha256
     for name, expected in sealed.items():
         path = folder / name
         if not path.is_file() or _sha256(path) != expected:
@@ -82,33 +81,26 @@ def load_bundle(models: Path, version: str) -> Bundle:
                 f"Model bundle {version}: {name} is missing or was altered (sha256 differs). "
                 "Restore it, or promote another version: winback promote VERSION"
             )
-    texts = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("contract", "calibration", "metrics")}
+    contract, calibration, metrics = (read_object(folder / name, version) for name in _NEEDED[1:])
+    if contract.get("version") != CONTRACT_VERSION:
+        raise ContractError(
+            f"Model bundle {version} keeps {_shown('feature contract', contract.get('version'))}, this program reads "
+            f"{CONTRACT_VERSION}. Deploy the program that wrote it, or promote another version: winback promote VERSION"
+        )
     return Bundle(
         version=version,
         folder=folder,
-        contract=_contract(texts["contract"], version),
-        calibration=Calibration.model_validate(texts["calibration"]),
-        trained_at=datetime.fromisoformat(manifest["trained_at"]),
-        learned_until=datetime.fromisoformat(manifest["learned_until"]),
-        metrics=texts["metrics"],
+        contract=checked(FeatureContract, contract, version, "contract.json"),
+        calibration=checked(Calibration, calibration, version, "calibration.json"),
+        trained_at=manifest.trained_at,
+        learned_until=manifest.learned_until,
+        metrics=checked(Metrics, metrics, version, "metrics.json").root,
     )
 
 
-def _contract(told: dict[str, Any], version: str) -> FeatureContract:
-    if told.get("version") != CONTRACT_VERSION:
-        raise ContractError(
-            f"Model bundle {version} keeps feature contract {told.get('version')}, this program reads {CONTRACT_VERSION}. "
-            "Deploy the program that wrote it, or promote another version: winback promote VERSION"
-        )
-    try:
-        return FeatureContract.model_validate(told)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
-        raise ContractError(
-            f"Model bundle {version}: contract.json is none of this program's ({place}: {problem['msg']}). "
-            "Deploy the program that wrote it, or promote another version: winback promote VERSION"
-        ) from None
+def _shown(what: str, value: object) -> str:
+    """Name a version that is not this program's; nothing else of a file is repeated."""
+    return f"{what} {value}" if value is None or isinstance(value, int) else f"another {what}"
 
 
 def versions(models: Path) -> list[str]:
@@ -120,9 +112,11 @@ def versions(models: Path) -> list[str]:
 
 
 def pointed(models: Path, name: str) -> str | None:
-    """The version that a pointer beside the bundles names, or None."""
-    pointer = models / name
-    return pointer.read_text().strip() or None if pointer.is_file() else None
+    """The version that a pointer beside the bundles names, or None.
+
+    Raises: ContractError where it names none.
+    """
+    return read_pointer(models / name)
 
 
 def point(models: Path, name: str, version: str | None) -> None:

@@ -6,13 +6,14 @@ Both only ever rise, so whoever was riskier stays so or becomes equal.
 
 from __future__ import annotations
 
-from typing import Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 Probabilities = TypeVar("Probabilities", npt.NDArray[np.float32], npt.NDArray[np.float64])
+Ratio = Annotated[float, Field(ge=0, le=1)]
 # float32 next to 0 and 1; beyond it the log odds are infinite.
 _EDGE = 1e-7
 
@@ -23,10 +24,10 @@ class Calibration(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["none", "platt", "isotonic"] = "none"
-    slope: float = 1.0
-    intercept: float = 0.0
-    raw: tuple[float, ...] = ()
-    true: tuple[float, ...] = ()
+    slope: FiniteFloat = 1.0
+    intercept: FiniteFloat = 0.0
+    raw: tuple[Ratio, ...] = ()
+    true: tuple[Ratio, ...] = ()
 
     @model_validator(mode="after")
     def _only_rises(self) -> Self:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 import logging
 import os
 import tempfile
@@ -21,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from scoring import bundles
+from scoring.bundle_files import Manifest, checked, read_object
 from scoring.bundles import Bundle
-from scoring.registry import RegistryUnreachableError, checked_name, whole
+from scoring.registry import RegistryDamagedError, RegistryUnreachableError, checked_name, whole
 from warehouse.errors import ContractError
 
 MODEL = "winback-churn"
@@ -42,6 +42,7 @@ _PATIENCE = {
 }
 _BUNDLE, _MANIFEST = "bundle_version", "manifest_sha256"
 _ATTACHED = "attached"
+_SQLITE = b"SQLite format 3\x00"  # how every database of it begins: https://www.sqlite.org/fileformat.html
 
 
 class MlflowRegistry:
@@ -141,7 +142,8 @@ class MlflowRegistry:
         with self._asking(), tempfile.TemporaryDirectory() as folder:
             if path not in [file.path for file in self._client.list_artifacts(found.run_id, _ATTACHED)]:
                 return None
-            return Path(self._client.download_artifacts(found.run_id, path, folder)).read_text()
+            file = Path(self._client.download_artifacts(found.run_id, path, folder))
+            return file.read_text(encoding="utf-8", errors="replace")
 
     @property
     def _is_unborn(self) -> bool:
@@ -159,6 +161,7 @@ class MlflowRegistry:
     @contextmanager
     def _asking(self) -> Iterator[None]:
         """Raises: RegistryUnreachableError with the code alone: mlflow's own text quotes addresses and the server's reply."""
+        self._refuse_damaged()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             failures = [self._mlflow.MlflowException, OSError]
@@ -170,6 +173,21 @@ class MlflowRegistry:
                 code = getattr(error, "error_code", None) or type(error).__name__
                 where = f"in {self._path.name}" if self._is_embedded else "at WINBACK_REGISTRY"
                 raise RegistryUnreachableError(f"The model registry {where} gave no usable answer ({code}).") from None
+
+    def _refuse_damaged(self) -> None:
+        """Raises: RegistryDamagedError where the embedded registry's file is not SQLite's; an empty one becomes a database."""
+        if not self._is_embedded or not self._path.exists():
+            return
+        try:
+            with self._path.open("rb") as stream:
+                start = stream.read(len(_SQLITE))
+        except OSError:
+            start = b"?"
+        if start and start != _SQLITE:
+            raise RegistryDamagedError(
+                f"The model registry in {self._path.name} gave no usable answer (the file is not a database). "
+                "Restore it, or name another: WINBACK_REGISTRY."
+            )
 
     def _has(self, alias: str) -> bool:
         try:
@@ -212,8 +230,8 @@ class MlflowRegistry:
             manifest = self._get(found, "manifest.json", folder)
             if _sha256(manifest) != found.tags[_MANIFEST]:
                 raise _altered(version, "manifest.json")
-            for file in json.loads(manifest.read_text())["sha256"]:
-                self._get(found, checked_name(file), folder)
+            for file in checked(Manifest, read_object(manifest, version), version, "manifest.json").sha256:
+                self._get(found, file, folder)
             try:
                 bundle = bundles.load_bundle(beside, version)
             except ContractError as error:

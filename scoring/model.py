@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from scoring.bundle_files import damaged
 from scoring.bundles import Bundle
 from scoring.contract import Matrix
 
@@ -45,7 +46,16 @@ class Model:
 
     @cached_property
     def _booster(self) -> Any:
-        return _xgboost().Booster({"nthread": self._threads}, model_file=str(self._path))
+        xgboost = _xgboost()
+        try:
+            booster = xgboost.Booster({"nthread": self._threads}, model_file=str(self._path))
+            count = booster.num_features()
+        except (xgboost.core.XGBoostError, ValueError):
+            raise damaged(self.version, self._path.name, "XGBoost cannot read it") from None
+        if count != len(self.contract.features):
+            why = f"it has {count} features, its contract {len(self.contract.features)}"
+            raise damaged(self.version, self._path.name, why)
+        return booster
 
 
 def _xgboost() -> Any:

@@ -7,11 +7,11 @@ there.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Final, Protocol
 
 from scoring import bundles
+from scoring.bundle_files import NAME
 from scoring.bundles import Bundle
 from warehouse.errors import ContractError, RetryableError
 
@@ -21,12 +21,15 @@ PREVIOUS: Final = "previous_champion"
 ALIASES: Final = (CHAMPION, CHALLENGER, PREVIOUS)
 NONE: Final = "none"
 
-# A version names a folder, and what is attached a file: neither may lead out of the place where they lie.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
 
 class RegistryUnreachableError(RetryableError):
     """The registry did not answer, or not with what can be used."""
+
+
+class RegistryDamagedError(RegistryUnreachableError):
+    """The registry's file is none: to try again fails the same way."""
+
+    exit_code = 2
 
 
 class Registry(Protocol):
@@ -74,7 +77,7 @@ def checked_name(name: str) -> str:
 
     Raises: ContractError.
     """
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise ContractError(
             "A model version or what is attached to one has a name with other characters than letters, digits, "
             "dots, hyphens and underscores."
@@ -124,4 +127,4 @@ class FolderRegistry:
     def attached(self, version: str, name: str) -> str | None:
         """Read it."""
         path = self._models / "attached" / checked_name(version) / checked_name(name)
-        return path.read_text() if path.is_file() else None
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None

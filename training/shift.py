@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
+from scoring.bundle_files import checked, read_object
 from scoring.bundles import Bundle
 from scoring.contract import Feature, FeatureContract, Matrix
 from scoring.shared_values import SharedNumbers
@@ -60,9 +61,14 @@ def reference(contract: FeatureContract, matrix: Matrix, users: npt.NDArray[Any]
 
 
 def last_reference(last: Bundle | None) -> Reference | None:
-    """Return what the bundle in use learned from; None without one, or where it says nothing of it."""
+    """Return what the bundle in use learned from; None without one, or where it says nothing of it.
+
+    Raises: ContractError where the file is damaged.
+    """
     file = last.folder / "reference.json" if last else None
-    return Reference.model_validate_json(file.read_text()) if file and file.is_file() else None
+    if last is None or file is None or not file.is_file():
+        return None
+    return checked(Reference, read_object(file, last.version), last.version, file.name)
 
 
 def stability(contract: FeatureContract, matrix: Matrix, before: Reference) -> list[tuple[str, float]]:
