@@ -130,7 +130,7 @@ def ends_an_exit(news: Event, exited_at: datetime) -> bool:
 def test_features_as_scored_differ_from_those_known_later_only_where_an_event_came_late() -> None:
     met: Counter[str] = Counter()
 
-    @few_or_many(60)
+    @few_or_many(80)
     @given(stream=streams())
     def law(stream: Stream) -> None:
         replay = Replay(rows_of(stream.events), MODELS)
