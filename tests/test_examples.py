@@ -40,7 +40,7 @@ def test_features_that_a_late_event_changed_are_counted_row_by_row(world: World)
     world.append_event(late["user_id"], "help_opened", late["exited_at"] - timedelta(seconds=1), at(0.5))
     world.run(1)
     world.run(24 * 20)
-    with world.house() as house:
+    with world.house(now=lambda: at(24 * 20)) as house:
         found = examples(house)
 
     logged, known = by_exit(world, "fct_training_examples"), by_exit(world, "fct_exit_features")

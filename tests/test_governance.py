@@ -23,10 +23,19 @@ REASONS = {
         "stg_ops__shadow_scores",  # likewise
         "stg_ops__deliveries",
     },
-    "fct_source_fanout": {"ops.erasures", "ops.runs"},  # as above
+    "fct_source_fanout": {
+        "ops.erasures",  # as above
+        "ops.runs",
+        "app.app_events",  # fct_arrivals counts what the staging view leaves out
+    },
+    "fct_direct_join_to_source": {"fct_arrivals"},  # likewise
+    "fct_marts_or_intermediate_dependent_on_source": {"fct_arrivals"},  # likewise
+    "fct_too_many_joins": {"fct_scoring_candidates"},  # all that decides on an exit comes together there
+    "fct_test_coverage": {"stg_app__events"},  # odd rows are left out and counted, so there is less to test
     "fct_rejoining_of_upstream_concepts": {
         "int_sessions_this_run",  # computed once, for the sessions of now and for those that ceased to be
         "fct_exit_features",  # as known today; the log next to it keeps what was known then
+        "int_users_set_aside",  # its rules compare exits with their sessions, features and outcomes
     },
     "fct_missing_primary_key_tests": {
         "stg_app__events",
@@ -34,6 +43,8 @@ REASONS = {
         "crm_sync_attempts",
         "crm_sync_rejections",  # grouped by its key
         "crm_sync_runs",  # as stg_ops__reports, where it is tested
+        "int_users_set_aside",  # select distinct
+        "stg_app__voucher_redemptions",  # come twice: repeats_are_few
     },  # of events, which come twice
     "fct_sources_without_freshness": {
         "app.users",  # an hour in which nobody changes a profile is no failure

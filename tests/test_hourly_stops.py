@@ -13,7 +13,7 @@ from jobs.hourly import hourly
 from scoring import bundles
 from tests.run_kit import assert_crm_holds_the_desired_state, be_down, be_up, delivered
 from tests.world import HISTORY_UNTIL, NOW, World, at, settings_in
-from warehouse.errors import CircuitOpenError, ContractError
+from warehouse.errors import CircuitOpenError, ContractError, WatermarkAheadError
 
 
 def test_a_dry_run_decides_nothing_and_sends_nothing(world: World) -> None:
@@ -47,10 +47,12 @@ def test_a_dry_run_says_what_the_next_run_would_send_of_what_is_pending(world: W
     )
 
 
-def test_a_clock_behind_the_watermark_still_delivers_what_is_pending(world: World) -> None:
+def test_a_clock_behind_the_watermark_is_told_and_the_run_goes_on_once_it_is_right(world: World) -> None:
     world.run(1)
 
-    with world.house(now=lambda: at(0)) as house:
+    with world.house(now=lambda: at(0)) as house, pytest.raises(WatermarkAheadError, match="60 minutes ahead of now"):
+        hourly(house)
+    with world.house(now=lambda: at(1)) as house:
         late = hourly(house)
 
     assert (late.window_until, late.scoring, late.sync.requests) == (at(1), None, 0)
