@@ -237,8 +237,8 @@ def arrived(history: Path, until: datetime, since: datetime | None = None) -> Sy
 def make_base(root: Path, crm: str, *, is_bigquery: bool = False, has_rejection: bool = True) -> Base:
     """Make the world before the hour: history, a run that told the CRM, and then the arrivals of the hour.
 
-    One user is erased and one withdraws consent, both of whom the CRM knows; another, who is to get a voucher, it will
-    reject, unless `has_rejection` is false, which saves a run.
+    One user is erased, whose voucher expires in the hour, and one withdraws consent, both of whom the CRM knows; another, who is
+    to get a voucher, it will reject, unless `has_rejection` is false, which saves a run.
     """
     history = root / "history"
     if not history.exists():
@@ -253,22 +253,24 @@ def make_base(root: Path, crm: str, *, is_bigquery: bool = False, has_rejection:
     with _before(base, history) as trial:
         trial.run(BEFORE_HOURS, now=at(BEFORE_HOURS) + timedelta(minutes=5))
         before = trial.facts()
-        told = sorted(user for user, held in before.crm.items() if len(held) > 5)
+        granted = _granted(before)[0]
+        told = sorted(user for user, held in before.crm.items() if len(held) > 5 and user != granted)
         trial.arrive(BEFORE_HOURS, HOURS)
         moment = at(HOURS) - timedelta(hours=1)
-        in_a_child(lambda: trial.world.append_profile(told[0], moment, erased_at=moment), root)
-        in_a_child(lambda: trial.world.append_profile(told[1], moment, marketing_consent=False), root)
+        in_a_child(lambda: trial.world.append_profile(granted, moment, erased_at=moment), root)
+        in_a_child(lambda: trial.world.append_profile(told[0], moment, marketing_consent=False), root)
     base = replace(base, runs_before=frozenset(str(write.run_id) for write in before.writes))
     if not has_rejection:
         return base
     with base.copy() as scout:
         scout.run()
-        granted = sorted(
-            row["user_id"]
-            for row in scout.facts().tables["deliveries"]
-            if row["is_voucher_eligible"] is True and row["epoch"] == 2
-        )
-    return replace(base, rejected=(granted[0],))
+        return replace(base, rejected=(_granted(scout.facts(), epoch=2)[0],))
+
+
+def _granted(facts: Facts, epoch: int = 1) -> list[str]:
+    """The users whom a run told the CRM to have a voucher."""
+    rows = facts.tables["deliveries"]
+    return sorted(row["user_id"] for row in rows if row["is_voucher_eligible"] is True and row["epoch"] == epoch)
 
 
 @contextmanager

@@ -143,8 +143,8 @@ def streams(draw: st.DrawFn) -> Stream:
         st.integers(15, 29), st.sampled_from([1430, 1440, 1450, 2000, *[9000] * 6]), st.integers(0, 99), late
     )
     ids = st.sampled_from([None, None, None, None, 1, 2])
-    hidden = st.sampled_from([None, None, None, 100, 1500, 6000] if draw(st.integers(0, 2)) == 1 else [None])
-    has_long = draw(st.integers(0, 2)) == 1
+    hidden = st.sampled_from([None, 100, 1500, 6000] if draw(st.booleans()) else [None])
+    has_long = draw(st.booleans())
     events = []
     for user in range(draw(st.integers(1, 3))):
         occurred = draw(st.integers(0, 600))
