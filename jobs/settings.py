@@ -194,7 +194,9 @@ class Settings(BaseSettings):
         le=1,
         description="Below this share of the last run's audience the sync stops before it takes anything away (exit 3).",
     )
-    dbt_target: Path = Field(Path("var/dbt"), description="Folder for what dbt compiles and logs.")
+    dbt_target: Path = Field(
+        Path("var/dbt"), description="Folder for what dbt compiles and logs, and for the parsed project."
+    )
     memory_limit: str = Field(
         "2GB",
         pattern=r"^[1-9][0-9]*(\.[0-9]+)?(MB|GB)$",

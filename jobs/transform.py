@@ -9,8 +9,9 @@ import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
+from jobs.parsed import read_parsed, write_parsed
 from warehouse.errors import ContractError, RetryableError, WinbackError
 
 PROJECT = Path(__file__).parents[1] / "dbt"
@@ -70,12 +71,13 @@ class Transform:
             "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
         }
         self._variables = {**variables, **window.as_vars()}
+        self._target = target.absolute()
         self._options = [
             *_QUIET,
             "--project-dir", str(PROJECT),
             "--profiles-dir", str(PROJECT),
-            "--target-path", str(target.absolute()),
-            "--log-path", str(target.absolute()),
+            "--target-path", str(self._target),
+            "--log-path", str(self._target),
             "--no-write-json",
         ]  # fmt: skip
         # dbt names a DuckDB database after its file; where the file lies does not matter to the parsed project.
@@ -99,7 +101,7 @@ class Transform:
             arguments += ["--full-refresh", *self._vars(allow_full_refresh=True)]
         else:
             arguments += self._vars()
-        answer = self._invoke(arguments, self._manifest())
+        answer = self._invoke(arguments, self.parse())
         if answer.success:
             return
         nodes = getattr(answer.result, "results", None) or []
@@ -139,20 +141,27 @@ class Transform:
     def _vars(self, **more: Any) -> list[str]:
         return ["--vars", vars_text(self._variables | more)]
 
-    def _manifest(self) -> Any:
-        """The parsed project; a parse takes 1.7 s, so one serves the windows that follow within a week.
+    def parse(self) -> Any:
+        """Return the parsed project: of this process, of one before it, or parsed now.
 
         Of what dbt reads while parsing only the merges' lower bounds depend on the window: those of an earlier window are
-        right for a later one, and a little wider than need be. Everything else is rendered when it is built.
+        right for a later one, and a little wider than need be, so one serves for a week. Everything else is rendered when it
+        is built.
         """
-        from_at, manifest = self._parsed.get(self._key, (None, None))
-        if from_at is None or not from_at <= self._from_at <= from_at + timedelta(days=7):
-            parsed = self._invoke(["parse", *self._options, *self._vars()])
-            if not parsed.success:
-                raise ContractError(f"The dbt project does not parse: {_first_line(parsed.exception)}")
-            manifest = parsed.result
-            self._parsed[self._key] = (self._from_at, manifest)
-        return manifest
+        found = self._parsed.get(self._key)
+        if not self._serves(found):
+            found = read_parsed(self._target, PROJECT, self._key)
+        if not self._serves(found):
+            answer = self._invoke(["parse", *self._options, *self._vars()])
+            if not answer.success:
+                raise ContractError(f"The dbt project does not parse: {_first_line(answer.exception)}")
+            found = self._from_at, answer.result
+            write_parsed(self._target, PROJECT, self._key, *found)
+        self._parsed[self._key] = found
+        return found[1]
+
+    def _serves(self, found: tuple[datetime, Any] | None) -> TypeGuard[tuple[datetime, Any]]:
+        return found is not None and found[0] <= self._from_at <= found[0] + timedelta(days=7)
 
 
 def vars_text(variables: dict[str, Any]) -> str:

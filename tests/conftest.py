@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from dbt_common.behavior_flags import BehaviorFlagRendered
+from hypothesis import settings
 
 from sandbox.crm_server import LocalCrm
 from tests.erase_kit import told_world
@@ -17,6 +18,11 @@ from tests.world import API_KEY, NOW, World, copy_history, make_history, small_a
 if TYPE_CHECKING:
     from tests.bigquery_world import BigQueryWorld
     from tests.emulator import Emulator
+
+
+# Laws are tried on the same examples in every run, and a loaded machine is no counterexample.
+settings.register_profile("winback", derandomize=True, database=None, deadline=None)
+settings.load_profile("winback")
 
 
 def pytest_configure() -> None:

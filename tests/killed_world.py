@@ -30,6 +30,7 @@ from jobs.backfill import backfill
 from jobs.funnel import load_funnel
 from jobs.hourly import hourly
 from jobs.house import House, open_house, open_warehouse
+from jobs.parsed import NAME as PARSED
 from jobs.settings import Settings
 from jobs.training import train
 from jobs.transform import Window
@@ -80,7 +81,8 @@ class Base:
     def copy(self) -> Iterator[Trial]:
         """Yield a copy with servers of its own."""
         folder = Path(tempfile.mkdtemp(prefix="trial-", dir=self.folder.parent))
-        for name in ("winback.duckdb", "crm.sqlite"):
+        (folder / "dbt").mkdir()
+        for name in ("winback.duckdb", "crm.sqlite", f"dbt/{PARSED}"):
             if (self.folder / name).exists():
                 shutil.copy(self.folder / name, folder / name)
         if self.is_bigquery:
@@ -343,4 +345,4 @@ def parse(base: Base, hours: float = HOURS) -> None:
         destination=nothing,
         parsed=base.parsed,
     )
-    house.transform(Window(HISTORY_UNTIL, at(hours), HISTORY_UNTIL))._manifest()
+    house.transform(Window(HISTORY_UNTIL, at(hours), HISTORY_UNTIL)).parse()

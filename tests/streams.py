@@ -169,7 +169,8 @@ def streams(draw: st.DrawFn) -> Stream:
     end = draw(
         st.sampled_from([moments[-1] + 1, moments[-1] + 1, moments[-1] + 10_000, moments[len(moments) // 2] + 1])
     )
-    cuts = sorted({c for c in draw(st.lists(somewhere, min_size=2, max_size=5)) if c < end} | {end})
+    begin = draw(st.sampled_from([0, moments[len(moments) // 3]]))  # of events before it history is made
+    cuts = sorted({c for c in draw(st.lists(somewhere, min_size=2, max_size=5)) if begin <= c < end} | {end})
     windows = []
     for from_at, until_at in pairwise(cuts):
         # A run that crashed before its commit built the same window, or the first part of it.
@@ -191,8 +192,6 @@ def few_or_many(few: int) -> settings:
     return settings(
         max_examples=few * max(EXAMPLES, USUAL) // USUAL,
         derandomize=not EXAMPLES,
-        database=None,
-        deadline=None,
         print_blob=True,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )

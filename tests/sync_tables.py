@@ -50,7 +50,7 @@ def compiled() -> Compiled:
         with open_house(settings_in(Path(folder), warehouse=f"duckdb:///{path}")) as house:
             window = Window(_BEFORE, _BEFORE, _BEFORE, fold_from_epoch=_EPOCH, fold_from_at=_AT)
             transform = house.transform(window)
-            manifest = transform._manifest()
+            manifest = transform.parse()
 
             def sql() -> dict[str, str]:
                 asked = ["compile", "--select", *_MODELS, *transform._options, *transform._vars()]

@@ -195,7 +195,7 @@ def test_exits_of_a_handful_of_users_are_too_little_however_many_they_are() -> N
 # Laws
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000), before=st.floats(0, 2), after=st.floats(0, 2))
 def test_swapping_the_rivals_negates_the_gain(seed: int, before: float, after: float) -> None:
     trial = Trial(seed, count_users=150)
@@ -215,7 +215,7 @@ def test_swapping_the_rivals_negates_the_gain(seed: int, before: float, after: f
     assert not (one.is_better and other.is_better)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000), deviation=st.floats(0, 2))
 def test_a_model_is_not_better_than_itself(seed: int, deviation: float) -> None:
     trial = Trial(seed, count_users=150)
@@ -225,7 +225,7 @@ def test_a_model_is_not_better_than_itself(seed: int, deviation: float) -> None:
     assert "gain" in failed(verdict)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000), decimals=st.integers(1, 6))
 def test_the_order_of_the_rows_changes_nothing(seed: int, decimals: int) -> None:
     trial = Trial(seed, count_users=150)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_sync.changes import Change, Value, changes
@@ -191,7 +191,6 @@ def test_a_read_of_rows_keeps_their_order_and_knows_which_row_is_whose() -> None
 
 # Laws
 
-law = settings(max_examples=100, derandomize=True, database=None, deadline=None)
 TIMES = st.sampled_from([NINE, TEN, NEXT_WEEK, datetime(2026, 6, 15, 9, 0, 0, 1, tzinfo=UTC)])
 STATES = st.fixed_dictionaries(
     {
@@ -246,7 +245,6 @@ def one_by_one(rows: Sequence[Mapping[str, Any]], mapping: FieldMapping) -> list
     return found
 
 
-@law
 @given(st.lists(st.tuples(PAIRS, st.booleans(), st.booleans()), max_size=8), MAPPINGS)
 def test_columns_give_what_rows_one_by_one_would(
     drawn: list[tuple[tuple[dict[str, Any], dict[str, Any]], bool, bool]], mapping: FieldMapping
@@ -262,7 +260,6 @@ def test_columns_give_what_rows_one_by_one_would(
         assert states[change.row] == {"user_id": change.external_id, "desired_hash": f"d{change.row}", **state}
 
 
-@law
 @given(PAIRS, MAPPINGS)
 def test_a_crm_that_applies_the_change_holds_the_state_and_needs_no_second_one(
     pair: tuple[dict[str, Any], dict[str, Any]], mapping: FieldMapping
@@ -281,7 +278,6 @@ def held(state: Mapping[str, Any], mapping: FieldMapping) -> dict[str, Value]:
     return {mapping.fields[n].property: told(n, value) for n, value in state.items() if value is not None}
 
 
-@law
 @given(PAIRS, MAPPINGS)
 def test_the_state_is_the_desired_one_but_for_what_may_not_be_cleared(
     pair: tuple[dict[str, Any], dict[str, Any]], mapping: FieldMapping

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_sync.destination import BatchRefusedError, MisconfiguredError, Outcome, UnavailableError
@@ -137,7 +137,6 @@ CONTEXTS = st.fixed_dictionaries(
 ERRORS = st.fixed_dictionaries({}, optional={"context": CONTEXTS | ODDITIES, "status": ODDITIES, "message": ODDITIES})
 
 
-@settings(deadline=None)
 @given(
     st.lists(RESULTS | ODDITIES, max_size=4) | ODDITIES,
     st.lists(ERRORS | ODDITIES, max_size=3) | ODDITIES,

@@ -232,6 +232,18 @@ AS_LATE_AS_ALLOWED = Stream(
 CLOSED_AT_AN_EDGE = Stream((Event(0, "app_opened", 100, (101,)),), 60, ((60, 110), (110, 130), (130, 200)))
 
 
+# A copy visible late, though loaded first, takes the place of another with its id: the event moves and splits a session.
+MOVED_BY_A_COPY_VISIBLE_LATE = Stream(
+    (
+        *(Event(0, "app_opened", 12, (12,)), Event(0, "app_opened", 55, (55,))),
+        *(Event(0, "app_opened", 28, (44,), 1), Event(0, "app_opened", 43, (43,), 1, 143)),
+    ),
+    0,
+    ((0, 44), (44, 1456)),
+    frozenset({1}),
+)
+
+
 @pytest.mark.timeout(0 if EXAMPLES else 900)
 def test_any_stream_cut_into_any_windows_equals_one_go() -> None:
     met: Counter[str] = Counter()
@@ -239,6 +251,7 @@ def test_any_stream_cut_into_any_windows_equals_one_go() -> None:
     @few_or_many(USUAL)
     @example(AS_LATE_AS_ALLOWED)
     @example(CLOSED_AT_AN_EDGE)
+    @example(MOVED_BY_A_COPY_VISIBLE_LATE)
     @given(stream=streams())
     def law(stream: Stream) -> None:
         increments, one_go = by_windows(stream, met), in_one_go(stream)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
@@ -178,7 +178,6 @@ def test_features_made_from_later_events_are_refused_with_their_count(late: int,
 # Laws
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 40))
 def test_the_counted_auc_is_that_of_the_rows_fold_by_fold(seed: int, levels: int) -> None:
     rng = np.random.default_rng(seed)

@@ -64,7 +64,7 @@ def nullable(rows: list[dict[str, Any]], table: Table) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=pa.schema([(column.name, column.type) for column in table.columns]))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(tables=st.fixed_dictionaries({key: rows_of(table) for key, table in RAW.items()}))
 def test_twice_is_once_and_parquet_is_csv(tables: dict[str, list[dict[str, Any]]]) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -93,7 +93,7 @@ def test_twice_is_once_and_parquet_is_csv(tables: dict[str, list[dict[str, Any]]
         assert by_kind[0] == by_kind[1]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     tables=st.fixed_dictionaries({key: rows_of(table) for key, table in RAW.items()}),
     key=st.sampled_from(sorted(RAW)),

@@ -7,13 +7,11 @@ import math
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from crm_sync.destinations.pacing import Heard, Pace, RateLimit
 from tests.pacing_kit import Asleep, Thread, World
-
-law = settings(max_examples=100, derandomize=True, database=None, deadline=None)
 
 
 def assert_no_window_holds_more(arrivals: Sequence[float], limits: Sequence[RateLimit]) -> None:
@@ -28,7 +26,6 @@ LIMITS = st.builds(RateLimit, st.integers(1, 40), st.sampled_from([0.7, 1.0, 1.1
 DELAYS = st.lists(st.sampled_from([0.0, 0.001, 0.3]) | st.floats(0, 20), min_size=1, max_size=12)
 
 
-@law
 @given(
     limits=st.lists(LIMITS, min_size=1, max_size=2),
     delays=DELAYS,
@@ -47,7 +44,6 @@ def test_no_window_of_the_server_holds_more_than_the_limit(
     assert_no_window_holds_more(world.arrivals, limits)
 
 
-@law
 @given(
     limit=LIMITS,
     shares=st.lists(st.floats(0, 0.01), min_size=1, max_size=8),

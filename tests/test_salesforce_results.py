@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_sync.destination import Outcome, UnavailableError
@@ -69,7 +69,6 @@ def test_a_row_s_outcome_is_what_one_file_says_of_its_id(files: dict[str, Said],
     assert verdicts(changes("ada", "eve"), ID_FIELD, texts) == outcomes
 
 
-@settings(deadline=None)
 @given(
     st.fixed_dictionaries(
         {},

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_sync.changes import Change, Value
@@ -114,7 +114,6 @@ def test_a_value_is_written_as_salesforce_reads_it(value: Value, text: str) -> N
     assert as_csv(changes("ada", X__c=value), ID_FIELD).decode() == f"{ID_FIELD},X__c\r\nada,{text}\r\n"
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=5, unique=True))
 def test_any_external_id_comes_back_out_of_the_csv_as_it_went_in(external_ids: list[str]) -> None:
     fields = {ID_FIELD.lower(): described(ID_FIELD, "string"), "x__c": described("X__c", "string")}

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_sync.changes import Change
@@ -32,8 +32,6 @@ from tests.sync_kit import (
 )
 from warehouse.duckdb import DuckDBWarehouse
 from warehouse.errors import ContractError, WinbackError
-
-law = settings(max_examples=100, derandomize=True, database=None, deadline=None)
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +163,6 @@ def in_order(everybody: Mapping[str, Person]) -> list[str]:
     return sorted(everybody, key=rank)
 
 
-@law
 @given(
     people=PEOPLE,
     max_batch=st.integers(1, 9),
@@ -207,7 +204,6 @@ def test_every_row_ends_in_one_outcome_and_a_delivery_is_the_crm_s_word(
         assert crm.sent == [user for user in in_order(everybody) if user in set(crm.sent)]
 
 
-@law
 @given(people=PEOPLE, max_batch=st.integers(1, 9), max_in_flight=st.integers(2, 4), end_after=st.integers(0, 6))
 def test_no_grant_goes_out_before_every_withdrawal_has_its_answer(
     warehouse: DuckDBWarehouse, people: list[Person], max_batch: int, max_in_flight: int, end_after: int
@@ -224,7 +220,6 @@ def test_no_grant_goes_out_before_every_withdrawal_has_its_answer(
     assert crm.overtaken == []
 
 
-@law
 @given(people=PEOPLE, max_batch=st.integers(1, 9))
 def test_a_rehearsal_counts_what_the_sync_then_does_and_writes_nothing(
     warehouse: DuckDBWarehouse, people: list[Person], max_batch: int

@@ -213,8 +213,6 @@ def test_the_laws_hold_in_whatever_order_things_happen(name: str, tables: SyncTa
             max_examples=EXAMPLES or FEW[name],
             stateful_step_count=15,
             derandomize=not EXAMPLES,
-            database=None,
-            deadline=None,
             print_blob=True,
             suppress_health_check=list(HealthCheck),
         ),

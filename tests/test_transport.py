@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
 
 from crm_sync.deadline import Deadline
 from crm_sync.destination import BatchRefusedError, OutOfTimeError, RequestRefusedError, UnavailableError
@@ -18,7 +17,6 @@ from sandbox.crm_server import LocalCrm
 from tests.crm_wire_kit import Patience, Said, Script, saying
 from warehouse.errors import ContractError, WinbackError
 
-law = settings(max_examples=100, derandomize=True, database=None, deadline=None)
 DONE = {"done": True}
 
 

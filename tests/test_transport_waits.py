@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_sync.destination import OutOfTimeError, UnavailableError
@@ -14,7 +14,6 @@ from crm_sync.destinations.replies import Reply, asked_wait, number
 from crm_sync.destinations.transport import RetryBudget, Transport
 from tests.crm_wire_kit import DATE, DATE_SECONDS, Patience, Said, Script, saying
 
-law = settings(max_examples=100, derandomize=True, database=None, deadline=None)
 DONE = {"done": True}
 
 
@@ -96,7 +95,6 @@ def test_a_wait_that_is_none_or_over_or_cannot_be_read_falls_back_to_our_own(ask
     assert 0 < run.waits[0] <= 0.5
 
 
-@law
 @given(st.text(st.characters(max_codepoint=255)), st.text(st.characters(max_codepoint=255)) | st.just(date(0)))
 def test_no_header_makes_us_stumble(text: str, clock: str) -> None:
     reply = Reply(429, {"retry-after": text, "date": clock})

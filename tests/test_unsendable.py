@@ -113,7 +113,7 @@ VALUES: dict[pa.DataType, st.SearchStrategy[Any]] = {
 STATES = st.fixed_dictionaries({name: st.none() | VALUES[kind] for name, kind in CRM_STATE.items()})
 
 
-@settings(max_examples=200, derandomize=True, database=None, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(STATES, STATES, st.booleans()), max_size=4))
 def test_whatever_the_rows_hold_what_is_sent_has_words_and_no_row_is_lost(
     drawn: list[tuple[dict[str, Any], dict[str, Any], bool]],

@@ -17,8 +17,10 @@ from crm_sync.destinations.transport import RetryBudget
 from jobs.backfill import backfill
 from jobs.hourly import Result, hourly
 from jobs.house import House, open_house
+from jobs.parsed import NAME as PARSED
 from jobs.settings import Settings
 from jobs.training import train
+from jobs.transform import Window
 from sandbox.crm_server import LocalCrm
 from sandbox.synthetic_app import SyntheticApp, generate
 from warehouse.duckdb import DuckDBWarehouse
@@ -69,6 +71,7 @@ def make_history(folder: Path) -> None:
     with open_house(settings, now=lambda: NOW) as house:
         backfill(house, HISTORY_UNTIL)
         train(house)
+        house.transform(Window(HISTORY_UNTIL, HISTORY_UNTIL, HISTORY_UNTIL)).parse()  # for the hours that follow
 
 
 @dataclass
@@ -136,6 +139,8 @@ def at(hours: float) -> datetime:
 
 
 def copy_history(history: Path, folder: Path) -> None:
-    """Copy the file and the models."""
+    """Copy the file, the models and the parsed dbt project."""
     shutil.copy(history / "winback.duckdb", folder / "winback.duckdb")
     shutil.copytree(history / "models", folder / "models")
+    (folder / "dbt").mkdir()
+    shutil.copy(history / "dbt" / PARSED, folder / "dbt" / PARSED)

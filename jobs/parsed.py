@@ -1,0 +1,67 @@
+"""The parsed dbt project in a file, for the processes that come after: to read it takes 0.2 s of processor, to parse 4 s."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+NAME = "parsed.msgpack"
+_ADAPTERS = ("dbt-duckdb", "dbt-bigquery")
+
+
+def write_parsed(folder: Path, project: Path, key: str, from_at: datetime, manifest: Any) -> None:
+    """Write a parsed project in place of the one before, whole or not at all.
+
+    `key` is everything beside the project's files that a parse depends on; `from_at` is the window that it was parsed for.
+    A folder that cannot be written is no fault: the next process parses.
+    """
+    body = manifest.to_msgpack()
+    head = {
+        "of": _fingerprint(project, key),
+        "from_at": from_at.isoformat(),
+        "sha256": hashlib.sha256(body).hexdigest(),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+            file.write(json.dumps(head).encode() + b"\n" + body)
+        os.replace(file.name, folder / NAME)
+    except OSError:
+        return
+
+
+def read_parsed(folder: Path, project: Path, key: str) -> tuple[datetime, Any] | None:
+    """Return the window and the parsed project; None where there is none, or it is damaged or of other files or versions."""
+    try:
+        head, body = (folder / NAME).read_bytes().split(b"\n", 1)
+        said = json.loads(head)
+        if said["of"] != _fingerprint(project, key) or said["sha256"] != hashlib.sha256(body).hexdigest():
+            return None
+        from_at = datetime.fromisoformat(said["from_at"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    from dbt.contracts.graph.manifest import Manifest  # noqa: PLC0415 - importing dbt takes a second, which `--help` need not pay
+
+    return from_at, Manifest.from_msgpack(body)
+
+
+def _fingerprint(project: Path, key: str) -> str:
+    """What a parse depends on: the key, the versions of dbt, and every file of the project."""
+    digest = hashlib.sha256(json.dumps([key, version("dbt-core"), *map(version, _ADAPTERS)]).encode())
+    for path in sorted(_files(project)):
+        content = path.read_bytes()
+        digest.update(f"\n{path.relative_to(project)} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def _files(project: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(project):
+        folders[:] = [name for name in folders if name not in ("target", "logs", "dbt_packages")]
+        yield from (Path(folder) / name for name in names if name.endswith((".sql", ".yml", ".md", ".csv")))
