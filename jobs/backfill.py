@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from jobs.house import House, not_in_the_future
+from jobs.migrate import record
 from jobs.profile_coverage import Coverage, coverage_of_exits
 from jobs.shape import written
 from jobs.transform import SINCE_EVER, Window
@@ -41,6 +42,7 @@ def backfill(house: House, until: datetime) -> Backfilled:
         )
     not_in_the_future(house, until)
     result = build_history(house, until)
+    record(house)
     ledger.commit(
         house.warehouse,
         ledger.Epoch(

@@ -13,7 +13,7 @@ from jobs.findings_crm import crm
 from jobs.findings_local import dbt, files, model
 from jobs.funnel import Funnel, load_funnel
 from jobs.house import bigquery_connection, open_warehouse, utc_now
-from jobs.outdated import COMMANDS, REBUILD, refuse_outdated
+from jobs.outdated import refuse_outdated
 from jobs.profile_coverage import Coverage, coverage_of_exits
 from jobs.settings import Settings
 from jobs.shape import refuse_changed
@@ -198,7 +198,11 @@ def _audience(warehouse: Reader) -> list[Finding]:
     try:
         refuse_outdated(warehouse)
     except ContractError as error:
-        return [Finding("audience", "failed", str(error), (REBUILD, *COMMANDS))]
+        return [
+            Finding(
+                "version", "failed", str(error), ("Stop the schedule, copy the warehouse, then:", "winback migrate")
+            )
+        ]
     return []
 
 

@@ -52,12 +52,12 @@ def own_tables(check: str, found: dict[str, Columns], names: dict[str, str]) -> 
         made = f"; the first run makes {', '.join(absent)}" if absent else ""
         return Finding(check, "ok", f"{len(found)} of {len(names)} tables are there, with this version's columns{made}")
     says = "; ".join(f"{table} {columns.says}" for table, columns in wrong.items())
-    adds = [
-        f"ALTER TABLE {names[table]} ADD COLUMN {name} {kind};"
-        for table, columns in wrong.items()
-        for name, kind in columns.missing.items()
-    ]
-    do = ["Another version of winback made the tables. Run this SQL, while no run is at it:", *adds] if adds else []
+    do = []
+    if any(columns.missing for columns in wrong.values()):
+        do = [
+            "An earlier version of winback made the tables. Stop the schedule, copy the warehouse, then:",
+            "winback migrate",
+        ]
     if any(columns.other for columns in wrong.values()):
         do.append("A column of another type was not made by winback: use another warehouse, or restore the table.")
     return Finding(check, "failed", says, tuple(do))

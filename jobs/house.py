@@ -143,8 +143,10 @@ def _key(settings: Settings) -> str | ClientCredentials:
 
 
 @contextmanager
-def open_house(settings: Settings, **parts: Any) -> Iterator[House]:
+def open_house(settings: Settings, *, is_migrating: bool = False, **parts: Any) -> Iterator[House]:
     """Read the configuration, open the warehouse and connect the CRM; `parts` replace what a test or a command brings.
+
+    A migration takes the warehouse as it is; for everything else it must be of this version.
 
     Raises: ContractError for a wrong file or a warehouse to be upgraded, BusyError when another run holds the warehouse.
     """
@@ -154,8 +156,9 @@ def open_house(settings: Settings, **parts: Any) -> Iterator[House]:
     destination = parts.pop("destination", None) or open_destination(settings, fields)
     warehouse = open_warehouse(settings)
     try:
-        warehouse.prepare()
-        refuse_outdated(warehouse)
+        if not is_migrating:
+            warehouse.prepare()
+            refuse_outdated(warehouse)
         yield House(settings, funnel, policy, fields, warehouse, destination, **parts)
     finally:
         release()

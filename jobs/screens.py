@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # they bring dbt's and the model's libraries, which `--help` 
     from jobs.doctor import Diagnosis
     from jobs.erase import Erased
     from jobs.hourly import Result
+    from jobs.migrate import Migrated
     from jobs.nightly import Night
     from jobs.repair import Repaired
     from jobs.status import Status
@@ -103,6 +104,18 @@ def compacted(console: Console, answer: Compacted) -> None:
         f"{answer.bytes_before / 1e6:,.1f} MB before and {answer.bytes_after / 1e6:,.1f} MB now. "
         "Copies and backups of the old file are yours to delete.",
         highlight=False,
+    )
+
+
+def migrated(console: Console, answer: Migrated) -> None:
+    """A step a line."""
+    if not answer.steps:
+        console.print("[green]✓[/] The warehouse is of this version; nothing to do.", highlight=False)
+        return
+    for name, what in answer.steps.items():
+        console.print(f"{'·' if answer.is_dry_run else '[green]✓[/]'} {name}: {escape(what)}", highlight=False)
+    console.print(
+        "Next: winback migrate" if answer.is_dry_run else "Next: winback doctor, then winback hourly", style="dim"
     )
 
 

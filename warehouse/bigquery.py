@@ -25,7 +25,7 @@ from warehouse.bigquery_errors import REASONS, explained
 from warehouse.bigquery_loads import STANDARD, TYPES, load_once, schema_of, write_parquet
 from warehouse.errors import ContractError
 from warehouse.interface import LAYERS, UserTable
-from warehouse.tables import ALL, Table
+from warehouse.tables import ALL, Column, Table
 
 _PARAMETERS = {bool: "BOOL", int: "INT64", float: "FLOAT64", str: "STRING", datetime: "TIMESTAMP"}
 # A DATE is made by dbt, never by us.
@@ -107,6 +107,37 @@ class BigQueryWarehouse:
         with explained():
             self._make_dataset(table.layer)
             self.client.create_table(made, exists_ok=True, retry=self._retry)
+
+    def absent(self) -> list[Table]:
+        """Tables of `ops` that are not there yet."""
+        return [table for table in ALL if table.layer == "ops" and not self.exists(table.layer, table.name)]
+
+    def lacking(self) -> list[tuple[Table, Column]]:
+        """Columns that tables of `ops` lack. The raw tables are the app's: what they may lack, staging does without."""
+        found = []
+        for table in ALL:
+            if table.layer == "ops":
+                with explained():
+                    try:
+                        there = self.client.get_table(self._id(table), retry=self._retry)
+                    except api.NotFound:
+                        continue
+                names = {field.name for field in there.schema}
+                found += [(table, column) for column in table.columns if column.name not in names]
+        return found
+
+    def add_column(self, table: Table, column: Column) -> None:
+        """Add an optional column."""
+        kind = STANDARD.get(TYPES[column.type], TYPES[column.type])
+        self.change(
+            f"alter table {self.relation(table.layer, table.name)} add column if not exists {column.name} {kind}"
+        )
+
+    def change(self, sql: str) -> None:
+        """Run a statement and wait for it."""
+        with explained():
+            job = self.client.query(sql, job_retry=None, retry=self._retry)
+            job.result(retry=self._retry, job_retry=None)
 
     def _make_dataset(self, layer: str) -> None:
         """Create a dataset where it is missing. Asked first: to create one takes a permission even where it is there."""

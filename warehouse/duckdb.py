@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from warehouse.errors import BusyError, ContractError
 from warehouse.holder import Holder, holder
 from warehouse.interface import LAYERS, UserTable
-from warehouse.tables import ALL, TIMESTAMP, Table, fitted
+from warehouse.tables import ALL, TIMESTAMP, Column, Table, fitted
 
 TYPES = {
     pa.string(): "varchar",
@@ -91,35 +91,56 @@ class DuckDBWarehouse:
     def prepare(self) -> None:
         """Create what is missing."""
         for table in ALL:
-            columns = [f"{c.name} {TYPES[c.type]}{' not null' if c.required else ''}" for c in table.columns]
-            if table.is_unique:
-                columns.append(f"unique ({', '.join(table.key)})")
-            self.connection.execute(f'create schema if not exists "{table.layer}"')
-            name = self.relation(table.layer, table.name)
-            self.connection.execute(f"create table if not exists {name} ({', '.join(columns)})")
-
+            self.create(table)
         self.refuse_renamed()
         self._refuse_outdated()
+
+    def create(self, table: Table) -> None:
+        """Create a table and its schema where missing."""
+        columns = [f"{c.name} {TYPES[c.type]}{' not null' if c.required else ''}" for c in table.columns]
+        if table.is_unique:
+            columns.append(f"unique ({', '.join(table.key)})")
+        self.connection.execute(f'create schema if not exists "{table.layer}"')
+        name = self.relation(table.layer, table.name)
+        self.connection.execute(f"create table if not exists {name} ({', '.join(columns)})")
+
+    def absent(self) -> list[Table]:
+        """Tables that are not there yet."""
+        return [table for table in ALL if not self.exists(table.layer, table.name)]
+
+    def lacking(self) -> list[tuple[Table, Column]]:
+        """Columns that tables of an earlier version lack; the raw tables are ours too, for `winback load` fills them."""
+        sql = (
+            "select schema_name, table_name, column_name from duckdb_columns() where database_name = current_database()"
+        )
+        there = set(self.connection.execute(sql).fetchall())
+        tables = {(layer, name) for layer, name, _ in there}
+        return [
+            (table, column)
+            for table in ALL
+            if (table.layer, table.name) in tables
+            for column in table.columns
+            if (table.layer, table.name, column.name) not in there
+        ]
+
+    def add_column(self, table: Table, column: Column) -> None:
+        """Add an optional column."""
+        name = self.relation(table.layer, table.name)
+        self.connection.execute(f"alter table {name} add column if not exists {column.name} {TYPES[column.type]}")
+
+    def change(self, sql: str) -> None:
+        """Run a statement in a transaction of its own."""
+        self.connection.execute(sql)
 
     def _refuse_outdated(self) -> None:
         """Refuse tables that an earlier version made with fewer columns.
 
         Raises: ContractError.
         """
-        sql = (
-            "select schema_name, table_name, column_name from duckdb_columns() where database_name = current_database()"
-        )
-        there = set(self.connection.execute(sql).fetchall())
-        missing = [
-            f"{table.title} has no column {column.name}"
-            for table in ALL
-            for column in table.columns
-            if (table.layer, table.name, column.name) not in there
-        ]
-        if missing:
+        if lacking := [f"{table.title} has no column {column.name}" for table, column in self.lacking()]:
             raise ContractError(
-                f"An earlier version made tables of {self.path.name}: {'; '.join(missing)}. winback doctor prints the SQL that "
-                "adds what is missing; CHANGELOG.md, Upgrading, has the other steps."
+                f"An earlier version made tables of {self.path.name}: {'; '.join(lacking)}. Stop the schedule, copy the "
+                "file, and bring it along: winback migrate --dry-run, then winback migrate"
             )
 
     def refuse_renamed(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from warehouse.tables import Table
+from warehouse.tables import Column, Table
 
 # Where tables of ours lie, an audit's included.
 LAYERS = (
@@ -87,6 +87,21 @@ class Warehouse(Reader, Protocol):
 
     def prepare(self) -> None:
         """Create the schemas and tables of `warehouse.tables` where they are missing."""
+
+    def create(self, table: Table) -> None:
+        """Create a table where it is missing."""
+
+    def absent(self) -> list[Table]:
+        """Tables of `warehouse.tables` that are winback's to make and are not there."""
+
+    def lacking(self) -> list[tuple[Table, Column]]:
+        """Columns of this version that tables which are winback's, and are there, lack."""
+
+    def add_column(self, table: Table, column: Column) -> None:
+        """Add an optional column."""
+
+    def change(self, sql: str) -> None:
+        """Run a statement that alters a table or its rows. For migrations alone."""
 
     def append(self, table: Table, rows: pa.Table | Iterator[pa.RecordBatch]) -> int:
         """Append rows in one transaction and return how many: all of them or, on any error, none.

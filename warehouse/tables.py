@@ -329,6 +329,10 @@ LEASES = Table(
     is_unique=True,
 )
 
+# Made when a backfill commits or a migration ends: without it an earlier version made the warehouse. So it is not among ALL,
+# which every run creates where it is missing.
+MIGRATIONS = Table("ops", "migrations", ("step",), _columns({"step": _TEXT, "migrated_at": TIMESTAMP}, {}))
+
 RAW = {"events": APP_EVENTS, "users": USERS, "redemptions": VOUCHER_REDEMPTIONS}
 ALL = (
     *(APP_EVENTS, USERS, VOUCHER_REDEMPTIONS),
