@@ -41,8 +41,8 @@ def backfill(house: House, until: datetime) -> Backfilled:
             f"History up to {committed.window_until:%Y-%m-%d %H:%M} is committed already. Go on with: winback hourly"
         )
     not_in_the_future(house, until)
+    record(house)  # first: a backfill that was killed may be repeated
     result = build_history(house, until)
-    record(house)
     ledger.commit(
         house.warehouse,
         ledger.Epoch(

@@ -177,28 +177,6 @@ def nightly(is_json: bool) -> None:
 
 
 @cli.command()
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
-@as_json
-def migrate(dry_run: bool, is_json: bool) -> None:
-    """Bring a warehouse of an earlier version to this one; for after an upgrade, with the schedule stopped.
-
-    \b
-    winback migrate --dry-run
-    winback migrate
-    Killed anywhere, the same command goes on. Copy the warehouse first: an older version cannot use it afterwards.
-    """
-    from jobs.house import open_house  # noqa: PLC0415 - the warehouse's libraries: `--help` stays fast
-    from jobs.migrate import Migrated  # noqa: PLC0415
-    from jobs.migrate import migrate as run  # noqa: PLC0415
-
-    def act(settings: Settings, voice: Any) -> Migrated:
-        with open_house(settings, is_migrating=True, narrator=voice) as house:
-            return run(house, dry_run=dry_run)
-
-    answer_command(is_json, act, screens.migrated)
-
-
-@cli.command()
 @as_json
 def compact(is_json: bool) -> None:
     """Write the DuckDB file anew, so that no byte of deleted rows is left in it; for after an erasure, with no run at work.

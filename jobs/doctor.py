@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.findings import Finding, compare, own_tables
+from jobs.findings import MIGRATE, Finding, compare, own_tables
 from jobs.findings_crm import crm
 from jobs.findings_local import dbt, files, model
 from jobs.funnel import Funnel, load_funnel
@@ -198,11 +198,7 @@ def _audience(warehouse: Reader) -> list[Finding]:
     try:
         refuse_outdated(warehouse)
     except ContractError as error:
-        return [
-            Finding(
-                "version", "failed", str(error), ("Stop the schedule, copy the warehouse, then:", "winback migrate")
-            )
-        ]
+        return [Finding("version", "failed", str(error), MIGRATE)]
     return []
 
 

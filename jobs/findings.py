@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+MIGRATE = ("Stop the schedule, copy the warehouse, and migrate it:", "winback migrate --dry-run", "winback migrate")
 State = Literal["ok", "warning", "failed", "skipped"]
 
 
@@ -54,10 +55,7 @@ def own_tables(check: str, found: dict[str, Columns], names: dict[str, str]) -> 
     says = "; ".join(f"{table} {columns.says}" for table, columns in wrong.items())
     do = []
     if any(columns.missing for columns in wrong.values()):
-        do = [
-            "An earlier version of winback made the tables. Stop the schedule, copy the warehouse, then:",
-            "winback migrate",
-        ]
+        do = [*MIGRATE]
     if any(columns.other for columns in wrong.values()):
         do.append("A column of another type was not made by winback: use another warehouse, or restore the table.")
     return Finding(check, "failed", says, tuple(do))

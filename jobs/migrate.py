@@ -1,15 +1,17 @@
-"""Brings a warehouse of an earlier version to this one."""
+"""Migrates a warehouse of an earlier version to this one, step by step."""
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from jobs.house import House
 from jobs.leasing import leased
-from jobs.migrations import STEPS, is_migrated
+from jobs.migrations import STEPS, Step, recorded
+from jobs.shape import refuse_changed
 from warehouse import ledger
 from warehouse.tables import MIGRATIONS
 
@@ -23,43 +25,51 @@ class Migrated:
 
 
 def migrate(house: House, *, dry_run: bool = False) -> Migrated:
-    """Do every step that is left to do, and record it; nothing is decided or sent.
+    """Do every step that is not recorded yet, and record each one; nothing is decided or sent.
 
-    Killed anywhere, the same command goes on: a step finds out by itself what is left. No run may be at work; on BigQuery the
+    Killed anywhere, the same command goes on with the step that it was killed in. No run may be at work; on BigQuery the
     migration takes the lease.
 
-    Raises: ContractError for a table that cannot be brought along, RetryableError for a failing build, BusyError while a run is
-    at work.
+    Raises: ContractError for a table that cannot be migrated or a changed funnel.yml, RetryableError for a failing build,
+    BusyError while a run is at work.
     """
-    if is_migrated(house):
-        return Migrated(dry_run, {})
-    steps = {}
-    # Tables first: whether there is a history is asked of them.
-    for step in (step for step in STEPS if not step.is_of_history):
-        if what := step.todo(house):
-            steps[step.name] = what
-            if not dry_run:
-                house.narrator.step(f"Migrating: {what}")
-                step.apply(house)
     warehouse = house.warehouse
+    left = [step for step in STEPS if step.name not in recorded(warehouse)]
+    # The watermark may lie beyond now: repairing it needs a warehouse of this version.
     last = ledger.last_epoch(warehouse) if warehouse.exists("ops", "runs") else None
+    if left and last:
+        refuse_changed(last.funnel, house.funnel)
     if dry_run:
-        if last:
-            steps |= {step.name: what for step in STEPS if step.is_of_history and (what := step.todo(house))}
-        return Migrated(dry_run, steps)
-    if last:
-        with leased(house, f"{last.epoch:08d}-migrate-{uuid.uuid4().hex[:8]}", last.window_until):
-            for step in (step for step in STEPS if step.is_of_history):
-                if what := step.todo(house):
-                    steps[step.name] = what
-                    house.narrator.step(f"Migrating: {what}")
-                    step.apply(house)
-    record(house)
-    return Migrated(dry_run, steps)
+        possible = [step for step in left if last or not step.is_of_history]
+        return Migrated(dry_run, {step.name: what for step in possible if (what := step.todo(house))})
+    done: dict[str, str] = {}
+    # Tables first: without ops.leases there is no lease to take.
+    for step in left:
+        if not step.is_of_history:
+            _do(house, step, done)
+    of_history = [step for step in left if step.is_of_history]
+    if not last:
+        record(house, [step.name for step in of_history])
+    elif of_history:
+        with leased(house, f"{last.epoch:08d}-migrate-{uuid.uuid4().hex[:8]}", last.window_until) as held:
+            for step in of_history:
+                held.keep()
+                _do(house, step, done)
+    return Migrated(dry_run, done)
 
 
-def record(house: House) -> None:
-    """Write down that this version made the warehouse, or brought it along: from now on runs accept it."""
-    house.warehouse.create(MIGRATIONS)
-    rows = [{"step": step.name, "migrated_at": house.now()} for step in STEPS]
-    house.warehouse.append(MIGRATIONS, pa.Table.from_pylist(rows, schema=MIGRATIONS.schema))
+def record(house: House, names: Sequence[str] = tuple(step.name for step in STEPS)) -> None:
+    """Write down that these steps are done, by default all: runs accept a warehouse in which all are."""
+    if names:
+        house.warehouse.create(MIGRATIONS)
+        rows = [{"step": name, "migrated_at": house.now()} for name in names]
+        house.warehouse.append(MIGRATIONS, pa.Table.from_pylist(rows, schema=MIGRATIONS.schema))
+
+
+def _do(house: House, step: Step, done: dict[str, str]) -> None:
+    if what := step.todo(house):
+        number = 1 + [each.name for each in STEPS].index(step.name)
+        house.narrator.step(f"Step {number} of {len(STEPS)}: {what}")
+        step.apply(house)
+        done[step.name] = what
+    record(house, [step.name])

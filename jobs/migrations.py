@@ -1,28 +1,36 @@
-"""The steps that bring a warehouse of an earlier version to this one.
+"""The steps that migrate a warehouse of an earlier version to this one.
 
-Each step finds out by itself what is left to do, so that a migration that was killed is finished by the same command. Steps are
-additive: they add tables, columns and values, and take nothing away.
+A step that was killed is done again, so each one may be repeated. Steps keep what cannot be built again: raw rows, runs,
+decisions, deliveries, the log of features, and the audience's memory of vouchers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
 
-from jobs.house import House
 from jobs.transform import SINCE_EVER, Window
 from warehouse import ledger
 from warehouse.errors import ContractError
+from warehouse.interface import Reader, count
 from warehouse.tables import MIGRATIONS, USERS
+
+if TYPE_CHECKING:  # it refuses warehouses that are not migrated
+    from jobs.house import House
 
 LOGGED, _RATIO = "fct_exit_features_logged", "fields_filled_ratio_per_input"
 # Columns of crm_acknowledged that came with a later version. It reads its own columns, so dbt cannot add them.
 ACKNOWLEDGED_COLUMNS = frozenset({"rejected_reason", "is_in_doubt"})
+# True of every row. On BigQuery a table that is kept by day is read by day alone.
+_ANY_TIME = "loaded_at >= timestamp '1970-01-01 00:00:00'"
+_ANY_DAY = "exited_on >= date '1970-01-01'"
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step. `todo` says what is left to do, in words, or nothing; `apply` does it and may be repeated.
+    """One step. `todo` returns what is left to do, in words, or nothing; `apply` does it and may be repeated.
 
     A step of the history changes what the backfill and the runs built; without a backfill there is nothing to change.
     """
@@ -55,72 +63,115 @@ def _tables_todo(house: House) -> str | None:
 
 
 def _arrivals_todo(house: House) -> str | None:
-    if (
-        "loaded_at" not in USERS.schema.names or house.settings.bigquery
-    ):  # the table is the app's, and staging falls back to updated_at
+    if house.settings.bigquery:  # the table is the app's, and staging falls back to updated_at
         return None
-    if any(table is USERS and column.name == "loaded_at" for table, column in house.warehouse.lacking()):
-        return "give every profile in raw.users its time of update as time of arrival"
-    rows = house.warehouse.query("select count(*) as n from raw.users where loaded_at is null").to_pylist()
-    count = rows[0]["n"]
-    return f"give {count:,} profiles in raw.users their time of update as time of arrival" if count else None
+    if not house.warehouse.exists(USERS.layer, USERS.name):
+        return None
+    lacks_it = any(table is USERS and column.name == "loaded_at" for table, column in house.warehouse.lacking())
+    profiles = count(house.warehouse, f"raw.users{'' if lacks_it else ' where loaded_at is null'}")
+    return f"set loaded_at of {profiles:,} rows in raw.users to their updated_at" if profiles else None
 
 
 def _fill_arrivals(house: House) -> None:
     house.warehouse.change("update raw.users set loaded_at = updated_at where loaded_at is null")
 
 
-def _acknowledged_todo(house: House) -> str | None:
-    missing = ACKNOWLEDGED_COLUMNS.difference(columns(house, "crm_acknowledged"))
-    if not missing:
-        return None
-    return f"make marts.crm_acknowledged again from ops.deliveries; it has no {', '.join(sorted(missing))}"
-
-
-def _audience_todo(_: House) -> str:
-    return "build the audience again over all users: withdrawals of consent that arrived late count, no_profile is told apart"
-
-
 def _log_todo(house: House) -> str | None:
+    where = f"{_ANY_DAY} and fields_filled_ratio between 0 and 1 and count_input > 0"
     if _RATIO in columns(house, LOGGED, "exited_on"):
-        return None
-    return f"give the exits in marts.{LOGGED} their {_RATIO}, both parts of which were logged"
+        where += f" and {_RATIO} is null"
+    exits = count(house.warehouse, f"{house.warehouse.relation('marts', LOGGED)} where {where}")
+    return f"add {_RATIO} to {exits:,} rows of marts.{LOGGED}, which hold both parts of it" if exits else None
 
 
 def _fill_log(house: House) -> None:
     name = house.warehouse.relation("marts", LOGGED)
     kind = "float64" if house.settings.bigquery else "double"
     house.warehouse.change(f"alter table {name} add column if not exists {_RATIO} {kind}")
-    # On BigQuery the table is read by day alone.
     house.warehouse.change(
         f"update {name} set {_RATIO} = fields_filled_ratio / nullif(count_input, 0) "
-        f"where exited_on >= date '1970-01-01' and {_RATIO} is null and fields_filled_ratio between 0 and 1"
+        f"where {_ANY_DAY} and {_RATIO} is null and fields_filled_ratio between 0 and 1"
     )
 
 
+def _rebuild_todo(house: House) -> str:
+    since, events = raw_since(house)
+    if since:
+        return (
+            f"build events, sessions and exits again from the raw events, which begin at {since:%Y-%m-%d %H:%M} UTC; "
+            f"keep what was built of {events:,} older events that are no longer there"
+        )
+    return "build events, sessions and exits again from the raw events"
+
+
 def _rebuild(house: House) -> None:
-    """Tables anew from the raw events; the log of features as the model saw them gets what it lacks, and keeps the rest."""
-    first, last = ledger.history(house.warehouse)
-    window = Window(from_at=SINCE_EVER, until_at=last.window_until, history_until=first.window_until)
-    house.transform(window).build("audit", full_refresh=True)
+    """Build the tables from the raw events; the log of features gets the exits it lacks, and keeps its rows."""
+    since, _ = raw_since(house)
+    window = _window(house, since or SINCE_EVER)
+    house.transform(window).build("audit", full_refresh=since is None)
     house.transform(window).build("logged")
 
 
+def raw_since(house: House) -> tuple[datetime | None, int]:
+    """From when on there are raw events, where the tables hold older ones, and how many; else None and 0.
+
+    An app that deletes old raw events must not lose what was built of them: a full rebuild would take it away.
+    """
+    warehouse = house.warehouse
+    if not warehouse.exists("intermediate", "int_events__deduplicated"):
+        return None, 0
+    events = warehouse.relation("intermediate", "int_events__deduplicated")
+    sql = f"select min(loaded_at) as since from {warehouse.relation('raw', 'app_events')} where {_ANY_TIME}"
+    since = warehouse.query(sql).to_pylist()[0]["since"] or _last(house).window_until
+    older = f"{events} where occurred_on >= date '1970-01-01' and loaded_at < timestamp '{since:%Y-%m-%d %H:%M:%S.%f}'"
+    return (since, found) if (found := count(warehouse, older)) else (None, 0)
+
+
+def _late_todo(house: House) -> str | None:
+    found = count(house.warehouse, f"{_late(house)}") if house.warehouse.exists("marts", "fct_late_events") else 0
+    return f"remove {found:,} rows of marts.fct_late_events that the next run writes again" if found else None
+
+
+def _remove_late(house: House) -> None:
+    house.warehouse.change(f"delete from {_late(house)}")
+
+
+def _late(house: House) -> str:
+    """Late events of a window that never committed. The next run builds it again, under other ids."""
+    until = _last(house).window_until
+    return (
+        f"{house.warehouse.relation('marts', 'fct_late_events')} where loaded_on >= date '{until:%Y-%m-%d}' "
+        f"and loaded_at >= timestamp '{until:%Y-%m-%d %H:%M:%S.%f}'"
+    )
+
+
+def _acknowledged_todo(house: House) -> str | None:
+    there = house.warehouse.exists("marts", "crm_acknowledged")
+    missing = ACKNOWLEDGED_COLUMNS.difference(columns(house, "crm_acknowledged") if there else ())
+    if not missing:
+        return None
+    return f"build marts.crm_acknowledged again from ops.deliveries; it has no {', '.join(sorted(missing))}"
+
+
 def _build(selector: str, *, full_refresh: bool = False) -> Callable[[House], None]:
-    """Build a selector over everything that the committed runs have taken in."""
+    """Build a selector over an empty window. Decisions, profiles and deliveries are read from their beginning."""
 
     def build(house: House) -> None:
-        first, last = ledger.history(house.warehouse)
-        window = Window(
-            # Nothing is taken in: the window is empty. Decisions, profiles and deliveries are read from their beginning.
-            from_at=last.window_until,
-            until_at=last.window_until,
-            history_until=first.window_until,
-            profiles_from=SINCE_EVER,
-        )
-        house.transform(window).build(selector, full_refresh=full_refresh)
+        house.transform(_window(house, _last(house).window_until)).build(selector, full_refresh=full_refresh)
 
     return build
+
+
+def _window(house: House, from_at: datetime) -> Window:
+    first, last = ledger.first_epoch(house.warehouse), _last(house)
+    return Window(from_at, last.window_until, history_until=(first or last).window_until, profiles_from=SINCE_EVER)
+
+
+def _last(house: House) -> ledger.Epoch:
+    last = ledger.last_epoch(house.warehouse)
+    if last is None:
+        raise ContractError("There is no history. Begin with: winback backfill --until TIME")
+    return last
 
 
 def columns(house: House, mart: str, day: str | None = None) -> set[str]:
@@ -132,19 +183,28 @@ def columns(house: House, mart: str, day: str | None = None) -> set[str]:
 STEPS = (
     Step("columns", _columns_todo, _add_columns, is_of_history=False),
     Step("tables", _tables_todo, lambda house: house.warehouse.prepare(), is_of_history=False),
-    Step("arrivals of profiles", _arrivals_todo, _fill_arrivals, is_of_history=False),
-    Step("views", lambda _: "make the views of staging again", _build("staging")),
+    Step("profiles", _arrivals_todo, _fill_arrivals, is_of_history=False),
+    Step("views", lambda _: "create the views of staging and of the sync's log again", _build("views")),
     Step("log of features", _log_todo, _fill_log),
-    Step("events, sessions, exits", lambda _: "build them again from the raw events that are there", _rebuild),
+    Step("events, sessions, exits", _rebuild_todo, _rebuild),
+    Step("late events", _late_todo, _remove_late),
     Step("acknowledged", _acknowledged_todo, _build("acknowledged", full_refresh=True)),
-    Step("audience", _audience_todo, _build("audience")),
+    Step(
+        "audience",
+        lambda _: "build the audience again for all users: late withdrawals of consent count, no_profile is a reason",
+        _build("audience"),
+    ),
 )
 
 
-def is_migrated(house: House) -> bool:
-    """Whether every step that this version knows was done, or the warehouse was made by this version."""
-    if not house.warehouse.exists(MIGRATIONS.layer, MIGRATIONS.name):
-        return False
-    sql = f"select distinct step from {house.warehouse.relation(MIGRATIONS.layer, MIGRATIONS.name)}"
-    done = set(house.warehouse.query(sql).column("step").to_pylist())
-    return {step.name for step in STEPS} <= done
+def recorded(warehouse: Reader) -> set[str]:
+    """The steps that are done, or that a warehouse of this version never needed."""
+    if not warehouse.exists(MIGRATIONS.layer, MIGRATIONS.name):
+        return set()
+    sql = f"select distinct step from {warehouse.relation(MIGRATIONS.layer, MIGRATIONS.name)}"
+    return set(warehouse.query(sql).column("step").to_pylist())
+
+
+def is_migrated(warehouse: Reader) -> bool:
+    """Whether every step that this version knows is done."""
+    return {step.name for step in STEPS} <= recorded(warehouse)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from jobs.migrations import is_migrated
 from warehouse.errors import ContractError
 from warehouse.interface import Reader
-from warehouse.tables import MIGRATIONS
 
 _LOGGED = "fct_exit_features_logged"
-UPGRADE = "Stop the schedule, copy the warehouse, and bring it along: winback migrate --dry-run, then winback migrate"
 
 
 def refuse_outdated(warehouse: Reader) -> None:
-    """Refuse a warehouse that has to be brought along first. Costs a look into the catalog.
+    """Refuse a warehouse that has to be migrated first. Costs a look into the catalog and a query of a few rows.
 
     Raises: ContractError.
     """
-    # The audience's tables exist since the backfill, which records the version that made them.
-    if warehouse.exists("marts", "crm_acknowledged") and not warehouse.exists(MIGRATIONS.layer, MIGRATIONS.name):
-        raise ContractError(f"An earlier version of winback made this warehouse. {UPGRADE}")
+    # The audience's tables exist since the backfill, which records the steps of the version that made them.
+    if warehouse.exists("marts", "crm_acknowledged") and not is_migrated(warehouse):
+        raise ContractError(
+            "An earlier version of winback made this warehouse, and it is not migrated. "
+            "Stop the schedule, copy the warehouse, and migrate it: winback migrate --dry-run, then winback migrate"
+        )
 
 
 def refuse_before_first_hour(warehouse: Reader, features: Iterable[str]) -> None:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from jobs import screens
 from jobs.answering import answer_command, as_json, in_house
+from jobs.settings import Settings
+from warehouse.errors import BusyError, ContractError
+
+if TYPE_CHECKING:  # it brings the warehouse's libraries: `--help` stays fast
+    from jobs.migrate import Migrated
 
 
 @click.command("repair-watermark")
@@ -24,4 +31,31 @@ def repair_watermark(dry_run: bool, is_json: bool) -> None:
     answer_command(is_json, in_house(lambda house: run(house, dry_run=dry_run)), screens.repaired)
 
 
-ALL = (repair_watermark,)
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Show the steps, and change nothing.")
+@as_json
+def migrate(dry_run: bool, is_json: bool) -> None:
+    """Migrate a warehouse of an earlier version to this one, after an upgrade and with the schedule stopped; nothing is sent.
+
+    \b
+    winback migrate --dry-run
+    winback migrate
+    Copy the warehouse first: an older version cannot use it afterwards. If it is killed, run it again: it goes on.
+    Exit codes: 0 done or nothing to do, 1 failed and safe to retry, 2 configuration, contract, or a run is at work.
+    """
+    from jobs.house import open_house  # noqa: PLC0415
+    from jobs.migrate import migrate as run  # noqa: PLC0415
+
+    def act(settings: Settings, voice: Any) -> Migrated:
+        try:
+            with open_house(settings, is_migrating=True, narrator=voice) as house:
+                return run(house, dry_run=dry_run)
+        except BusyError as busy:
+            raise ContractError(
+                f"{busy} A migration needs the warehouse for itself: stop the schedule, wait, and run winback migrate again."
+            ) from None
+
+    answer_command(is_json, act, screens.migrated)
+
+
+ALL = (repair_watermark, migrate)

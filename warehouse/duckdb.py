@@ -140,7 +140,7 @@ class DuckDBWarehouse:
         if lacking := [f"{table.title} has no column {column.name}" for table, column in self.lacking()]:
             raise ContractError(
                 f"An earlier version made tables of {self.path.name}: {'; '.join(lacking)}. Stop the schedule, copy the "
-                "file, and bring it along: winback migrate --dry-run, then winback migrate"
+                "file, and migrate it: winback migrate --dry-run, then winback migrate"
             )
 
     def refuse_renamed(self) -> None:

@@ -329,8 +329,8 @@ LEASES = Table(
     is_unique=True,
 )
 
-# Made when a backfill commits or a migration ends: without it an earlier version made the warehouse. So it is not among ALL,
-# which every run creates where it is missing.
+# The steps of `winback migrate` that are done. A backfill writes all of them: where one is missing an earlier version made the
+# warehouse. So the table is not among ALL, which every run creates where it is missing.
 MIGRATIONS = Table("ops", "migrations", ("step",), _columns({"step": _TEXT, "migrated_at": TIMESTAMP}, {}))
 
 RAW = {"events": APP_EVENTS, "users": USERS, "redemptions": VOUCHER_REDEMPTIONS}
