@@ -6,7 +6,7 @@ AIRFLOW_VENV := .venv-airflow
 COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-strip-extras --universal --python-version 3.11 --no-header pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test dags-test increments-test faults-test crash-test vendors-test recipes-test installs-test lint docs types check crm bench example lock clean
+.PHONY: help demo test dags-test increments-test faults-test crash-test vendors-test recipes-test migrate-test installs-test lint docs types check crm bench example lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -83,6 +83,9 @@ vendors-test: $(VENV)/dev.stamp  ## fetch the CRM vendors' published API specifi
 
 recipes-test: $(VENV)/dev.stamp  ## every recipe of README and docs, the long ones too, over a throw-away warehouse
 	@RECIPES=all $(BIN)/pytest tests/test_recipes.py
+
+migrate-test: $(VENV)/dev.stamp  ## a warehouse that an earlier commit makes is migrated; killed at every table of a rebuild
+	@MIGRATE=all $(BIN)/pytest -rs tests/test_migrate.py tests/test_outdated.py
 
 installs-test: $(VENV)/dev.stamp  ## every lock installs, whatever has been released since
 	@INSTALLS=all $(BIN)/pytest tests/test_install.py

@@ -34,10 +34,12 @@ def migrate(house: House, *, dry_run: bool = False) -> Migrated:
     BusyError while a run is at work.
     """
     warehouse = house.warehouse
-    left = [step for step in STEPS if step.name not in recorded(warehouse)]
+    known = recorded(warehouse)
+    # Whether tables and columns are there is asked each time: somebody may have restored an older table.
+    left = [step for step in STEPS if not step.is_of_history or step.name not in known]
     # The watermark may lie beyond now: repairing it needs a warehouse of this version.
     last = ledger.last_epoch(warehouse) if warehouse.exists("ops", "runs") else None
-    if left and last:
+    if last and any(step.is_of_history for step in left):
         refuse_changed(last.funnel, house.funnel)
     if dry_run:
         possible = [step for step in left if last or not step.is_of_history]
@@ -46,7 +48,7 @@ def migrate(house: House, *, dry_run: bool = False) -> Migrated:
     # Tables first: without ops.leases there is no lease to take.
     for step in left:
         if not step.is_of_history:
-            _do(house, step, done)
+            _do(house, step, done, is_known=step.name in known)
     of_history = [step for step in left if step.is_of_history]
     if not last:
         record(house, [step.name for step in of_history])
@@ -66,10 +68,11 @@ def record(house: House, names: Sequence[str] = tuple(step.name for step in STEP
         house.warehouse.append(MIGRATIONS, pa.Table.from_pylist(rows, schema=MIGRATIONS.schema))
 
 
-def _do(house: House, step: Step, done: dict[str, str]) -> None:
+def _do(house: House, step: Step, done: dict[str, str], *, is_known: bool = False) -> None:
     if what := step.todo(house):
         number = 1 + [each.name for each in STEPS].index(step.name)
         house.narrator.step(f"Step {number} of {len(STEPS)}: {what}")
         step.apply(house)
         done[step.name] = what
-    record(house, [step.name])
+    if not is_known:
+        record(house, [step.name])

@@ -107,9 +107,8 @@ def _rebuild_todo(house: House) -> str:
 def _rebuild(house: House) -> None:
     """Build the tables from the raw events; the log of features gets the exits it lacks, and keeps its rows."""
     since, _ = raw_since(house)
-    window = _window(house, since or SINCE_EVER)
-    house.transform(window).build("audit", full_refresh=since is None)
-    house.transform(window).build("logged")
+    _build("audit", full_refresh=since is None)(house)
+    _build("logged")(house)
 
 
 def raw_since(house: House) -> tuple[datetime | None, int]:
@@ -154,10 +153,12 @@ def _acknowledged_todo(house: House) -> str | None:
 
 
 def _build(selector: str, *, full_refresh: bool = False) -> Callable[[House], None]:
-    """Build a selector over an empty window. Decisions, profiles and deliveries are read from their beginning."""
+    """Build a selector over all raw events, decisions, profiles and deliveries that committed runs have taken in."""
 
     def build(house: House) -> None:
-        house.transform(_window(house, _last(house).window_until)).build(selector, full_refresh=full_refresh)
+        since, _ = raw_since(house)
+        # One window for all steps: dbt then parses the project once.
+        house.transform(_window(house, since or SINCE_EVER)).build(selector, full_refresh=full_refresh)
 
     return build
 

@@ -16,6 +16,7 @@ from jobs.findings_local import features
 from jobs.settings import Settings
 from scoring.contract import load_contract
 from tests.doctor_kit import named, troubles
+from tests.migrate_kit import migrated
 from tests.world import API_KEY, CONFIG, HISTORY_UNTIL, World, settings_in
 
 
@@ -65,12 +66,13 @@ def test_a_file_that_a_run_holds_is_no_failure(world: World) -> None:
     assert f"process {holder.pid}" in named(found, "warehouse").says
 
 
-def test_a_table_of_an_earlier_version_is_told_with_the_statement_that_mends_it(world: World) -> None:
+def test_a_table_of_an_earlier_version_is_told_with_the_command_that_mends_it(world: World) -> None:
     world.query("alter table ops.reports drop column stopped_because")
     found = named(examined(world), "tables")
     assert found.says == "ops.reports has no column stopped_because"
 
-    world.query(found.do[1])
+    assert found.do[-1] == "winback migrate"
+    assert migrated(world.folder, world.parsed).steps == {"columns": "add ops.reports.stopped_because"}
 
     assert troubles(examined(world)) == {}
 

@@ -103,7 +103,7 @@ def test_nothing_is_wrong_with_a_sound_project() -> None:
             "tables of ops",
             "failed",
             "ops.runs has no column policy_version",
-            "ALTER TABLE `shop`.`winback_ops`.`runs` ADD COLUMN policy_version STRING;",
+            "winback migrate",
         ),
         (
             # 1 TiB an hour, 730 hours, 6.25 dollars

@@ -1,24 +1,40 @@
-"""Is a warehouse that an earlier version made refused with what to do, and do those steps mend it?"""
+"""A warehouse that an earlier version made is refused, and every refusal names `winback migrate`."""
 
-import os
-import re
-import subprocess
-import sys
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from jobs.backfill import record
 from jobs.doctor import of_history
-from jobs.examples import examples
-from jobs.outdated import COMMANDS, refuse_outdated
-from sandbox.crm_server import LocalCrm
-from tests.world import API_KEY, NOW, World, copy_history
+from jobs.findings import Finding
+from jobs.outdated import refuse_before_first_hour, refuse_outdated
+from tests import old_warehouse
+from tests.migrate_kit import migrating
+from tests.world import NOW
 from warehouse.duckdb import DuckDBWarehouse
 from warehouse.errors import ContractError
 
-ROOT = Path(__file__).parents[1]
-CHANGES = (ROOT / "CHANGELOG.md").read_text()
+CHANGES = (Path(__file__).parents[1] / "CHANGELOG.md").read_text()
+SAYS = (
+    "An earlier version of winback made this warehouse, and it is not migrated. Stop the schedule, copy the warehouse, and "
+    "migrate it: winback migrate --dry-run, then winback migrate"
+)
+DO = ("Stop the schedule, copy the warehouse, and migrate it:", "winback migrate --dry-run", "winback migrate")
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Iterator[DuckDBWarehouse]:
+    """A warehouse of an earlier version, whose tables have the columns of this one."""
+    old_warehouse.restore(tmp_path / "winback.duckdb")
+    with closing(DuckDBWarehouse(tmp_path / "winback.duckdb")) as warehouse:
+        for table, column in warehouse.lacking():
+            warehouse.add_column(table, column)
+        warehouse.prepare()
+        yield warehouse
 
 
 def test_tables_of_ours_without_a_column_are_refused_by_name(tmp_path: Path) -> None:
@@ -30,83 +46,40 @@ def test_tables_of_ours_without_a_column_are_refused_by_name(tmp_path: Path) -> 
         made.prepare()
     made.close()
     assert str(refused.value) == (
-        "An earlier version made tables of winback.duckdb: ops.reports has no column count_audience. winback doctor prints the "
-        "SQL that adds what is missing; CHANGELOG.md, Upgrading, has the other steps."
+        "An earlier version made tables of winback.duckdb: ops.reports has no column count_audience. Stop the schedule, copy the "
+        "file, and migrate it: winback migrate --dry-run, then winback migrate"
     )
 
 
-def test_old_exits_get_the_quotient_of_what_was_logged_of_them_as_it_would_have_been(
-    history: Path, tmp_path: Path, parsed: dict[str, Any]
-) -> None:
-    copy_history(history, tmp_path)
-    tables = ("fct_exit_features", "fct_exit_features_logged")
-    what = "exit_id, fields_filled_ratio_per_input as ratio"
-    old = "exited_on < date '2026-05-10' order by exit_id"
-    with LocalCrm(tmp_path / "crm.sqlite", api_key=API_KEY, clock=lambda: NOW) as crm:
-        world = World(tmp_path, crm, parsed)
-        sql = {table: f"select {what} from marts.{table} where {old}" for table in tables}
-        before = {table: world.query(sql[table]) for table in tables}
-        made = DuckDBWarehouse(tmp_path / "winback.duckdb")
-        for table in tables:
-            made.connection.execute(f"alter table marts.{table} drop column fields_filled_ratio_per_input")
-        made.close()
-
-        with (
-            world.house() as house,
-            pytest.raises(ContractError, match="no column fields_filled_ratio_per_input"),
-        ):
-            examples(house)
-        assert world.run(6).stopped is None
-        assert {row["ratio"] for table in tables for row in world.query(sql[table])} == {None}
-        made = DuckDBWarehouse(tmp_path / "winback.duckdb")
-        made.connection.execute("\n".join(re.findall(r"^ *(UPDATE .*;)$", CHANGES, re.MULTILINE)))
-        made.close()
-        assert {table: world.query(sql[table]) for table in tables} == before
-        assert len(before["fct_exit_features_logged"]) > 1_000
+def test_a_warehouse_that_is_not_migrated_is_refused_though_its_tables_have_every_column(old: DuckDBWarehouse) -> None:
+    with pytest.raises(ContractError) as refused:
+        refuse_outdated(old)
+    assert str(refused.value) == SAYS
 
 
-def test_the_changelog_has_the_commands_that_doctor_prints() -> None:
-    assert all(command in CHANGES for command in COMMANDS)
+def test_a_warehouse_that_is_migrated_in_part_is_refused(tmp_path: Path, old: DuckDBWarehouse) -> None:
+    old.close()
+    with migrating(tmp_path, {}) as house:
+        record(house, ["columns", "tables"])
+        with pytest.raises(ContractError) as refused:
+            refuse_outdated(house.warehouse)
+        record(house)
+        refuse_outdated(house.warehouse)
+    assert str(refused.value) == SAYS
 
 
-def test_the_steps_of_the_changelog_mend_it(history: Path, tmp_path: Path, parsed: dict[str, Any]) -> None:
-    copy_history(history, tmp_path)
-    path = tmp_path / "winback.duckdb"
-    with LocalCrm(tmp_path / "crm.sqlite", api_key=API_KEY, clock=lambda: NOW) as crm:
-        world = World(tmp_path, crm, parsed)
-        delivered = world.run(6).sync.delivered
-        acknowledged = world.query("select * from marts.crm_acknowledged order by user_id")
-        made = DuckDBWarehouse(path)
-        for column in ("rejected_reason", "is_in_doubt"):
-            made.connection.execute(f"alter table marts.crm_acknowledged drop column {column}")
-        with pytest.raises(ContractError, match="is_in_doubt, rejected_reason: an earlier version made it"):
-            refuse_outdated(made)
-        (finding,) = [each for each in of_history(made, None) if each.check == "audience"]
-        assert (finding.state, finding.do[1:]) == ("failed", COMMANDS)
-        made.connection.execute("alter table ops.deliveries drop column error_reason")
-        made.connection.execute("alter table ops.reports drop column count_audience")
-        made.close()
-        with pytest.raises(ContractError, match=re.escape("winback doctor prints the SQL")):
-            world.run(7)
+def test_doctor_finds_it_and_names_the_command(old: DuckDBWarehouse) -> None:
+    found = of_history(old, None, NOW)
+    assert [finding for finding in found if finding.check == "version"] == [Finding("version", "failed", SAYS, DO)]
 
-        alters = re.findall(r"^ *(ALTER TABLE .*;)$", CHANGES, re.MULTILINE)
-        made = DuckDBWarehouse(path)
-        made.connection.execute("\n".join(alters))
-        made.close()
-        with pytest.raises(ContractError, match="CHANGELOG"):
-            world.run(7)
-        command = "\n".join(COMMANDS[1:]).replace("../.venv/bin", str(Path(sys.executable).parent))
-        # Beside what a developer's own dbt keeps there.
-        keeps = f" --target-path {tmp_path / 'target'} --log-path {tmp_path / 'target'}"
-        done = subprocess.run(
-            ["sh", "-c", command + keeps],
-            cwd=ROOT / "dbt",
-            env={**os.environ, "WINBACK_WAREHOUSE": f"duckdb:///{path}", "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"},
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout
-        assert delivered > 0
-        assert world.query("select * from marts.crm_acknowledged order by user_id") == acknowledged
-        assert world.run(7).stopped is None
+
+def test_examples_of_a_feature_that_no_hour_has_appended_are_refused(old: DuckDBWarehouse) -> None:
+    refuse_before_first_hour(old, ["age"])
+    with pytest.raises(ContractError, match="fct_exit_features_logged has no column shoe_size"):
+        refuse_before_first_hour(old, ["age", "shoe_size"])
+
+
+def test_the_changelog_names_the_command_and_has_no_steps_by_hand() -> None:
+    upgrading = CHANGES.split("### Upgrading")[1]
+    assert "winback migrate --dry-run" in upgrading
+    assert [word for word in ("ALTER TABLE", "UPDATE ", "dbt run", "INSERT ") if word in upgrading] == []
