@@ -15,6 +15,8 @@ from jobs.shape import refuse_changed
 from warehouse import ledger
 from warehouse.tables import MIGRATIONS
 
+NAMES = tuple(step.name for step in STEPS)
+
 
 @dataclass(frozen=True)
 class Migrated:
@@ -60,7 +62,7 @@ def migrate(house: House, *, dry_run: bool = False) -> Migrated:
     return Migrated(dry_run, done)
 
 
-def record(house: House, names: Sequence[str] = tuple(step.name for step in STEPS)) -> None:
+def record(house: House, names: Sequence[str] = NAMES) -> None:
     """Write down that these steps are done, by default all: runs accept a warehouse in which all are."""
     if names:
         house.warehouse.create(MIGRATIONS)

@@ -49,7 +49,8 @@ def killed_after(place: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     steps = (*migrations.STEPS[:place], replace(step, apply=apply), *migrations.STEPS[place + 1 :])
-    migrations.STEPS = migrate.STEPS = steps  # type: ignore[assignment]
+    for module in (migrations, migrate):
+        module.STEPS = steps  # type: ignore[attr-defined]
 
 
 def killed_at(model: str) -> None:

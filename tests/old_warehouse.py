@@ -114,7 +114,7 @@ def make_small(folder: Path) -> Path:
     ]
     profiles = [
         {"user_id": user_id, "created_at": LONG_AGO, "updated_at": LONG_AGO, "marketing_consent": True, "age": 40}
-        for user_id in sorted({row["user_id"] for row in more} - {WITHOUT_PROFILE})
+        for user_id in sorted({str(row["user_id"]) for row in more} - {WITHOUT_PROFILE})
     ]
     pq.write_table(_and(events, more), small / "events.parquet")
     pq.write_table(_and(users, profiles), small / "users.parquet")

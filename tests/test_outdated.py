@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.backfill import record
 from jobs.doctor import of_history
 from jobs.findings import Finding
+from jobs.migrate import record
 from jobs.outdated import refuse_before_first_hour, refuse_outdated
 from tests import old_warehouse
 from tests.migrate_kit import migrating
