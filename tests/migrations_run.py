@@ -91,7 +91,7 @@ class Runs:
             destination=nothing,
             parsed=self.parsed,
         )
-        house.transform(Window(SINCE_EVER, NOW, NOW))._manifest()
+        house.transform(Window(SINCE_EVER, NOW, NOW)).parse()
 
     def copy(self, name: str, source: str = "old") -> Path:
         folder = self.root / name
