@@ -43,9 +43,9 @@ FORMS = {"backfill": True, "features": False, "audience": False, "examples": Fal
 _TIMES = [name for name, kind in get_type_hints(Window).items() if kind is datetime]
 # A century apart, so that a time in the SQL tells by its nearest mark which var it was made from; 1970 and 9999 are of none.
 # Not at midnight, so that a midnight in the SQL tells that a day was cut off.
-_MARKS: dict[str, Any] = {name: datetime(2100 + 100 * n, 7, 1, 13, 7, 9, tzinfo=UTC) for n, name in enumerate(_TIMES)}
+MARKS: dict[str, Any] = {name: datetime(2100 + 100 * n, 7, 1, 13, 7, 9, tzinfo=UTC) for n, name in enumerate(_TIMES)}
 _NEAR = timedelta(days=40 * 365)
-_LITERAL = re.compile(r"'(\d{4}-\d\d-\d\d(?: \d\d:\d\d:\d\d(?:\.\d+)?)?)'")
+_LITERAL = re.compile(r"(?<=')(\d{4}-\d\d-\d\d(?: \d\d:\d\d:\d\d(?:\.\d+)?)?)(?=(?:\+00)?')")
 _CHANGES = re.compile(r"(create|alter|drop|merge|insert|delete|update|truncate)\b", re.IGNORECASE)
 
 
@@ -81,19 +81,27 @@ def recorded() -> Recording:
         with open_house(settings_in(Path(folder), warehouse=f"duckdb:///{path}")) as house:
             for selector, is_full in FORMS.items():
                 executed.clear()
-                house.transform(Window(**_MARKS)).build(selector, full_refresh=is_full)
-                recording[selector] = [s for sql in executed if (s := _statement(sql))]
+                house.transform(Window(**MARKS)).build(selector, full_refresh=is_full)
+                recording[selector] = [s for sql in executed if (s := changing(sql))]
     return recording
 
 
-def _statement(sql: str) -> Statement | None:
+def over(window: Window, statement: Statement) -> str:
+    """A statement's SQL with the times of an actual window."""
+    actual = {name: datetime.fromisoformat(window.as_vars()[name]) for name in _TIMES}
+    texts, times = statement.pieces[::2], [_moved(time, actual) for time in statement.pieces[1::2]]
+    return "".join(part for pair in zip(texts, [*times, ""], strict=True) for part in pair)
+
+
+def changing(sql: str) -> Statement | None:
+    """What dbt executed for a model to change tables; None for whatever else it executed."""
     node = re.search(r'"node_id": "model\.winback\.(\w+)"', sql)
     bare = re.sub(r"/\*.*?\*/", "", sql, flags=re.DOTALL).strip()
     if not node or not _CHANGES.match(bare):
         return None
     pieces = _LITERAL.split(bare.replace("create temporary table", "create or replace temporary table"))
     # A time of a window in any other spelling would stay where it is, and the replay would be of no window at all.
-    years = "|".join(str(mark.year + n) for mark in _MARKS.values() for n in (-1, 0))
+    years = "|".join(str(mark.year + n) for mark in MARKS.values() for n in (-1, 0))
     assert not re.search(rf"\b({years})\b", " ".join(pieces[::2])), bare
     return Statement(node[1], tuple(pieces))
 
@@ -117,15 +125,11 @@ class Replay:
 
     def build(self, selector: str, window: Window) -> None:
         """Do what `Transform(...).build(selector)` does, the backfill as a full refresh, without the data tests."""
-        actual = {name: datetime.fromisoformat(window.as_vars()[name]) for name in _TIMES}
         if selector == "examples":
             self.warehouse.connection.execute("drop table if exists marts.fct_training_examples")
         for statement in recorded()[selector]:
             if self._models is None or statement.model in self._models or statement.model.startswith("stg_"):
-                texts, times = statement.pieces[::2], statement.pieces[1::2]
-                moved = [f"'{_moved(time, actual)}'" for time in times]
-                sql = "".join(part for pair in zip(texts, [*moved, ""], strict=True) for part in pair)
-                self.warehouse.connection.execute(sql)
+                self.warehouse.connection.execute(over(window, statement))
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """Ask the tables."""
@@ -140,7 +144,7 @@ def _moved(time: str, actual: dict[str, datetime]) -> str:
     """A time as dbt would have written it for the actual window; a date stays a date and a midnight a midnight."""
     said = datetime.fromisoformat(time)
     is_day = said == datetime.combine(said.date(), clock.min)
-    for name, mark in _MARKS.items():
+    for name, mark in MARKS.items():
         there, here = mark.replace(tzinfo=None), actual[name]
         if is_day:
             there, here = (datetime.combine(moment.date(), clock.min) for moment in (there, here))
