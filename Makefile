@@ -79,7 +79,7 @@ crash-test: $(VENV)/dev.stamp  ## runs killed at every effect and paused amid ot
 
 judge-test: EXAMPLES ?= 300
 judge-test: $(VENV)/dev.stamp  ## every model over 300 random histories in Google's reference implementation of BigQuery's SQL
-	@GOOGLE_EXAMPLES=$(EXAMPLES) $(BIN)/pytest tests/test_google_laws.py
+	@INCREMENTS_EXAMPLES=$$((200 * $(EXAMPLES))) $(BIN)/pytest tests/test_google_laws.py
 
 vendors-test: $(VENV)/dev.stamp  ## fetch the CRM vendors' published API specifications and hold every request and reply against them
 	@$(BIN)/python -m tests.vendor_specs var/vendor_specs

@@ -21,9 +21,9 @@ from warehouse.tables import APP_EVENTS, Table
 
 @cache
 def recorded() -> Recording:
-    """Everything dbt sends to BigQuery to change tables, by selector, analysed with types. Once in a process."""
+    """Everything dbt sends to BigQuery to change tables, by selector. Once in a process; types: test_bigquery_grammar.py."""
     sent: list[str] = []
-    google = GoogleSql()
+    google = GoogleSql(is_checking=False)
     warehouse = GoogleWarehouse(google, Sent())
     recording = {}
     with (

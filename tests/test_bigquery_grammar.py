@@ -32,6 +32,7 @@ from jobs.house import House
 from jobs.models import choose
 from jobs.nightly import nightly
 from jobs.profile_coverage import coverage_of_exits
+from jobs.repair import repair_watermark
 from jobs.status import status
 from sandbox.crm_server import LocalCrm
 from sandbox.synthetic_app import generate
@@ -44,7 +45,7 @@ from tests.google_sql import GoogleSql, NotBigQueryError
 from tests.google_world import ROOT, GoogleWorld
 from tests.test_both_warehouses import TABLES
 from tests.world import API_KEY, HISTORY_UNTIL, NOW, World, at, load_app, settings_in
-from warehouse import lease, ledger
+from warehouse import lease, ledger, raw_summary
 from warehouse.tables import RAW, VOUCHER_REDEMPTIONS
 
 ALL_TABLES = TABLES | {
@@ -172,8 +173,12 @@ def life(world: World) -> Iterator[Any]:
         requests.delete(f"{world.crm.url}/_control/faults", timeout=5).raise_for_status()
         last = world.run(24 * 18)
         yield last.scoring, last.sync
+    # Both say that they were loaded before; only a search finds them.
+    world.append_event(users[4], "help_opened", at(24 * 18 - 30), at(24 * 18 - 20))
+    world.append_event(users[5], "help_opened", at(24 * 12), at(24 * 17))
     with world.house(now=lambda: at(24 * 18)) as house:
-        yield [vars(table) for table in nightly(house).tables]
+        night = nightly(house)
+        yield night.missed, [vars(table) for table in night.tables]
         yield [vars(table) for table in audit(house, 100).tables]
         yield coverage_of_exits(house.warehouse)
         yield examples(house)
@@ -183,6 +188,10 @@ def life(world: World) -> Iterator[Any]:
         found = last_audit(house.warehouse)
         assert found
         yield of_history(house.warehouse, choose(house.settings).bundle)
+        yield raw_summary.summarise(house.warehouse), raw_summary.counts_by_name(house.warehouse)
+    # As if the last hour's clock had been ahead.
+    with world.house(now=lambda: at(9)) as house:
+        yield repair_watermark(house)
 
 
 def races(house: House) -> Iterator[Any]:
