@@ -27,7 +27,6 @@ from jobs.backfill import backfill
 from jobs.doctor import of_history
 from jobs.erase import erase, erase_again, sweep
 from jobs.examples import build_examples, examples
-from jobs.hourly import hourly
 from jobs.house import House
 from jobs.models import choose
 from jobs.nightly import nightly
@@ -46,7 +45,7 @@ from tests.google_world import ROOT, GoogleWorld
 from tests.test_both_warehouses import TABLES
 from tests.world import API_KEY, HISTORY_UNTIL, NOW, World, at, load_app, settings_in
 from warehouse import lease, ledger, raw_summary
-from warehouse.tables import RAW, VOUCHER_REDEMPTIONS
+from warehouse.tables import DECISIONS, RAW, VOUCHER_REDEMPTIONS
 
 ALL_TABLES = TABLES | {
     "intermediate.int_sessions": "started_on >= date '1970-01-01'",
@@ -148,7 +147,9 @@ def life(world: World) -> Iterator[Any]:
     """Do it all, and tell of each step what must be equal on every warehouse."""
     settings = world.settings if isinstance(world, GoogleWorld) else settings_in(world.folder)
     challenge(world)
-    with world.house() as house:
+    with pytest.MonkeyPatch.context() as patch, world.house() as house:
+        # Each of its data tests runs in the first hour, at night or over the examples too.
+        patch.setenv("DBT_EXCLUDE_RESOURCE_TYPES", "test")
         yield backfill(house, HISTORY_UNTIL)
     first = world.run(6, settings=settings.model_copy(update={"shadow": True}))
     yield first.scoring, first.shadow, first.sync, first.arrivals
@@ -158,10 +159,8 @@ def life(world: World) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         # They passed above; without them these hours take half the time.
         patch.setenv("DBT_EXCLUDE_RESOURCE_TYPES", "test")
-        with world.house(now=lambda: at(7)) as house:
-            rehearsed = hourly(house, at(7), dry_run=True)
         second = world.run(7)
-        yield rehearsed.scoring, rehearsed.sync, second.scoring, second.sync, second.arrivals
+        yield second.scoring, second.sync, second.arrivals
         with world.house(now=lambda: at(8)) as house:
             yield dead_letters.listed(house)
             yield dead_letters.retry(house)
@@ -195,11 +194,12 @@ def life(world: World) -> Iterator[Any]:
 
 
 def races(house: House) -> Iterator[Any]:
-    """What a run asks only when another is faster, or when one before it came to no good end."""
+    """What a run asks only when another is faster, when it was for trial, or when one before it came to no good end."""
     warehouse, last = house.warehouse, ledger.last_epoch(house.warehouse)
     assert last
     yield ledger.commit(warehouse, replace(last, run_id="the-slower-one")).run_id == last.run_id
     yield ledger.first_epoch_after(warehouse, at(6))
+    warehouse.discard(DECISIONS, run_id="for trial", decided_at=at(7))
     length = timedelta(minutes=1)
     mine = lease.take(warehouse, "a-run", at(7), at(8), length)
     for _ in range(2):  # the second time as after a lost reply
@@ -233,10 +233,14 @@ def test_every_job_does_in_googles_parts_what_it_does_in_duckdb(grown: Grown) ->
     assert {table for table, count in counts.items() if count == 0} == {"marts.crm_pending"}
 
 
-def test_every_model_was_built_and_every_data_test_ran(grown: Grown) -> None:
+def test_every_model_was_built_and_every_data_test_ran(grown: Grown, tmp_path: Path) -> None:
     nodes = {node for node, _ in grown.google.by_dbt}
     assert nodes >= MODELS
     assert nodes >= {path.stem for path in (PROJECT / "tests").glob("*.sql")}
+    every = record(tmp_path, "source", "freshness").manifest["nodes"].values()
+    tests = {node["name"] for node in every if node["resource_type"] == "test"}
+    assert len(tests) > 60
+    assert tests - nodes == set()
 
 
 def test_every_line_of_python_that_sends_sql_was_judged(grown: Grown) -> None:
@@ -258,7 +262,7 @@ def test_every_line_of_python_that_sends_sql_was_judged(grown: Grown) -> None:
     assert {s for s in sites if not any(s[0] == file and s[1] <= line <= s[2] for file, line in places)} == set()
 
 
-# `discard` has one statement, which the dry run sends.
+# `discard` has one statement: races().
 SENDERS = {"query", "stream", "schema", "delete_users"}
 DOORS = {"warehouse", "reader", "self", "client"}
 # DuckDB's own door, and the doctor's questions, which dry runs of an emulator answer: tests/test_doctor_bigquery.py.

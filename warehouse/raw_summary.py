@@ -41,7 +41,7 @@ def counts_by_name(warehouse: Warehouse) -> dict[str, int]:
 
 def _by_name(warehouse: Warehouse, table: str, column: str) -> dict[str, int]:
     rows = warehouse.query(f"""
-        select {column} as name, count(*) as rows from {table} where {column} is not null
-        group by {column} order by rows desc, name limit 1000
+        select {column} as name, count(*) as count_rows from {table} where {column} is not null
+        group by {column} order by count_rows desc, name limit 1000
     """).to_pylist()
-    return {row["name"]: row["rows"] for row in rows}
+    return {row["name"]: row["count_rows"] for row in rows}
