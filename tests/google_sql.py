@@ -27,6 +27,7 @@ from tests.google_sql_values import KINDS, cell_of, kind_of, name_of, value_of
 _PATH = re.compile(r"`([\w-]+)`\.`?(\w+)`?\.`?(\w+)`?")
 _AS = re.compile(r"^\s*as\s+(?=(?:--[^\n]*\s+)*(?:\(|select\b|with\b))", re.MULTILINE | re.IGNORECASE)
 _TIME = re.compile(r"'\d{4}-\d\d-\d\d[^']*'|__dbt_tmp\d+")
+_NO_ROWS = re.compile(r"\blimit 0[\s)]*$", re.IGNORECASE)
 _NAMED = re.compile(r"`([\w-]+\.\w+\.\w+)`")
 
 
@@ -149,6 +150,8 @@ class GoogleSql:
         columns = self._checked(text, parameters)
         if re.search(r"\bview\b", head[: head.index(name)], re.IGNORECASE):
             self._put(name, Relation(columns or self.analyse(query), query=query))
+        elif _NO_ROWS.search(query):  # asked for its columns alone
+            self._put(name, Relation(columns or self.analyse(query)))
         else:
             found = self._query(query, parameters)
             self._put(name, Relation(columns or found.columns, found.content))

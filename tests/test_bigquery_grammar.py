@@ -151,6 +151,7 @@ def life(world: World) -> Iterator[Any]:
         # Each of its data tests runs in the first hour, at night or over the examples too.
         patch.setenv("DBT_EXCLUDE_RESOURCE_TYPES", "test")
         yield backfill(house, HISTORY_UNTIL)
+        yield raw_summary.summarise(house.warehouse), raw_summary.counts_by_name(house.warehouse)
     first = world.run(6, settings=settings.model_copy(update={"shadow": True}))
     yield first.scoring, first.shadow, first.sync, first.arrivals
     decided = "select user_id from ops.decisions where disposition = 'scored' order by is_eligible desc, user_id"
@@ -187,10 +188,9 @@ def life(world: World) -> Iterator[Any]:
         found = last_audit(house.warehouse)
         assert found
         yield of_history(house.warehouse, choose(house.settings).bundle)
-        yield raw_summary.summarise(house.warehouse), raw_summary.counts_by_name(house.warehouse)
-    # As if the last hour's clock had been ahead.
+    # As if the last hour's clock had been ahead. Raw rows of the erased user are gone from DuckDB alone.
     with world.house(now=lambda: at(9)) as house:
-        yield repair_watermark(house)
+        yield replace(repair_watermark(house), count_rows_ahead={})
 
 
 def races(house: House) -> Iterator[Any]:
