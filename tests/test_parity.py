@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.streams import (
@@ -127,10 +127,27 @@ def ends_an_exit(news: Event, exited_at: datetime) -> bool:
     return after < timedelta(minutes=GAP) or (news.name in OUTCOMES and after <= timedelta(minutes=GAP))
 
 
+# Three users of whom one event of three comes after their exit was scored.
+LATE = Stream(
+    tuple(
+        event
+        for user in range(3)
+        for event in (
+            Event(user, "field_saved", 0, (1,)),
+            Event(user, "help_opened", 10, (200,)),
+            Event(user, "field_saved", 20, (21,)),
+        )
+    ),
+    2,
+    ((2, 100), (100, 300)),
+)
+
+
 def test_features_as_scored_differ_from_those_known_later_only_where_an_event_came_late() -> None:
     met: Counter[str] = Counter()
 
     @few_or_many(80)
+    @example(stream=LATE)
     @given(stream=streams())
     def law(stream: Stream) -> None:
         replay = Replay(rows_of(stream.events), MODELS)
