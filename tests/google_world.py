@@ -106,8 +106,11 @@ class GoogleWarehouse(BigQueryWarehouse):
 
     def prepare(self) -> None:
         for table in ALL:
-            if self._id(table) not in self.google.relations:
-                self.google.create(self._id(table), {c.name: TYPES[c.type] for c in table.columns})
+            self.create(table)
+
+    def create(self, table: Table) -> None:
+        if self._id(table) not in self.google.relations:
+            self.google.create(self._id(table), {c.name: TYPES[c.type] for c in table.columns})
 
     def query(self, sql: str, parameters: dict[str, Any] | None = None) -> pa.Table:
         text = re.sub(r"\$(\w+)", r"@\1", sql)
