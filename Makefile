@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 AIRFLOW_VENV := .venv-airflow
 COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-strip-extras --universal --python-version 3.11 --no-header pyproject.toml
 
+# Tests start hundreds of processes: where Python may not keep what it compiles, each compiles its libraries anew for seconds.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test dags-test increments-test faults-test crash-test judge-test vendors-test recipes-test migrate-test installs-test lint docs types check crm bench example lock clean
 
