@@ -63,17 +63,25 @@ def replay(until: datetime, hours: int, database: Path, is_json: bool) -> None:
 
 @click.command()
 @click.option("--users", "count_users", default=20_000, show_default=True, help="Users of the synthetic app.")
+@click.option(
+    "--hours",
+    "count_hours",
+    type=click.IntRange(1, 150),
+    default=12,
+    show_default=True,
+    help="Hourly runs after the one that catches up a day.",
+)
 @click.option("--seed", default=7, show_default=True, help="Another seed, another app.")
 @click.option("--json", "is_json", is_flag=True, help="One machine-readable object on stdout.")
-def demo(count_users: int, seed: int, is_json: bool) -> None:
-    """Show the whole product on this machine: an app, its history, a model, a day and twelve hours, a CRM.
+def demo(count_users: int, count_hours: int, seed: int, is_json: bool) -> None:
+    """Show the whole product on this machine: an app, its history, a model, a day and some hours, a CRM.
 
     \b
     winback demo
     """
     from sandbox.demo import run_demo  # noqa: PLC0415
 
-    answer = run_demo(count_users=count_users, seed=seed, is_quiet=is_json)
+    answer = run_demo(count_users=count_users, count_hours=count_hours, seed=seed, is_quiet=is_json)
     if is_json:
         click.echo(json.dumps(answer, default=str))
     if not answer["ok"]:

@@ -31,11 +31,11 @@ COUNT_DAYS = 90
 # A Sunday near the deadline, with a week of events left after it. The first run catches up the day that was missed, then hour
 # follows hour.
 BACKFILL_UNTIL = datetime(2026, 6, 21, 8, tzinfo=UTC)
-CATCH_UP_HOURS, COUNT_HOURS = 24, 12
+CATCH_UP_HOURS = 24
 API_KEY = "local-key"
 
 
-def run_demo(*, count_users: int, seed: int, is_quiet: bool = False) -> dict[str, Any]:
+def run_demo(*, count_users: int, count_hours: int, seed: int, is_quiet: bool = False) -> dict[str, Any]:
     """Run it in the default places, so that `winback status` and `winback crm` show it afterwards.
 
     Raises: ContractError when those places hold something that is not an earlier demo.
@@ -63,10 +63,10 @@ def run_demo(*, count_users: int, seed: int, is_quiet: bool = False) -> dict[str
     with LocalCrm(DEFAULT_CRM, api_key=API_KEY) as crm:
         with open_house(settings, narrator=voice, destination=Braze(crm.url, API_KEY)) as house:
             history = backfill(house, BACKFILL_UNTIL)
-            trained = train(house)
+            trained = train(at_the_time(house, BACKFILL_UNTIL))
             quiet = replace(house, narrator=Silence())
             hours = []
-            for n in range(COUNT_HOURS + 1):
+            for n in range(count_hours + 1):
                 until = BACKFILL_UNTIL + timedelta(hours=CATCH_UP_HOURS + n)
                 voice.step(f"Running until {until:%d %B %H:%M}", until=until)
                 hours.append(hourly(at_the_time(quiet, until), until))
