@@ -87,7 +87,7 @@ def rows(world: BigQueryWorld | Path, table: str) -> list[str]:
 
 # dbt-bigquery asks so how a table that it replaces is kept.
 @pytest.mark.filterwarnings("ignore:This method will be deprecated:PendingDeprecationWarning")
-def test_it_is_migrated_to_the_rows_of_duckdb(
+def test_it_is_migrated_to_the_rows_of_duckdb(  # noqa: PLR0917 - fixtures
     old: BigQueryWarehouse,
     emulator: Emulator,
     prefix: str,
