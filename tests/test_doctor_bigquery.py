@@ -15,6 +15,8 @@ from google.cloud import bigquery
 from jobs.doctor import doctor
 from jobs.findings import Finding
 from jobs.findings_bigquery import findings
+from jobs.house import open_house
+from jobs.migrate import migrate
 from jobs.remedies import Wanted
 from tests.bigquery_world import bigquery_settings, connection_to, with_raw_tables
 from tests.doctor_kit import named, troubles
@@ -77,16 +79,20 @@ def test_nothing_is_created_loaded_or_altered(warehouse: BigQueryWarehouse, emul
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_sql_it_prescribes_mends_what_it_found(warehouse: BigQueryWarehouse, emulator: Emulator) -> None:
-    runs = f"{PROJECT}.{warehouse.connection.prefix}_ops.runs"
+def test_the_command_it_prescribes_mends_what_it_found(
+    warehouse: BigQueryWarehouse, emulator: Emulator, tmp_path: Path
+) -> None:
+    prefix = warehouse.connection.prefix
+    runs = f"{PROJECT}.{prefix}_ops.runs"
     without = [f for f in warehouse.client.get_table(runs).schema if f.name != "policy_version"]
     warehouse.client.delete_table(runs)
     warehouse.client.create_table(bigquery.Table(runs, without))
     sick = named(looked(warehouse, emulator), "tables of ops")
     assert sick.says == "ops.runs has no column policy_version"
+    assert sick.do[1:] == ("winback migrate --dry-run", "winback migrate")
 
-    for sql in sick.do[1:]:
-        warehouse.client.query(sql).result()
+    with open_house(bigquery_settings(emulator, prefix, tmp_path), is_migrating=True) as house:
+        migrate(house)
 
     # Asked of the table: the emulator's metadata goes without columns that came later.
     assert warehouse.query(f"select policy_version from {warehouse.relation('ops', 'runs')}").num_rows == 0
