@@ -70,7 +70,7 @@ increments-test: $(VENV)/dev.stamp  ## the laws of the tables over 5,000 streams
 	@INCREMENTS_EXAMPLES=$(EXAMPLES) $(BIN)/pytest tests/test_increments.py tests/test_parity.py tests/test_labels.py
 
 faults-test: $(VENV)/dev.stamp  ## BigQuery fails at every place of a run, in every way; it and DuckDB agree on two apps
-	@FAULTS=all $(BIN)/pytest tests/test_bigquery_faults.py tests/test_both_warehouses.py
+	@FAULTS=all $(BIN)/pytest tests/test_bigquery_faults.py tests/test_both_warehouses.py tests/test_concurrency.py
 
 crash-test: $(VENV)/dev.stamp  ## runs killed at every effect and paused amid others, on every CRM, in an hour or two
 	@$(BIN)/python -m tests.kill_matrix --crm braze,hubspot,klaviyo,salesforce

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from jobs.transform import SINCE_EVER, Window
 from warehouse.tables import APP_EVENTS
 
-# How many streams the longest law is tried on: in CI, and as `make increments-test` asks.
+# In the long run a law that says 200 is tried on as many streams as `make increments-test` asks, others in proportion.
 USUAL = 200
 EXAMPLES = int(os.environ.get("INCREMENTS_EXAMPLES", "0"))
 OUTCOMES = ["filing_submitted", "filing_deleted", "filing_rejected"]

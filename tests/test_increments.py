@@ -21,7 +21,6 @@ from tests.streams import (
     EXAMPLES,
     GAP,
     LATENESS,
-    USUAL,
     Event,
     Steps,
     Stream,
@@ -248,7 +247,7 @@ MOVED_BY_A_COPY_VISIBLE_LATE = Stream(
 def test_any_stream_cut_into_any_windows_equals_one_go() -> None:
     met: Counter[str] = Counter()
 
-    @few_or_many(USUAL)
+    @few_or_many(120)
     @example(AS_LATE_AS_ALLOWED)
     @example(CLOSED_AT_AN_EDGE)
     @example(MOVED_BY_A_COPY_VISIBLE_LATE)
