@@ -45,7 +45,7 @@ def test_whoever_is_overtaken_amid_a_run_stops_and_the_next_run_makes_all_right(
     assert all(checked for case in cases.values() for checked, _ in case["laws"].values())
 
 
-# 184 s of processor. In every run: what BigQuery fails at (test_bigquery_faults), a lease on a file that several open (test_lease).
+# 184 s of processor. Every run tries what BigQuery fails at (test_bigquery_faults) and leases on a shared file (test_lease).
 @pytest.mark.skipif(os.environ.get("FAULTS") != "all", reason="takes minutes: make faults-test")
 def test_on_bigquery_a_process_that_slept_between_reply_and_log_stops_and_the_next_run_makes_all_right() -> None:
     place = "after request POST /users/track"
