@@ -278,10 +278,10 @@ def test_killed_in_each_step_in_turn_it_is_finished_by_the_same_command(before: 
 @pytest.mark.skipif(not IS_ALL, reason="takes minutes: make migrate-test, which nightly.yml runs")
 @pytest.mark.parametrize("model", MODELS)
 def test_killed_at_any_table_of_a_rebuild_it_is_finished_by_the_same_command(before: Before, model: str) -> None:
-    assert before.answers["between"][model] == {
-        "end": -signal.SIGKILL,
-        "last": ["events, sessions, exits", "late events", "audience"],
-    }
+    left = ["events, sessions, exits", "late events", "audience"]
+    if model == "stg_app__events":  # it is a view, and the step before makes the views
+        left = ["views", *left]
+    assert before.answers["between"][model] == {"end": -signal.SIGKILL, "last": left}
     assert rows(before.root / f"between-{model}") == rows(before.new)
 
 
