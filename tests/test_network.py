@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import socket
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,6 +68,16 @@ def test_a_certificate_that_does_not_fit_is_told_with_the_reason(
 ) -> None:
     wrapped = authority.serves(host, days_left=days_left)
     with serving(answers(wire(FIRST)), wrap=wrapped) as server, pytest.raises(ContractError, match=why):
+        ask(server.port, Network(str(authority.file)))
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="Python asks for it from 3.13 on")
+def test_an_authority_that_does_not_say_what_its_key_is_for_is_told_in_words(tmp_path: Path) -> None:
+    authority = Authority(tmp_path, has_usage=False)
+    with (
+        serving(answers(wire(FIRST)), wrap=authority.serves()) as server,
+        pytest.raises(ContractError, match="OpenSSL says: CA cert does not include key usage extension"),
+    ):
         ask(server.port, Network(str(authority.file)))
 
 

@@ -15,15 +15,25 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 PEM = serialization.Encoding.PEM
+_USES = (
+    *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
+    *("key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
+)
 
 
 class Authority:
     """A private authority; `file` is its own certificate, as an operator gets it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, has_usage: bool = True) -> None:
         self._folder, self._key = folder, ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "A private authority")])
-        own = self._signed(self._name, self._key.public_key(), x509.BasicConstraints(ca=True, path_length=None))
+        usage = dict.fromkeys(_USES, False) | {"key_cert_sign": True, "crl_sign": True}
+        # Python 3.13 asks that an authority says what its key is for.
+        extensions = [
+            x509.BasicConstraints(ca=True, path_length=None),
+            *([x509.KeyUsage(**usage)] if has_usage else []),
+        ]
+        own = self._signed(self._name, self._key.public_key(), *extensions)
         self.file = folder / "authority.pem"
         self.file.write_bytes(own.public_bytes(PEM))
 
@@ -41,13 +51,15 @@ class Authority:
         return lambda raw: context.wrap_socket(raw, server_side=True)
 
     def _signed(
-        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, extension: x509.ExtensionType, *, days_left: int = 1
+        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *extensions: x509.ExtensionType, days_left: int = 1
     ) -> x509.Certificate:
         ends = datetime.now(UTC) + timedelta(days=days_left)
         known_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self._name).public_key(key)
         builder = builder.serial_number(x509.random_serial_number())
         builder = builder.not_valid_before(ends - timedelta(days=30)).not_valid_after(ends)
-        builder = builder.add_extension(extension, critical=True).add_extension(known_by, critical=False)
+        for extension in extensions:
+            builder = builder.add_extension(extension, critical=True)
+        builder = builder.add_extension(known_by, critical=False)
         builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         return builder.sign(self._key, hashes.SHA256())

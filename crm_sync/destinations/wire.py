@@ -194,7 +194,7 @@ def at_fault(error: BaseException) -> str | None:
     """What is wrong with the settings where a connection failed for them, for a person to mend; None where it may pass."""
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
-            why = _UNTRUSTED.get(cause.verify_code, f"verification says {cause.verify_code}")
+            why = _UNTRUSTED.get(cause.verify_code, f"OpenSSL says: {cause.verify_message}")
             return (
                 f"The CRM's certificate is not trusted: {why}. Correct WINBACK_CRM_URL, or name the file of the authorities to "
                 "trust: WINBACK_CRM_CA_FILE"
