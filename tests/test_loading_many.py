@@ -240,6 +240,16 @@ def test_refused_rows_are_set_aside_with_their_reason_and_the_rest_is_loaded(
     )
 
 
+def test_a_row_with_several_faults_is_one_row(warehouse: DuckDBWarehouse, tmp_path: Path) -> None:
+    """One good row and one with three faults: more faults than rows, and yet the good one is loaded."""
+    odd = event(event_id="NULL", user_id="NULL", occurred_at="2026-02-30T10:00:00Z")
+    (tmp_path / "e.csv").write_text(lines(EVENTS, EVENT, odd))
+    loaded = load(warehouse, {"events": tmp_path / "e.csv"}, now=NOW, set_aside=tmp_path / "refused.csv")
+    assert ids(warehouse) == ["e1"]
+    assert (loaded["events"].count_new, loaded["events"].count_set_aside) == (1, 1)
+    assert [row["row"] for row in read(tmp_path / "refused.csv")] == ["2"]
+
+
 def test_rows_that_were_set_aside_load_once_they_are_corrected(warehouse: DuckDBWarehouse, tmp_path: Path) -> None:
     (tmp_path / "e.csv").write_text(lines(EVENTS, EVENT, event(event_id="e2", user_id="NULL")))
     load(warehouse, {"events": tmp_path / "e.csv"}, now=NOW, set_aside=tmp_path / "refused.csv")

@@ -20,7 +20,7 @@ from warehouse.errors import ContractError, RetryableError
 from warehouse.problems import Problem, message
 from warehouse.raw_files import RawFile, open_file
 from warehouse.raw_paths import labels
-from warehouse.set_aside import refuse_unusable_target, write_set_aside
+from warehouse.set_aside import keeps_rows, refuse_unusable_target, write_set_aside
 from warehouse.staging import Staging, Times
 from warehouse.tables import RAW, USERS
 from warehouse.time_checks import EARLIEST
@@ -83,7 +83,7 @@ def load(
             refuse_unusable_target(set_aside)
         for each in incoming:
             _stage(connection, each, done, times)
-        if problems := _problems(incoming, may_set_aside=set_aside is not None):
+        if problems := _problems(connection, incoming, may_set_aside=set_aside is not None):
             raise ContractError(message(problems))
         return _store(connection, incoming, done, set_aside=set_aside, watermark=times.watermark)
     except duckdb.Error as error:
@@ -118,19 +118,21 @@ def _stage(connection: duckdb.DuckDBPyConnection, each: Staging, done: Callable[
         stages.compare(connection, each, times.watermark)
 
 
-def _problems(incoming: Sequence[Staging], *, may_set_aside: bool) -> list[Problem]:
+def _problems(
+    connection: duckdb.DuckDBPyConnection, incoming: Sequence[Staging], *, may_set_aside: bool
+) -> list[Problem]:
     """Return what keeps everything out."""
     problems: list[Problem] = []
-    for file in (file for each in incoming for file in each.files):
-        # Numbers of rows mean nothing where some rows could not be split: those come first.
-        whole = [problem for problem in file.row_problems if problem.column is None] or file.row_problems
-        refused = sum(problem.count_rows for problem in file.row_problems)
-        if not may_set_aside:
-            problems += [*file.problems, *whole]
-        elif file.problems or refused < file.count_rows + file.count_rejected or not refused:
-            problems += file.problems
-        else:
-            problems += file.row_problems
+    for each in incoming:
+        for file in each.files:
+            # Numbers of rows mean nothing where some rows could not be split: those come first.
+            whole = [problem for problem in file.row_problems if problem.column is None] or file.row_problems
+            if not may_set_aside:
+                problems += [*file.problems, *whole]
+            elif file.problems or not file.row_problems or keeps_rows(connection, each, file):
+                problems += file.problems
+            else:
+                problems += file.row_problems
     return problems
 
 

@@ -42,6 +42,14 @@ def write_set_aside(connection: duckdb.DuckDBPyConnection, incoming: Sequence[St
     return partial
 
 
+def keeps_rows(connection: duckdb.DuckDBPyConnection, each: Staging, file: RawFile) -> bool:
+    """Whether a file that could be read has a row that nothing refuses; a row with several faults is one row."""
+    sql = f"select 1 from {file.rows} where breaches = 0"
+    if not any(other.problems for other in each.files):  # else no file of the table was compared with what is stored
+        sql += f" and id not in (select id from odd_{each.key})"
+    return bool(connection.execute(f"{sql} limit 1").fetchall())
+
+
 def _partial(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
