@@ -183,6 +183,11 @@ class FeatureContract(BaseModel):
         return FeatureContract(features=tuple(learned))
 
 
+# A phrase is one of three in a property that marketing reads; what a page or a template reads as its own is none.
+_LONGEST_PHRASE: Final = 120
+_MARKUP: Final = frozenset("<>$`|\\")
+
+
 def load_contract(path: Path) -> FeatureContract:
     """Read the declared contract.
 
@@ -190,16 +195,24 @@ def load_contract(path: Path) -> FeatureContract:
     """
     contract = read_yaml(path, FeatureContract, "feature contract")
     for feature in contract.features:
-        if any(";" in phrase for phrase in (feature.low, feature.high, feature.reason) if phrase):
-            raise ContractError(
-                f"{path.name}, feature {feature.name}: a phrase holds a semicolon, which parts one reason from the next. "
-                "Write it with a comma."
-            )
-        if feature.reason and feature.reason.replace("{value}", "").strip("{}") != feature.reason.replace(
-            "{value}", ""
-        ):
-            raise ContractError(f"{path.name}, feature {feature.name}: of braces a reason takes {{value}} alone.")
+        for phrase in (feature.low, feature.high, feature.reason):
+            if phrase is not None and (why := _unfit(phrase, takes_value=phrase is feature.reason)):
+                raise ContractError(f"{path.name}, feature {feature.name}: {why}")
     return contract
+
+
+def _unfit(phrase: str, *, takes_value: bool) -> str | None:
+    """Say why a phrase may not reach the CRM, whose templates and pages would read more in it than words; None if it may."""
+    words = phrase.replace("{value}", "", 1) if takes_value else phrase
+    if ";" in words:
+        return "a phrase holds a semicolon, which parts one reason from the next. Write it with a comma."
+    if "{" in words or "}" in words:
+        return "of braces a reason takes {value} alone, once, and other phrases none."
+    if not phrase.strip() or len(phrase) > _LONGEST_PHRASE:
+        return f"a phrase has between 1 and {_LONGEST_PHRASE} characters."
+    if not words.isprintable() or set(words) & _MARKUP:
+        return "a phrase is words in one line, without any of " + " ".join(sorted(_MARKUP)) + ". Write it in words."
+    return None
 
 
 def _indexes(feature: Feature, values: Any) -> Any:

@@ -129,16 +129,26 @@ def test_reasons_are_at_most_three_phrases_whatever_the_levels_and_an_older_bund
     [
         ("low: 'a; b'", "feature x: a phrase holds a semicolon"),
         ("low: 'a;'", "feature x: a phrase holds a semicolon"),
+        ("low: 'new {{ ${first_name} }} account'", "feature x: of braces"),
+        ("high: 'old {value} account'", "feature x: of braces"),
+        ("low: ''", "feature x: a phrase has between 1 and 120 characters"),
+        (f"low: '{'a' * 121}'", "feature x: a phrase has between 1 and 120 characters"),
+        ("low: '<b>new</b>'", "feature x: a phrase is words in one line"),
+        ('low: "new\\u200baccount"', "feature x: a phrase is words in one line"),
+        ('low: "new\\naccount"', "feature x: a phrase is words in one line"),
     ],
 )
-def test_a_phrase_with_a_semicolon_is_refused(phrase: str, message: str, tmp_path: Path) -> None:
+def test_a_phrase_that_is_more_than_words_is_refused(phrase: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / "features.yml"
     file.write_text(f"features:\n  - {{name: x, type: number, range: [0, 1], {phrase}}}\n")
     with pytest.raises(ContractError, match=message):
         load_contract(file)
 
 
-@pytest.mark.parametrize("reason", ["uses {device}", "uses {", "uses {value!r}", "uses {value.x}"])
+@pytest.mark.parametrize(
+    "reason",
+    ["uses {device}", "uses {", "uses {value!r}", "uses {value.x}", "by {valu} {value} now", "{value} {value}"],
+)
 def test_a_reason_takes_no_braces_but_those_of_the_value(reason: str, tmp_path: Path) -> None:
     file = tmp_path / "features.yml"
     file.write_text(f"features:\n  - {{name: x, type: category, reason: '{reason}'}}\n")
