@@ -78,7 +78,7 @@ def _fill_arrivals(house: House) -> None:
 
 def _log_todo(house: House) -> str | None:
     where = f"{_ANY_DAY} and fields_filled_ratio between 0 and 1 and count_input > 0"
-    if _RATIO in columns(house, LOGGED, "exited_on"):
+    if _RATIO in columns(house.warehouse, LOGGED, "exited_on"):
         where += f" and {_RATIO} is null"
     exits = count(house.warehouse, f"{house.warehouse.relation('marts', LOGGED)} where {where}")
     return f"add {_RATIO} to {exits:,} rows of marts.{LOGGED}, which hold both parts of it" if exits else None
@@ -127,7 +127,7 @@ def raw_since(house: House) -> tuple[datetime | None, int]:
 
 
 def _late_todo(house: House) -> str | None:
-    found = count(house.warehouse, f"{_late(house)}") if house.warehouse.exists("marts", "fct_late_events") else 0
+    found = count(house.warehouse, _late(house)) if house.warehouse.exists("marts", "fct_late_events") else 0
     return f"remove {found:,} rows of marts.fct_late_events that the next run writes again" if found else None
 
 
@@ -146,7 +146,7 @@ def _late(house: House) -> str:
 
 def _acknowledged_todo(house: House) -> str | None:
     there = house.warehouse.exists("marts", "crm_acknowledged")
-    missing = ACKNOWLEDGED_COLUMNS.difference(columns(house, "crm_acknowledged") if there else ())
+    missing = ACKNOWLEDGED_COLUMNS.difference(columns(house.warehouse, "crm_acknowledged") if there else ())
     if not missing:
         return None
     return f"build marts.crm_acknowledged again from ops.deliveries; it has no {', '.join(sorted(missing))}"
@@ -175,10 +175,10 @@ def _last(house: House) -> ledger.Epoch:
     return last
 
 
-def columns(house: House, mart: str, day: str | None = None) -> set[str]:
+def columns(warehouse: Reader, mart: str, day: str | None = None) -> set[str]:
     """The columns of a table of marts; `day` is what BigQuery keeps it by, and none is read."""
     where = f" where {day} = date '1970-01-01'" if day else ""
-    return set(house.warehouse.schema(f"select * from {house.warehouse.relation('marts', mart)}{where}").names)
+    return set(warehouse.schema(f"select * from {warehouse.relation('marts', mart)}{where}").names)
 
 
 STEPS = (

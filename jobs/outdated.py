@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from jobs.migrations import is_migrated
+from jobs.migrations import LOGGED, columns, is_migrated
 from warehouse.errors import ContractError
 from warehouse.interface import Reader
-
-_LOGGED = "fct_exit_features_logged"
 
 
 def refuse_outdated(warehouse: Reader) -> None:
@@ -29,14 +27,10 @@ def refuse_before_first_hour(warehouse: Reader, features: Iterable[str]) -> None
 
     Raises: ContractError.
     """
-    if not warehouse.exists("marts", _LOGGED):
+    if not warehouse.exists("marts", LOGGED):
         return
-    # A literal day: on BigQuery the table is read by day alone.
-    columns = warehouse.schema(
-        f"select * from {warehouse.relation('marts', _LOGGED)} where exited_on = date '1970-01-01'"
-    ).names
-    if missing := sorted(set(features).difference(columns)):
+    if missing := sorted(set(features).difference(columns(warehouse, LOGGED, "exited_on"))):
         raise ContractError(
-            f"marts.{_LOGGED} has no column {', '.join(missing)}, which features.yml declares. "
+            f"marts.{LOGGED} has no column {', '.join(missing)}, which features.yml declares. "
             "Once the dbt project has it, the next winback hourly appends it."
         )
