@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -28,13 +28,14 @@ def write_parsed(folder: Path, project: Path, key: str, from_at: datetime, manif
         "from_at": from_at.isoformat(),
         "sha256": hashlib.sha256(body).hexdigest(),
     }
+    partial = folder / f"{NAME}.{os.getpid()}"  # another process may write its own
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-            file.write(json.dumps(head).encode() + b"\n" + body)
-        os.replace(file.name, folder / NAME)
+        partial.write_bytes(json.dumps(head).encode() + b"\n" + body)
+        partial.replace(folder / NAME)
     except OSError:
-        return
+        with suppress(OSError):  # a full disk gets back what was written
+            partial.unlink()
 
 
 def read_parsed(folder: Path, project: Path, key: str) -> tuple[datetime, Any] | None:

@@ -78,6 +78,13 @@ def test_a_damaged_file_is_parsed_again(kept: Path, project: Path, damage: objec
     assert read_parsed(kept, project, "duckdb") is None
 
 
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, project: Path) -> None:
+    (tmp_path / NAME).mkdir()  # in the way of the file
+    write_parsed(tmp_path, project, "duckdb", FROM_AT, Manifest())
+
+    assert {path.name for path in tmp_path.iterdir()} == {NAME, project.name}
+
+
 def test_a_folder_that_cannot_be_written_is_no_fault(tmp_path: Path, project: Path) -> None:
     (tmp_path / "file").write_text("")
     write_parsed(tmp_path / "file" / "dbt", project, "duckdb", FROM_AT, Manifest())
