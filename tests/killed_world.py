@@ -27,9 +27,8 @@ import yaml
 
 from crm_sync.fields import load_fields
 from jobs.backfill import backfill
-from jobs.funnel import load_funnel
 from jobs.hourly import hourly
-from jobs.house import House, open_house, open_warehouse
+from jobs.house import open_house, open_warehouse
 from jobs.parsed import NAME as PARSED
 from jobs.settings import Settings
 from jobs.training import train
@@ -42,7 +41,7 @@ from scoring.policy import load_policy
 from tests.forks import Child, in_a_child, served
 from tests.killed_run import Places
 from tests.laws import ASKED, Facts, Write
-from tests.world import API_KEY, CONFIG, HISTORY_UNTIL, World, at, load_app, settings_in, small_app
+from tests.world import API_KEY, CONFIG, HISTORY_UNTIL, World, at, load_app, parse_ahead, settings_in, small_app
 from warehouse.interface import Warehouse
 from warehouse.tables import APP_EVENTS, USERS, VOUCHER_REDEMPTIONS
 
@@ -251,7 +250,8 @@ def make_base(root: Path, crm: str, *, is_bigquery: bool = False, has_rejection:
     config_of(crm, base.folder / "config")
     if not is_bigquery:
         # dbt-bigquery's parse leaves behind what a fork cannot use: its children would wait for ever. Each parses for itself.
-        parse(base)
+        settings = settings_in(base.folder, config=base.folder / "config")
+        parse_ahead(settings, base.parsed, Window(HISTORY_UNTIL, at(HOURS), HISTORY_UNTIL))
     with _before(base, history) as trial:
         trial.run(BEFORE_HOURS, now=at(BEFORE_HOURS) + timedelta(minutes=5))
         before = trial.facts()
@@ -329,20 +329,3 @@ def workshop() -> Iterator[Path]:
         yield root
     finally:
         shutil.rmtree(root, ignore_errors=True)
-
-
-def parse(base: Base, hours: float = HOURS) -> None:
-    """Parse the dbt project, so that no child has to. Opens no warehouse."""
-    settings = settings_in(base.folder, config=base.folder / "config")
-    config = settings.config
-    nothing: Any = None
-    house = House(
-        settings,
-        load_funnel(config / "funnel.yml"),
-        load_policy(config / "vouchers.yml"),
-        load_fields(config / "crm_fields.yml"),
-        warehouse=nothing,
-        destination=nothing,
-        parsed=base.parsed,
-    )
-    house.transform(Window(HISTORY_UNTIL, at(hours), HISTORY_UNTIL)).parse()

@@ -24,16 +24,12 @@ from typing import Any
 from dbt.task.run import ModelRunner
 from dbt_common.behavior_flags import BehaviorFlagRendered
 
-from crm_sync.fields import load_fields
 from jobs import migrate, migrations
-from jobs.funnel import load_funnel
-from jobs.house import House
 from jobs.outdated import refuse_outdated
 from jobs.transform import SINCE_EVER, Window
-from scoring.policy import load_policy
 from tests.forks import Child, in_a_child
 from tests.migrate_kit import Steps, migrated, take_away
-from tests.world import CONFIG, NOW, settings_in
+from tests.world import NOW, parse_ahead, settings_in
 from warehouse.duckdb import DuckDBWarehouse
 from warehouse.errors import ContractError
 
@@ -81,17 +77,7 @@ class Runs:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.parsed: dict[str, Any] = {}
-        nothing: Any = None
-        house = House(
-            settings_in(root / "parsed"),
-            load_funnel(CONFIG / "funnel.yml"),
-            load_policy(CONFIG / "vouchers.yml"),
-            load_fields(CONFIG / "crm_fields.yml"),
-            warehouse=nothing,
-            destination=nothing,
-            parsed=self.parsed,
-        )
-        house.transform(Window(SINCE_EVER, NOW, NOW)).parse()
+        parse_ahead(settings_in(root / "parsed"), self.parsed, Window(SINCE_EVER, NOW, NOW))
 
     def copy(self, name: str, source: str = "old") -> Path:
         folder = self.root / name

@@ -14,7 +14,9 @@ import pyarrow as pa
 
 from crm_sync.destinations.braze import Braze
 from crm_sync.destinations.transport import RetryBudget
+from crm_sync.fields import load_fields
 from jobs.backfill import backfill
+from jobs.funnel import load_funnel
 from jobs.hourly import Result, hourly
 from jobs.house import House, open_house
 from jobs.parsed import NAME as PARSED
@@ -23,6 +25,7 @@ from jobs.training import train
 from jobs.transform import Window
 from sandbox.crm_server import LocalCrm
 from sandbox.synthetic_app import SyntheticApp, generate
+from scoring.policy import load_policy
 from warehouse.duckdb import DuckDBWarehouse
 from warehouse.loading import load
 from warehouse.tables import APP_EVENTS, USERS
@@ -72,6 +75,21 @@ def make_history(folder: Path) -> None:
         backfill(house, HISTORY_UNTIL)
         train(house)
         house.transform(Window(HISTORY_UNTIL, HISTORY_UNTIL, HISTORY_UNTIL)).parse()  # for the hours that follow
+
+
+def parse_ahead(settings: Settings, parsed: dict[str, Any], window: Window) -> None:
+    """Parse the dbt project, so that no process forked from this one has to. Opens no warehouse."""
+    nothing: Any = None
+    house = House(
+        settings,
+        load_funnel(settings.config / "funnel.yml"),
+        load_policy(settings.config / "vouchers.yml"),
+        load_fields(settings.config / "crm_fields.yml"),
+        warehouse=nothing,
+        destination=nothing,
+        parsed=parsed,
+    )
+    house.transform(window).parse()
 
 
 @dataclass
