@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain, groupby, pairwise
@@ -207,6 +207,15 @@ def steps(
 
 def steps_of(stream: Stream) -> Steps:
     return steps(minutes(stream.history), [(minutes(a), minutes(b)) for a, b in stream.windows])
+
+
+def arriving(stream: Stream) -> Iterator[tuple[str, Window, pa.Table, bool]]:
+    """The backfill and then each window, with the rows that become visible up to its end, and whether a night follows it."""
+    shown = -1
+    for number, (selector, window) in enumerate(steps_of(stream), start=-1):
+        until = max(shown, stream.windows[number][1] if number >= 0 else stream.history)
+        yield selector, window, rows_of(stream.events, (shown, until)), number in stream.nights
+        shown = until
 
 
 def one_go_of(stream: Stream) -> Steps:

@@ -17,7 +17,7 @@ from jobs.missed import Missed, find_missed
 from jobs.transform import SINCE_EVER, Window
 from tests import google_windows, windows
 from tests.google_windows import GoogleReplay
-from tests.streams import EXAMPLES, START, Event, Stream, few_or_many, minutes, rows_of, steps_of, streams
+from tests.streams import EXAMPLES, START, Event, Stream, arriving, few_or_many, minutes, rows_of, streams
 from tests.test_increments import FUNNEL
 from tests.windows import Replay
 from warehouse.tables import APP_EVENTS, DECISIONS, DELIVERIES, RUNS, USERS, Table
@@ -196,13 +196,9 @@ def profiles_of(found: Versions, step: int) -> list[dict[str, Any]]:
 
 def live(stream: Stream, found: Versions, seed: int, met: Counter[str]) -> Pair:
     """Build every window of the stream, decide, sync, and at last the training examples of much later."""
-    shown = stream.history
-    pair = Pair(rows_of(stream.events, (-1, shown)))
-    for number, (selector, window) in enumerate(steps_of(stream)):
-        until = stream.windows[number - 1][1] if number else shown
-        if until > shown:
-            pair.arrive(rows_of(stream.events, (shown, until)))
-            shown = until
+    pair = Pair(rows_of(()))
+    for number, (selector, window, visible, is_night_next) in enumerate(arriving(stream)):
+        pair.arrive(visible)
         if news := profiles_of(found, number):
             pair.append(USERS, news)
         pair.build(selector, window)
@@ -212,7 +208,7 @@ def live(stream: Stream, found: Versions, seed: int, met: Counter[str]) -> Pair:
         else:
             pair.decide(window, seed)
             pair.sync(window, seed)
-        if number - 1 in stream.nights:
+        if is_night_next:
             met["events that a night found"] += pair.night(window).count_events
     later = Window(START, minutes(stream.until) + timedelta(days=20), minutes(stream.history))
     pair.build("examples", later)

@@ -24,13 +24,13 @@ from tests.streams import (
     Event,
     Steps,
     Stream,
+    arriving,
     few_or_many,
     minutes,
     one_go_of,
     rows_of,
     sessions_of,
     steps,
-    steps_of,
     streams,
 )
 from tests.windows import FEATURES, Replay, recorded
@@ -105,15 +105,11 @@ def in_one_go(stream: Stream) -> Replay:
 
 def by_windows(stream: Stream, met: Counter[str]) -> Replay:
     """Build the windows one by one, each over the rows that are visible at its end, and search for missed rows at night."""
-    shown = stream.history
-    replay = Replay(rows_of(stream.events, (-1, shown)), MODELS)
-    for number, (selector, window) in enumerate(steps_of(stream), start=-1):
-        until = stream.windows[number][1] if number >= 0 else stream.history
-        if until > shown:
-            replay.warehouse.append(APP_EVENTS, rows_of(stream.events, (shown, until)))
-            shown = until
+    replay = Replay(rows_of(()), MODELS)
+    for selector, window, visible, is_night_next in arriving(stream):
+        replay.warehouse.append(APP_EVENTS, visible)
         replay.build(selector, window)
-        if number in stream.nights:
+        if is_night_next:
             history = minutes(stream.history)
             missed = find_missed(replay.warehouse, FUNNEL, SINCE_EVER + timedelta(days=99), window.until_at, history)
             if missed.build_from:
