@@ -97,7 +97,7 @@ def _duckdb(settings: Settings, bundle: bundles.Bundle | None, now: datetime) ->
             warehouse.refuse_renamed()
         except ContractError as error:
             found.append(Finding("views", "failed", str(error), ("Rename the file.",)))
-        names = {table.title: table.title for table in ALL}
+        names = [table.title for table in ALL]
         found.append(own_tables("tables", {n: compare(*types) for n, types in warehouse.types().items()}, names))
         return [*found, *of_history(warehouse, bundle, now, settings.max_watermark_age_seconds, _funnel(settings))]
 

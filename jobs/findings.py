@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,9 +22,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Columns:
-    """How a table's columns differ from those this version wants: names and types as the warehouse writes them."""
+    """How a table's columns differ from those this version wants: names, and of others both types as the warehouse has them."""
 
-    missing: dict[str, str]
+    missing: list[str]
     other: dict[str, tuple[str, str]]
 
     @property
@@ -37,13 +38,13 @@ class Columns:
 def compare(types: dict[str, str], wanted: dict[str, str]) -> Columns:
     """Compare columns by name and type; further columns do no harm."""
     return Columns(
-        missing={name: kind for name, kind in wanted.items() if name not in types},
+        missing=[name for name in wanted if name not in types],
         other={name: (types[name], kind) for name, kind in wanted.items() if types.get(name, kind) != kind},
     )
 
 
-def own_tables(check: str, found: dict[str, Columns], names: dict[str, str]) -> Finding:
-    """Judge the tables that winback itself made; `names` says what SQL calls them.
+def own_tables(check: str, found: dict[str, Columns], names: Sequence[str]) -> Finding:
+    """Judge the tables of these names, which winback itself makes.
 
     An upgrade may bring columns that a table made by an earlier version lacks.
     """
@@ -53,9 +54,7 @@ def own_tables(check: str, found: dict[str, Columns], names: dict[str, str]) -> 
         made = f"; the first run makes {', '.join(absent)}" if absent else ""
         return Finding(check, "ok", f"{len(found)} of {len(names)} tables are there, with this version's columns{made}")
     says = "; ".join(f"{table} {columns.says}" for table, columns in wrong.items())
-    do = []
-    if any(columns.missing for columns in wrong.values()):
-        do = [*MIGRATE]
+    do = [*MIGRATE] if any(columns.missing for columns in wrong.values()) else []
     if any(columns.other for columns in wrong.values()):
         do.append("A column of another type was not made by winback: use another warehouse, or restore the table.")
     return Finding(check, "failed", says, tuple(do))

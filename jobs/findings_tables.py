@@ -15,7 +15,7 @@ def findings_of_tables(facts: Facts, wanted: Wanted, known: str) -> list[Finding
     """Judge the app's tables and winback's own; `known` is where the datasets lie."""
     names = {table.title: table for table in RAW.values()}
     raw = [_raw(facts.tables[name], table, wanted, known) for name, table in names.items() if name in facts.tables]
-    return [*raw, *_kept_by_day(facts, wanted), *_ops(facts, wanted)]
+    return [*raw, *_kept_by_day(facts, wanted), *_ops(facts)]
 
 
 def _raw(facts: TableFacts | Refusal, table: Table, wanted: Wanted, known: str) -> Finding:
@@ -87,10 +87,10 @@ def _unpartitioned(check: str, facts: TableFacts, table: Table, wanted: Wanted) 
     return Finding(check, "warning", says, do)
 
 
-def _ops(facts: Facts, wanted: Wanted) -> list[Finding]:
+def _ops(facts: Facts) -> list[Finding]:
     if not isinstance(facts.locations.get("ops"), str):
         return []
-    names = {table.title: wanted.table(table.layer, table.name) for table in ALL if table.layer == "ops"}
+    names = [table.title for table in ALL if table.layer == "ops"]
     found = {name: one for name in names if isinstance(one := facts.tables.get(name), TableFacts)}
     refused = [one for name in names if isinstance(one := facts.tables.get(name), Refusal) and one.kind != "missing"]
     if refused:
