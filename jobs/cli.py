@@ -177,20 +177,6 @@ def nightly(is_json: bool) -> None:
 
 
 @cli.command()
-@as_json
-def compact(is_json: bool) -> None:
-    """Write the DuckDB file anew, so that no byte of deleted rows is left in it; for after an erasure, with no run at work.
-
-    \b
-    winback compact
-    winback erase u-0001193 --yes && winback compact
-    """
-    from jobs.compact import compact as run  # noqa: PLC0415
-
-    answer_command(is_json, run, screens.compacted)
-
-
-@cli.command()
 @click.option("--percent", type=click.IntRange(1, 100), default=1, show_default=True, help="How many of the users.")
 @as_json
 def audit(percent: int, is_json: bool) -> None:

@@ -58,4 +58,18 @@ def migrate(dry_run: bool, is_json: bool) -> None:
     answer_command(is_json, act, screens.migrated)
 
 
-ALL = (repair_watermark, migrate)
+@click.command()
+@as_json
+def compact(is_json: bool) -> None:
+    """Write the DuckDB file anew, so that no byte of deleted rows is left in it; for after an erasure, with no run at work.
+
+    \b
+    winback compact
+    winback erase u-0001193 --yes && winback compact
+    """
+    from jobs.compact import compact as run  # noqa: PLC0415
+
+    answer_command(is_json, run, screens.compacted)
+
+
+ALL = (repair_watermark, migrate, compact)
