@@ -30,7 +30,8 @@ from jobs.settings import Settings
 from jobs.transform import SINCE_EVER, Window
 from sandbox.oracle import unfinished_probability
 from sandbox.synthetic_app import generate
-from scoring.contract import Feature, FeatureContract, load_contract
+from scoring.contract import Feature, FeatureContract
+from scoring.declared import load_contract
 from training import baselines, evaluate, train
 from training.config import TrainingRules, load_training
 from training.evaluate import Floats, Labels

@@ -24,7 +24,7 @@ import pyarrow as pa
 import xgboost as xgb
 
 from scoring import bundles
-from scoring.contract import load_contract
+from scoring.declared import load_contract
 from scoring.model import Model
 from scoring.policy import load_policy
 from scoring.score import CHUNK_ROWS, MART, Run, score

@@ -14,7 +14,8 @@ from jobs.house import House
 from jobs.outdated import refuse_before_first_hour
 from jobs.transform import SINCE_EVER, Window
 from jobs.watermark import committed
-from scoring.contract import FeatureContract, load_contract
+from scoring.contract import FeatureContract
+from scoring.declared import load_contract
 from warehouse.errors import ContractError
 
 MART = "fct_training_examples"

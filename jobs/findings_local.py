@@ -15,7 +15,8 @@ from jobs.models import aliases
 from jobs.settings import Settings
 from jobs.transform import PROJECT
 from scoring import bundles
-from scoring.contract import FeatureContract, load_contract
+from scoring.contract import FeatureContract
+from scoring.declared import load_contract
 from scoring.policy import load_policy
 from warehouse.errors import ContractError
 

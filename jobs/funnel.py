@@ -7,13 +7,21 @@ from math import ceil
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from warehouse.names import unfit
 from warehouse.yaml_files import read_yaml
 
-# Names become SQL literals in dbt, escaped by its macro text_literal. A control character in one is a slip of an editor.
-EventName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$", max_length=200)]
+
+def _fit(name: str) -> str:
+    if why := unfit(name):
+        raise ValueError(why)
+    return name
+
+
+# Names become SQL literals in dbt, escaped by its macro text_literal.
+EventName = Annotated[str, AfterValidator(_fit)]
 Kind = Literal["navigation", "input", "upload", "help", "error"]
 
 

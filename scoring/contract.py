@@ -7,7 +7,6 @@ neighbouring one (dmlc/xgboost#12189).
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -15,11 +14,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic_core import PydanticCustomError
 
 from scoring.faults import Faults
 from scoring.shared_values import MIN_USERS, OTHER, SharedNumbers, shared_levels
 from warehouse.errors import ContractError
-from warehouse.yaml_files import read_yaml
 
 Matrix = npt.NDArray[np.float32]
 
@@ -72,11 +71,20 @@ class FeatureContract(BaseModel):
 
     @model_validator(mode="after")
     def _names_and_phrases_are_unique(self) -> FeatureContract:
-        phrases = [p for f in self.features for p in (f.low, f.high, f.reason) if p]
-        for kind, values in (("feature", self.names), ("phrase", phrases)):
-            twice = sorted({v for v in values if values.count(v) > 1})
-            if twice:
-                raise ValueError(f"{kind} given twice: {', '.join(twice)}")
+        names = [(place, "name", feature.name) for place, feature in enumerate(self.features)]
+        phrases = [
+            (place, key, phrase)
+            for place, feature in enumerate(self.features)
+            for key in ("low", "high", "reason")
+            if (phrase := getattr(feature, key))
+        ]
+        for kind, values in (("feature", names), ("phrase", phrases)):
+            seen: set[str] = set()
+            for place, key, value in values:
+                if value in seen:
+                    context = {"kind": kind, "value": value, "at": ("features", place, key)}
+                    raise PydanticCustomError("given_twice", "{kind} given twice: {value}. Keep one.", context)
+                seen.add(value)
         return self
 
     @property
@@ -181,38 +189,6 @@ class FeatureContract(BaseModel):
                     shared = SharedNumbers(numbers, user).above(median)
                 learned.append(feature.model_copy(update={"median": shared}))
         return FeatureContract(features=tuple(learned))
-
-
-# A phrase is one of three in a property that marketing reads; what a page or a template reads as its own is none.
-_LONGEST_PHRASE: Final = 120
-_MARKUP: Final = frozenset("<>$`|\\")
-
-
-def load_contract(path: Path) -> FeatureContract:
-    """Read the declared contract.
-
-    Raises: ContractError with the file and what is wrong in it.
-    """
-    contract = read_yaml(path, FeatureContract, "feature contract")
-    for feature in contract.features:
-        for phrase in (feature.low, feature.high, feature.reason):
-            if phrase is not None and (why := _unfit(phrase, takes_value=phrase is feature.reason)):
-                raise ContractError(f"{path.name}, feature {feature.name}: {why}")
-    return contract
-
-
-def _unfit(phrase: str, *, takes_value: bool) -> str | None:
-    """Say why a phrase may not reach the CRM, whose templates and pages would read more in it than words; None if it may."""
-    words = phrase.replace("{value}", "", 1) if takes_value else phrase
-    if ";" in words:
-        return "a phrase holds a semicolon, which parts one reason from the next. Write it with a comma."
-    if "{" in words or "}" in words:
-        return "of braces a reason takes {value} alone, once, and other phrases none."
-    if not phrase.strip() or len(phrase) > _LONGEST_PHRASE:
-        return f"a phrase has between 1 and {_LONGEST_PHRASE} characters."
-    if not words.isprintable() or set(words) & _MARKUP:
-        return "a phrase is words in one line, without any of " + " ".join(sorted(_MARKUP)) + ". Write it in words."
-    return None
 
 
 def _indexes(feature: Feature, values: Any) -> Any:

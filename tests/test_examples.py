@@ -14,7 +14,7 @@ from rich.console import Console
 
 from jobs import model_screens
 from jobs.examples import Examples, Moved, examples
-from scoring.contract import load_contract
+from scoring.declared import load_contract
 from tests.world import CONFIG, World, at, settings_in
 from warehouse.errors import ContractError
 

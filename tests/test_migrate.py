@@ -30,7 +30,8 @@ from jobs.models import enroll
 from jobs.outdated import refuse_outdated
 from jobs.training import train as train_again
 from sandbox.crm_server import LocalCrm
-from scoring.contract import FeatureContract, load_contract
+from scoring.contract import FeatureContract
+from scoring.declared import load_contract
 from tests import old_warehouse
 from tests.migrate_kit import AUDIENCE, HOURS, LATE, REBUILD, TRIMMED_AT, VIEWS, migrated, migrating, query, trim
 from tests.old_warehouse import WITHDRAWN, WITHOUT_PROFILE

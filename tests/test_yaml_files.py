@@ -8,7 +8,7 @@ import pytest
 from crm_sync.destinations.connect import load_options
 from crm_sync.fields import load_fields
 from jobs.funnel import load_funnel
-from scoring.contract import load_contract
+from scoring.declared import load_contract
 from scoring.policy import load_policy
 from training.config import TrainingRules, load_training
 from warehouse.errors import ContractError
@@ -65,6 +65,8 @@ def refusal(folder: Path, name: str, content: str | bytes) -> str:
         ("a: &a\n  - *a", "line 2: an alias for what it stands in. Write the value out."),
         ("a: !!python/name:os.system", "line 1: a tag, which begins with an exclamation mark. Write the plain value."),
         ("a: !env HOME", "line 1: a tag, which begins with an exclamation mark. Write the plain value."),
+        ("a: &a {b: 1}\nc: {<<: *a, d: 2}", "line 2, c: keys merged from elsewhere (<<). Write the values out."),
+        ("a: &a {b: 1}\n<<: [*a, *a]", "line 2: keys merged from elsewhere (<<). Write the values out."),
         ("a: 1\n---\nb: 1", "line 2: a second document begins. Keep one, without lines of ---."),
         ("a: 030", f"line 1, a: {NUMBER}"),
         ("a: 1:30", f"line 1, a: {NUMBER}"),
@@ -107,6 +109,7 @@ def test_a_byte_order_mark_changes_nothing(tmp_path: Path, name: str) -> None:
 
 
 FUNNEL = "completion_events: [a]\n"
+PLAIN = "{name: seen, type: number, range: [0, 1], low: seen}"
 
 
 @pytest.mark.parametrize(
@@ -172,6 +175,22 @@ FUNNEL = "completion_events: [a]\n"
             "features:\n  - {name: age, type: number, range: [9, 1]}",
             "line 2, features.0: feature age: the first number of its range must not be above the second",
         ),
+        *[("features.yml", f"features:\n- {PLAIN}\n- name: age\n  type: {content}", sentence) for content, sentence in {
+            "number\n  range: [0, 1]\n  low: 'a; b'": "line 6, features.1.low: feature age: a phrase holds a semicolon, which parts "
+                "one reason from the next. Write it with a comma.",
+            "number\n  range: [0, 1]\n  low: seen": "line 6, features.1.low: phrase given twice: seen. Keep one.",
+            "number\n  range: [0, 1]\n  median: 3": "line 6, features.1.median: feature age: median is what training learns. Remove it.",
+            "category\n  categories: [a]": "line 5, features.1.categories: feature age: categories is what training learns. Remove it.",
+            "category\n  levels: []": "line 5, features.1.levels: feature age: no level is allowed. Name some, or remove levels.",
+            "category\n  levels: [a,\n    b, a]": "line 6, features.1.levels.2: feature age: a level is given twice. Keep one.",
+            "category\n  levels: [other]":
+                "line 5, features.1.levels.0: feature age: other stands for all other levels. Remove it.",
+        }.items()],
+        (
+            "features.yml",
+            f"features:\n- {PLAIN}\n- {PLAIN}",
+            "line 3, features.1.name: feature given twice: seen. Keep one.",
+        ),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_told_with_its_line_and_what_to_write(
@@ -185,10 +204,37 @@ def test_a_date_is_text_as_it_is_written(tmp_path: Path) -> None:
     assert load_funnel(tmp_path / "funnel.yml").completion_events == ["2026-01-31"]
 
 
-def test_aliases_and_merges_may_be_used(tmp_path: Path) -> None:
-    (tmp_path / "crm.yml").write_text("braze: &same {max_batch: 7}\nhubspot: {<<: *same, max_in_flight: 3}")
-    hubspot = load_options(tmp_path / "crm.yml").hubspot  # type: ignore[attr-defined]
-    assert (hubspot.max_batch, hubspot.max_in_flight) == (7, 3)
+def test_aliases_may_be_used(tmp_path: Path) -> None:
+    (tmp_path / "crm.yml").write_text("braze: &same {max_batch: 7}\nhubspot: *same")
+    assert load_options(tmp_path / "crm.yml").hubspot.max_batch == 7  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["<<", "=", "2026-01-31", "a b", "naïve 😀", "a\u200cb", "👩\u200d💻", "x" * 1000])
+def test_an_event_may_have_any_name_that_can_be_seen(tmp_path: Path, name: str) -> None:
+    (tmp_path / "funnel.yml").write_text(f"completion_events: [{name}]")
+    assert load_funnel(tmp_path / "funnel.yml").completion_events == [name]
+
+
+AROUND = "has blanks or invisible characters around it. Remove them."
+WITHIN = "holds a control or invisible character. Type it again."
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("", "shows as nothing. Write a name."),
+        *[(name, "shows as nothing. Write a name.") for name in (" ", "\\u200b", "\\u00a0\\u3164", "\\u2800", "\\0")],
+        *[(name, AROUND) for name in (" done", "done ", "done\\n", "\\tdone", "\\ufeffdone", "done\\u200b", "\\0done")],
+        *[(name, WITHIN) for name in ("do\\0ne", "do\\nne", "do\\u200bne", "do\\u00adne", "do\\u202ene", "do\\x9fne")],
+        ("x" * 1001, "is longer than 1,000 characters. Correct it."),
+    ],
+)
+def test_a_name_that_does_not_show_is_refused(tmp_path: Path, name: str, told: str) -> None:
+    assert f"  line 2, steps.1: {told}" in refusal(tmp_path, "funnel.yml", f'{FUNNEL}steps: [a, "{name}"]').split("\n")
+    features = f'features:\n- {{name: x, type: category,\n   levels: [a, "{name}"]}}'
+    assert refusal(tmp_path, "features.yml", features).endswith(
+        f"line 3, features.0.levels.1: feature x: a level {told}"
+    )
 
 
 @pytest.mark.parametrize("name", ["crm.yml", "training.yml"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from scoring.bundles import Bundle
-from scoring.contract import load_contract
+from scoring.declared import load_contract
 from training import rivals
 from training import train as training
 from training.config import load_training

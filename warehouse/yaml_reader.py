@@ -1,7 +1,7 @@
 """Strict reader of YAML files that people edit: one value, and the line of each part of it.
 
 YAML has forms that are read as something else in silence: a key given twice, `030` for 24, `1:30` for 90, tags, aliases that
-multiply. They are refused with the line. Bytes, depth and size are bounded before anything is built.
+multiply, keys merged from elsewhere. They are refused with the line. Bytes, depth and size are bounded before anything is built.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's usual types but for dates, which stay text: no file has any, and an event may be named so."""
+    """YAML's usual types but for dates and the signs `=` and `<<`, which stay text: an event may be named so."""
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, form) for tag, form in forms if tag not in (_TAG + "timestamp", _TAG + "value")]
+    first: [(tag, form) for tag, form in forms if tag not in (_TAG + "timestamp", _TAG + "value", _TAG + "merge")]
     for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 
@@ -174,8 +174,10 @@ def _check_values(node: yaml.Node, place: tuple[str | int, ...]) -> None:
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode):
                 raise UnreadableError("a key that is a list or a mapping. Write a name.", line, place)
-            if key.tag not in (_TAG + "str", _TAG + "merge"):
+            if key.tag != _TAG + "str":
                 raise UnreadableError("a key that YAML does not read as text. Put it in quotes.", line, place)
+            if key.value == "<<":
+                raise UnreadableError("keys merged from elsewhere (<<). Write the values out.", line, place)
             if key.value in lines:
                 raise UnreadableError(
                     f"given twice; the first is in line {lines[key.value]}. Keep one.", line, (*place, key.value)
