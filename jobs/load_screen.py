@@ -25,6 +25,8 @@ def loaded(console: Console, answer: LoadAnswer) -> None:
         table.add_row(name, f"{answer.files[name]:,}", *(f"{count:,}" for count in counts))
     console.print(table)
     for name, one in answer.tables.items():
+        if one.empty_files:
+            _line(console, f"{name}: no row below the header in {_listed(one.empty_files)}", style="yellow")
         if one.ignored_columns:
             _line(console, f"{name}: ignored columns {_listed(one.ignored_columns)}")
         if one.count_differing:

@@ -100,3 +100,10 @@ def test_refused_rows_go_where_the_option_says(folder: Path) -> None:
     assert (told["events"]["count_new"], told["events"]["count_set_aside"]) == (4, 1)
     assert told["set_aside"] == f"{folder}/refused.csv"
     assert (folder / "refused.csv").stat().st_mode & 0o077 == 0
+
+
+def test_a_file_without_rows_is_named(folder: Path) -> None:
+    (folder / "days/3.csv").write_text(lines(EVENTS))
+    assert answer("--events", f"{folder}/days")["events"]["empty_files"] == ["3.csv"]
+    done = CliRunner().invoke(cli, ["load", "--events", f"{folder}/days"], catch_exceptions=False)
+    assert "events: no row below the header in 3.csv" in done.stdout.splitlines()

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.loading_kit import EVENT, EVENTS, FINITE, FUTURE, event, event_table, lines, refusal
+from tests.loading_kit import EVENT, EVENTS, FINITE, FUTURE, event, event_table, lines, load_text, refusal
 from warehouse.duckdb import DuckDBWarehouse
 
 
@@ -27,6 +27,11 @@ NO_COLUMNS = (
 
 UNREADABLE = "f.csv: cannot be read. Is it whole, in UTF-8, with one kind of line end? Export it again."
 
+GZIP = gzip.compress(lines(EVENTS, EVENT).encode(), mtime=0)
+CSV = lines(EVENTS, EVENT)
+RENAME = "text, whatever its name says. Rename it to .csv if it is CSV."
+CONVERT = "whatever its name says. Convert it to .parquet, .csv or .csv.gz."
+WHOLE = "f.parquet: cannot be read. Its rows are damaged. Export it again."
 GZIP_BROKEN = "f.csv.gz: not a whole gzip file. It is truncated, damaged or of another kind: export it again."
 PARQUET_BROKEN = "f.parquet: not a whole Parquet file. It is truncated, damaged or of another kind: export it again."
 
@@ -44,14 +49,36 @@ def whole_parquet() -> bytes:
         ("f.csv", b"", "f.csv: empty (0 bytes). Export it again."),
         ("f.parquet", b"", "f.parquet: empty (0 bytes). Export it again."),
         ("f.json", b"[]", "f.json: of an unknown kind. Convert it to .parquet, .csv or .csv.gz."),
-        ("f.parquet", lines(EVENTS, EVENT).encode(), PARQUET_BROKEN),
+        ("f.parquet", CSV.encode(), f"f.parquet: {RENAME}"),
+        ("f.parquet", GZIP, "f.parquet: gzip, whatever its name says. Rename it to .csv.gz."),
+        ("f.parquet", b"PARE" + whole_parquet()[4:],
+            "f.parquet: encrypted Parquet, whatever its name says. Export it without encryption."),
+        ("f.csv", whole_parquet(), "f.csv: Parquet, whatever its name says. Rename it to .parquet."),
+        ("f.csv", GZIP, "f.csv: gzip, whatever its name says. Rename it to .csv.gz."),
+        ("f.csv", b"PK\x03\x04" + bytes(99), f"f.csv: a zip archive or a spreadsheet (.xlsx), {CONVERT}"),
+        ("f.csv", b'{"event_id": "e1"}', f"f.csv: JSON, {CONVERT}"),
+        ("f.csv", b"ARROW1\0\0" + bytes(99), f"f.csv: Arrow (Feather), {CONVERT}"),
+        ("f.csv", bytes(8) + b"DUCK" + bytes(99), f"f.csv: a DuckDB database, {CONVERT}"),
+        ("f.csv", b"\x28\xb5\x2f\xfd" + bytes(9),
+            "f.csv: zstd, whatever its name says. Decompress it, or compress it with gzip."),
+        ("f.csv", b"<!doctype html>", "f.csv: a web page or XML, whatever its name says. Was the download refused? Look into it, "
+            "and export it again."),
+        ("f.csv", CSV.encode("utf-16"), "f.csv: UTF-16, whatever its name says. Save it as UTF-8."),
+        ("f.csv", CSV.encode("utf-16-le"), "f.csv: UTF-16, whatever its name says. Save it as UTF-8."),
+        ("f.csv", CSV.encode("utf-32"), "f.csv: UTF-32, whatever its name says. Save it as UTF-8."),
+        ("f.csv.gz", gzip.compress(CSV.encode("utf-16")), "f.csv.gz: UTF-16, whatever its name says. Save it as UTF-8."),
+        ("f.csv.gz", gzip.compress(whole_parquet()), "f.csv.gz: Parquet, whatever its name says. Rename it to .parquet."),
+        ("f.csv.gz", gzip.compress(GZIP), "f.csv.gz: gzip, whatever its name says. Rename it to .csv.gz."),
+        ("f.csv", CSV.replace(",", ";").encode(), "f.csv: its columns are separated by semicolons. Export it with commas."),
+        ("f.csv", CSV.replace(",", "\t").encode(), "f.csv: its columns are separated by tabs. Export it with commas."),
+        ("f.csv", CSV.replace(",", "|").encode(), "f.csv: its columns are separated by bars. Export it with commas."),
+        ("f.csv", CSV.replace(",loaded_at", ", loaded_at").encode(),
+            "f.csv, loaded_at: the column is missing. Column 5 has blanks around that name. Export it without."),
         ("f.parquet", whole_parquet()[:-1], PARQUET_BROKEN),
         ("f.parquet", b"PAR1" + bytes(100) + b"PAR1", PARQUET_BROKEN),
-        ("f.csv.gz", lines(EVENTS, EVENT).encode(), GZIP_BROKEN),
+        ("f.csv.gz", CSV.encode(), f"f.csv.gz: {RENAME}"),
         ("f.csv.gz", gzip.compress(lines(EVENTS, EVENT).encode())[:-9], GZIP_BROKEN),
-        ("f.csv", lines(EVENTS, EVENT).encode("utf-16"), NO_COLUMNS),
         ("f.csv", lines(EVENT, EVENT).encode(), NO_COLUMNS),
-        ("f.csv", lines(EVENTS, EVENT).replace(",", ";").encode(), NO_COLUMNS),
         ("f.csv", b'"event_id', NO_COLUMNS),
         (
             "f.csv",
@@ -71,7 +98,7 @@ def whole_parquet() -> bytes:
             "f.csv, step: the column is there more than once. Keep one.",
         ),
     ],
-)
+)  # fmt: skip
 def test_an_unusable_file_is_refused(
     warehouse: DuckDBWarehouse, tmp_path: Path, name: str, content: bytes | None, expected: str
 ) -> None:
@@ -80,10 +107,20 @@ def test_an_unusable_file_is_refused(
     assert refusal(warehouse, {"events": tmp_path / name}) == expected.split("\n")
 
 
+def test_a_parquet_file_with_damaged_rows_is_not_taken_for_csv(warehouse: DuckDBWarehouse, tmp_path: Path) -> None:
+    content = whole_parquet()
+    (tmp_path / "f.parquet").write_bytes(content[:4] + bytes(200) + content[204:])
+    assert refusal(warehouse, {"events": tmp_path / "f.parquet"}) == [WHOLE]
+
+
+def test_a_byte_order_mark_may_stand_twice(warehouse: DuckDBWarehouse, tmp_path: Path) -> None:
+    assert load_text(warehouse, tmp_path, "events", f"\ufeff\ufeff{EVENTS}", EVENT).count_new == 1
+
+
 def test_a_folder_is_refused(warehouse: DuckDBWarehouse, tmp_path: Path) -> None:
     (tmp_path / "f.csv").mkdir()
     assert refusal(warehouse, {"events": tmp_path / "f.csv"}) == [
-        "f.csv: cannot be opened. Is it a file, and may you read it?"
+        "f.csv: cannot be read. Is it a file, is its disk whole, and may you read it?"
     ]
 
 

@@ -285,6 +285,12 @@ def test_what_is_wrong_with_a_whole_file_is_not_set_aside(
     assert (ids(warehouse), [path.name for path in tmp_path.glob("refused*")]) == ([], [])
 
 
+def test_rows_are_set_aside_as_csv_alone(warehouse: DuckDBWarehouse, tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text(lines(REDEMPTIONS, REDEMPTION))
+    with pytest.raises(ContractError, match=r"refused\.parquet would hold CSV\. Name a file .* that ends in \.csv\."):
+        load(warehouse, {"redemptions": tmp_path / "r.csv"}, now=NOW, set_aside=tmp_path / "refused.parquet")
+
+
 def test_no_file_is_made_where_no_row_is_refused_and_none_is_overwritten(
     warehouse: DuckDBWarehouse, tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ from tests.loading_kit import (
     lines,
     load_text,
     refusal,
+    row,
     user,
 )
 from warehouse.duckdb import DuckDBWarehouse
@@ -37,6 +38,8 @@ def warehouse(tmp_path: Path) -> Iterator[DuckDBWarehouse]:
 
 STAND_IN = "a stand-in for no id, such as NULL, in row 2. Leave out rows without an id, or give each its own."
 PADDED = "with blanks or invisible characters around it in row 2. Trim the column."
+HIDDEN = "with a control or invisible character inside in row 2. Export it as the text that people see."
+LONG = "longer than 1,000 characters in row 2. Is it the right column?"
 NO_DIGITS = "a number with an exponent, without its last digits, in row 2. Export ids as text."
 EMPTY = "empty in row 2. Give every row a value."
 NO_TIME = "It stands for no time: give the time at which it happened."
@@ -52,6 +55,8 @@ IDS = {
     **dict.fromkeys(["[object Object]", "-", "00000000-0000-0000-0000-000000000000", "anonymous", "inf", "nil"], STAND_IN),
     **dict.fromkeys(["1.2E+10", "1e+10", "-3E-7", "1.0e10"], NO_DIGITS),
     **dict.fromkeys([" u1", "u1 ", "u1\t", "\u00a0u1", "u1\u200b", "\ufeffu1", '"\nu1"'], PADDED),
+    **dict.fromkeys(["u\0x", "u\u200bx", "u\u00adx", "u\u202ex", '"u\nx"', "u\x9fx"], HIDDEN),
+    "u" * 1001: LONG,
     **dict.fromkeys(["", "  ", "\u200b", "\u00a0\u2060", "\u3164"], EMPTY),
 }  # fmt: skip
 
@@ -60,6 +65,18 @@ IDS = {
 def test_what_is_no_id_is_refused(warehouse: DuckDBWarehouse, tmp_path: Path, value: str) -> None:
     (tmp_path / "e.csv").write_text(lines(EVENTS, EVENT, event(user_id=value)))
     assert refusal(warehouse, {"events": tmp_path / "e.csv"}) == [f"e.csv, user_id: {IDS[value]}"]
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [(" viewed", PADDED), ("view\u200bed", HIDDEN), ("view\0ed", HIDDEN), ("v" * 1001, LONG)]
+)
+@pytest.mark.parametrize("column", ["event_name", "step"])
+def test_a_name_that_configuration_could_not_have_is_refused(
+    warehouse: DuckDBWarehouse, tmp_path: Path, column: str, value: str, told: str
+) -> None:
+    header = f"{EVENTS},step"
+    (tmp_path / "e.csv").write_text(lines(header, f"{EVENT},", row(header, f"{EVENT},", {column: value})))
+    assert refusal(warehouse, {"events": tmp_path / "e.csv"}) == [f"e.csv, {column}: {told}"]
 
 
 @pytest.mark.parametrize(

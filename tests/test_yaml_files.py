@@ -176,11 +176,13 @@ PLAIN = "{name: seen, type: number, range: [0, 1], low: seen}"
             "line 2, features.0: feature age: the first number of its range must not be above the second",
         ),
         *[("features.yml", f"features:\n- {PLAIN}\n- name: age\n  type: {content}", sentence) for content, sentence in {
-            "number\n  range: [0, 1]\n  low: 'a; b'": "line 6, features.1.low: feature age: a phrase holds a semicolon, which parts "
-                "one reason from the next. Write it with a comma.",
+            "number\n  range: [0, 1]\n  low: 'a; b'": "line 6, features.1.low: feature age: a phrase holds a semicolon, "
+                "which parts one reason from the next. Write it with a comma.",
             "number\n  range: [0, 1]\n  low: seen": "line 6, features.1.low: phrase given twice: seen. Keep one.",
-            "number\n  range: [0, 1]\n  median: 3": "line 6, features.1.median: feature age: median is what training learns. Remove it.",
-            "category\n  categories: [a]": "line 5, features.1.categories: feature age: categories is what training learns. Remove it.",
+            "number\n  range: [0, 1]\n  median: 3":
+                "line 6, features.1.median: feature age: median is what training learns. Remove it.",
+            "category\n  categories: [a]":
+                "line 5, features.1.categories: feature age: categories is what training learns. Remove it.",
             "category\n  levels: []": "line 5, features.1.levels: feature age: no level is allowed. Name some, or remove levels.",
             "category\n  levels: [a,\n    b, a]": "line 6, features.1.levels.2: feature age: a level is given twice. Keep one.",
             "category\n  levels: [other]":

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from warehouse import id_checks
+from warehouse.names import MAX_CHARACTERS
 from warehouse.problems import Check, Problem, Variant
 from warehouse.spelling import misspellings
 from warehouse.tables import APP_EVENTS, TIMESTAMP, Column, Table
@@ -18,6 +19,7 @@ from warehouse.time_checks import ZONED, time_checks, utc
 
 _CLOCK_AHEAD = "interval 1 day"  # a device's clock may run ahead; by a day, it is another zone or a wrong clock
 _OLDEST_AGE = 130
+NAMES = ("event_name", "step", "campaign")  # what configuration may name
 _TRUE, _FALSE = "('true', 't', '1', 'yes')", "('false', 'f', '0', 'no')"
 
 _INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
@@ -93,6 +95,8 @@ def match_names(file: str, table: Table, names: Sequence[str], *, is_cased: bool
         if column.name in missing:
             place = names.index(near[column.name]) + 1 if column.name in near else 0
             fix = f"Column {place} is named much like it: rename that one?" if place else "Add it."
+            if place and names[place - 1].strip() == column.name:
+                fix = f"Column {place} has blanks around that name. Export it without."
             problems.append(Problem(file, "the column is missing", fix, column.name))
     return problems
 
@@ -122,7 +126,7 @@ def rule(column: Column, *, is_text: bool, now: datetime, earliest: datetime) ->
     missing = f"{raw} is null"
     if kind == "string":
         missing, value = id_checks.empty(raw), f"nullif({raw}, '')"
-        others: Iterable[Check] = _id_checks(column.name) if column.name.endswith("_id") else ()
+        others: Iterable[Check] = _text_checks(column.name)
     elif kind == str(TIMESTAMP):
         form = f"regexp_full_match({raw}, '{ZONED}')"
         value = utc(f"case when {form} then try_cast({raw} as timestamptz) end" if is_text else raw)
@@ -141,15 +145,27 @@ def rule(column: Column, *, is_text: bool, now: datetime, earliest: datetime) ->
     return Rule("varchar" if is_text else _KINDS[kind].read_as, value, (*required, *others))
 
 
-def _id_checks(name: str) -> Iterator[Check]:
+def _text_checks(name: str) -> Iterator[Check]:
+    """Yield the checks of ids, and of the names that config/funnel.yml may have; of other texts anything is taken."""
+    raw = f'"raw_{name}"'
+    if name.endswith("_id"):
+        yield _stand_in(name)
+    if name.endswith("_id") or name in NAMES:
+        yield Check(name, id_checks.padded(raw), "with blanks or invisible characters around it", "Trim the column.")
+        fix = "Export it as the text that people see."
+        yield Check(name, id_checks.hidden(raw), "with a control or invisible character inside", fix)
+        longest = f"longer than {MAX_CHARACTERS:,} characters"
+        yield Check(name, id_checks.too_long(raw), longest, "Is it the right column?")
+
+
+def _stand_in(name: str) -> Check:
     raw, staged = f'"raw_{name}"', f"raw['{name}']"
     fix = "Leave out rows without an id, or give each its own."
     digits = Variant(
         id_checks.rounded(staged), "a number with an exponent, without its last digits,", "Export ids as text."
     )
     breach = f"({id_checks.placeholder(raw)} or {id_checks.rounded(raw)})"
-    yield Check(name, breach, "a stand-in for no id, such as NULL,", fix, (digits,))
-    yield Check(name, id_checks.padded(raw), "with blanks or invisible characters around it", "Trim the column.")
+    return Check(name, breach, "a stand-in for no id, such as NULL,", fix, (digits,))
 
 
 def across_columns(table: Table, now: datetime, earliest: datetime) -> Iterator[Check]:

@@ -5,25 +5,18 @@ from __future__ import annotations
 import zlib
 from pathlib import Path
 
+from warehouse.file_kinds import UnusableFileError
+
 CHUNK_BYTES = 1 << 20
 # RFC 1952, flags of a member's header. DuckDB 1.5 passes over a file's name and extra fields, and refuses the others.
 _READ_BY_DUCKDB = 0b0000_1100
 _HEADER_BYTES = 4
 
 
-class BrokenGzipError(Exception):
-    """What is wrong with a gzip file, and what to do; two sentences without the file's name."""
-
-    def __init__(self, what: str, fix: str) -> None:
-        """Keep the two parts."""
-        super().__init__(what)
-        self.what, self.fix = what, fix
-
-
 def check_gzip(path: Path) -> bytes:
     """Read a whole gzip file and return how its contents begin, at most CHUNK_BYTES.
 
-    Raises: BrokenGzipError when it is cut off, altered, followed by other bytes, or has a header that DuckDB does not read;
+    Raises: UnusableFileError when it is cut off, altered, followed by other bytes, or has a header that DuckDB does not read;
     OSError.
     """
     start = b""
@@ -56,11 +49,13 @@ def _check_header(header: bytes, *, is_first: bool) -> None:
     if header[:2] != b"\x1f\x8b":
         if is_first:
             raise _not_whole()
-        raise BrokenGzipError("followed by bytes that are not gzip", "Was it padded or written twice? Export it again.")
+        raise UnusableFileError(
+            "followed by bytes that are not gzip", "Was it padded or written twice? Export it again."
+        )
     if len(header) >= _HEADER_BYTES and header[3] & ~_READ_BY_DUCKDB:
         what = "a gzip file whose header has a comment, a checksum or a mark, which DuckDB does not read"
-        raise BrokenGzipError(what, "Decompress it and compress it again with gzip.")
+        raise UnusableFileError(what, "Decompress it and compress it again with gzip.")
 
 
-def _not_whole() -> BrokenGzipError:
-    return BrokenGzipError("not a whole gzip file", "It is truncated, damaged or of another kind: export it again.")
+def _not_whole() -> UnusableFileError:
+    return UnusableFileError("not a whole gzip file", "It is truncated, damaged or of another kind: export it again.")

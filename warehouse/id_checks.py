@@ -1,11 +1,14 @@
-"""Checks of ids: an empty value, a stand-in for no value, a number that lost its digits, or blanks around it is no id."""
+"""Checks of ids and names: an empty value, a stand-in for none, a number that lost its digits, or what does not show is no id."""
 
 from __future__ import annotations
 
 import re
 
+from warehouse.names import BLANK_LETTERS, HIDDEN, MAX_CHARACTERS
+
 # Spaces and line breaks of any script, control and format characters, and letters and symbols that show as nothing.
-INVISIBLE = r"[\s\p{Z}\p{Cc}\p{Cf}\x{115F}\x{1160}\x{2800}\x{3164}\x{FFA0}]"
+INVISIBLE = r"[\s\p{Z}\p{Cc}\p{Cf}" + "".join(f"\\x{{{ord(letter):X}}}" for letter in BLANK_LETTERS) + "]"
+_HIDDEN = "[" + "".join(f"\\x{{{first:X}}}-\\x{{{last:X}}}" for first, last in HIDDEN) + "]"
 # What programs write for no value, in lower case. The lists that Mixpanel and PostHog refuse as distinct ids, what pandas, Excel,
 # SQL dumps, Java, Go, JavaScript and Python print, and the id of a device that may not be tracked.
 PLACEHOLDERS = (
@@ -32,6 +35,17 @@ def padded(raw: str) -> str:
     """SQL that is true of a text that begins or ends with what does not show."""
     edge = f"regexp_matches({raw}, '(^{INVISIBLE}|{INVISIBLE}$)')"
     return f"(not regexp_full_match({raw}, '{_PLAIN}') and {edge} and not {empty(raw)})"
+
+
+def hidden(raw: str) -> str:
+    """SQL that is true of a text with a control or invisible character between others."""
+    within = f"regexp_matches({raw}, '{_HIDDEN}')"
+    return f"(not regexp_full_match({raw}, '{_PLAIN}') and {within} and not {padded(raw)} and not {empty(raw)})"
+
+
+def too_long(raw: str) -> str:
+    """SQL that is true of a text of more characters than an id or a name has."""
+    return f"(strlen({raw}) > {MAX_CHARACTERS} and length({raw}) > {MAX_CHARACTERS})"
 
 
 def placeholder(raw: str) -> str:

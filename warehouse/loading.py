@@ -45,6 +45,7 @@ class Loaded:
     absent_columns: tuple[str, ...] = ()  # optional, in none of the files: null in every row
     count_late: int = 0  # new versions of profiles that were written before the watermark
     count_set_aside: int = 0
+    empty_files: tuple[str, ...] = ()  # files without a row
     set_aside_because: tuple[str, ...] = ()  # file, column, reason and rows, a line each
 
 
@@ -205,5 +206,6 @@ def _counted(connection: duckdb.DuckDBPyConnection, each: Staging, watermark: da
         ),
         count_late=stages.count_late(connection, each, watermark) if watermark and each.table is USERS else 0,
         count_set_aside=broken + rejected + refused,
+        empty_files=tuple(file.label for file in each.files if not file.count_rows + file.count_rejected),
         set_aside_because=tuple(str(problem) for file in each.files for problem in file.row_problems),
     )

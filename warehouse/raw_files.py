@@ -14,13 +14,15 @@ from pathlib import Path
 import duckdb
 
 from warehouse import checks
-from warehouse.gzip_files import CHUNK_BYTES, BrokenGzipError, check_gzip
+from warehouse.file_kinds import GZIP, PARQUET, TEXT, UnusableFileError, check_kind
+from warehouse.gzip_files import CHUNK_BYTES, check_gzip
 from warehouse.problems import Check, Problem
 from warehouse.raw_paths import ENDINGS
 from warehouse.tables import Table
 from warehouse.time_checks import unit_of
 
 MAX_ROWS_NAMED = 5
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 FILE_BITS = 40  # of a row's id: a trillion rows for each of eight million files
 # What DuckDB raises when memory, or the disk it spills to, is full. Damaged Parquet (400 ways tried) raises others.
 OUT_OF_SPACE = (duckdb.OutOfMemoryException, duckdb.IOException)
@@ -72,24 +74,14 @@ class RawFile:
 
 def open_file(connection: duckdb.DuckDBPyConnection, file: RawFile, span: tuple[datetime, datetime]) -> bool:
     """Find how the file is read and its columns; say whether it can be read at all. Times lie between `span` (naive UTC)."""
-    name = file.path.name.lower()
     try:
-        with file.path.open("rb") as stream:
-            file.size_bytes = stream.seek(0, io.SEEK_END)
-    except FileNotFoundError:
-        file.refuse("there is no such file", "Check the path.")
+        start = _start(file.path)
+    except UnusableFileError as error:
+        file.refuse(error.what, error.fix)
         return False
-    except OSError:
-        file.refuse("cannot be opened", "Is it a file, and may you read it?")
-        return False
-    if not name.endswith(ENDINGS):
-        file.refuse("of an unknown kind", "Convert it to .parquet, .csv or .csv.gz.")
-        return False
-    if not file.size_bytes:
-        file.refuse("empty (0 bytes)", "Export it again.")
-        return False
-    is_parquet = name.endswith(".parquet")
-    names = _open_parquet(connection, file, span) if is_parquet else _open_csv(file, name.endswith(".gz"))
+    file.size_bytes = file.path.stat().st_size
+    is_parquet = file.path.name.lower().endswith(".parquet")
+    names = _open_parquet(connection, file, span) if is_parquet else _open_csv(file, start)
     if names is None:
         return False
     # DuckDB takes Parquet columns whose names differ in capitals alone for one, and renames all but the first.
@@ -97,6 +89,30 @@ def open_file(connection: duckdb.DuckDBPyConnection, file: RawFile, span: tuple[
     known = {column.name for column in file.table.columns}
     file.ignored = tuple(name or f"(column {place})" for place, name in enumerate(names, 1) if name not in known)
     return bool(file.columns)
+
+
+def _start(path: Path) -> bytes:
+    """Return how a file's contents begin, uncompressed.
+
+    Raises: UnusableFileError where they cannot be read or are of another kind than the name says.
+    """
+    name = path.name.lower()
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(CHUNK_BYTES)  # a header longer than this is none
+        if not name.endswith(ENDINGS):
+            raise UnusableFileError("of an unknown kind", "Convert it to .parquet, .csv or .csv.gz.")
+        if not start:
+            raise UnusableFileError("empty (0 bytes)", "Export it again.")
+        if name.endswith(".gz"):
+            check_kind(start, GZIP)
+            start = check_gzip(path)
+    except FileNotFoundError:
+        raise UnusableFileError("there is no such file", "Check the path.") from None
+    except OSError:
+        raise UnusableFileError("cannot be read", "Is it a file, is its disk whole, and may you read it?") from None
+    check_kind(start, PARQUET if name.endswith(".parquet") else TEXT)
+    return start
 
 
 def _open_parquet(
@@ -152,25 +168,18 @@ def _parquet_names(connection: duckdb.DuckDBPyConnection, path: Path) -> list[st
     return names
 
 
-def _open_csv(file: RawFile, is_gzip: bool) -> list[str] | None:
-    try:
-        if is_gzip:
-            start = check_gzip(file.path)
-        else:
-            with file.path.open("rb") as stream:
-                start = stream.read(CHUNK_BYTES)  # a header longer than this is none
-    except BrokenGzipError as error:
-        file.refuse(error.what, error.fix)
-        return None
-    except OSError:
-        file.refuse("cannot be read", "Is its disk whole? Copy it again.")
-        return None
-    text = codecs.getincrementaldecoder("utf-8-sig")(errors="replace").decode(start)
-    names: list[str] = []
-    with suppress(csv.Error):
-        names = next(csv.reader(io.StringIO(text, newline=""), strict=True), [])
-    file.is_text = True
+def _open_csv(file: RawFile, start: bytes) -> list[str] | None:
+    # Marked twice is read as marked once: programs put the mark before what has one.
+    text = codecs.getincrementaldecoder("utf-8")(errors="replace").decode(start).lstrip("\ufeff")
     known = {column.name for column in file.table.columns}
+    names = _header(text, ",")
+    if known.isdisjoint(names):
+        for separator, words in _SEPARATORS.items():
+            if not known.isdisjoint(_header(text, separator)):
+                file.refuse(f"its columns are separated by {words}", "Export it with commas.")
+                return None
+    file.is_text = True
+    is_gzip = file.path.name.lower().endswith(".gz")
     file.columns = {name: f"c{index}" for index, name in enumerate(names) if name in known}
     types = ", ".join(f"'c{index}': 'varchar'" for index in range(len(names)))
     file.source = f"""read_csv(
@@ -179,6 +188,12 @@ def _open_csv(file: RawFile, is_gzip: bool) -> list[str] | None:
         store_rejects = true, rejects_table = 'rejects_{file.key}', rejects_scan = 'scans_{file.key}'
     )"""
     return names
+
+
+def _header(text: str, separator: str) -> list[str]:
+    with suppress(csv.Error):
+        return next(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True), [])
+    return []
 
 
 def _literal(path: Path) -> str:

@@ -15,7 +15,9 @@ from warehouse.tables import TIMESTAMP, Column
 
 
 def refuse_unusable_target(path: Path) -> None:
-    """Raises: ContractError where the file is there already, or cannot be made; rows set aside before are not overwritten."""
+    """Raises: ContractError where the file is not called .csv, is there already (none is overwritten), or cannot be made."""
+    if path.suffix.lower() != ".csv":
+        raise ContractError(f"{path.name} would hold CSV. Name a file for the rows set aside that ends in .csv.")
     if path.exists() or path.is_symlink():
         raise ContractError(f"{path.name} is there already. Name a new file for the rows set aside.")
     if not path.parent.is_dir():

@@ -82,7 +82,8 @@ def stage(connection: duckdb.DuckDBPyConnection, staging: Staging, file: RawFile
     except OUT_OF_SPACE:
         raise
     except duckdb.Error:
-        file.refuse("cannot be read", "Is it whole, in UTF-8, with one kind of line end? Export it again.")
+        fix = "Is it whole, in UTF-8, with one kind of line end?" if file.is_text else "Its rows are damaged."
+        file.refuse("cannot be read", f"{fix} Export it again.")
         return
     sql = f"select count(*), bit_or(breaches) from {file.staged}"
     file.count_rows, breaches = connection.execute(sql).fetchall()[0]
