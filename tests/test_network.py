@@ -81,6 +81,35 @@ def test_an_authority_that_does_not_say_what_its_key_is_for_is_told_in_words(tmp
         ask(server.port, Network(str(authority.file)))
 
 
+def test_a_server_without_tls_is_told_at_once() -> None:
+    def plain(connection: Connection) -> None:
+        connection.socket.recv(1)
+        connection.says(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        _idle(connection)
+
+    run = Patience()
+    with serving(plain) as server, pytest.raises(ContractError) as refusal:
+        ask(server.port, Network(), run)
+    assert str(refusal.value) == "What answers at WINBACK_CRM_URL speaks no TLS. Correct its host and port."
+    assert run.waits == []
+
+
+def test_a_server_that_wants_our_certificate_is_told_at_once(authority: Authority) -> None:
+    with (
+        serving(answers(wire(FIRST)), wrap=authority.serves(wants_certificate=True)) as server,
+        pytest.raises(ContractError, match="wants a certificate of the caller"),
+    ):
+        ask(server.port, Network(str(authority.file)))
+
+
+def test_a_server_that_speaks_tls_in_another_way_is_told_at_once(authority: Authority) -> None:
+    with (
+        serving(answers(wire(FIRST)), wrap=authority.serves(has_ciphers=False)) as server,
+        pytest.raises(ContractError, match="agree on no way to speak TLS"),
+    ):
+        ask(server.port, Network(str(authority.file)))
+
+
 def test_a_handshake_that_breaks_off_may_pass(authority: Authority) -> None:
     """The first connection ends in the middle of it."""
     serves, is_first = authority.serves(), iter([True])
@@ -176,7 +205,16 @@ def test_a_proxy_of_the_environment_is_not_used(
         assert ask(server.port, Network(str(authority.file))) == FIRST
 
 
-@pytest.mark.parametrize("status", [b"407 Proxy Authentication Required", b"403 Forbidden", b"405 Method Not Allowed"])
+@pytest.mark.parametrize(
+    "status",
+    [
+        b"407 Proxy Authentication Required",
+        b"403 Forbidden",
+        b"405 Method Not Allowed",
+        b"302 Found",
+        b"401 Unauthorized",
+    ],
+)
 def test_a_proxy_that_refuses_is_told_at_once_without_its_password(status: bytes) -> None:
     def refuses(connection: Connection) -> None:
         connection.socket.recv(65_536)
@@ -190,6 +228,22 @@ def test_a_proxy_that_refuses_is_told_at_once_without_its_password(status: bytes
         "and password, and which hosts the proxy allows."
     )
     assert run.waits == []
+
+
+@pytest.mark.parametrize("status", [b"408 Request Timeout", b"429 Too Many Requests", b"502 Bad Gateway", b"503 Busy"])
+def test_a_proxy_that_is_busy_may_take_it_later(authority: Authority, status: bytes) -> None:
+    def busy(connection: Connection) -> None:
+        connection.socket.recv(65_536)
+        connection.says(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
+
+    run, asked = Patience(), list[bytes]()
+    with (
+        serving(answers(wire(FIRST)), wrap=authority.serves()) as server,
+        serving(busy, tunnel(server.port, asked)) as proxy,
+    ):
+        network = Network(str(authority.file), f"http://127.0.0.1:{proxy.port}")
+        assert ask(9, network, run) == FIRST
+    assert len(run.waits) == 1
 
 
 @pytest.mark.parametrize("content", [DRIPS["the status"], DRIPS["a header"]])

@@ -37,7 +37,14 @@ class Authority:
         self.file = folder / "authority.pem"
         self.file.write_bytes(own.public_bytes(PEM))
 
-    def serves(self, host: str = "127.0.0.1", *, days_left: int = 1) -> Callable[[socket], socket]:
+    def serves(
+        self,
+        host: str = "127.0.0.1",
+        *,
+        days_left: int = 1,
+        has_ciphers: bool = True,
+        wants_certificate: bool = False,
+    ) -> Callable[[socket], socket]:
         """What makes TLS of a server's socket, with a certificate for this address."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(host))])
@@ -48,6 +55,12 @@ class Authority:
         file.write_bytes(certificate.public_bytes(PEM) + private)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(file)
+        if not has_ciphers:  # those of a kind of key that this certificate has not
+            context.maximum_version = ssl.TLSVersion.TLSv1_2
+            context.set_ciphers("ECDHE-RSA-AES128-GCM-SHA256")
+        if wants_certificate:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(self.file)
         return lambda raw: context.wrap_socket(raw, server_side=True)
 
     def _signed(

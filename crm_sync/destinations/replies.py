@@ -24,10 +24,15 @@ class Reply:
 def with_value(reply: Reply) -> Reply:
     """The reply with its body as a value, where it is JSON."""
     try:
-        value = json.loads(reply.text) if reply.text else None
+        value = json.loads(reply.text, parse_constant=_refuse) if reply.text else None
     except (ValueError, RecursionError):  # not JSON, a number too long for Python, nested too deeply
         value = None
     return Reply(reply.status, reply.headers, reply.text, value)
+
+
+def _refuse(constant: str) -> None:
+    """NaN and Infinity are no JSON, and a count that is none compares with nothing."""
+    raise ValueError(constant)
 
 
 def asked_wait(reply: Reply) -> float | None:

@@ -14,18 +14,21 @@ import urllib3
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
 from crm_sync.destination import BatchRefusedError, OutOfTimeError, RequestRefusedError, Run, UnavailableError
+from crm_sync.destinations.bodies import ENCODINGS, read_body
+from crm_sync.destinations.connection_faults import at_fault
 from crm_sync.destinations.meanings import Meaning, advice_on, meaning_of
 from crm_sync.destinations.pacing import Heard, Pace
 from crm_sync.destinations.replies import Reply, asked_wait, with_value
-from crm_sync.destinations.wire import Exchange, PassingFault, Wire, at_fault
+from crm_sync.destinations.wire import Exchange, PassingFault, Wire
 from warehouse.errors import ContractError
 
 __all__ = ["Dialect", "Network", "PassingFault", "Reply", "RetryBudget", "Transport"]
 
 TIMEOUT_SECONDS = (5.0, 30.0)  # to connect; between two parts of a request or a reply
 MAX_WAIT_SECONDS = 60.0
-# No reply of these APIs comes near it; Salesforce's result files are the largest: 10,000 rows of 300 bytes.
-MAX_REPLY_BYTES = 64 << 20
+# No reply of these APIs comes near it; Salesforce's result files are the largest: 10,000 rows of 300 bytes. A value made of JSON
+# takes up to 25 times its bytes, in each thread: lists of properties are the largest, a few MiB.
+MAX_REPLY_BYTES = {"json": 16 << 20, "text": 64 << 20}
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Transport:
         self._budget = budget or RetryBudget()
         self._dialect = dialect or Dialect()
         self._local = threading.local()
-        self._sessions: list[requests.Session] = []
+        self._wires: list[Wire] = []
 
     def request(
         self,
@@ -125,22 +128,15 @@ class Transport:
 
     def close(self) -> None:
         """Close the connections of all threads."""
-        for session in self._sessions:
-            session.close()
+        for wire in self._wires:
+            wire.close()
 
-    def _connected(self) -> tuple[requests.Session, Wire]:
-        """The session and the connections of this thread: they are not made to be shared."""
-        found: tuple[requests.Session, Wire] | None = getattr(self._local, "connected", None)
+    def _wire(self) -> Wire:
+        """The connections of this thread: they are not made to be shared."""
+        found: Wire | None = getattr(self._local, "wire", None)
         if found is None:
-            session, wire = requests.Session(), Wire()
-            session.trust_env = False  # no proxy and no .netrc credentials from the environment
-            session.verify = self._budget.network.ca_file or True
-            session.proxies = {"https": self._budget.network.proxy} if self._budget.network.proxy else {}
-            session.headers.update(self._headers)
-            session.mount("http://", wire)
-            session.mount("https://", wire)
-            found = self._local.connected = (session, wire)
-            self._sessions.append(session)
+            found = self._local.wire = Wire()
+            self._wires.append(found)
         return found
 
     def _sleep(self, run: Run, seconds: float) -> None:
@@ -160,27 +156,36 @@ class Transport:
         return self._verdict(request, reply, heard)
 
     def _exchange(self, run: Run, request: _Request) -> Reply:
-        session, wire = self._connected()
+        """One request and its reply, without a session's habits: cookies, redirects, the environment's proxies and .netrc."""
+        wire, network = self._wire(), self._budget.network
         wire.exchange = exchange = Exchange(run, TIMEOUT_SECONDS[1])
+        headers = {
+            **self._headers,
+            **request.headers,
+            "User-Agent": f"winback ({run.run_id})",
+            "Accept-Encoding": ENCODINGS,
+        }
         try:
-            response = session.request(
-                request.method,
-                self._url + request.path,
-                data=request.content,
-                headers={**request.headers, "User-Agent": f"winback ({run.run_id})"},
-                timeout=TIMEOUT_SECONDS,
-                allow_redirects=False,
+            asked = requests.Request(request.method, self._url + request.path, headers, data=request.content).prepare()
+            response = wire.send(
+                asked,
                 stream=True,
+                timeout=TIMEOUT_SECONDS,
+                verify=network.ca_file or True,
+                proxies={"https": network.proxy} if network.proxy else {},
             )
             with response:
-                return Reply(response.status_code, _lower(response.headers), _read(exchange, response))
+                content = _body(response, MAX_REPLY_BYTES[request.expects], exchange)
         except requests.exceptions.InvalidURL:
             raise ContractError("WINBACK_CRM_URL is no address that a request could be sent to.") from None
-        except requests.RequestException as error:
+        except (OSError, urllib3.exceptions.HTTPError) as error:
             if setting := at_fault(error):
                 raise ContractError(setting) from None
             # Only the kind: the text of these errors holds addresses and sometimes parts of the request.
             raise PassingFault(type(error).__name__) from None
+        # Some gateways put a byte order mark before.
+        text = content.decode("utf-8-sig", errors="replace")
+        return Reply(response.status_code, _lower(response.headers), text)
 
     def _verdict(self, request: _Request, reply: Reply, heard: Heard) -> Reply:
         """Sort a reply: returned as an answer, or raised as what the caller must do."""
@@ -203,6 +208,10 @@ class Transport:
 
     def _parsed(self, request: _Request, reply: Reply) -> Reply:
         if request.expects == "text" or not reply.text:
+            # A text that ended with the connection may have broken off within a row.
+            has_end = reply.text.endswith("\n") or {"content-length", "transfer-encoding"} & reply.headers.keys()
+            if request.method == "GET" and reply.text and not has_end:
+                raise PassingFault("a text that may have been cut off", has_answered=True)
             return reply
         parsed = with_value(reply)
         if parsed.body is None and 200 <= reply.status < 300:
@@ -224,23 +233,14 @@ def _lower(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
 
 
-def _read(exchange: Exchange, response: requests.Response) -> str:
-    """Read a body as it comes: a slow one ends with its time or the run's, an endless one with the size.
-
-    Raises: PassingFault, OutOfTimeError.
-    """
-    parts: list[bytes] = []
-    size = 0
+def _body(response: requests.Response, limit: int, exchange: Exchange) -> bytes:
+    """Read the body. Where the status alone says that it may pass, a broken one does not hide the wait of the headers."""
     try:
-        while part := response.raw.read1(64 << 10, decode_content=True):
-            parts.append(part)
-            size += len(part)
-            if size > MAX_REPLY_BYTES:
-                raise PassingFault(f"HTTP {response.status_code} with a reply of more than {MAX_REPLY_BYTES >> 20} MiB")
-            exchange.look()  # what is small until it is unpacked comes without a look at the time
-    except urllib3.exceptions.HTTPError as error:
-        raise PassingFault(type(error).__name__) from None
-    return b"".join(parts).decode("utf-8-sig", errors="replace")  # some gateways put a byte order mark before
+        return read_body(response.raw, response.headers.get("Content-Encoding", ""), limit, exchange.look)
+    except PassingFault:
+        if response.status_code < 300 or meaning_of(response.status_code) != "later":
+            raise
+        return b""
 
 
 def _wait(budget: RetryBudget) -> Callable[[RetryCallState], float]:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import http.client
 import io
 import re
-import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from requests.adapters import HTTPAdapter
@@ -71,7 +70,7 @@ class _Parts(io.RawIOBase):
         # The socket's own file, so that a socket that is closed meanwhile stays open until the reply is read.
         self._file: io.RawIOBase = sock.makefile("rb", buffering=0)
         self._sock, self._exchange = sock, exchange
-        self.has_ended = False
+        self.has_ended = self.is_at_end = False
 
     def readable(self) -> bool:
         return True
@@ -85,7 +84,9 @@ class _Parts(io.RawIOBase):
             wait = min(LOOK_SECONDS, self._exchange.part_seconds - waited)
             self._sock.settimeout(wait)
             try:
-                return int(self._sock.recv_into(buffer))
+                count = int(self._sock.recv_into(buffer))
+                self.is_at_end = not count
+                return count
             except TimeoutError:
                 waited += wait
             finally:
@@ -100,15 +101,21 @@ class _Parts(io.RawIOBase):
 class _Reply(http.client.HTTPResponse):
     """A final reply. `leave` closes the connection: it is called where more than this reply came on it."""
 
-    def __init__(self, sock: Any, exchange: Exchange, leave: Callable[[], None], **more: Any) -> None:
+    def __init__(
+        self, sock: Any, exchange: Exchange, leave: Callable[[], None], *, is_last: bool = False, **more: Any
+    ) -> None:
         super().__init__(sock, **more)
         self.fp.close()
-        self._parts, self._leave, self._was_interim = _Parts(sock, exchange), leave, False
+        # `is_last`: no further reply may come on this connection.
+        self._parts, self._leave, self._is_last = _Parts(sock, exchange), leave, is_last
         self.fp = io.BufferedReader(self._parts)
 
     def begin(self) -> None:
         super().begin()
-        if self._was_interim or self.status < 200:
+        if self._parts.is_at_end:
+            raise http.client.HTTPException("headers that were cut off")
+        has_two_ends = _see_framing(self.headers)
+        if self._is_last or self.status < 200 or has_two_ends:
             self.will_close = True
 
     def _read_status(self) -> tuple[str, int, str]:
@@ -116,7 +123,7 @@ class _Reply(http.client.HTTPResponse):
             version, status, reason = super()._read_status()  # type: ignore[misc] # http.client's own, in every version
             if not 100 <= status < 200 or status == http.HTTPStatus.SWITCHING_PROTOCOLS:
                 return version, status, reason
-            self._was_interim = True
+            self._is_last = True
             http.client.parse_headers(self.fp)
         raise http.client.HTTPException("interim replies without end")
 
@@ -129,22 +136,49 @@ class _Reply(http.client.HTTPResponse):
             self._leave()
 
 
+def _see_framing(headers: http.client.HTTPMessage) -> bool:
+    """See that the headers name one end of the body (RFC 9112, 6.3); returns whether they name it in two ways, as smugglers do.
+
+    Raises: HTTPException. http.client would take what it cannot read for a body that lasts until the connection ends, and what
+    comes after a line that is no header for its beginning.
+    """
+    rest = headers.get_payload()
+    codings = ",".join(headers.get_all("transfer-encoding", [])).strip().lower()
+    lengths = {each.strip() for given in headers.get_all("content-length", []) for each in given.split(",")}
+    is_length = len(lengths) <= 1 and all(re.fullmatch("[0-9]{1,15}", each) for each in lengths)
+    if (isinstance(rest, str) and rest) or codings not in ("", "chunked", "identity") or not is_length:
+        raise http.client.HTTPException("headers that do not say where the body ends")
+    return bool(codings and lengths)
+
+
 def _pools(under_way: Callable[[], Exchange]) -> dict[str, type[HTTPConnectionPool]]:
     """Pools of such connections by scheme; `under_way` is the exchange that they serve."""
 
     class Bounded(HTTPConnection):
+        is_cut = False  # the server took the request in part alone
+
+        def connect(self) -> None:
+            self.is_cut = False
+            super().connect()
+
         def send(self, data: Any) -> None:
             if self.sock is None:
                 self.connect()
             content = memoryview(data)
             for start in range(0, len(content), SEND_BYTES):
+                if self.is_cut:
+                    return
                 under_way().look()
                 # What was set to connect would hold for the sending too.
                 self.sock.settimeout(under_way().part_seconds)
-                super().send(content[start : start + SEND_BYTES])
+                try:
+                    super().send(content[start : start + SEND_BYTES])
+                except OSError:
+                    # It may have answered before: a 413, for instance. Where it has not, the reading fails.
+                    self.is_cut = True
 
         def response_class(self, sock: Any, **more: Any) -> _Reply:  # type: ignore[override] # called like the class
-            return _Reply(sock, under_way(), self.close, **more)
+            return _Reply(sock, under_way(), self.close, is_last=self.is_cut, **more)
 
     class BoundedTls(Bounded, HTTPSConnection):
         pass
@@ -173,47 +207,3 @@ class Wire(HTTPAdapter):
         manager = super().proxy_manager_for(proxy, **more)
         manager.pool_classes_by_scheme = _pools(lambda: self.exchange)
         return manager
-
-
-# https://docs.openssl.org/master/man1/openssl-verification-options/
-_UNTRUSTED = {
-    9: "it is not valid yet",
-    10: "it has expired",
-    18: "it is signed by itself",
-    19: "its authority is not known to this machine",
-    20: "its authority is not known to this machine",
-    21: "its authority is not known to this machine",
-    62: "it is for another host",
-    64: "it is for another host",
-}
-# The proxy's word comes as text alone, from http.client.
-_REFUSED_BY_PROXY = re.compile(r"Tunnel connection failed: (4\d\d)\b")
-
-
-def at_fault(error: BaseException) -> str | None:
-    """What is wrong with the settings where a connection failed for them, for a person to mend; None where it may pass."""
-    for cause in _causes(error):
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            why = _UNTRUSTED.get(cause.verify_code, f"OpenSSL says: {cause.verify_message}")
-            return (
-                f"The CRM's certificate is not trusted: {why}. Correct WINBACK_CRM_URL, or name the file of the authorities to "
-                "trust: WINBACK_CRM_CA_FILE"
-            )
-        if isinstance(cause, OSError) and (refused := _REFUSED_BY_PROXY.search(str(cause))):
-            return (
-                f"The proxy answered HTTP {refused[1]} and lets nothing through to the CRM. Check WINBACK_CRM_PROXY, its user "
-                "and password, and which hosts the proxy allows."
-            )
-    return None
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and those that it was raised for: urllib3 and requests keep them in `reason`, among the arguments, as context."""
-    seen: list[BaseException] = []
-    todo: list[object] = [error]
-    while todo:
-        cause = todo.pop()
-        if isinstance(cause, BaseException) and not any(cause is each for each in seen):
-            seen.append(cause)
-            todo += [getattr(cause, "reason", None), cause.__cause__, cause.__context__, *cause.args]
-            yield cause

@@ -1,0 +1,80 @@
+"""The body of a reply: read whole, unpacked and no larger than it may be.
+
+urllib3 would unpack it too, and takes a packed body that ends too early for a whole one: of a file of results some rows, or a
+part of a user's id, would be missing.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+
+import urllib3
+
+from crm_sync.destinations.wire import PassingFault
+
+ENCODINGS = "gzip, deflate"  # what is asked for
+_PART_BYTES = 64 << 10
+_MAX_LAYERS = 2  # packed by the server, and again by a gateway
+_MAX_MEMBERS = 100  # of a gzip body; each costs a copy of what follows it
+_GZIP, _ZLIB, _DEFLATE = 31, 15, -15  # https://docs.python.org/3/library/zlib.html#zlib.decompressobj
+
+
+def read_body(raw: urllib3.BaseHTTPResponse, encoding: str, limit: int, look: Callable[[], None]) -> bytes:
+    """Read a body as it comes and unpack it; `look` is called after each part and ends what lasts too long.
+
+    Raises: PassingFault for what is cut off, larger than `limit` bytes or cannot be unpacked, and what `look` raises.
+    """
+    content = bytearray()
+    try:
+        while part := raw.read1(_PART_BYTES, decode_content=False):
+            content += part
+            _see_size(len(content), limit)
+            look()
+    except urllib3.exceptions.HTTPError as error:
+        raise PassingFault(type(error).__name__) from None
+    return unpacked(bytes(content), encoding, limit)
+
+
+def unpacked(content: bytes, encoding: str, limit: int) -> bytes:
+    """Undo what a Content-Encoding names, the last one first; of more than `limit` bytes no more are made.
+
+    Raises: PassingFault.
+    """
+    names = [name for each in encoding.lower().split(",") if (name := each.strip()) not in ("", "identity")]
+    if len(names) > _MAX_LAYERS:
+        raise PassingFault(f"a reply that was packed {len(names)} times")
+    for name in reversed(names):
+        content = _unpacked_once(content, name, limit)
+    return content
+
+
+def _unpacked_once(content: bytes, name: str, limit: int) -> bytes:
+    frame = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": _frame_of_deflate(content)}.get(name)
+    if frame is None:
+        raise PassingFault("a reply packed in a way that was not asked for")
+    whole, members = bytearray(), 0
+    # Whatever follows a gzip member and does not begin like one is padding.
+    while content and (not members or (frame == _GZIP and content.startswith(b"\x1f\x8b"))):
+        unpacking = zlib.decompressobj(frame)
+        try:
+            whole += unpacking.decompress(content, limit + 1 - len(whole))
+        except zlib.error:
+            raise PassingFault("a reply that cannot be unpacked") from None
+        _see_size(len(whole), limit)
+        members += 1
+        if not unpacking.eof or members > _MAX_MEMBERS:
+            raise PassingFault("a packed reply that was cut off")
+        content = unpacking.unused_data
+    return bytes(whole)
+
+
+def _frame_of_deflate(content: bytes) -> int:
+    """Some servers leave out the frame that "deflate" means: RFC 9110, 8.4.1.2. Its first bytes are a multiple of 31."""
+    has_frame = len(content) > 1 and content[0] & 15 == 8 and int.from_bytes(content[:2], "big") % 31 == 0
+    return _ZLIB if has_frame else _DEFLATE
+
+
+def _see_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise PassingFault(f"a reply of more than {limit >> 20} MiB")

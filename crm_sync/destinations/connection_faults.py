@@ -1,0 +1,79 @@
+"""Which setting is wrong where no connection to a CRM can be made: its certificate, TLS itself, or a proxy that refuses."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Iterator
+
+from crm_sync.destinations.meanings import meaning_of
+
+# https://docs.openssl.org/master/man1/openssl-verification-options/
+_UNTRUSTED = {
+    9: "it is not valid yet",
+    10: "it has expired",
+    18: "it is signed by itself",
+    19: "its authority is not known to this machine",
+    20: "its authority is not known to this machine",
+    21: "its authority is not known to this machine",
+    62: "it is for another host",
+    64: "it is for another host",
+}
+# OpenSSL's names for a handshake that fails in the same way each time, in several versions of it.
+_NO_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"}
+_NO_AGREEMENT = {
+    *("UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION", "SSLV3_ALERT_HANDSHAKE_FAILURE"),
+    *("TLSV1_UNRECOGNIZED_NAME", "TLSV1_ALERT_UNRECOGNIZED_NAME", "TLSV1_ALERT_INSUFFICIENT_SECURITY"),
+}
+_WANTS_OURS = {"TLSV13_ALERT_CERTIFICATE_REQUIRED", "TLSV1_ALERT_UNKNOWN_CA", "SSLV3_ALERT_BAD_CERTIFICATE"}
+# The proxy's word comes as text alone, from http.client.
+_REFUSED_BY_PROXY = re.compile(r"Tunnel connection failed: (\d{3})\b")
+
+
+def at_fault(error: BaseException) -> str | None:
+    """What is wrong with the settings where a connection failed for them, for a person to mend; None where it may pass."""
+    return next((text for cause in _causes(error) if (text := _told(cause))), None)
+
+
+def _told(cause: BaseException) -> str | None:
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        why = _UNTRUSTED.get(cause.verify_code, f"OpenSSL says: {cause.verify_message}")
+        return (
+            f"The CRM's certificate is not trusted: {why}. Correct WINBACK_CRM_URL, or name the file of the authorities to "
+            "trust: WINBACK_CRM_CA_FILE"
+        )
+    if isinstance(cause, ssl.SSLError):
+        return _told_of_tls(cause.reason or "")
+    if isinstance(cause, OSError) and (refused := _REFUSED_BY_PROXY.search(str(cause))):
+        if meaning_of(int(refused[1])) == "later":
+            return None
+        return (
+            f"The proxy answered HTTP {refused[1]} and lets nothing through to the CRM. Check WINBACK_CRM_PROXY, its user "
+            "and password, and which hosts the proxy allows."
+        )
+    return None
+
+
+def _told_of_tls(reason: str) -> str | None:
+    if reason in _NO_TLS:
+        return "What answers at WINBACK_CRM_URL speaks no TLS. Correct its host and port."
+    if reason in _NO_AGREEMENT:
+        return (
+            f"The CRM's host and this machine agree on no way to speak TLS: OpenSSL says {reason}. Correct WINBACK_CRM_URL, or "
+            "bring the older of the two up to date."
+        )
+    if reason in _WANTS_OURS:
+        return "The CRM's host wants a certificate of the caller, which winback has none of. Correct WINBACK_CRM_URL."
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and those that it was raised for: urllib3 and requests keep them in `reason`, among the arguments, as context."""
+    seen: list[BaseException] = []
+    todo: list[object] = [error]
+    while todo:
+        cause = todo.pop()
+        if isinstance(cause, BaseException) and not any(cause is each for each in seen):
+            seen.append(cause)
+            todo += [getattr(cause, "reason", None), cause.__cause__, cause.__context__, *cause.args]
+            yield cause
