@@ -3,106 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
-import ssl
-from datetime import UTC, datetime
+from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from crm_sync.destinations.address import address_of
+from jobs import setting_checks as checks
 from warehouse.errors import ContractError
 from warehouse.time_checks import EARLIEST
-
-
-def _crm_url(url: str) -> str:
-    address = address_of(url)
-    if address is None:
-        raise ValueError("must be a scheme and a host, for instance https://rest.fra-01.braze.eu")
-    if address.scheme != "https" and not address.is_local:
-        raise ValueError("must be https; http only to this machine")
-    return url.rstrip("/")
-
-
-_PROXY_USER = re.compile(r"(?<=^http://)[^\s@/?#\\]+@")
-
-
-def _crm_proxy(url: SecretStr) -> SecretStr:
-    address = address_of(_PROXY_USER.sub("", url.get_secret_value()))
-    if url.get_secret_value() and (address is None or address.scheme != "http"):
-        raise ValueError("must be http://host:port of a proxy, or http://user:password@host:port")
-    return url
-
-
-def _crm_ca_file(path: str) -> str:
-    try:
-        if path:
-            ssl.create_default_context(cafile=path)
-    except (OSError, ssl.SSLError):
-        raise ValueError("must be a file of certificates in PEM form that can be read") from None
-    return path
-
-
-def _api_key(key: SecretStr) -> SecretStr:
-    text = key.get_secret_value()
-    if not text or not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError("must be the key alone, without a space or a line break (does the secret end in one?)")
-    return key
-
-
-def _client_secret(secret: SecretStr, info: ValidationInfo) -> SecretStr:
-    text = secret.get_secret_value()
-    if not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError("must be the secret alone, without a space or a line break (does it end in one?)")
-    if bool(text) != bool(info.data.get("crm_client_id", text)):
-        raise ValueError("must be set together with WINBACK_CRM_CLIENT_ID")
-    return secret
-
-
-# A project's id, and a dataset's name to which `_raw` and the like are added: https://cloud.google.com/bigquery/docs/datasets
-_BIGQUERY = re.compile(r"bigquery://(?P<project>[a-z][a-z0-9.:-]*[a-z0-9])/(?P<prefix>[A-Za-z_][A-Za-z0-9_]{0,199})")
-
-
-def _warehouse(url: str) -> str:
-    if url.startswith("bigquery://"):
-        if not _BIGQUERY.fullmatch(url):
-            raise ValueError("must be bigquery://project/dataset_prefix, for instance bigquery://some-project/winback")
-        return url
-    if not url.startswith("duckdb:///") or url == "duckdb:///":
-        raise ValueError(
-            "must be duckdb:///path/to/file.duckdb (three slashes, four before an absolute path) "
-            "or bigquery://project/dataset_prefix"
-        )
-    return url
-
-
-def _registry(uri: str) -> str:
-    if uri in ("", "none") or (uri.startswith("sqlite:///") and uri != "sqlite:///"):
-        return uri
-    if re.match(r"https?://[^/?#]*@", uri):
-        raise ValueError("must hold no password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
-    if address_of(uri) is None:
-        raise ValueError("must be sqlite:///path/to/file.db, a tracking server's http(s)://host:port, or none")
-    return uri.rstrip("/")
-
-
-def _bigquery_endpoint(url: str) -> str:
-    return _crm_url(url) if url else ""
-
-
-# A leading dot stands for any host below.
-_HOST = r"\.?[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?)*"
-
-
-def _moment(given: str | datetime) -> datetime:
-    try:
-        moment = given if isinstance(given, datetime) else datetime.fromisoformat(given)
-    except ValueError:
-        raise ValueError("must be a date or a time, such as 2000-01-01 or 2000-01-01T00:00:00Z") from None
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 class Settings(BaseSettings):
@@ -110,24 +21,27 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="WINBACK_", frozen=True, extra="ignore")
 
-    warehouse: Annotated[str, AfterValidator(_warehouse)] = Field(
+    warehouse: Annotated[str, AfterValidator(checks.warehouse)] = Field(
         "duckdb:///var/winback.duckdb",
         description="Where the data is: `duckdb:///path` or `bigquery://project/dataset_prefix`.",
     )
-    bigquery_location: str = Field(
-        "", pattern=r"^[A-Za-z0-9-]*$", description="Where BigQuery keeps the datasets; empty: where the raw one is."
+    bigquery_location: Annotated[str, AfterValidator(checks.bigquery_location)] = Field(
+        "", description="Where BigQuery keeps the datasets; empty: where the raw one is."
     )
     bigquery_max_bytes: int = Field(
-        1 << 40, gt=0, description="What one query may read at most, in bytes; more is refused before it is billed."
+        1 << 40,
+        gt=0,
+        lt=1 << 63,
+        description="What one query may read at most, in bytes; more is refused before it is billed.",
     )
-    bigquery_endpoint: Annotated[str, AfterValidator(_bigquery_endpoint)] = Field(
+    bigquery_endpoint: Annotated[str, AfterValidator(checks.bigquery_endpoint)] = Field(
         "", description="Another address of BigQuery: private access, or a stand-in on this machine. Empty: Google's."
     )
-    bigquery_storage_endpoint: str = Field(
-        "", pattern=r"^([A-Za-z0-9.-]+:[0-9]+)?$", description="The same for the Storage Read API: `host:port`."
+    bigquery_storage_endpoint: Annotated[str, AfterValidator(checks.bigquery_storage_endpoint)] = Field(
+        "", description="The same for the Storage Read API: `host:port`."
     )
     models: Path = Field(Path("var/models"), description="Folder of the model bundles.")
-    registry: Annotated[str, AfterValidator(_registry)] = Field(
+    registry: Annotated[str, AfterValidator(checks.registry)] = Field(
         "",
         description="Model registry: `sqlite:///path`, a tracking server's `http(s)://...`, or `none`. "
         "Empty: `registry.db` in the models' folder.",
@@ -138,31 +52,29 @@ class Settings(BaseSettings):
     crm: Literal["braze", "hubspot", "klaviyo", "salesforce"] = Field(
         "braze", description="Which CRM: `braze`, `hubspot`, `klaviyo` or `salesforce`."
     )
-    crm_url: Annotated[str, AfterValidator(_crm_url)] = Field(
+    crm_url: Annotated[str, AfterValidator(checks.crm_url)] = Field(
         "http://127.0.0.1:8765", description="The CRM's REST endpoint; https, or http on this machine."
     )
-    crm_hosts: str = Field(
+    crm_hosts: Annotated[str, AfterValidator(checks.crm_hosts)] = Field(
         "",
-        pattern=rf"^({_HOST}(,{_HOST})*)?$",
         description="Further hosts that the key may be sent to, such as a proxy's, with commas between.",
     )
-    crm_api_key: Annotated[SecretStr, AfterValidator(_api_key)] = Field(
+    crm_api_key: Annotated[SecretStr, AfterValidator(checks.api_key)] = Field(
         SecretStr("local-key"), description="The CRM's key; what it must be allowed to do, `winback doctor` says."
     )
-    crm_ca_file: Annotated[str, AfterValidator(_crm_ca_file)] = Field(
+    crm_ca_file: Annotated[str, AfterValidator(checks.crm_ca_file)] = Field(
         "", description="File of the authorities (PEM) that may sign the CRM's certificate. Empty: the public ones."
     )
-    crm_proxy: Annotated[SecretStr, AfterValidator(_crm_proxy)] = Field(
+    crm_proxy: Annotated[SecretStr, AfterValidator(checks.crm_proxy)] = Field(
         SecretStr(""),
         description="Proxy by which https to the CRM leaves: `http://host:port`, or `http://user:password@host:port`.",
     )
-    crm_client_id: str = Field(
+    crm_client_id: Annotated[str, AfterValidator(checks.client_id)] = Field(
         "",
-        pattern=r"^[!-~]*$",
         description="Salesforce: the id of an app with the OAuth client credentials flow, which renews access tokens; then no "
         "key is needed.",
     )
-    crm_client_secret: Annotated[SecretStr, AfterValidator(_client_secret)] = Field(
+    crm_client_secret: Annotated[SecretStr, AfterValidator(checks.client_secret)] = Field(
         SecretStr(""), validate_default=True, description="The secret that belongs to `WINBACK_CRM_CLIENT_ID`."
     )
     safety_lag_seconds: int = Field(
@@ -172,18 +84,22 @@ class Settings(BaseSettings):
         30, ge=1, le=365, description="How far back the night looks for raw events that no run has read."
     )
     max_watermark_age_seconds: int = Field(
-        7_200, ge=0, description="Commands and `status --json` say when the watermark is older than this; 0: never."
+        7_200,
+        ge=0,
+        le=31_536_000,
+        description="Commands and `status --json` say when the watermark is older than this; 0: never.",
     )
     lease_seconds: int = Field(
         900,
         ge=0,
+        le=86_400,
         description="On BigQuery: how long a run that was killed keeps others out; 0 keeps nobody out. DuckDB needs none.",
     )
     run_deadline_seconds: int = Field(
-        2_700, gt=0, description="When to stop sending and leave the rest to the next run."
+        2_700, gt=0, le=86_400, description="When to stop sending and leave the rest to the next run."
     )
     retry_budget_seconds: float = Field(
-        120, gt=0, allow_inf_nan=False, description="How long one request to the CRM is tried again."
+        120, gt=0, le=86_400, allow_inf_nan=False, description="How long one request to the CRM is tried again."
     )
     max_rejected_ratio: float = Field(
         0.5, ge=0, le=1, description="Above this share of rejected users the circuit breaker stops the sync (exit 3)."
@@ -197,17 +113,16 @@ class Settings(BaseSettings):
     dbt_target: Path = Field(
         Path("var/dbt"), description="Folder for what dbt compiles and logs, and for the parsed project."
     )
-    memory_limit: str = Field(
+    memory_limit: Annotated[str, AfterValidator(checks.memory_limit)] = Field(
         "2GB",
-        pattern=r"^[1-9][0-9]*(\.[0-9]+)?(MB|GB)$",
         description="What DuckDB may hold in memory before it spills to disk.",
     )
-    earliest_at: Annotated[datetime, BeforeValidator(_moment)] = Field(
+    earliest_at: Annotated[datetime, BeforeValidator(checks.moment)] = Field(
         EARLIEST,
         description="`winback load` refuses times before this one: an empty date, or seconds read as milliseconds.",
     )
     debug: bool = Field(False, description="Show tracebacks of unexpected errors. They may quote users' data.")
-    threads: int = Field(0, ge=0, description="Threads for scoring; 0 is every core.")
+    threads: int = Field(0, ge=0, le=1_024, description="Threads for scoring; 0 is every core.")
     shadow: bool = Field(
         False,
         description="Have the challenger score each run's exits too, into `ops.shadow_scores`; nothing of it is sent.",
@@ -221,7 +136,7 @@ class Settings(BaseSettings):
     @property
     def allowed_crm_hosts(self) -> tuple[str, ...]:
         """Hosts that the key may be sent to besides the CRM's own."""
-        return tuple(host.lower() for host in self.crm_hosts.split(",") if host)
+        return tuple(host.lower().strip("[]") for host in self.crm_hosts.split(",") if host)
 
     @property
     def duckdb_file(self) -> Path | None:
@@ -231,7 +146,7 @@ class Settings(BaseSettings):
     @property
     def bigquery(self) -> tuple[str, str] | None:
         """Project and prefix of the datasets; none where a DuckDB file is the warehouse."""
-        found = _BIGQUERY.fullmatch(self.warehouse)
+        found = checks.BIGQUERY.fullmatch(self.warehouse)
         return (found["project"], found["prefix"]) if found else None
 
 
@@ -245,7 +160,7 @@ def read_settings() -> Settings:
         settings = Settings()
     except ValidationError as error:
         lines += [
-            f"  WINBACK_{str(e['loc'][0]).upper()}: {e['msg'].removeprefix('Value error, ')}"
+            f"  WINBACK_{str(e['loc'][0]).upper()}: {checks.sentence(e)}"
             for e in error.errors(include_input=False, include_url=False)
         ]
     if lines:

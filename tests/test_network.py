@@ -189,6 +189,27 @@ def test_https_goes_by_the_proxy_with_its_user_and_reuses_the_connection(authori
     assert b"Proxy-Authorization: Basic " + base64.b64encode(b"user:word") in asked[0]
 
 
+@pytest.mark.parametrize(
+    ("user", "sent"),
+    [
+        ("us%40er:wo%3Ard", b"us@er:wo:rd"),
+        ("user:100%25", b"user:100%"),
+        ("user:w\u20acrd", "user:w\u20acrd".encode()),
+        ("user:w%E2%82%ACrd", "user:w\u20acrd".encode()),
+        ("user", b"user:"),
+        (":word", b":word"),
+    ],
+)
+def test_the_proxy_s_user_and_password_may_be_any_text(authority: Authority, user: str, sent: bytes) -> None:
+    asked: list[bytes] = []
+    with (
+        serving(answers(wire(FIRST)), wrap=authority.serves()) as server,
+        serving(tunnel(server.port, asked)) as proxy,
+    ):
+        assert ask(9, Network(str(authority.file), f"http://{user}@127.0.0.1:{proxy.port}")) == FIRST
+    assert b"Proxy-Authorization: Basic " + base64.b64encode(sent) + b"\r\n" in asked[0]
+
+
 def test_http_to_this_machine_goes_by_no_proxy() -> None:
     with serving(answers(wire(FIRST))) as server:
         network = Network(proxy="http://127.0.0.1:9")

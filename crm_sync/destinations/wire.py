@@ -7,11 +7,13 @@ anything but one reply for each request is closed.
 
 from __future__ import annotations
 
+import base64
 import http.client
 import io
 import re
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -201,6 +203,13 @@ class Wire(HTTPAdapter):
         """Make the pools of direct connections."""
         super().init_poolmanager(*args, **more)
         self.poolmanager.pool_classes_by_scheme = _pools(lambda: self.exchange)
+
+    def proxy_headers(self, proxy: str) -> dict[str, str]:
+        """Who we are to the proxy, in UTF-8 (RFC 7617, 2.1): requests knows Latin letters alone."""
+        user, at, _ = urlsplit(proxy).netloc.rpartition("@")
+        name, _, password = user.partition(":")
+        basic = base64.b64encode(unquote_to_bytes(name) + b":" + unquote_to_bytes(password)).decode()
+        return {"Proxy-Authorization": f"Basic {basic}"} if at else {}
 
     def proxy_manager_for(self, proxy: Any, **more: Any) -> Any:
         """Make the pools of connections through a proxy."""
