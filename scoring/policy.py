@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from warehouse.errors import ContractError
 from warehouse.yaml_files import read_yaml
 
 # Stable codes, in the order in which they are asked; the first that applies is the answer.
@@ -79,7 +80,7 @@ class Experiment(_Section):
     """The share of users that never gets a voucher, and the salt their arm is drawn with."""
 
     holdout_ratio: Ratio
-    salt: Annotated[str, Field(min_length=1)]
+    salt: Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Policy(_Section):
@@ -105,7 +106,14 @@ def load_policy(path: Path) -> Policy:
 
     Raises: ContractError with the file and what is wrong in it.
     """
-    return read_yaml(path, Policy, "voucher policy")
+    policy = read_yaml(path, Policy, "voucher policy")
+    run, day = policy.voucher.budget_per_run, policy.voucher.budget_per_day
+    if run > day:
+        raise ContractError(
+            f"{path.name} is no voucher policy: voucher.budget_per_run ({run}) is above budget_per_day ({day}), so that no run "
+            "could ever grant as many. Correct one of them."
+        )
+    return policy
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,10 @@ def test_every_change_of_the_policy_changes_its_version_and_nothing_else_does(tm
         ("risk_bands", {"medium": 0.7}, "medium must be below high"),
         ("experiment", {"holdout_ratio": 1.01}, "experiment.holdout_ratio"),
         ("experiment", {"salt": ""}, "experiment.salt"),
+        ("experiment", {"salt": "s" * 201}, "experiment.salt"),
+        ("voucher", {"budget_per_run": 1_001}, "budget_per_run (1001) is above budget_per_day (1000)"),
+        ("voucher", {"budget_per_day": 0}, "budget_per_run (200) is above budget_per_day (0)"),
+        ("voucher", {"budget_per_run": 10**18, "budget_per_day": 10**18}, "voucher.budget_per_day"),
     ],
 )
 def test_a_wrong_file_is_refused_with_its_name_and_the_field(
@@ -71,6 +75,15 @@ def test_a_wrong_file_is_refused_with_its_name_and_the_field(
         load_policy(written(tmp_path, section, **changes))
     assert "vouchers.yml" in str(refusal.value)
     assert named in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"budget_per_run": 0}, {"budget_per_run": 1_000}, {"budget_per_run": 0, "budget_per_day": 0}]
+)
+def test_a_run_may_grant_as_many_as_a_day_and_nobody_may_be_granted_any(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    assert load_policy(written(tmp_path, "voucher", **changes)).voucher.model_dump().items() >= changes.items()
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"risk_bands: [", b"salt: \xe4"])

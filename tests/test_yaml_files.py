@@ -167,7 +167,7 @@ PLAIN = "{name: seen, type: number, range: [0, 1], low: seen}"
         ),
         ("crm_fields.yml", "tell_holdout: 1", "line 1, tell_holdout: is a number, and true or false is needed. "
             "Write true or false, without quotes."),
-        ("crm.yml", "braze: {max_batch: 1000000000000}", "line 1, braze.max_batch: must be 1000000 or less. Correct it."),
+        ("crm.yml", "braze: {max_batch: 1000000000000}", "line 1, braze.max_batch: must be 75 or less. Correct it."),
         ("crm.yml", "braze:", "line 1, braze: is empty, and names with values is needed. Write each as `name: value`."),
         ("training.yml", "seed: 4294967296", "line 1, seed: must be less than 4294967296. Correct it."),
         (

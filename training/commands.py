@@ -12,7 +12,7 @@ from scoring.bundles import Bundle
 from scoring.declared import load_contract
 from training import rivals
 from training import train as training
-from training.config import load_training
+from training.config import check_trusted, load_training
 from training.train import Trained
 from training.verdict import Verdict
 
@@ -30,14 +30,16 @@ def train(
     advance: Callable[[str], None],
 ) -> Trained:
     """Train by `features.yml` and `training.yml` of the folder; see `training.train.train`."""
+    declared, rules = load_contract(config / "features.yml"), load_training(config / "training.yml")
+    check_trusted(rules, declared.names)
     return training.train(
         examples,
-        load_contract(config / "features.yml"),
+        declared,
         models,
         trained_at=trained_at,
         until=until,
         label_window_days=label_window_days,
-        rules=load_training(config / "training.yml"),
+        rules=rules,
         last=last,
         threads=threads,
         advance=advance,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,6 +11,8 @@ from scoring.shared_values import MIN_USERS
 from training.challenge import ChallengeRules
 from training.leak_screen import LeakRules
 from training.search import SearchRules
+from warehouse.errors import ContractError
+from warehouse.spelling import misspellings
 from warehouse.yaml_files import read_optional_yaml
 
 
@@ -22,11 +25,27 @@ class TrainingRules(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = Field(0, ge=0, lt=2**32)
-    judged_users_ratio: float = Field(0.2, gt=0, lt=1)
-    min_level_users: int = Field(MIN_USERS, ge=MIN_USERS)
+    # Beyond these shares one of the two sides has nobody.
+    judged_users_ratio: float = Field(0.2, ge=0.01, le=0.99)
+    min_level_users: int = Field(MIN_USERS, ge=MIN_USERS, le=1_000_000)
     search: SearchRules = SearchRules()
     leaks: LeakRules = LeakRules()
     challenge: ChallengeRules = ChallengeRules()
+
+
+def check_trusted(rules: TrainingRules, features: Sequence[str]) -> None:
+    """See that what `leaks.trusted` names are features: a misspelt one would be stopped all the same.
+
+    Raises: ContractError.
+    """
+    unknown = [name for name in rules.leaks.trusted if name not in features]
+    if unknown:
+        near = misspellings(unknown, features)
+        hint = f" Did you mean {', '.join(near.values())}?" if near else ""
+        raise ContractError(
+            f"training.yml: leaks.trusted names {', '.join(unknown)}, and features.yml has no such feature.{hint} Correct it, or "
+            "take it out."
+        )
 
 
 def load_training(path: Path) -> TrainingRules:

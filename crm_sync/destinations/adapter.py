@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from crm_sync.destination import Destination, Finding, RequestRefusedError
 from crm_sync.destinations.pacing import RateLimit
@@ -40,6 +41,20 @@ class Options(BaseModel):
     def rate_limits(self) -> list[RateLimit]:
         """The limits, as the pace takes them."""
         return [RateLimit(limit.requests, limit.seconds) for limit in self.limits]
+
+
+Chosen = TypeVar("Chosen", bound=Options)
+
+
+def in_order(options: Chosen, first: str, last: str) -> Chosen:
+    """Return the options where the number called `first` is not above the one called `last`.
+
+    Raises: PydanticCustomError that names both.
+    """
+    if getattr(options, first) > getattr(options, last):
+        context = {"last": last, "at": (first,)}
+        raise PydanticCustomError("not_in_order", "must not be above {last}. Correct one of them.", context)
+    return options
 
 
 @dataclass(frozen=True)

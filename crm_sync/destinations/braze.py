@@ -30,7 +30,7 @@ MAX_PAGES = 100  # of 50 attributes, for a list that never ends
 class BrazeOptions(Options):
     """75 objects a request, 3,000 requests in 3 seconds and workspace: https://www.braze.com/docs/api/api_limits/."""
 
-    max_batch: Annotated[int, Field(ge=1, le=1_000_000)] = 75
+    max_batch: Annotated[int, Field(ge=1, le=75)] = 75
     max_in_flight: Annotated[int, Field(ge=1, le=256)] = 8
     limits: tuple[Limit, ...] = (Limit(requests=3_000, seconds=3),)
 

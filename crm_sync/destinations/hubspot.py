@@ -49,7 +49,7 @@ class HubSpotOptions(Options):
     At 0.3 s a request, 6 in flight use up 19 requests a second.
     """
 
-    max_batch: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    max_batch: Annotated[int, Field(ge=1, le=100)] = 100
     max_in_flight: Annotated[int, Field(ge=1, le=256)] = 8
     limits: tuple[Limit, ...] = (Limit(requests=190, seconds=10),)
     id_property: Annotated[str, Field(pattern=f"^{NAME}$")] = "winback_user_id"

@@ -12,15 +12,16 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 from urllib.parse import quote, urlencode
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from crm_sync.changes import Change
 from crm_sync.destination import BatchRefusedError, Finding, Outcome, RequestRefusedError, Run, UnavailableError
-from crm_sync.destinations.adapter import Adapter, Limit, Options, refused_finding
+from crm_sync.destinations.adapter import Adapter, Limit, Options, in_order, refused_finding
 from crm_sync.destinations.klaviyo_replies import (
     JOBS,
     Job,
@@ -50,6 +51,18 @@ MEDIA_TYPE = {"Content-Type": "application/vnd.api+json"}
 PAGE_SIZE = 100  # the most that a page holds
 
 
+def _revision(text: str) -> str:
+    """A date, and for a beta a word after a dot: https://developers.klaviyo.com/en/docs/api_versioning_and_deprecation_policy."""
+    day, dot, word = text.partition(".")
+    try:
+        is_date = day == date.fromisoformat(day).isoformat()
+    except ValueError:
+        is_date = False
+    if not is_date or (dot and not re.fullmatch("[a-z0-9]{1,20}", word)):
+        raise ValueError("must be a date of Klaviyo's revisions, for instance 2026-07-15, in quotes. Correct it.")
+    return text
+
+
 class KlaviyoOptions(Options):
     """10,000 profiles and 5 MB an import; the limits as https://developers.klaviyo.com/en/reference states them per operation.
 
@@ -57,16 +70,20 @@ class KlaviyoOptions(Options):
     first: the headers speak of it.
     """
 
-    max_batch: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    max_batch: Annotated[int, Field(ge=1, le=10_000)] = 10_000
     # One import is prepared while another is under way; more would only queue at Klaviyo.
     max_in_flight: Annotated[int, Field(ge=1, le=256)] = 2
     limits: tuple[Limit, ...] = (Limit(requests=150, seconds=60), Limit(requests=10, seconds=1))
     lookup_limits: tuple[Limit, ...] = (Limit(requests=750, seconds=60), Limit(requests=75, seconds=1))
     deletion_limits: tuple[Limit, ...] = (Limit(requests=60, seconds=60), Limit(requests=3, seconds=1))
-    revision: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}(\.[a-z0-9]+)?$")] = "2026-07-15"
-    max_body_bytes: Annotated[int, Field(ge=1, le=1_000_000_000)] = 5_000_000
+    revision: Annotated[str, AfterValidator(_revision)] = "2026-07-15"
+    max_body_bytes: Annotated[int, Field(ge=1_000, le=5_000_000)] = 5_000_000
     first_poll_seconds: Annotated[float, Field(gt=0, le=86_400)] = 1.0
     max_poll_seconds: Annotated[float, Field(gt=0, le=86_400)] = 15.0
+
+    @model_validator(mode="after")
+    def _polls_in_order(self) -> Self:
+        return in_order(self, "first_poll_seconds", "max_poll_seconds")
 
 
 class Klaviyo:

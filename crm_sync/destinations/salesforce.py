@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 from urllib.parse import urlencode
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from crm_sync.changes import Change
 from crm_sync.destination import (
@@ -25,7 +25,7 @@ from crm_sync.destination import (
     Run,
     UnavailableError,
 )
-from crm_sync.destinations.adapter import Adapter, ClientCredentials, Limit, Options, refused_finding
+from crm_sync.destinations.adapter import Adapter, ClientCredentials, Limit, Options, in_order, refused_finding
 from crm_sync.destinations.pacing import Pace
 from crm_sync.destinations.replies import Reply
 from crm_sync.destinations.salesforce_fields import NAME, judged, usage
@@ -40,6 +40,17 @@ from warehouse.errors import ContractError, WinbackError
 WAITING, ENDED = {"Open", "UploadComplete", "InProgress"}, {"JobComplete", "Failed", "Aborted"}
 
 
+# The first with Bulk API 2.0: https://developer.salesforce.com/docs/atlas.en-us.api_asynch.meta/api_asynch/bulk_api_2_0.htm
+_FIRST_VERSION, _LAST_VERSION = 41, 199
+
+
+def _api_version(text: str) -> str:
+    found = re.fullmatch(r"v([0-9]{2,3})\.0", text)
+    if not found or not _FIRST_VERSION <= int(found[1]) <= _LAST_VERSION or found[1].startswith("0"):
+        raise ValueError(f"must be a version of the API from v{_FIRST_VERSION}.0 on, for instance v62.0. Correct it.")
+    return text
+
+
 class SalesforceOptions(Options):
     """What is documented: 10,000 rows make one of a job's internal batches, of which an org has 15,000 a day.
 
@@ -49,15 +60,20 @@ class SalesforceOptions(Options):
     https://developer.salesforce.com/docs/atlas.en-us.salesforce_app_limits_cheatsheet.meta/salesforce_app_limits_cheatsheet/
     """
 
-    max_batch: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    # A job's file may hold 150 MB and its results come whole; of rows of a few hundred bytes these are the most that fit.
+    max_batch: Annotated[int, Field(ge=1, le=100_000)] = 10_000
     max_in_flight: Annotated[int, Field(ge=1, le=256)] = 2
     limits: tuple[Limit, ...] = (Limit(requests=25, seconds=20),)
-    api_version: Annotated[str, Field(pattern=r"^v[0-9]{2,3}\.0$")] = "v62.0"
+    api_version: Annotated[str, AfterValidator(_api_version)] = "v62.0"
     object: Annotated[str, Field(pattern=f"^{NAME}$")] = "Contact"
     external_id_field: Annotated[str, Field(pattern=f"^{NAME}$")] = "Winback_User_Id__c"
     first_poll_seconds: Annotated[float, Field(gt=0, le=86_400)] = 2.0
     longest_poll_seconds: Annotated[float, Field(gt=0, le=86_400)] = 30.0
     job_seconds: Annotated[float, Field(gt=0, le=86_400)] = 1_800.0
+
+    @model_validator(mode="after")
+    def _polls_in_order(self) -> Self:
+        return in_order(self, "first_poll_seconds", "longest_poll_seconds")
 
 
 @dataclass(frozen=True)
