@@ -58,8 +58,6 @@ class Feature(BaseModel):
             raise ValueError(f"feature {self.name}: a category has no order, so monotone cannot be {self.monotone}")
         if self.type == "number" and self.levels:
             raise ValueError(f"feature {self.name}: a number has no levels")
-        if len(set(self.levels)) < len(self.levels) or not all(level.strip() for level in self.levels):
-            raise ValueError(f"feature {self.name}: each of its levels is a text, given once")
         return self
 
 

@@ -11,13 +11,11 @@ import pyarrow as pa
 import pytest
 
 from crm_sync.destinations.connect import load_options
-from scoring.contract import load_contract
 from training.commands import train
 from training.config import TrainingRules, check_trusted, load_training
 from training.leak_screen import LeakRules
 from warehouse.errors import ContractError
 
-CATEGORY = "features:\n  - {name: device_type, type: category, levels: %s}"
 REFUSED: list[tuple[str, Callable[[Path], Any], str, str]] = [
     # More than a CRM takes at once: each request would be refused, and a refusal of the whole halves batches down to users.
     ("crm.yml", load_options, "braze: {max_batch: 76}", "braze.max_batch: must be 75 or less. Correct it."),
@@ -80,7 +78,12 @@ REFUSED: list[tuple[str, Callable[[Path], Any], str, str]] = [
         "salesforce: {first_poll_seconds: 31}",
         "salesforce.first_poll_seconds: must not be above longest_poll_seconds. Correct one of them.",
     ),
-    ("training.yml", load_training, f"min_level_users: {10**17}", "min_level_users: must be 1000000 or less. Correct it."),
+    (
+        "training.yml",
+        load_training,
+        f"min_level_users: {10**17}",
+        "min_level_users: must be 1000000 or less. Correct it.",
+    ),
     (
         "training.yml",
         load_training,
@@ -92,15 +95,6 @@ REFUSED: list[tuple[str, Callable[[Path], Any], str, str]] = [
         load_training,
         "judged_users_ratio: 0.9999",
         "judged_users_ratio: must be 0.99 or less. Correct it.",
-    ),
-    *(
-        (
-            "features.yml",
-            load_contract,
-            CATEGORY % levels,
-            "feature device_type: each of its levels is a text, given once",
-        )
-        for levels in ("[phone, phone]", "['']", "[phone, ' ']")
     ),
 ]
 

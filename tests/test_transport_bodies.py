@@ -145,7 +145,7 @@ def test_json_of_whatever_shape_is_for_the_destination_to_judge(content: bytes) 
 
 
 def test_an_endless_body_ends_with_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport_module, "MAX_REPLY_BYTES", 1 << 20)
+    monkeypatch.setitem(transport_module.MAX_REPLY_BYTES, "json", 1 << 20)
     with saying(Said(200, b" " * (1 << 20) + WIRE)) as script, pytest.raises(UnavailableError, match="more than 1 MiB"):
         ask(script.url, budget_seconds=1e-9)
     with saying(Said(200, b" " * ((1 << 20) - len(WIRE)) + WIRE)) as script:
@@ -153,7 +153,7 @@ def test_an_endless_body_ends_with_its_size(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_body_that_is_small_until_it_is_unpacked_ends_with_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport_module, "MAX_REPLY_BYTES", 1 << 20)
+    monkeypatch.setitem(transport_module.MAX_REPLY_BYTES, "json", 1 << 20)
     bomb = Said(200, gzip.compress(b" " * (20 << 20) + WIRE, mtime=0), {"Content-Encoding": "gzip"})
     with saying(bomb) as script, pytest.raises(UnavailableError, match="more than 1 MiB"):
         ask(script.url, budget_seconds=1e-9)
