@@ -95,7 +95,7 @@ class _Sending:
                     return
 
     def _send(self, part: Sequence[Change]) -> bool:
-        """Send a part; False: it was refused whole."""
+        """Send a part; False: it was refused whole, be it in a reply to its only row."""
         self.sent.requests += 1
         try:
             outcomes = self.destination.send(part, self.run)
@@ -106,6 +106,9 @@ class _Sending:
             self.code = self.code or refusal.code
             if len(part) == 1:
                 self._refuse(part[0], refusal)
+            return False
+        if len(part) == 1 and self.code and outcomes[0].kind == "rejected" and outcomes[0].code == self.code:
+            self.sent.alone.append(Refused(part[0], outcomes[0], self.states))
             return False
         self._take(part, outcomes)
         return True

@@ -15,6 +15,9 @@ from crm_sync.changes import Change
 from crm_sync.fields import Kind
 from warehouse.errors import ContractError, RetryableError, WinbackError
 
+# The key may be wrong or lack a permission; some CRMs hide what a key may not see behind a 404.
+OF_THE_KEY = frozenset({401, 403, 404})
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -71,8 +74,8 @@ class RequestRefusedError(ContractError):
 
     @property
     def is_about_the_key(self) -> bool:
-        """Whether the key may be wrong or lack a permission; some CRMs hide what a key may not see behind a 404."""
-        return self.http_status in (401, 403, 404)
+        """Whether the key may be wrong or lack a permission."""
+        return self.http_status in OF_THE_KEY
 
 
 class MisconfiguredError(ContractError):

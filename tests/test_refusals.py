@@ -14,6 +14,7 @@ from crm_sync.destination import BatchRefusedError, Outcome, Run
 from crm_sync.destinations.hubspot import HubSpot, HubSpotOptions
 from crm_sync.sync import sync
 from sandbox.crm_server import LocalCrm
+from tests.crm_wire_kit import Said, saying
 from tests.local_crm import fault
 from tests.sync_kit import (
     FINISHED,
@@ -134,6 +135,31 @@ def test_withdrawals_that_are_taken_say_nothing_of_the_others(warehouse: DuckDBW
     counts, stopped = run(warehouse, Notebook(max_batch=75, poison=frozenset(users)))
     assert isinstance(stopped, ContractError)
     assert (outcomes(warehouse), counts.deferred) == (dict.fromkeys(leaving, "delivered"), {"stopped": 30})
+
+
+@pytest.mark.parametrize("counts", [(15, 15), (10, 10), (19, 1)])
+def test_withdrawals_and_others_that_are_all_refused_count_together(
+    warehouse: DuckDBWarehouse, crm: LocalCrm, counts: tuple[int, int]
+) -> None:
+    leaving, coming = counts
+    withdrawals(warehouse, leaving)
+    crowd(warehouse, coming)
+    fault(crm, kind="status", status=400, times=FOR_EVER)
+    said, stopped = run(warehouse, braze(crm))
+    assert isinstance(stopped, ContractError)
+    assert (outcomes(warehouse), said.deferred) == ({}, {"stopped": leaving + coming})
+
+
+@pytest.mark.parametrize("count", [20, 33])
+def test_an_error_in_a_reply_that_names_no_user_is_a_refusal_too(warehouse: DuckDBWarehouse, count: int) -> None:
+    """HubSpot tells of some faults of the whole request in a 207, whose error then names no row."""
+    crowd(warehouse, count)
+    error = {"status": "error", "category": "ACCOUNT_SUSPENDED", "message": "no", "context": {}}
+    with saying(Said(207, {"status": "COMPLETE", "results": [], "numErrors": 1, "errors": [error]})) as script:
+        counts, stopped = run(warehouse, HubSpot(script.url, "key", HubSpotOptions(max_in_flight=1)))
+    assert isinstance(stopped, ContractError)
+    assert "(HTTP 207, account_suspended)" in str(stopped)
+    assert (outcomes(warehouse), counts.deferred) == ({}, {"stopped": count})
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from tests.crms_kit import SALESFORCE_FIELDS, connected
 from tests.hubspot_kit import error as hubspot_error
 from tests.sync_kit import MAPPING
 
-STATUSES = [402, 405, 407, 410, 411, 415, 421, 426, 431, 451]
+STATUSES = [402, 405, 406, 407, 410, 411, 414, 415, 416, 417, 418, 421, 426, 428, 431, 451, 499]
 KEYS = ("scope", "permission", "Check WINBACK_CRM_URL, WINBACK_CRM_API_KEY", "does not show this key")
 
 
@@ -36,6 +37,37 @@ def test_a_request_that_is_refused_is_not_all_right_and_no_matter_of_the_key(nam
     assert f"HTTP {status}" in first.says
     told = " ".join(f"{each.says} {each.do}" for each in (first, *others) if each.state != "ok")
     assert not [words for words in KEYS if words in told]
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("status", [409, 413, 422])
+def test_only_a_400_is_the_answer_to_a_request_without_users(name: str, status: int, settings: Settings) -> None:
+    """All three say that something is wrong with the request, though not with the key."""
+    folder = Path(__file__).parents[1] / ("examples/salesforce" if name == "salesforce" else "config")
+    with saying(Said(status, {})) as script:
+        found = examined(settings.model_copy(update={"crm": name, "crm_url": script.url, "config": folder}))
+    assert (found[0].state, str(status) in found[0].says) == ("failed", True)
+    assert not [words for words in KEYS if words in str(found)]
+
+
+UNKNOWN = [Said(204), Said(200, {}), Said(206, {"ok": True}), Said(203, []), Said(226, "ok"), Said(200, b"<html>")]
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("said", UNKNOWN, ids=lambda said: str(said.status))
+def test_a_success_of_unknown_shape_is_not_all_right(name: str, said: Said, settings: Settings) -> None:
+    folder = Path(__file__).parents[1] / ("examples/salesforce" if name == "salesforce" else "config")
+    with saying(said) as script:
+        found = examined(settings.model_copy(update={"crm": name, "crm_url": script.url, "config": folder}))
+    assert found[0].state == "failed"
+
+
+def test_a_lock_is_told_before_the_doctor_s_patience_ends() -> None:
+    with (
+        saying(Said(423, hubspot_error())) as script,
+        pytest.raises(UnavailableError, match="keeps the contacts locked"),
+    ):
+        connected("hubspot", script.url, "key").examine(MAPPING.kinds, Patience(seconds_left=20))
 
 
 @pytest.mark.parametrize("name", ADAPTERS)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from crm_sync.destination import Destination, Finding, RequestRefusedError
+from crm_sync.destination import BatchRefusedError, Destination, Finding, RequestRefusedError
 from crm_sync.destinations.pacing import RateLimit
 from crm_sync.destinations.transport import RetryBudget
 
@@ -83,6 +83,13 @@ class Adapter:
     permissions: str
     id_option: str | None = None
     takes_client_credentials: bool = False
+
+
+def empty_request_finding(refused: BatchRefusedError, ok: str) -> Finding:
+    """What `winback doctor` says where a request without users was refused: 400 is the answer to that, the others are not."""
+    if refused.http_status == 400:
+        return Finding("ok", ok)
+    return Finding("failed", f"The CRM answered HTTP {refused.http_status} to a request without users ({refused.code})")
 
 
 def refused_finding(error: RequestRefusedError, grant: tuple[str, ...]) -> Finding:

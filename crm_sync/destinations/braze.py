@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from http import HTTPStatus
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from crm_sync.changes import Change
 from crm_sync.destination import BatchRefusedError, Finding, Outcome, RequestRefusedError, Run, UnavailableError
-from crm_sync.destinations.adapter import Adapter, Limit, Options, refused_finding
+from crm_sync.destinations.adapter import Adapter, Limit, Options, empty_request_finding, refused_finding
+from crm_sync.destinations.meanings import meaning_of, meaning_of_code
 from crm_sync.destinations.pacing import Heard, Pace
 from crm_sync.destinations.replies import Reply, asked_wait, number, until
 from crm_sync.destinations.transport import Dialect, RetryBudget, Transport
@@ -79,9 +81,9 @@ class Braze:
         do = ("In Braze, under Settings, API keys, give the key the permissions users.track and users.delete.",)
         try:
             # Without an object it is refused for being empty, but only after the key was looked at.
-            self._transport.request(run, "POST", TRACK, body={"attributes": []})
-        except BatchRefusedError:
-            return Finding("ok", "Braze takes the key for users.track")
+            verdicts(self._transport.request(run, "POST", TRACK, body={"attributes": []}), [])
+        except BatchRefusedError as refused:
+            return empty_request_finding(refused, "Braze takes the key for users.track")
         except RequestRefusedError as error:
             return refused_finding(error, do)
         return Finding("ok", "Braze takes the key for users.track")
@@ -100,8 +102,10 @@ class Braze:
                 if following is None:
                     return judged(attributes, properties)
                 path = following
-        except (BatchRefusedError, RequestRefusedError) as error:
-            if isinstance(error, RequestRefusedError) and not error.is_about_the_key:
+        except BatchRefusedError as refused:
+            return Finding("skipped", f"Braze does not list its attributes: HTTP {refused.http_status}, {refused.code}")
+        except RequestRefusedError as error:
+            if not error.is_about_the_key:
                 return Finding("failed", str(error))
             do = ("To have them checked, give the key the permission custom_attributes.get.",)
             return Finding("skipped", "Braze does not show this key its attributes", do)
@@ -130,12 +134,24 @@ def verdicts(reply: Reply, external_ids: Sequence[str]) -> list[Outcome]:
             )
         text = error.get("type", "unknown")
         code, reason = code_of(text, external_ids[index]), redacted(text, external_ids[index])
-        rejected[index] = Outcome("rejected", reply.status, code, reason)
+        kind: Literal["deferred", "rejected"] = "deferred" if is_passing(text) else "rejected"
+        rejected[index] = Outcome(kind, reply.status, code, reason)
     # Braze counts the users it took on. Where that is not all others, it is not known which of them it did.
     processed = body.get("attributes_processed", len(external_ids) - len(rejected))
     is_so = type(processed) is int and processed == len(external_ids) - len(rejected)
     rest = Outcome("delivered", reply.status) if is_so else Outcome("deferred", reply.status, "unconfirmed")
     return [rejected.get(index, rest) for index in range(len(external_ids))]
+
+
+def is_passing(text: object) -> bool:
+    """Whether an object's error may be over when it is sent again.
+
+    Braze writes sentences. One decides only if it is a status's name or asks to try again later; a word of it may be anything's.
+    """
+    words = " ".join(_QUOTED.sub("...", str(text)).split()).strip(" .!").lower()
+    if re.fullmatch(r"[a-z]+(_[a-z]+)*", words):
+        return meaning_of_code(words, {}) == "later"
+    return words in _PASSING or bool(re.search(r"\b(?:try again|retry) later\b", words))
 
 
 def refusal(reply: Reply) -> tuple[str, str | None]:
@@ -152,6 +168,13 @@ def heard(reply: Reply) -> Heard:
         asked = until(reply, "x-ratelimit-retry-after") or until(reply, "x-ratelimit-reset")
     return Heard(asked, number(reply, "x-ratelimit-limit"), number(reply, "x-ratelimit-remaining"))
 
+
+_QUOTED = re.compile(r'"[^"]*"|(?<!\w)\'[^\']*\'|“[^”]*”|`[^`]*`')
+# Names of statuses that pass, as a server without another word gives them.
+_PASSING = frozenset(
+    {status.phrase.lower() for status in HTTPStatus if meaning_of(status) == "later" and status >= 400}
+    | {"server error", "server busy", "rate limit exceeded", "timeout"}
+)
 
 # Braze's names for what our values are stored as.
 _TYPES: dict[Kind, set[str]] = {
@@ -171,7 +194,7 @@ def next_page(reply: Reply) -> str | None:
 
 def judged(listed: Sequence[Any], properties: Mapping[str, Kind]) -> Finding:
     """Compare Braze's custom attributes with the properties wanted: Braze makes an attribute with its first value."""
-    types = {each.get("name"): str(each.get("data_type", "")).lower() for each in listed if isinstance(each, dict)}
+    types = {str(each.get("name")): str(each.get("data_type", "")).lower() for each in listed if isinstance(each, dict)}
     wrong = [
         name for name, kind in properties.items() if name in types and not any(t in types[name] for t in _TYPES[kind])
     ]

@@ -17,13 +17,14 @@ from pydantic import Field
 
 from crm_sync.changes import Change, Value
 from crm_sync.destination import BatchRefusedError, Finding, Outcome, RequestRefusedError, Run, UnavailableError
-from crm_sync.destinations.adapter import Adapter, Limit, Options, refused_finding
+from crm_sync.destinations.adapter import Adapter, Limit, Options, empty_request_finding, refused_finding
 from crm_sync.destinations.hubspot_contacts import Contacts
 from crm_sync.destinations.hubspot_properties import judged
 from crm_sync.destinations.hubspot_replies import (
     LOCK_SECONDS,
     LOCKED,
     MOVING,
+    OF_PROPERTIES,
     heard,
     meaning,
     refusal,
@@ -39,7 +40,7 @@ from warehouse.errors import ContractError
 NAME = r"[a-z][a-z0-9_]{0,99}"
 SCOPES = "crm.objects.contacts.read, crm.objects.contacts.write, crm.schemas.contacts.read"
 MOVES = "HubSpot is moving this account to another data centre, for up to a day."
-LOCK_TRIES = 15
+LOCK_TRIES, DOCTOR_TRIES = 15, 3  # a person waits for the doctor
 
 
 class HubSpotOptions(Options):
@@ -83,10 +84,11 @@ class HubSpot:
         try:
             reply = self._ask(run, "/batch/upsert", payload(batch, self._id_property))
         except RequestRefusedError as refused:
-            if refused.http_status != 400:
+            if refused.code not in OF_PROPERTIES:
                 raise
             text = f"HubSpot lacks a property that is written to, or {self._id_property} is not unique there"
-            raise RequestRefusedError(f"{text} ({refused.code}): winback doctor", 400, refused.code) from None
+            text = f"{text} ({refused.code}): winback doctor"
+            raise RequestRefusedError(text, refused.http_status, refused.code) from None
         except BatchRefusedError as refused:
             raise BatchRefusedError(refused.http_status, refused.code, without_users(refused.reason, batch)) from None
         outcomes = verdicts(reply, batch, self._id_property)
@@ -106,6 +108,12 @@ class HubSpot:
         # A path that HubSpot does not have is a 404 too, but without an id of the request.
         if reply.status == 404 and not (isinstance(reply.body, dict) and reply.body.get("correlationId")):
             raise ContractError(f"The CRM answered HTTP 404 to {self._objects}/gdpr-delete. Check WINBACK_CRM_URL.")
+        fault = meaning(reply) if reply.status == 404 else None
+        code, reason = refusal(reply)
+        if fault == "person":
+            raise ContractError(f"HubSpot does not delete: {code}. See winback doctor")
+        if fault == "later":
+            return Outcome("deferred", reply.status, code, reason)
         if reply.status not in (204, 404):
             raise UnavailableError(f"HubSpot answered a deletion with HTTP {reply.status}.", "unknown_reply")
         return Outcome("delivered", reply.status, "not_found" if reply.status == 404 else None)
@@ -117,9 +125,10 @@ class HubSpot:
     def _may_write(self, run: Run) -> Finding:
         do = (f"In HubSpot, under Settings, Integrations, give the private app the scopes {SCOPES}.",)
         try:
-            self._ask(run, "/batch/upsert", {"inputs": []})
-        except BatchRefusedError:
-            pass  # for being empty, but only after the key was looked at
+            # Without contacts it is refused for being empty, but only after the key was looked at.
+            verdicts(self._ask(run, "/batch/upsert", {"inputs": []}, tries=DOCTOR_TRIES), [], self._id_property)
+        except BatchRefusedError as refused:
+            return empty_request_finding(refused, "HubSpot takes the key for writing contacts")
         except RequestRefusedError as error:
             return refused_finding(error, do)
         return Finding("ok", "HubSpot takes the key for writing contacts")
@@ -127,8 +136,11 @@ class HubSpot:
     def _judge(self, properties: Mapping[str, Kind], run: Run) -> list[Finding]:
         try:
             reply = self._transport.request(run, "GET", self._properties)
-        except (BatchRefusedError, RequestRefusedError) as error:
-            if isinstance(error, RequestRefusedError) and not error.is_about_the_key:
+        except BatchRefusedError as refused:
+            says = f"HubSpot does not list its properties: HTTP {refused.http_status}, {refused.code}"
+            return [Finding("skipped", says)]
+        except RequestRefusedError as error:
+            if not error.is_about_the_key:
                 return [refused_finding(error, ())]
             do = ("To have them checked, give the private app the scope crm.schemas.contacts.read.",)
             return [Finding("skipped", "HubSpot does not show this key its properties", do)]
@@ -139,9 +151,11 @@ class HubSpot:
         """Let go of the connections."""
         self._transport.close()
 
-    def _ask(self, run: Run, path: str, body: object, answers: frozenset[int] = frozenset()) -> Reply:
+    def _ask(
+        self, run: Run, path: str, body: object, answers: frozenset[int] = frozenset(), tries: int = LOCK_TRIES
+    ) -> Reply:
         """Post, and try again while HubSpot holds a lock: neither 423 nor 477 says anything of the rows."""
-        for _ in range(LOCK_TRIES):
+        for _ in range(tries):
             reply = self._transport.request(
                 run, "POST", self._objects + path, body=body, answers=answers | {LOCKED, MOVING}
             )

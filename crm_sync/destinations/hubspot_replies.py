@@ -14,7 +14,7 @@ from typing import Any, Literal
 from crm_sync.changes import Change
 from crm_sync.destination import BatchRefusedError, MisconfiguredError, Outcome, UnavailableError
 from crm_sync.destinations.hubspot_contacts import by_result, traced
-from crm_sync.destinations.meanings import Meaning, gravest, meaning_of, meaning_of_code, misconfigured
+from crm_sync.destinations.meanings import Meaning, gravest, meaning_of_code, meaning_of_row, misconfigured, why_later
 from crm_sync.destinations.pacing import Heard
 from crm_sync.destinations.replies import Reply, asked_wait, number
 from crm_sync.redaction import redacted
@@ -23,6 +23,9 @@ LOCKED, LOCK_SECONDS = 423, 2.0  # how long a lock lasts, by the page above
 MOVING = 477  # the account is being moved to another data centre, for up to a day
 UNKNOWN = "unknown_error"
 MAX_NAMES = 3
+OF_PROPERTIES = frozenset(
+    {"id_property_not_unique", "property_archived", "property_doesnt_exist", "property_not_found", "read_only_value"}
+)
 # HubSpot's categories and the codes in its sentences. One that is not here and has no word of a passing fault is about a row.
 CODES: Mapping[str, Meaning] = {
     "rate_limits": "later",
@@ -40,7 +43,6 @@ CODES: Mapping[str, Meaning] = {
     "read_only_value": "person",
 }
 _NOT_UNIQUE = "by non-unique"
-_STATUS = re.compile("[45][0-9][0-9]")
 _CODE = re.compile(r"[A-Z][A-Z_]{1,59}")
 _QUOTED_CODE = re.compile(r'"error":\s*"(\w+)"')
 _QUOTE = re.compile(r"""[\[{"'`<“]""")
@@ -99,7 +101,9 @@ def _refused(error: Any, status: int, about: Sequence[Change]) -> tuple[Meaning,
     if meaning == "later":
         return meaning, Outcome("deferred", status, _why_later(said))
     reason = without_users(_sentence(said), about)
-    blamed = [name for name in about[0].attributes if f'"name":"{name}"' in str(said.get("message"))][:MAX_NAMES]
+    blamed = [
+        name for change in about[:1] for name in change.attributes if f'"name":"{name}"' in str(said.get("message"))
+    ][:MAX_NAMES]
     kind: Literal["deferred", "rejected"] = "deferred" if meaning == "person" else "rejected"
     words = ": ".join(filter(None, (reason, ", ".join(blamed)))) or None
     return meaning, Outcome(kind, status, _code(said) or UNKNOWN, words)
@@ -107,20 +111,14 @@ def _refused(error: Any, status: int, about: Sequence[Change]) -> tuple[Meaning,
 
 def meaning_of_error(said: Mapping[str, Any]) -> Meaning:
     """Return what an error of one row asks of the sync, by its codes, else by its status."""
-    status = int(text) if _STATUS.fullmatch(text := str(said.get("status", ""))) else 400
-    named = gravest(meaning_of_code(code, CODES) for code in _codes(said))
-    if named != "person" and (status == MOVING or meaning_of(status) == "later"):
-        return "later"
-    return named or "rows"
+    return meaning_of_row(_codes(said), CODES, LOCKED if str(said.get("status")) == str(MOVING) else said.get("status"))
 
 
 def _why_later(said: Mapping[str, Any]) -> str:
     """The code of a passing fault: HubSpot's own, else one for its status."""
-    status = str(said.get("status", ""))
-    if said.get("category") == "RATE_LIMITS" or status == "429":
+    if said.get("category") == "RATE_LIMITS" or str(said.get("status")) == "429":
         return "throttled"
-    own = next((code for code in _codes(said) if meaning_of_code(code, CODES) == "later"), None)
-    return own or {"423": "locked", "408": "timeout"}.get(status, "unavailable")
+    return why_later(_codes(said), CODES, said.get("status"))
 
 
 def without_users(sentence: str | None, about: Sequence[Change]) -> str | None:
@@ -164,7 +162,7 @@ def meaning(reply: Reply) -> Meaning | None:
     """Return what HubSpot's own code asks of the sync where a whole request was refused; None: the status decides."""
     if reply.status in (LOCKED, MOVING):
         return "later"
-    if reply.status not in (400, 403, 409) or not isinstance(reply.body, dict):
+    if reply.status not in (400, 403, 404, 409, 413, 422) or not isinstance(reply.body, dict):
         return None
     if _NOT_UNIQUE in str(reply.body.get("message")):
         return "person"

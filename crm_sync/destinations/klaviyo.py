@@ -189,10 +189,13 @@ class Klaviyo:
     def _may_read(self, run: Run) -> Finding:
         do = (f"In Klaviyo, under Settings, API keys, make a private key with the scopes {PERMISSIONS}.",)
         try:
-            self._imports.request(run, "GET", f"{JOBS}?{urlencode({'page[size]': 1})}")
+            resources(self._imports.request(run, "GET", f"{JOBS}?{urlencode({'page[size]': 1})}"))
         except RequestRefusedError as error:
             return refused_finding(error, do)
-        except (BatchRefusedError, ContractError) as error:
+        except BatchRefusedError as refused:
+            says = f"The CRM answered HTTP {refused.http_status} when asked for its imports ({refused.code})"
+            return Finding("failed", says)
+        except ContractError as error:
             return Finding("failed", str(error))
         return Finding("ok", "Klaviyo takes the key; whether it may also write shows with the first delivery")
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from urllib.parse import parse_qs, quote, urlsplit
 
 from crm_sync.changes import Change, Value
-from crm_sync.destination import Outcome, UnavailableError
-from crm_sync.destinations.meanings import Meaning, gravest, meaning_of_code
+from crm_sync.destination import MisconfiguredError, Outcome, UnavailableError
+from crm_sync.destinations.meanings import Meaning, gravest, meaning_of_code, meaning_of_row, misconfigured, why_later
 from crm_sync.destinations.pacing import Heard
 from crm_sync.destinations.replies import Reply, asked_wait, number
 from crm_sync.redaction import code_of, redacted
@@ -73,24 +73,32 @@ def job_of(reply: Reply) -> Job:
 def verdicts(job: Job, errors: Sequence[Any], batch: Sequence[Change]) -> list[Outcome]:
     """Give each row its outcome: a row with an error is rejected, any other delivered only if the counts leave no doubt.
 
-    `errors` are the items of the job's import-errors.
+    `errors` are the items of the job's import-errors. Raises: MisconfiguredError where one is about the account's configuration.
     """
     deferred = Outcome("deferred", 200, "cancelled" if job.status == "cancelled" else "unconfirmed")
     if job.status != "complete":
         return [deferred] * len(batch)
     positions = {change.external_id: index for index, change in enumerate(batch)}
     rejected: dict[int, Outcome] = {}
+    faults: set[str] = set()
     for error in errors:
         index = _row(error, positions)
         if index is not None:
-            rejected.setdefault(index, _rejection(error, batch[index]))
+            meaning, verdict = _refused(error, batch[index])
+            if meaning == "person":
+                faults.add(verdict.code or "unknown")
+                rejected[index] = verdict
+            rejected.setdefault(index, verdict)
     rest = deferred
     if job.completed + job.failed == job.total == len(batch):
         if job.failed == len(rejected):
             rest = Outcome("delivered", 200)
         elif job.failed == job.total:
             rest = Outcome("rejected", 200, "unknown")
-    return [rejected.get(index, rest) for index in range(len(batch))]
+    outcomes = [rejected.get(index, rest) for index in range(len(batch))]
+    if faults:
+        raise MisconfiguredError(misconfigured("Klaviyo", faults), outcomes)
+    return outcomes
 
 
 def _row(error: Any, positions: Mapping[str, int]) -> int | None:
@@ -104,11 +112,14 @@ def _row(error: Any, positions: Mapping[str, int]) -> int | None:
     return int(match[1]) if match and int(match[1]) < len(positions) else None
 
 
-def _rejection(error: Any, change: Change) -> Outcome:
+def _refused(error: Any, change: Change) -> tuple[Meaning, Outcome]:
+    """What an import error asks of the sync, and the outcome of the row that it is about."""
     detail = at(error, "attributes", "detail") or at(error, "attributes", "title") or "unknown"
-    code = code_of(at(error, "attributes", "code") or "unknown")
-    kind: Literal["deferred", "rejected"] = "deferred" if meaning_of_code(code, CODES) == "later" else "rejected"
-    return Outcome(kind, 200, code, redacted(detail, *texts_of(change)))
+    code, status = code_of(at(error, "attributes", "code") or "unknown"), at(error, "attributes", "status")
+    meaning = meaning_of_row([code], CODES, status)
+    code = why_later([code], CODES, status) if meaning == "later" else code
+    kind: Literal["deferred", "rejected"] = "rejected" if meaning == "rows" else "deferred"
+    return meaning, Outcome(kind, 200, code, redacted(detail, *texts_of(change)))
 
 
 def texts_of(change: Change) -> list[str]:

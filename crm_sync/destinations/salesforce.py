@@ -31,7 +31,7 @@ from crm_sync.destinations.replies import Reply
 from crm_sync.destinations.salesforce_fields import NAME, judged, usage
 from crm_sync.destinations.salesforce_login import SignedTransport, Tokens
 from crm_sync.destinations.salesforce_rows import FAILURES, ID, SUCCESSES, UNPROCESSED, as_csv, deleted, found, verdicts
-from crm_sync.destinations.salesforce_words import failure, heard, meaning, refusal, unfit
+from crm_sync.destinations.salesforce_words import failure, heard, meaning, refusal, said_of_all, unfit
 from crm_sync.destinations.transport import Dialect, RetryBudget, Transport
 from crm_sync.fields import Kind
 from crm_sync.redaction import redacted
@@ -129,8 +129,9 @@ class Salesforce:
         except WinbackError:
             self._abort(job, run)
             raise
-        if info["state"] == "Failed" and not info.get("numberRecordsProcessed"):
-            columns = {name for change in batch for name in change.attributes}
+        has_failed = info["state"] == "Failed"
+        columns = {name for change in batch for name in change.attributes}
+        if has_failed and info.get("numberRecordsProcessed") in (None, 0, "0"):
             raise refused or failure(info.get("errorMessage"), columns, ids)
         # A job that has done all it was given has nothing unprocessed.
         kinds = (SUCCESSES, FAILURES) if info["state"] == "JobComplete" else (SUCCESSES, FAILURES, UNPROCESSED)
@@ -138,6 +139,8 @@ class Salesforce:
         outcomes = verdicts(batch, self._options.external_id_field, files)
         if refused and all(outcome.code == "unconfirmed" for outcome in outcomes):
             raise refused
+        if has_failed and all(outcome.code in ("unconfirmed", "unprocessed") for outcome in outcomes):
+            raise failure(info.get("errorMessage"), columns, ids)
         return outcomes
 
     def _open(self, run: Run) -> str:
@@ -167,11 +170,15 @@ class Salesforce:
         try:
             self._transport.request(run, "PUT", f"{job}/batches/", data=content, headers=csv_type, expects="text")
         except BatchRefusedError as error:
+            if fault := said_of_all("Salesforce takes no rows", error):
+                raise fault from None
             reason = error.reason and redacted(error.reason, *ids)
             refused = BatchRefusedError(error.http_status, error.code, reason)
         try:
             self._transport.request(run, "PATCH", job, body={"state": "UploadComplete"})
         except BatchRefusedError as error:
+            if fault := said_of_all("Salesforce closes no job", error):
+                raise fault from None
             refused = refused or error
         return refused
 
@@ -237,6 +244,8 @@ class Salesforce:
         try:
             reply = self._transport.request(run, "DELETE", f"{self._root}/composite/sobjects?{query}")
         except BatchRefusedError as refused:
+            if fault := said_of_all("Salesforce does not delete", refused):
+                raise fault from None
             return Outcome("rejected", refused.http_status, refused.code, refused.reason)
         return deleted(reply, len(ids), external_id)
 

@@ -109,6 +109,9 @@ def found(reply: Reply, field: str, external_id: str) -> list[str]:
     records = body.get("records")
     if not isinstance(records, list) or body.get("done") is not True or not all(isinstance(r, dict) for r in records):
         raise UnavailableError("Salesforce answered a query in an unknown shape.", "unknown_reply")
+    total = body.get("totalSize", len(records))
+    if type(total) is not int or total != len(records):
+        raise UnavailableError("Salesforce counted other records than it listed.", "unknown_reply")
     # It stores texts without the blanks around them.
     by_name = [{name.lower(): value for name, value in record.items()} for record in records]
     ids = [str(r.get("id")) for r in by_name if str(r.get(field.lower())).strip() == external_id.strip()]

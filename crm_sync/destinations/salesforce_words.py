@@ -59,22 +59,25 @@ CODES: Mapping[str, Meaning] = {
     "unsupported_api_version": "person",
 }
 _OF_QUOTA = {"exceededquota", "request_limit_exceeded", "limit_exceeded"}
+# Salesforce also answers so to a request that came twice.
+_AMBIGUOUS = {"invalidjob", "invalidoperation"}
 SESSION_ENDED = {"invalid_session_id", "invalidsessionid", "invalid_auth_header"}
 # Codes that say only that something behind the record failed; which, the message says after "first error" or "caused by".
 _WRAPPERS = {
     *("apex_error", "cannot_execute_flow_trigger", "cannot_insert_update_activate_entity", "delete_failed"),
     *("unknown_exception", "system.dmlexception"),
 }
-_QUOTED = re.compile(r'"[^"]*"|“[^”]*”|`[^`]*`')
+_QUOTED = re.compile(r""""[^"]*"|(?<!\w)'[^'\n]*'(?!\w)|[“„][^“”]*[“”]|\u2018[^\u2019]*\u2019|«[^»]*»|`[^`]*`""")
 # In the order of the message: a status code and what ends it, a governor limit of Apex, or an exception without a code. A name in
 # capitals before "execution of" is a trigger's.
 _INNER = re.compile(
     r"""
       \b(?P<code>[A-Z]+(?:_[A-Z]+)+)\b (?=\s*[,:]) (?!\s*:\s*execution\s+of)
-    | (?:System\.LimitException:\s*)? (?P<limit>Apex\ CPU\ time\ limit\ exceeded|Too\ many\ [A-Za-z ]+\b)
+    | (?:System\.LimitException:\s*)? (?P<limit>Apex\ CPU\ time\ limit\ exceeded
+        | Too\ many\ (?:SOQL|SOSL|DML|query|callouts|future|queueable|aggregate)\b[A-Za-z ]*\b)
     | System\.LimitException:\s*(?P<other>[^\n:]+)
     | (?P<lock>Record\ Currently\ Unavailable)
-    | (?P<timeout>running\ for\ too\ long)
+    | (?P<timeout>request\ was\ running\ for\ too\ long)
     """,
     re.VERBOSE,
 )
@@ -125,6 +128,12 @@ def _judged(says: str, code: str) -> WinbackError:
     if CODES.get(code) == "person":
         return ContractError(f"{says}. See winback doctor")
     return UnavailableError(says, has_answered=True)
+
+
+def said_of_all(says: str, refused: BatchRefusedError) -> WinbackError | None:
+    """Return what a refused request that holds rows asks for where its code is about no row; None: a row may be at fault."""
+    is_about_all = CODES.get(refused.code) == "person" and refused.code not in _AMBIGUOUS
+    return unfit(says, refused) if is_about_all or refused.code in _OF_QUOTA else None
 
 
 def unfit(says: str, refused: BatchRefusedError) -> WinbackError:
