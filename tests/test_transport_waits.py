@@ -85,7 +85,8 @@ def test_a_server_without_a_clock_is_asked_again_after_the_seconds_it_names() ->
 
 
 @pytest.mark.parametrize(
-    "asked", ["soon", "\u00b2", "0", "-5", "nan", "inf", "1e3", "0x10", "", date(0), "Mon, 15 Jun 2026 09:59:00 GMT"]
+    "asked",
+    ["soon", "\u00b2", "0", "0.001", "-5", "nan", "inf", "1e3", "0x10", "", date(0), "Mon, 15 Jun 2026 09:59:00 GMT"],
 )
 def test_a_wait_that_is_none_or_over_or_cannot_be_read_falls_back_to_our_own(asked: str) -> None:
     run = Patience()

@@ -26,6 +26,7 @@ __all__ = ["Dialect", "Network", "PassingFault", "Reply", "RetryBudget", "Transp
 
 TIMEOUT_SECONDS = (5.0, 30.0)  # to connect; between two parts of a request or a reply
 MAX_WAIT_SECONDS = 60.0
+LEAST_WAIT_SECONDS = 0.1
 # No reply of these APIs comes near it; Salesforce's result files are the largest: 10,000 rows of 300 bytes. A value made of JSON
 # takes up to 25 times its bytes, in each thread: lists of properties are the largest, a few MiB.
 MAX_REPLY_BYTES = {"json": 16 << 20, "text": 64 << 20}
@@ -249,8 +250,8 @@ def _wait(budget: RetryBudget) -> Callable[[RetryCallState], float]:
     def wait(state: RetryCallState) -> float:
         fault = state.outcome.exception() if state.outcome else None
         asked = fault.wait_seconds if isinstance(fault, PassingFault) else None
-        # What the server asks for is never shortened. A wait of nothing, or one that is over, is none: else we would hammer.
-        return asked if asked is not None and asked > 0 else float(backoff(state))
+        # What the server asks for is never shortened. Next to nothing, or a time that is over, is no wait: else we would hammer.
+        return asked if asked is not None and asked >= LEAST_WAIT_SECONDS else float(backoff(state))
 
     return wait
 
