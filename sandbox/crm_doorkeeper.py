@@ -23,8 +23,9 @@ def add_doorkeeper(app: Flask) -> None:
         if not _HERE.fullmatch(host):
             abort(403, "This is a local CRM: it answers to localhost and 127.0.0.1 alone.")
         origins = headers.getlist("Origin")
-        # A link from elsewhere may open a page, but nothing else.
-        is_link = request.method == "GET" and headers.get("Sec-Fetch-Mode") == "navigate"
+        # A link from elsewhere may open a page in a window of its own, but nothing else.
+        is_window = headers.get("Sec-Fetch-Dest", "document") == "document"
+        is_link = request.method == "GET" and headers.get("Sec-Fetch-Mode") == "navigate" and is_window
         is_other_site = headers.get("Sec-Fetch-Site") in {"cross-site", "same-site"} and not is_link
         if is_other_site or any(origin.lower() != f"http://{host}".lower() for origin in origins):
             abort(403, "Pages of other sites may not use the local CRM.")

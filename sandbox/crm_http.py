@@ -5,6 +5,7 @@ may come: most of the time of a small request.
 """
 
 import logging
+import re
 import socket
 import struct
 import threading
@@ -79,7 +80,10 @@ class Handler(WSGIRequestHandler):
         body = None
         if "wsgi.input_terminated" not in environ:
             length = self.headers.get("Content-Length", "0")
-            body = LimitedStream(cast(IO[bytes], self.rfile), int(length) if length.isdigit() else 0)
+            is_length = re.fullmatch("[0-9]{1,15}", length) is not None
+            # Where the length cannot be read, nobody knows where the next request begins.
+            self.close_connection = self.close_connection or not is_length
+            body = LimitedStream(cast(IO[bytes], self.rfile), int(length) if is_length else 0)
             environ |= {"wsgi.input": body, "wsgi.input_terminated": True}
         self.has_begun = False
         try:
@@ -138,6 +142,10 @@ class Handler(WSGIRequestHandler):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.rfile.close()
             self.connection.close()
+
+    def log_error(self, format: str, *args: Any) -> None:  # noqa: A002, ARG002 - the base class's signature
+        """Say that a request could not be read, and nothing of what is in it: it may hold users' data."""
+        _log.warning("The local CRM was sent what is no request.")
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Say nothing: a demo sends thousands."""

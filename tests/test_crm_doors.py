@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,14 @@ PATHS = ["/_control/requests", "/_control/faults", "/", "/segments/high-risk", "
 def crm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCrm]:
     with LocalCrm(tmp_path_factory.mktemp("doors") / "crm.db") as server:
         yield server
+
+
+def raw(crm: LocalCrm, content: bytes) -> bytes:
+    """Everything that the server says to these bytes until it hangs up."""
+    with socket.create_connection(("127.0.0.1", int(crm.url.rpartition(":")[2])), timeout=10) as connection:
+        connection.sendall(content)
+        connection.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(65_536), b""))
 
 
 def get(crm: LocalCrm, path: str, **headers: str) -> int:
@@ -78,7 +87,57 @@ def test_nothing_is_written_or_ordered_from_another_site(crm: LocalCrm, method: 
 def test_a_link_from_another_site_opens_a_page_and_its_script_reads_none(crm: LocalCrm) -> None:
     elsewhere = {"Sec-Fetch-Site": "cross-site"}
     assert get(crm, "/", **elsewhere, **{"Sec-Fetch-Mode": "navigate"}) == 200
+    assert get(crm, "/", **elsewhere, **{"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}) == 200
     assert get(crm, "/", **elsewhere, **{"Sec-Fetch-Mode": "no-cors"}) == 403
+
+
+@pytest.mark.parametrize("part", ["iframe", "frame", "embed", "object"])
+def test_a_page_of_another_site_shows_none_of_ours_within_it(crm: LocalCrm, part: str) -> None:
+    """What it showed could be laid under the reader's clicks."""
+    within = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": part}
+    assert get(crm, "/", **within) == 403
+    headers = requests.get(crm.url, timeout=10).headers
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    assert (headers["Cross-Origin-Resource-Policy"], headers["X-Content-Type-Options"]) == ("same-origin", "nosniff")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Host: 127.0.0.1\r\nHost: evil.example\r\n",
+        b"Host: evil.example\r\nHost: 127.0.0.1\r\n",
+        b"Host: evil.example\r\nX-Forwarded-Host: 127.0.0.1\r\n",
+        b"Host: evil.example\r\nHTTP_HOST: 127.0.0.1\r\n",
+        b"Host: 127.0.0.1,evil.example\r\n",
+        b"Host: 127.0.0.1\r\nOrigin: http://127.0.0.1\r\nOrigin: https://evil.example\r\n",
+        b"Host: 127.0.0.1\r\nOrigin: http://127.0.0.1 https://evil.example\r\n",
+        b"",
+    ],
+)
+def test_a_request_that_names_two_places_or_none_is_refused(crm: LocalCrm, head: bytes) -> None:
+    assert raw(crm, b"GET /_control/requests HTTP/1.1\r\n" + head + b"Connection: close\r\n\r\n").startswith(
+        b"HTTP/1.1 403 "
+    )
+
+
+@pytest.mark.parametrize("length", [b"-5", b"abc", b"1_0", b"+9", b"9" * 5_000, b""])
+def test_what_follows_an_unreadable_length_is_no_second_request(
+    crm: LocalCrm, length: bytes, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    smuggled = b"DELETE /_control/faults HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    content = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: " + length + b"\r\n\r\n" + smuggled
+    assert raw(crm, content).count(b"HTTP/1.1 ") == 1
+    streams = capfd.readouterr()
+    assert "_control" not in f"{caplog.text} {streams.out} {streams.err}"
+
+
+def test_what_is_no_request_is_not_quoted(
+    crm: LocalCrm, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    raw(crm, b'{"external_id": "canary-of-a-user"}\r\n\r\n')
+    streams = capfd.readouterr()
+    assert "canary" not in f"{caplog.text} {streams.out} {streams.err}"
+    assert "The local CRM was sent what is no request." in caplog.text
 
 
 # What is forgotten
