@@ -6,6 +6,7 @@ import base64
 import socket
 import sys
 import threading
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -277,6 +278,31 @@ def test_a_proxy_that_drips_ends_soon_after_the_run_s_deadline(content: bytes) -
     with serving(drips) as proxy, pytest.raises(OutOfTimeError):
         ask(9, Network(proxy=f"http://127.0.0.1:{proxy.port}"), hurried(60, clock))
     assert clock.now <= 60 + 2 * 6
+
+
+def test_a_handshake_behind_a_proxy_may_last_no_longer_than_to_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport_module, "TIMEOUT_SECONDS", (0.1, 3_600.0))
+
+    def falls_silent(connection: Connection) -> None:
+        connection.socket.recv(65_536)
+        connection.says(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        _idle(connection)
+
+    with serving(falls_silent) as proxy, pytest.raises(UnavailableError):
+        ask(9, Network(proxy=f"http://127.0.0.1:{proxy.port}"), seconds=1e-9)
+
+
+def test_what_a_proxy_echoes_is_not_told() -> None:
+    def echoes(connection: Connection) -> None:
+        head = b" ".join(connection.socket.recv(65_536).split(b"\r\n"))
+        connection.says(b"HTTP/1.1 403 " + head + b"\r\nX-Echo: " + head + b"\r\n\r\n" + head)
+
+    word = b"canary".hex()  # the error quotes lines of this test
+    with serving(echoes) as proxy, pytest.raises(ContractError) as refusal:
+        ask(9, Network(proxy=f"http://user:{word}@127.0.0.1:{proxy.port}"))
+    told = "".join(traceback.format_exception(refusal.value))
+    assert word not in told
+    assert base64.b64encode(f"user:{word}".encode()).decode() not in told
 
 
 def test_a_proxy_that_is_down_may_come_back() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from crm_sync.destination import OutOfTimeError, UnavailableError
 from crm_sync.destinations import transport as transport_module
+from crm_sync.destinations import wire as wire_module
 from crm_sync.destinations.pacing import Pace
 from crm_sync.destinations.transport import RetryBudget, Transport
 from tests.crm_wire_kit import Patience
@@ -195,6 +196,20 @@ def test_a_reply_that_comes_within_the_grace_counts() -> None:
 
     with serving(answers_late) as server:
         assert ask(transport(server), run) == FIRST
+
+
+def test_a_server_that_reads_nothing_is_left_soon_after_the_run_s_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire_module, "LOOK_SECONDS", 0.001)
+    left, clock = threading.Event(), Ticking(2.0)
+
+    def deaf(connection: Connection) -> None:
+        connection.socket.recv(1)
+        left.wait()
+
+    with serving(deaf) as server, pytest.raises(OutOfTimeError) as error:
+        ask(transport(server, 120), hurried(60, clock), content=b" " * (64 << 20))
+    left.set()
+    assert (error.value.code, clock.now <= 60 + 2 * 6) == ("deadline", True)
 
 
 def test_a_server_that_reads_nothing_ends_the_request_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import http.client
 import io
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
@@ -65,6 +66,20 @@ class Exchange:
                 raise
 
 
+def _in_time(exchange: Exchange, sock: Any, act: Callable[[], int]) -> int:
+    """What `act` returns, which waits for a part to come or go, with a look at the time while it waits."""
+    waited = 0.0
+    while waited < exchange.part_seconds:
+        exchange.look()
+        wait = min(LOOK_SECONDS, exchange.part_seconds - waited)
+        sock.settimeout(wait)
+        try:
+            return act()
+        except TimeoutError:
+            waited += wait
+    raise TimeoutError("nothing came or went")
+
+
 class _Parts(io.RawIOBase):
     """What comes from a socket, part by part, with a look at the time before each."""
 
@@ -80,20 +95,9 @@ class _Parts(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         if self.has_ended:
             return 0
-        waited = 0.0
-        while waited < self._exchange.part_seconds:
-            self._exchange.look()
-            wait = min(LOOK_SECONDS, self._exchange.part_seconds - waited)
-            self._sock.settimeout(wait)
-            try:
-                count = int(self._sock.recv_into(buffer))
-                self.is_at_end = not count
-                return count
-            except TimeoutError:
-                waited += wait
-            finally:
-                self._sock.settimeout(self._exchange.part_seconds)  # TLS goes on with it behind a proxy
-        raise TimeoutError("nothing came")
+        count = _in_time(self._exchange, self._sock, lambda: int(self._sock.recv_into(buffer)))
+        self.is_at_end = not count
+        return count
 
     def close(self) -> None:
         self._file.close()
@@ -166,18 +170,17 @@ def _pools(under_way: Callable[[], Exchange]) -> dict[str, type[HTTPConnectionPo
         def send(self, data: Any) -> None:
             if self.sock is None:
                 self.connect()
-            content = memoryview(data)
-            for start in range(0, len(content), SEND_BYTES):
-                if self.is_cut:
-                    return
-                under_way().look()
-                # What was set to connect would hold for the sending too.
-                self.sock.settimeout(under_way().part_seconds)
+            rest = memoryview(data)
+            while rest and not self.is_cut:
                 try:
-                    super().send(content[start : start + SEND_BYTES])
+                    rest = rest[_in_time(under_way(), self.sock, partial(self.sock.send, rest[:SEND_BYTES])) :]
                 except OSError:
                     # It may have answered before: a 413, for instance. Where it has not, the reading fails.
                     self.is_cut = True
+
+        def _tunnel(self) -> None:
+            super()._tunnel()
+            self.sock.settimeout(self.timeout)  # for the handshake with the CRM behind the proxy
 
         def response_class(self, sock: Any, **more: Any) -> _Reply:  # type: ignore[override] # called like the class
             return _Reply(sock, under_way(), self.close, is_last=self.is_cut, **more)
