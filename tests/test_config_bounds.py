@@ -18,6 +18,12 @@ from warehouse.errors import ContractError
 
 REFUSED: list[tuple[str, Callable[[Path], Any], str, str]] = [
     # More than a CRM takes at once: each request would be refused, and a refusal of the whole halves batches down to users.
+    (
+        "crm.yml",
+        load_options,
+        f"braze: {{limits: [{', '.join(['{requests: 1, seconds: 1}'] * 11)}]}}",
+        "braze.limits: has more than 10 entries. Correct it.",
+    ),
     ("crm.yml", load_options, "braze: {max_batch: 76}", "braze.max_batch: must be 75 or less. Correct it."),
     ("crm.yml", load_options, "hubspot: {max_batch: 101}", "hubspot.max_batch: must be 100 or less. Correct it."),
     ("crm.yml", load_options, "klaviyo: {max_batch: 10001}", "klaviyo.max_batch: must be 10000 or less. Correct it."),

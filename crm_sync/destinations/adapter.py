@@ -24,6 +24,10 @@ class Limit(BaseModel):
     seconds: Annotated[float, Field(gt=0, le=86_400)]
 
 
+# Each is looked at before each request; a CRM has one a second and one a minute, or one alone.
+Limits = Annotated[tuple[Limit, ...], Field(max_length=10)]
+
+
 class Options(BaseModel):
     """A CRM's section of `config/crm.yml`: how much and how fast. Each CRM's own class sets the documented values as defaults.
 
@@ -35,7 +39,7 @@ class Options(BaseModel):
 
     max_batch: Annotated[int, Field(ge=1, le=1_000_000)]
     max_in_flight: Annotated[int, Field(ge=1, le=256)]
-    limits: tuple[Limit, ...]
+    limits: Limits
 
     @property
     def rate_limits(self) -> list[RateLimit]:

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from crm_sync.changes import Change
 from crm_sync.destination import BatchRefusedError, Finding, Outcome, RequestRefusedError, Run, UnavailableError
-from crm_sync.destinations.adapter import Adapter, Limit, Options, empty_request_finding, refused_finding
+from crm_sync.destinations.adapter import Adapter, Limit, Limits, Options, empty_request_finding, refused_finding
 from crm_sync.destinations.meanings import meaning_of, meaning_of_code
 from crm_sync.destinations.pacing import Heard, Pace
 from crm_sync.destinations.replies import Reply, asked_wait, number, until
@@ -34,7 +34,7 @@ class BrazeOptions(Options):
 
     max_batch: Annotated[int, Field(ge=1, le=75)] = 75
     max_in_flight: Annotated[int, Field(ge=1, le=256)] = 8
-    limits: tuple[Limit, ...] = (Limit(requests=3_000, seconds=3),)
+    limits: Limits = (Limit(requests=3_000, seconds=3),)
 
 
 class Braze:

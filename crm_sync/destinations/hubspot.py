@@ -17,7 +17,7 @@ from pydantic import Field
 
 from crm_sync.changes import Change, Value
 from crm_sync.destination import BatchRefusedError, Finding, Outcome, RequestRefusedError, Run, UnavailableError
-from crm_sync.destinations.adapter import Adapter, Limit, Options, empty_request_finding, refused_finding
+from crm_sync.destinations.adapter import Adapter, Limit, Limits, Options, empty_request_finding, refused_finding
 from crm_sync.destinations.hubspot_contacts import Contacts
 from crm_sync.destinations.hubspot_properties import judged
 from crm_sync.destinations.hubspot_replies import (
@@ -52,7 +52,7 @@ class HubSpotOptions(Options):
 
     max_batch: Annotated[int, Field(ge=1, le=100)] = 100
     max_in_flight: Annotated[int, Field(ge=1, le=256)] = 8
-    limits: tuple[Limit, ...] = (Limit(requests=190, seconds=10),)
+    limits: Limits = (Limit(requests=190, seconds=10),)
     id_property: Annotated[str, Field(pattern=f"^{NAME}$")] = "winback_user_id"
     object_type: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")] = "contacts"
     property_group: Annotated[str, Field(pattern=f"^{NAME}$")] = "contactinformation"

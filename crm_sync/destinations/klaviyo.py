@@ -21,7 +21,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from crm_sync.changes import Change
 from crm_sync.destination import BatchRefusedError, Finding, Outcome, RequestRefusedError, Run, UnavailableError
-from crm_sync.destinations.adapter import Adapter, Limit, Options, in_order, refused_finding
+from crm_sync.destinations.adapter import Adapter, Limit, Limits, Options, in_order, refused_finding
 from crm_sync.destinations.klaviyo_replies import (
     JOBS,
     Job,
@@ -73,9 +73,9 @@ class KlaviyoOptions(Options):
     max_batch: Annotated[int, Field(ge=1, le=10_000)] = 10_000
     # One import is prepared while another is under way; more would only queue at Klaviyo.
     max_in_flight: Annotated[int, Field(ge=1, le=256)] = 2
-    limits: tuple[Limit, ...] = (Limit(requests=150, seconds=60), Limit(requests=10, seconds=1))
-    lookup_limits: tuple[Limit, ...] = (Limit(requests=750, seconds=60), Limit(requests=75, seconds=1))
-    deletion_limits: tuple[Limit, ...] = (Limit(requests=60, seconds=60), Limit(requests=3, seconds=1))
+    limits: Limits = (Limit(requests=150, seconds=60), Limit(requests=10, seconds=1))
+    lookup_limits: Limits = (Limit(requests=750, seconds=60), Limit(requests=75, seconds=1))
+    deletion_limits: Limits = (Limit(requests=60, seconds=60), Limit(requests=3, seconds=1))
     revision: Annotated[str, AfterValidator(_revision)] = "2026-07-15"
     max_body_bytes: Annotated[int, Field(ge=1_000, le=5_000_000)] = 5_000_000
     first_poll_seconds: Annotated[float, Field(gt=0, le=86_400)] = 1.0

@@ -25,7 +25,7 @@ from crm_sync.destination import (
     Run,
     UnavailableError,
 )
-from crm_sync.destinations.adapter import Adapter, ClientCredentials, Limit, Options, in_order, refused_finding
+from crm_sync.destinations.adapter import Adapter, ClientCredentials, Limit, Limits, Options, in_order, refused_finding
 from crm_sync.destinations.pacing import Pace
 from crm_sync.destinations.replies import Reply
 from crm_sync.destinations.salesforce_fields import NAME, judged, usage
@@ -63,7 +63,7 @@ class SalesforceOptions(Options):
     # A job's file may hold 150 MB and its results come whole; of rows of a few hundred bytes these are the most that fit.
     max_batch: Annotated[int, Field(ge=1, le=100_000)] = 10_000
     max_in_flight: Annotated[int, Field(ge=1, le=256)] = 2
-    limits: tuple[Limit, ...] = (Limit(requests=25, seconds=20),)
+    limits: Limits = (Limit(requests=25, seconds=20),)
     api_version: Annotated[str, AfterValidator(_api_version)] = "v62.0"
     object: Annotated[str, Field(pattern=f"^{NAME}$")] = "Contact"
     external_id_field: Annotated[str, Field(pattern=f"^{NAME}$")] = "Winback_User_Id__c"

@@ -25,6 +25,8 @@ def test_the_file_of_the_repository_is_all_right() -> None:
         (("pod", "namespase"), "x", "pod.namespase: Extra inputs are not permitted"),
         (("pod", "namespace"), "Not_A_Name", "pod.namespace: String should match pattern"),
         (("tasks", "train", "memory"), "16GB", "tasks.train.memory: String should match pattern"),
+        (("tasks", "train", "memory"), "99999999Gi", "tasks.train.memory: String should match pattern"),
+        (("tasks", "train", "cpu"), "9" * 30, "tasks.train.cpu: String should match pattern"),
         (("tasks", "trian"), {}, "tasks.trian.[key]: Input should be 'check_data', 'collect_examples'"),
         (("dags", "winback_dbt", "audit_weekday"), 0, "dags.winback_dbt.audit_weekday: Input should be greater than"),
         (("tasks", "train", "retries"), True, "tasks.train.retries: Input should be a valid integer"),

@@ -80,8 +80,8 @@ class Dags(Section):
 class Limits(Section):
     """What one task may use: requested and, for both, the limit. `timeout_minutes` is for one try."""
 
-    cpu: str = Field(pattern=r"^[1-9][0-9]*m?$")
-    memory: str = Field(pattern=r"^[1-9][0-9]*[MG]i$")
+    cpu: str = Field(pattern=r"^[1-9][0-9]{0,5}m?$")
+    memory: str = Field(pattern=r"^[1-9][0-9]{0,6}[MG]i$")
     retries: int = Field(ge=0, le=100)
     retry_delay_minutes: float = Field(gt=0, le=MAX_MINUTES)
     timeout_minutes: int = Field(gt=0, le=MAX_MINUTES)
