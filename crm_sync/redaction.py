@@ -24,13 +24,22 @@ _PRIVATE = re.compile(
 
 
 def redacted(text: object, *private: str) -> str:
-    """Return a CRM's message without the `private` texts, what is quoted, addresses and words with a digit; at most 200 long."""
-    words = " ".join(str(text).split())
-    for secret in sorted((" ".join(text.split()) for text in private), key=len, reverse=True):
+    """Return a CRM's message without the `private` texts, what is quoted, addresses and words with a digit; at most 200 long.
+
+    What does not show becomes a blank: half of a surrogate pair, which JSON may name, can be stored nowhere.
+    """
+    words = _shown(str(text))
+    for secret in sorted((_shown(text) for text in private), key=len, reverse=True):
         if secret:
             words = words.replace(secret, "...")
     words = _PRIVATE.sub("...", words[:_READ_LENGTH])
     return words if len(words) <= MAX_LENGTH else words[: MAX_LENGTH - 3] + "..."
+
+
+def _shown(text: str) -> str:
+    if not text.isprintable():
+        text = "".join(sign if sign.isprintable() else " " for sign in text)
+    return " ".join(text.split())
 
 
 def code_of(text: object, *private: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -46,7 +47,8 @@ def by_result(results: Sequence[Any], rows: Mapping[str, int], id_property: str,
     """Return the outcomes of the rows that a result is about, `rows` being the batch's rows by external id.
 
     A result about another user than its trace id's delivers nothing. HubSpot compares ids without case and the blanks around
-    them: users whose ids differ by nothing else are one contact there, which would be overwritten each time.
+    them, and two forms of the same text in Unicode look the same: users whose ids differ by nothing else are one contact there,
+    which would be overwritten each time.
     """
     users = list(rows)
     outcomes: dict[int, Outcome] = {}
@@ -58,12 +60,16 @@ def by_result(results: Sequence[Any], rows: Mapping[str, int], id_property: str,
         if user in (None, users[row]):
             outcomes.setdefault(row, Outcome("delivered", status))
         else:
-            is_same_contact = str(user).strip().casefold() == users[row].strip().casefold()
+            is_same_contact = _compared(str(user)) == _compared(users[row])
             outcomes[row] = Outcome("rejected" if is_same_contact else "deferred", status, COLLISION, _COLLIDES)
         if isinstance(result.get("id"), str | int):
             by_contact[str(result["id"])].add(row)
     shared = {row for of_contact in by_contact.values() if len(of_contact) > 1 for row in of_contact}
     return outcomes | dict.fromkeys(shared, Outcome("rejected", status, COLLISION, _COLLIDES))
+
+
+def _compared(user: str) -> str:
+    return unicodedata.normalize("NFC", user).strip().casefold()
 
 
 def _row_of(result: Any, rows: Mapping[str, int], id_property: str) -> tuple[int | None, str | None]:

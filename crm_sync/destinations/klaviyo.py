@@ -135,13 +135,15 @@ class Klaviyo:
     def _errors(self, job: Job, run: Run) -> list[Any]:
         errors: list[Any] = []
         query: dict[str, object] = {"page[size]": PAGE_SIZE}
+        seen: set[str] = set()
         while True:
             reply = self._told(f"{job.path}/import-errors?{urlencode(query)}", run)
             page = [] if reply.status == 404 else resources(reply)
             errors += page
             cursor = next_cursor(reply)
-            if not page or cursor is None or cursor == query.get("page[cursor]"):
+            if not page or cursor is None or cursor in seen:
                 return errors
+            seen.add(cursor)
             query["page[cursor]"] = cursor
 
     def _told(self, path: str, run: Run) -> Reply:

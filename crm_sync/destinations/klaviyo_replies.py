@@ -32,6 +32,7 @@ CODES: Mapping[str, Meaning] = {
     "unsupported_media_type": "person",
 }
 _REVISION = re.compile(r"\brevisions?\b", re.IGNORECASE)
+_WORD = re.compile(r"[!-~]{1,500}")  # what an address can name
 _ROW = re.compile(r"/?data/attributes/profiles/data/(0|[1-9][0-9]{0,8})(?:/.*)?", re.DOTALL)
 
 
@@ -187,8 +188,11 @@ def heard(reply: Reply) -> Heard:
 def next_cursor(reply: Reply) -> str | None:
     """The cursor of the next page. Its address is not followed: the key would go wherever it points."""
     address = at(reply.body, "links", "next")
-    cursors = parse_qs(urlsplit(address).query).get("page[cursor]", []) if isinstance(address, str) else []
-    return cursors[0] if cursors else None
+    try:
+        cursors = parse_qs(urlsplit(address).query).get("page[cursor]", []) if isinstance(address, str) else []
+    except ValueError:  # no address
+        return None
+    return cursors[0] if cursors and _WORD.fullmatch(cursors[0]) else None
 
 
 def at(value: Any, *keys: str) -> Any:
@@ -209,7 +213,7 @@ def resources(reply: Reply) -> list[Any]:
 def id_of(reply: Reply, resource: Any) -> str:
     """The id of a resource. Raises: UnavailableError where it has none."""
     found = at(resource, "id")
-    if not isinstance(found, str) or not found:
+    if not isinstance(found, str) or not _WORD.fullmatch(found):
         raise unknown(reply)
     return found
 

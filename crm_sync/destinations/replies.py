@@ -22,10 +22,13 @@ class Reply:
 
 
 def with_value(reply: Reply) -> Reply:
-    """The reply with its body as a value, where it is JSON."""
+    """The reply with its body as a value, where it is JSON that does not contradict itself."""
     try:
-        value = json.loads(reply.text, parse_constant=_refuse) if reply.text else None
-    except (ValueError, RecursionError):  # not JSON, a number too long for Python, nested too deeply
+        value = json.loads(reply.text, parse_constant=_refuse, object_pairs_hook=_object) if reply.text else None
+    except (
+        ValueError,
+        RecursionError,
+    ):  # not JSON, two values of one key, a number too long for Python, nested too deeply
         value = None
     return Reply(reply.status, reply.headers, reply.text, value)
 
@@ -33,6 +36,14 @@ def with_value(reply: Reply) -> Reply:
 def _refuse(constant: str) -> None:
     """NaN and Infinity are no JSON, and a count that is none compares with nothing."""
     raise ValueError(constant)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Raises: ValueError for a key with two values (RFC 8259, 4): which of them counts would be a guess."""
+    value = dict(pairs)
+    if len(value) < len(pairs) and any(type(value[key]) is not type(each) or value[key] != each for key, each in pairs):
+        raise ValueError("a key with two values")
+    return value
 
 
 def asked_wait(reply: Reply) -> float | None:

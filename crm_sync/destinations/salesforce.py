@@ -207,9 +207,9 @@ class Salesforce:
             body = self._get(run, job).body
             info: Mapping[str, Any] = body if isinstance(body, dict) else {}
             state = info.get("state")
-            if state in ENDED:
+            if isinstance(state, str) and state in ENDED:
                 return info
-            if state not in WAITING:
+            if not isinstance(state, str) or state not in WAITING:
                 raise UnavailableError("Salesforce told of a job in an unknown shape.", "unknown_reply")
             if state == "Open" and refused:
                 raise refused
