@@ -55,7 +55,7 @@ def _https(url: str, example: str) -> str:
         raise ValueError(f"must be a scheme and a host, for instance {example}")
     if address.scheme != "https" and not address.is_local:
         raise ValueError("must be https; http only to this machine")
-    return url.rstrip("/")
+    return address.scheme + url[len(address.scheme) :].rstrip("/")
 
 
 def bigquery_storage_endpoint(text: str) -> str:

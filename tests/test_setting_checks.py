@@ -101,6 +101,22 @@ def test_an_odd_setting_that_is_clear_is_taken(monkeypatch: pytest.MonkeyPatch, 
     assert read_settings()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "read"),
+    [
+        ("CRM_URL", "HTTPS://Rest.FRA-01.braze.eu/", "https://Rest.FRA-01.braze.eu"),
+        ("CRM_URL", "Http://LocalHost:8765", "http://LocalHost:8765"),
+        ("BIGQUERY_ENDPOINT", "HTTP://127.0.0.1:9050/", "http://127.0.0.1:9050"),
+    ],
+)
+def test_an_address_begins_with_its_scheme_in_small_letters(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, read: str
+) -> None:
+    """What asks whether an address is another machine's, or a stand-in's, looks at its beginning."""
+    monkeypatch.setenv(f"WINBACK_{name}", value)
+    assert getattr(read_settings(), name.lower()) == read
+
+
 def test_a_host_by_its_number_is_allowed_without_its_brackets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WINBACK_CRM_HOSTS", "[2001:DB8::1],A.example")
     assert read_settings().allowed_crm_hosts == ("2001:db8::1", "a.example")

@@ -322,7 +322,8 @@ def test_a_setting_that_cannot_be_used_is_refused_by_name(
 )
 def test_https_anywhere_and_http_on_this_machine_are_taken(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("WINBACK_CRM_URL", url)
-    assert read_settings().crm_url == url
+    scheme, rest = url.split(":", maxsplit=1)
+    assert read_settings().crm_url == f"{scheme.lower()}:{rest}"  # others look for https:// at its beginning
 
 
 def test_the_key_is_in_no_text_made_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
