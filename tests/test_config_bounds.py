@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+import yaml
 
 from crm_sync.destinations.connect import load_options
+from crm_sync.fields import load_fields
+from jobs.funnel import load_funnel
+from scoring.policy import load_policy
 from training.commands import train
 from training.config import TrainingRules, check_trusted, load_training
 from training.leak_screen import LeakRules
@@ -123,6 +130,46 @@ def test_every_revision_that_klaviyo_could_have_is_taken(tmp_path: Path, revisio
     (tmp_path / "crm.yml").write_text(f"klaviyo: {{revision: '{revision}'}}")
     options: Any = load_options(tmp_path / "crm.yml")
     assert options.klaviyo.revision == revision
+
+
+# Every number that ships, and those to come
+
+CONFIG = Path(__file__).parents[1] / "config"
+# features.yml has none beside the ranges, which are bounds themselves.
+LOADERS: dict[str, Callable[[Path], Any]] = {
+    "funnel.yml": load_funnel,
+    "vouchers.yml": load_policy,
+    "crm_fields.yml": load_fields,
+    "crm.yml": load_options,
+    "training.yml": load_training,
+}
+
+
+def numbers(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The places of a document's numbers."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in items:
+        yield from numbers(each, (*place, key))
+    if type(value) in (int, float):
+        yield place
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_every_number_has_bounds_on_either_side(tmp_path: Path, name: str) -> None:
+    shipped = yaml.safe_load((CONFIG / name).read_text())
+    taken = []
+    for *way, key in numbers(shipped):
+        for number in (10**17, -(10**17), 1e300, -1e300):
+            changed = copy.deepcopy(shipped)
+            reduce(getitem, way, changed)[key] = number
+            (tmp_path / name).write_text(yaml.safe_dump(changed))
+            try:
+                LOADERS[name](tmp_path / name)
+            except ContractError:
+                continue
+            taken.append((*way, key, number))
+    assert list(numbers(shipped))
+    assert taken == []
 
 
 # A name of something that is not there

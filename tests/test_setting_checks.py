@@ -50,6 +50,17 @@ def test_a_setting_that_cannot_be_meant_is_refused_by_its_name(
 
 
 @pytest.mark.parametrize(
+    "name", [name for name, field in Settings.model_fields.items() if field.annotation in (int, float)]
+)
+@pytest.mark.parametrize("number", [10**17, -(10**17)])
+def test_every_number_has_bounds_on_either_side(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
+    # BigQuery's bytes are the one that may be so large.
+    monkeypatch.setenv(f"WINBACK_{name.upper()}", str(number * (1_000 if name == "bigquery_max_bytes" else 1)))
+    with pytest.raises(ContractError, match=f"WINBACK_{name.upper()}: must be "):
+        read_settings()
+
+
+@pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
         (
