@@ -21,7 +21,7 @@ class SyncCounts:
     """What became of the rows in which desired and acknowledged state differ: each is in exactly one of the five outcomes.
 
     `suppressed` and `deferred` are by reason, `errors` are the rejected by code; those with a value that no CRM could be told are
-    among them as unsendable.
+    among them as unsendable. `withdrawals` are among the delivered, `withdrawals_rejected` among those whom the CRM rejected.
     """
 
     differing: int = 0
@@ -31,6 +31,7 @@ class SyncCounts:
     suppressed: dict[str, int] = field(default_factory=dict)
     deferred: dict[str, int] = field(default_factory=dict)
     withdrawals: int = 0
+    withdrawals_rejected: int = 0
     requests: int = 0
     attributes: int = 0
     audience: int | None = None
@@ -63,6 +64,7 @@ def take_in(sent: Sequence[Change], outcomes: Sequence[Outcome], counts: SyncCou
             counts.attributes += len(change.attributes)
         elif outcome.kind == "rejected":
             counts.rejected += 1
+            counts.withdrawals_rejected += change.is_withdrawal and outcome.code != UNSENDABLE
             add(counts.errors, outcome.code or "unknown", 1)
         else:
             add(counts.deferred, outcome.code or "unconfirmed", 1)
@@ -78,16 +80,32 @@ def why_deferred(stopped: WinbackError | None) -> str:
 
 
 def by_the_crm(counts: SyncCounts, max_rejected_ratio: float, *, is_at_end: bool = False) -> CircuitOpenError | None:
-    """Whether the CRM has rejected too many of those it was sent: then sending stops."""
+    """Whether the CRM has rejected too many of those it was sent: then sending stops.
+
+    At the end also whether it rejected all withdrawals, or all others, however many of the other kind it took.
+    """
     rejected = counts.rejected - counts.errors.get(UNSENDABLE, 0)
     if not _are_too_many(rejected, counts.delivered + rejected, max_rejected_ratio, is_at_end=is_at_end):
-        return None
+        return _all_of_a_kind(counts, rejected, max_rejected_ratio) if is_at_end else None
     commonest = max((code for code in counts.errors if code != UNSENDABLE), key=lambda code: counts.errors[code])
     stopped = "" if is_at_end else "Sending was stopped. "
     return CircuitOpenError(
         f"The CRM rejected {rejected} of {counts.delivered + rejected} users, most with {commonest}. {stopped}"
         "See winback dead-letters; after the cause is mended: winback dead-letters retry"
     )
+
+
+def _all_of_a_kind(counts: SyncCounts, rejected: int, max_rejected_ratio: float) -> CircuitOpenError | None:
+    """At the end: whether all withdrawals were rejected, whose vouchers stay, or all others."""
+    others = (rejected - counts.withdrawals_rejected, counts.delivered - counts.withdrawals)
+    withdrawals = (counts.withdrawals_rejected, counts.withdrawals)
+    for what, (failed, taken) in {"withdrawals of a voucher": withdrawals, "other users": others}.items():
+        if not taken and failed >= MIN_ALL_REJECTED and failed > max_rejected_ratio * failed:
+            return CircuitOpenError(
+                f"The CRM rejected all {failed} {what}, and took {counts.delivered} of the rest. See winback dead-letters; "
+                "after the cause is mended: winback dead-letters retry"
+            )
+    return None
 
 
 def by_ourselves(counts: SyncCounts, max_rejected_ratio: float) -> CircuitOpenError | None:

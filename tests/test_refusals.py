@@ -162,6 +162,28 @@ def test_an_error_in_a_reply_that_names_no_user_is_a_refusal_too(warehouse: Duck
     assert (outcomes(warehouse), counts.deferred) == ({}, {"stopped": count})
 
 
+@pytest.mark.parametrize(("leaving", "coming", "is_open"), [(12, 30, True), (10, 1, True), (9, 30, False)])
+def test_withdrawals_that_are_all_rejected_open_the_circuit_though_others_are_taken(
+    warehouse: DuckDBWarehouse, leaving: int, coming: int, is_open: bool
+) -> None:
+    users = withdrawals(warehouse, leaving)
+    crowd(warehouse, coming)
+    counts, stopped = run(
+        warehouse, Notebook(max_batch=75, poison=frozenset(users)), plan(warehouse, max_rejected_ratio=0.95)
+    )
+    assert (counts.delivered, counts.rejected, counts.withdrawals_rejected) == (coming, leaving, leaving)
+    assert isinstance(stopped, CircuitOpenError) is is_open
+    assert not is_open or f"rejected all {leaving} withdrawals of a voucher" in str(stopped)
+
+
+def test_others_that_are_all_rejected_open_the_circuit_though_withdrawals_are_taken(warehouse: DuckDBWarehouse) -> None:
+    leaving = withdrawals(warehouse, 15)
+    users = crowd(warehouse, 12)
+    counts, stopped = run(warehouse, Notebook(max_batch=75, poison=frozenset(users)))
+    assert (counts.withdrawals, counts.rejected, counts.withdrawals_rejected) == (len(leaving), 12, 0)
+    assert "rejected all 12 other users, and took 15 of the rest" in str(stopped)
+
+
 @dataclass
 class Particular(Notebook):
     """Refuses everybody: a batch with one code, a user alone with another."""

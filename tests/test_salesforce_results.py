@@ -61,6 +61,10 @@ def run() -> Patience:
                 Outcome("rejected", 200, "unknown", ""),
             ],
         ),
+        (
+            {FAILURES: failures(ada=" UNABLE_TO_LOCK_ROW : no")},
+            [Outcome("deferred", 200, "unable_to_lock_row", "UNABLE_TO_LOCK_ROW : no"), UNCONFIRMED],
+        ),
         ({SUCCESSES: result("WINBACK_USER_ID__C,SF__ID", "ada,003xx000004TmiQAAS")}, [DELIVERED, UNCONFIRMED]),
     ],
 )
@@ -96,6 +100,8 @@ def test_no_row_is_delivered_but_one_that_succeeded_and_did_nothing_else(told: d
         b"sf__Id,sf__Created\n003xx000004TmiQAAS,true\n",
         b"sf__Id,sf__Created,Winback_User_Id__c\n003xx000004TmiQAAS,ada\n",
         b'sf__Id,Winback_User_Id__c\n003xx000004TmiQAAS,"ada\n',
+        b"sf__Id,Winback_User_Id__c,WINBACK_USER_ID__C\n003xx000004TmiQAAS,bob,ada\n",
+        b"sf__Id,Winback_User_Id__c,sf__Id\n003xx000004TmiQAAS,ada,003xx000004TmiQAAS\n",
         b"\xff\xfe\x00",
     ],
 )

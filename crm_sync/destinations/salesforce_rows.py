@@ -95,7 +95,8 @@ def _rows(text: str, id_field: str) -> Iterator[dict[str, str]]:
     except csv.Error:
         lines = [["not", "CSV"]]
     header = [name.lower() for name in lines[0]] if lines else []
-    if lines and (id_field not in header or any(len(line) != len(header) for line in lines)):
+    is_one_each = id_field in header and len(set(header)) == len(header)
+    if lines and not (is_one_each and all(len(line) == len(header) for line in lines)):
         raise UnavailableError("Salesforce answered with a result file of unknown shape.", "unknown_reply")
     return (dict(zip(header, line, strict=True)) for line in lines[1:])
 

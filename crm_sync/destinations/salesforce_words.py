@@ -186,7 +186,7 @@ def _error(reply: Reply) -> tuple[str, str]:
 
 def code_at_start(text: object) -> str:
     """The code that Salesforce's messages begin with, in lower case: STRING_TOO_LONG:..., InvalidBatch : ..."""
-    code = re.match(r"([A-Z][A-Za-z_]+)\s*(?::|$)", str(text))
+    code = re.match(r"\s*([A-Z][A-Za-z_]+)\s*(?::|$)", str(text))
     return code[1].lower() if code else "unknown"
 
 
