@@ -53,12 +53,14 @@ class Project:
         return 1 + max((self.views_in_a_row(parent) for parent in self.parents[key]), default=0)
 
     def has_key(self, key: str) -> bool:
-        """Whether a column is tested to be unique and not null, or an expression of several to be unique."""
-        tested: dict[str, set[str]] = {"unique": set(), "not_null": set()}
+        """Whether a column, or an expression of several, is tested as a key, which is unique and not null."""
+        tested: dict[str, set[str]] = {"is_key": set(), "unique": set(), "not_null": set()}
         for test in self.tests:
             if test["attached_node"] == key and test["test_metadata"]["name"] in tested:
                 tested[test["test_metadata"]["name"]].add(str(test["test_metadata"]["kwargs"].get("column_name")))
-        return any("(" in column or column in tested["not_null"] for column in tested["unique"])
+        return bool(tested["is_key"]) or any(
+            "(" in column or column in tested["not_null"] for column in tested["unique"]
+        )
 
 
 Rule = Callable[[Project], Iterable[str]]

@@ -154,5 +154,11 @@ def test_a_rule_names_what_breaks_it(rule: str) -> None:
     assert violations(manifest).get(rule) == names
 
 
+def test_one_test_of_a_key_does_for_both() -> None:
+    manifest = without_test("unique")
+    manifest["nodes"]["test.key"] = data_test("is_key", model("marts", "fct_orders"))
+    assert violations(manifest) == {}
+
+
 def test_a_key_needs_a_value_in_every_row() -> None:
     assert violations(without_test("not_null")) == {"fct_missing_primary_key_tests": {"fct_orders"}}

@@ -42,7 +42,6 @@ REASONS = {
         "stg_ops__deliveries",  # as the two below: attempts, of which a user may have two in a run
         "crm_sync_attempts",
         "crm_sync_rejections",  # grouped by its key
-        "crm_sync_runs",  # as stg_ops__reports, where it is tested
         "int_users_set_aside",  # select distinct
         "stg_app__voucher_redemptions",  # come twice: repeats_are_few
     },  # of events, which come twice

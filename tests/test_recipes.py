@@ -32,7 +32,23 @@ PLACES = {
     "events.parquet": "var/demo/events.parquet",
     "users.parquet": "var/demo/users.parquet",
     "redemptions.parquet": "var/demo/redemptions.parquet",
+    "winback erase u-0001193            # asks first": "# asks at a terminal: tests/test_erase_command.py",
+    "winback load --events refused.csv": "sed -i s/NULL/u-1/g refused.csv; winback load --events refused.csv",
 }
+# Words that a block contains, and what its page supposes to be there.
+BEFORE = {
+    "var/copy/": "mkdir -p var/copy; cp var/winback.duckdb var/copy/",
+    "winback backfill --until 2026-06-01": "rm var/winback.duckdb; winback load --events var/demo/events.parquet",
+    "days/*.csv.gz": """mkdir days; gzip > days/1.csv.gz <<'END'
+event_id,user_id,event_name,occurred_at,loaded_at
+e1,u-1,step_viewed,2026-02-01T10:00:00Z,2026-02-01T10:05:00Z
+e2,NULL,step_viewed,2026-02-01T10:00:00Z,2026-02-01T10:05:00Z
+END""",
+}
+# Words that a block contains, and what is typed into it; others are answered yes.
+TYPED = {"sys.stdin.read()": "select count(*) from marts.crm_sync_runs"}
+# Words that a block contains, and its exit code where it is not 0.
+EXIT_CODES = {"source freshness": 1}  # the demo's data has been stale since June
 # Words that a block contains, and why it is not executed. Its commands are parsed: tests/test_docs.py.
 NOT_HERE = {
     "make ": "targets of the Makefile are looked up, and CI runs them",
@@ -126,7 +142,8 @@ def test_a_stand_in_on_the_path_refuses_what_the_tool_would(tmp_path: Path) -> N
 def test_every_block_is_executed_or_has_one_reason_not_to_be() -> None:
     executed = [block.title for block in BLOCKS if block.why_not is None]
     assert len(executed) >= 15
-    unused = [words for words in NOT_HERE if not any(words in block.text for block in BLOCKS)]
+    listed = [*NOT_HERE, *PLACES, *BEFORE, *TYPED, *EXIT_CODES]
+    unused = [words for words in listed if not any(words in block.text for block in BLOCKS)]
     assert unused == []
 
 
@@ -153,7 +170,7 @@ def test_a_recipe_runs(block: Block, place: Path, tmp_path: Path) -> None:
     if "load --events" in block.text:
         (folder / "var" / "winback.duckdb").unlink()
         shutil.rmtree(folder / "var" / "models", ignore_errors=True)
-    text = block.text
+    text = "\n".join([*(done for words, done in BEFORE.items() if words in block.text), block.text])
     for theirs, ours in PLACES.items():
         text = re.sub(rf"(?<![\w/]){re.escape(theirs)}", ours, text)
     with LocalCrm(tmp_path / "crm.sqlite", api_key="the-key") as crm:
@@ -166,14 +183,15 @@ def test_a_recipe_runs(block: Block, place: Path, tmp_path: Path) -> None:
             "WINBACK_CRM_API_KEY": "the-key",
             "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
         }
-        # Within one shell, so that `cd` and `export` count; what is asked of a person is answered yes.
+        # Within one shell, so that `cd` and `export` count.
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", text],
-            cwd=folder / "dbt" if text.startswith("../.venv") else folder,
+            cwd=folder / "dbt" if block.text.startswith("../.venv") else folder,
             env=environment,
-            input="y\n",
+            input=next((typed for words, typed in TYPED.items() if words in block.text), "y\n"),
             capture_output=True,
             text=True,
             check=False,
         )
-    assert done.returncode == 0, f"{text}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    expected = next((code for words, code in EXIT_CODES.items() if words in block.text), 0)
+    assert done.returncode == expected, f"{text}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
