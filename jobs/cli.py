@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from jobs import load_screen, model_commands, screens, upkeep_commands
 from jobs.answering import Moment, answer_command, as_json, in_house, print_answer
 from jobs.narration import logger
 from jobs.settings import Settings, read_settings
+from jobs.stopping import interruptible
 from warehouse.errors import BusyError, ContractError, WinbackError
 
 
@@ -302,30 +304,51 @@ for command in (*model_commands.ALL, *upkeep_commands.ALL):
 
 def main() -> None:
     """Run the command line; errors become a sentence and an exit code."""
+    with interruptible() as signals:
+        try:
+            sys.exit(_exit_code(signals))
+        except KeyboardInterrupt:  # while it was saying why
+            sys.exit(1)
+
+
+def _exit_code(signals: list[signal.Signals]) -> int:
     try:
         cli(standalone_mode=False)
     except click.exceptions.Exit as leave:
-        sys.exit(leave.exit_code)
-    except click.ClickException as error:
+        return leave.exit_code
+    except BaseException as error:  # noqa: BLE001 - an interruption, too, is told in words
+        if signals:
+            _say("error", f"Stopped by {signals[0].name}. Nothing is half done: run it again.")
+            return 1
+        return _told(error)
+    return 0
+
+
+def _told(error: BaseException) -> int:
+    """Say what went wrong, and return the exit code."""
+    if isinstance(error, click.Abort):
+        _say("info", "Nothing was done.")
+        return 1
+    if isinstance(error, click.ClickException):
         error.show()
-        sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
-    except WinbackError as error:
+        return 2
+    if isinstance(error, WinbackError):
         _say("error", str(error))
-        sys.exit(error.exit_code)
-    except Exception as error:  # noqa: BLE001 - the last resort: say where, but not what, for it may quote a user's data
-        places = [
-            f
-            for f in traceback.extract_tb(error.__traceback__)
-            if Path(f.filename).is_relative_to(Path(__file__).parents[1])
-        ]
-        where = f"{Path(places[-1].filename).name}:{places[-1].lineno}" if places else "an unknown place"
-        hint = "Nothing is half done; running again is safe. WINBACK_DEBUG=1 shows more, perhaps with users' data."
-        if os.environ.get("WINBACK_DEBUG", "").lower() in ("1", "true", "yes"):
-            traceback.print_exception(error)
-        _say("error", f"Unexpected {type(error).__name__} at {where}. {hint}")
-        sys.exit(1)
+        return error.exit_code
+    if not isinstance(error, Exception):
+        raise error
+    # The last resort: say where, but not what, for it may quote a user's data.
+    places = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if Path(f.filename).is_relative_to(Path(__file__).parents[1])
+    ]
+    where = f"{Path(places[-1].filename).name}:{places[-1].lineno}" if places else "an unknown place"
+    hint = "Nothing is half done; running again is safe. WINBACK_DEBUG=1 shows more, perhaps with users' data."
+    if os.environ.get("WINBACK_DEBUG", "").lower() in ("1", "true", "yes"):
+        traceback.print_exception(error)
+    _say("error", f"Unexpected {type(error).__name__} at {where}. {hint}")
+    return 1
 
 
 def _say(severity: str, text: str) -> None:

@@ -1,7 +1,7 @@
-"""What does a run do when the platform tells it to leave?
+"""Signals: what a command does on SIGTERM and Ctrl-C.
 
 Cloud Run sends SIGTERM and kills ten seconds later: https://cloud.google.com/run/docs/container-contract#termination.
-Before the sync a run simply dies, which the crash laws allow; in the sync it takes no further batch and logs what was
+A command stops where it is, which the crash laws allow; in the sync a run takes no further batch and logs what was
 acknowledged.
 """
 
@@ -9,29 +9,52 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from crm_sync.deadline import Deadline
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextmanager
+def interruptible() -> Iterator[list[signal.Signals]]:
+    """Have SIGTERM interrupt a command as Ctrl-C does; yields the signals that came.
+
+    dbt takes an interruption for a failure of its own, so what a command raises does not say that it was one.
+    """
+    came: list[signal.Signals] = []
+
+    def leave(number: int, _: FrameType | None) -> None:
+        came.append(signal.Signals(number))
+        raise KeyboardInterrupt
+
+    with _handled_by(leave):
+        yield came
+
 
 @contextmanager
 def stopped_by_signals(run: Deadline) -> Iterator[None]:
     """Have SIGTERM and Ctrl-C stop the run in good order; a second one has its usual effect."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals go to the main thread, which is not ours to speak for
-        return
-    before = {which: signal.getsignal(which) for which in (signal.SIGTERM, signal.SIGINT)}
+    before = {which: signal.getsignal(which) for which in _SIGNALS}
 
     def leave(number: int, _: FrameType | None) -> None:
         run.stop(signal.Signals(number).name)
         signal.signal(number, before[signal.Signals(number)])
 
-    for which in before:
-        signal.signal(which, leave)
+    with _handled_by(leave):
+        yield
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals go to the main thread, which is not ours to speak for
+        return
+    before = {which: signal.signal(which, handler) for which in _SIGNALS}
     try:
         yield
     finally:
-        for which, handler in before.items():
-            signal.signal(which, handler)
+        for which, earlier in before.items():
+            signal.signal(which, earlier)

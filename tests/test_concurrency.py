@@ -120,6 +120,26 @@ def test_a_run_told_to_leave_amid_the_sync_logs_what_was_acknowledged_and_the_ne
     assert json.loads(again.stdout)["sync"]["deferred"] == {}
 
 
+@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_interrupted_before_the_sync_says_so_and_the_next_does_it_all(
+    world: World, which: signal.Signals
+) -> None:
+    variables = environment(world)
+    with subprocess.Popen(
+        HOURLY, cwd=ROOT, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stderr is not None
+        next(line for line in run.stderr if "Building features" in line)
+        run.send_signal(which)
+        said = run.stderr.read().splitlines()[-1]
+
+    assert run.returncode == 1
+    assert f"Stopped by {which.name}. Nothing is half done: run it again." in said
+    assert world.query("select epoch from ops.runs where epoch > 0") == []
+    assert subprocess.run(HOURLY, check=False, cwd=ROOT, env=variables, capture_output=True).returncode == 0
+    assert len(world.crm.store.profiles()) > 15
+
+
 HOLDS = (
     "import duckdb, sys; c = duckdb.connect(sys.argv[-1], read_only={}); print('held', flush=True); sys.stdin.read()"
 )
