@@ -40,7 +40,7 @@ def _file(name: str, load: Callable[[Path], object], path: Path) -> Finding:
         load(path)
     except ContractError as error:
         return Finding(name, "failed", str(error), (f"Correct {name}, or have WINBACK_CONFIG name another folder.",))
-    return Finding(name, "ok", "can be used")
+    return Finding(name, "ok", "can be used" if path.exists() else "is not there: what it would say has its defaults")
 
 
 def model(settings: Settings) -> tuple[bundles.Bundle | None, list[Finding]]:

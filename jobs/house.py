@@ -104,14 +104,14 @@ def open_warehouse(settings: Settings) -> Warehouse:
 
     Raises: ContractError when it is not there or may not be used, BusyError when another run holds the file.
     """
-    if settings.bigquery:
+    path = settings.duckdb_file
+    if path is None:
         from warehouse.bigquery import BigQueryWarehouse  # noqa: PLC0415 - a second that DuckDB need not pay
 
         return BigQueryWarehouse(bigquery_connection(settings))
-    path = settings.duckdb_file
-    if path is None or not path.is_file():
+    if not path.is_file():
         raise ContractError(
-            f"There is no warehouse {path.name if path else ''} in its folder. "
+            f"There is no warehouse {path.name} in {path.parent.absolute()}/. "
             "Load data first (winback load --events FILE --users FILE), or correct WINBACK_WAREHOUSE."
         )
     return DuckDBWarehouse(path, memory_limit=settings.memory_limit)

@@ -57,6 +57,8 @@ def trained(console: Console, answer: Any) -> None:
         f"calibration error {m['calibration_error']:.3f}, lift at 10 % {m['lift_at_10_percent']:.2f}",
         highlight=False,
     )
+    for warning in answer.warnings:
+        console.print(f"[yellow]Mind:[/] {escape(warning)}", highlight=False, soft_wrap=True)
     console.print(f"Card: {answer.folder / 'card.html'}", style="dim", highlight=False, soft_wrap=True)
     if answer.alias == "challenger":
         console.print("Next: winback evaluate, and if it is better winback promote", style="dim", highlight=False)

@@ -9,8 +9,8 @@ _BIGQUERY = (
     "the user's rows.",
 )
 _DUCKDB = (
-    "DuckDB: deleted rows can no longer be read, but their bytes stay in the file until it is written anew: docs/erasure.md "
-    "says how.",
+    "DuckDB: deleted rows can no longer be read, but their bytes stay in the file until winback compact has "
+    "written it anew.",
 )
 _CRMS = {
     "braze": "Braze: deletions are queued and irreversible; an export or a log of your own may still name the user.",

@@ -161,9 +161,12 @@ def audited(console: Console, answer: Audit) -> None:
 
 def status(console: Console, answer: Status) -> None:
     """The state in five lines and the last runs."""
-    console.print(
-        f"watermark        [bold]{when(answer.watermark)}[/] UTC, {answer.count_epochs} epochs", highlight=False
+    since = (
+        f"[bold]{when(answer.watermark)}[/] UTC"
+        if answer.count_epochs
+        else "none yet: winback load, then winback backfill"
     )
+    console.print(f"watermark        {since}, {answer.count_epochs} epochs", highlight=False)
     if answer.watermark_problem:
         console.print(f"                 [yellow]{answer.watermark_problem}[/]", highlight=False, soft_wrap=True)
     console.print(f"model            {_model(answer)}", highlight=False, soft_wrap=True)
@@ -291,10 +294,16 @@ def erased(console: Console, answer: Erased) -> None:
     """A line a step, and what stays."""
     console.print(f"[bold]Erasure {answer.erasure_id}[/], requested {when(answer.requested_at)} UTC", highlight=False)
     table = table_of("step", "outcome", "rows", "code")
+    empty = [receipt for receipt in answer.receipts if receipt.outcome == "deleted" and receipt.count_rows == 0]
     for receipt in answer.receipts:
-        rows = "" if receipt.count_rows is None else f"{receipt.count_rows:,}"
-        table.add_row(receipt.step, receipt.outcome, rows, receipt.error_code or "")
+        if receipt not in empty:
+            rows = "" if receipt.count_rows is None else f"{receipt.count_rows:,}"
+            table.add_row(receipt.step, receipt.outcome, rows, receipt.error_code or "")
     console.print(table)
+    if empty:
+        console.print(f"No row of the user in {len(empty)} tables", style="dim", highlight=False)
+    if not any(receipt.count_rows for receipt in answer.receipts):
+        console.print("No table had a row of this user. Is the id right? The tombstone stays.", style="yellow")
     console.print("\n[bold]What stays[/]")
     for sentence in answer.stays:
         console.print(f"- {sentence}", markup=False, highlight=False, soft_wrap=True)

@@ -47,7 +47,8 @@ class Settings(BaseSettings):
         "Empty: `registry.db` in the models' folder.",
     )
     config: Path = Field(
-        Path("config"), description="Folder of funnel.yml, features.yml, vouchers.yml, crm_fields.yml, crm.yml."
+        Path("config"),
+        description="Folder of funnel.yml, features.yml, vouchers.yml, crm_fields.yml, crm.yml and training.yml.",
     )
     crm: Literal["braze", "hubspot", "klaviyo", "salesforce"] = Field(
         "braze", description="Which CRM: `braze`, `hubspot`, `klaviyo` or `salesforce`."

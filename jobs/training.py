@@ -24,6 +24,7 @@ class Registered:
     folder: Path
     metrics: dict[str, float]
     alias: str
+    warnings: tuple[str, ...] = ()  # what speaks against trusting the figures, as on the card
 
 
 def train(house: House, until: datetime | None = None) -> Registered:
@@ -52,7 +53,7 @@ def train(house: House, until: datetime | None = None) -> Registered:
     )
     house.narrator.step("Registering", model_version=trained.version)
     alias = enroll(house.settings, trained.version)
-    return Registered(trained.version, trained.folder, trained.metrics, alias)
+    return Registered(trained.version, trained.folder, trained.metrics, alias, trained.warnings)
 
 
 def _in_use(house: House) -> Bundle | None:

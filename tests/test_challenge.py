@@ -108,7 +108,7 @@ def test_a_better_model_is_better() -> None:
     assert verdict.gain_low is not None
     assert verdict.gain_low > 0
     assert failed(verdict) == []
-    assert verdict.says.startswith("Better. The challenger's Brier score is less by +0.0")
+    assert verdict.says.startswith("Better. The challenger's Brier score is lower by 0.0")
 
 
 def test_a_worse_model_is_told_to_be_worse() -> None:

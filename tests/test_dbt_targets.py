@@ -112,3 +112,17 @@ def test_a_job_on_bigquery_is_labelled_with_its_model_and_says_nothing_of_users(
     model = {"node_id": "model.winback.int_outcomes", "node_name": "int_outcomes"}
     assert {"app": "winback", "target_name": "bigquery", **model} in labels
     assert {frozenset(label) for label in labels} == {frozenset(["app", "target_name", *model])}
+
+
+@pytest.mark.parametrize(
+    ("environment", "path"),
+    [
+        ({}, "../var/winback.duckdb"),
+        ({"WINBACK_WAREHOUSE": "duckdb:///var/winback.duckdb"}, "../var/winback.duckdb"),
+        ({"WINBACK_WAREHOUSE": "duckdb:////data/winback.duckdb"}, "/data/winback.duckdb"),
+    ],
+)
+def test_a_relative_file_is_relative_to_the_repository_as_for_the_job(environment: dict[str, str], path: str) -> None:
+    set_invocation_context(environment)
+    set_from_args(Namespace(PROFILES_DIR=str(PROJECT)), None)
+    assert load_profile(str(PROJECT), {}).credentials.path == path

@@ -49,6 +49,14 @@ def test_the_command_leaves_with_1_until_all_is_done_and_never_prints_the_id(tol
     assert user not in failed.stdout + failed.stderr + done.stdout + done.stderr
 
 
+def test_an_id_that_nobody_has_is_told_in_few_lines(told: World) -> None:
+    done = winback(told, "nobody", "--yes")
+
+    assert done.returncode == 0
+    assert "No table had a row of this user. Is the id right?" in done.stdout
+    assert len(done.stdout.split("What stays")[0].splitlines()) < 12
+
+
 @pytest.mark.parametrize(
     ("arguments", "told_to"),
     [

@@ -1,6 +1,7 @@
 """Training learns what is there to learn, judges it fairly, and leaves a bundle that can be trusted."""
 
 import json
+import re
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -243,6 +244,12 @@ def test_the_card_shows_nobody(trained: Trained, examples: pa.Table) -> None:
     texts = [(trained.folder / name).read_text() for name in ("card.md", "card.html", "metrics.json", "contract.json")]
     for ids in ("user_id", "exit_id"):
         assert not any(value in text for value in examples.column(ids).to_pylist() for text in texts)
+
+
+def test_what_speaks_against_the_model_is_returned_as_it_stands_on_the_card(trained: Trained) -> None:
+    card = (trained.folder / "card.md").read_text()
+    assert trained.warnings == tuple(re.findall(r"> \*\*Mind:\*\* (.*)", card))
+    assert trained.warnings
 
 
 def test_the_metrics_file_is_what_training_returned(trained: Trained) -> None:

@@ -172,7 +172,7 @@ def _gained(gain: float, low: float, high: float, rules: ChallengeRules) -> Chec
         end = "which lies below zero: the challenger is worse."
     else:
         end = "which does not exclude zero."
-    says = f"The challenger's {name} is less by {gain:+.5f}, {between}, {end}"
+    says = f"The challenger's {name} is {'lower' if gain >= 0 else 'higher'} by {abs(gain):.5f}; gain {between}, {end}"
     return Check(name="gain", value=low, bound=0.0, is_passed=low > 0, says=says)
 
 

@@ -25,7 +25,7 @@ from scoring.contract import FeatureContract
 from scoring.faults import Faults, is_the_whole
 from training import baselines, evaluate, shift, slices
 from training.bundle import write_bundle
-from training.card import Report
+from training.card import Report, warnings
 from training.config import TrainingRules
 from training.effects import effects
 from training.evaluate import Labels
@@ -51,6 +51,7 @@ class Trained:
     version: str
     folder: Path
     metrics: dict[str, float]
+    warnings: tuple[str, ...] = ()  # what speaks against trusting the figures, as on the card
 
 
 def train(
@@ -178,7 +179,7 @@ def train(
         # The end of the hour: the very moment is one user's.
         learned_until=hour_after(_moment(exited_us[split.learned].max())),
     )
-    return Trained(version, models / version, metrics)
+    return Trained(version, models / version, metrics, tuple(warnings(report)))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ class ReadOnlyDuckDB(DuckDBWarehouse):
         Raises: BusyError when another process holds it for writing, ContractError when it is absent or no DuckDB file.
         """
         if not path.is_file():
-            raise ContractError(f"There is no warehouse {path.name} in its folder.")
+            raise ContractError(f"There is no warehouse {path.name} in {path.parent.absolute()}/.")
         self.path = path
         self.connection = connected(path, is_read_only=True)
 
