@@ -171,10 +171,11 @@ def read_settings() -> Settings:
 
 def _unknown() -> list[str]:
     """A misspelt variable would be ignored in silence, and its default used."""
-    known = [f"WINBACK_{name.upper()}" for name in Settings.model_fields]
+    known = [name.upper() for name in Settings.model_fields]
     lines = []
     for name in sorted(os.environ):
-        if name.upper().startswith("WINBACK_") and name.upper() not in known:
-            near = get_close_matches(name.upper(), known, n=1)
-            lines.append(f"  {name}: there is no such setting" + (f"; did you mean {near[0]}?" if near else ""))
+        prefix, _, own = name.upper().partition("WINBACK_")
+        if not prefix and own and own not in known:
+            near = get_close_matches(own, known, n=1)  # without the prefix, which all have in common
+            lines.append(f"  {name}: there is no such setting" + (f"; did you mean WINBACK_{near[0]}?" if near else ""))
     return lines

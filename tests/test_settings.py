@@ -437,10 +437,14 @@ def test_a_missing_funnel_is_refused_with_its_name(tmp_path: Path) -> None:
         load_funnel(tmp_path / "funnel.yml")
 
 
-def test_a_misspelt_variable_is_named_with_the_one_meant(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WINBACK_CRM_URI", "https://secret.example")
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("WINBACK_CRM_URI", "; did you mean WINBACK_CRM_URL?"), ("WINBACK_FOO", ""), ("WINBACK_XYZ", "")],
+)
+def test_a_misspelt_variable_is_named_with_the_one_meant(
+    monkeypatch: pytest.MonkeyPatch, name: str, meant: str
+) -> None:
+    monkeypatch.setenv(name, "https://secret.example")
     with pytest.raises(ContractError) as refusal:
         read_settings()
-    assert str(refusal.value) == (
-        "Some settings cannot be used:\n  WINBACK_CRM_URI: there is no such setting; did you mean WINBACK_CRM_URL?"
-    )
+    assert str(refusal.value) == f"Some settings cannot be used:\n  {name}: there is no such setting{meant}"
