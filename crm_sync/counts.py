@@ -8,7 +8,7 @@ from typing import Any
 
 from crm_sync.changes import Change
 from crm_sync.destination import Outcome, OutOfTimeError, UnavailableError
-from warehouse.errors import CircuitOpenError, WinbackError
+from warehouse.errors import CircuitOpenError, RetryableError, WinbackError
 
 UNSENDABLE = "unsendable"
 # Below this many attempts a share says little, but at the end all of so many do not fail by chance.
@@ -116,6 +116,18 @@ def by_ourselves(counts: SyncCounts, max_rejected_ratio: float) -> CircuitOpenEr
     return CircuitOpenError(
         f"Of {attempts} users {unsendable} have a score or a time that no CRM could be told; the others were sent. "
         "See winback dead-letters, and which model scored them: winback status"
+    )
+
+
+def none_taken(counts: SyncCounts) -> RetryableError | None:
+    """Whether the CRM answered, and took nobody: a run that ends well would hide that from hour to hour."""
+    deferred = sum(counts.deferred.values())
+    if counts.delivered or counts.rejected or deferred < MIN_ALL_REJECTED:
+        return None
+    commonest = max(counts.deferred, key=lambda reason: counts.deferred[reason])
+    return RetryableError(
+        f"The CRM took none of {deferred} users: most were deferred as {commonest}. The next run sends them again; if it "
+        "stays so, see the runbook, What was sent"
     )
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from crm_sync.audience import collapse, count_audience
 from crm_sync.batches import Batch, Sent, batches, send
 from crm_sync.changes import Change, Changed, changes
-from crm_sync.counts import UNSENDABLE, SyncCounts, add, by_ourselves, by_the_crm, take_in, why_deferred
+from crm_sync.counts import UNSENDABLE, SyncCounts, add, by_ourselves, by_the_crm, none_taken, take_in, why_deferred
 from crm_sync.deadline import Deadline
 from crm_sync.delivery_log import DeliveryLog
 from crm_sync.destination import Destination, Outcome, OutOfTimeError
@@ -109,6 +109,7 @@ class _Sync:
         self._settle_accounts(pending)
         ratio = self.plan.max_rejected_ratio
         self.stopped = self.stopped or by_the_crm(counts, ratio, is_at_end=True) or by_ourselves(counts, ratio)
+        self.stopped = self.stopped or none_taken(counts)
         return counts, self.stopped
 
     def _settle_accounts(self, pending: int) -> None:

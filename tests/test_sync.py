@@ -33,6 +33,7 @@ from tests.sync_kit import (
     run,
 )
 from warehouse.duckdb import DuckDBWarehouse
+from warehouse.errors import RetryableError
 from warehouse.tables import CRM_STATE
 
 
@@ -263,6 +264,27 @@ def test_a_row_without_the_crm_s_word_is_deferred_and_not_logged(warehouse: Duck
     counts, stopped = run(warehouse, Vague(max_batch=3))
     assert (counts.delivered, counts.deferred, stopped) == (1, {"unconfirmed": 2}, None)
     assert outcomes(warehouse) == {users[0]: "delivered"}
+
+
+@pytest.mark.parametrize(
+    ("count_users", "count_taken", "told"), [(9, 0, False), (10, 0, True), (33, 0, True), (10, 1, False)]
+)
+@pytest.mark.parametrize("code", ["unconfirmed", "unable_to_lock_row"])
+def test_a_crm_that_answers_and_takes_nobody_is_told(
+    warehouse: DuckDBWarehouse, count_users: int, count_taken: int, told: bool, code: str
+) -> None:
+    class Vague(Notebook):
+        def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
+            return [
+                Outcome("delivered", 200) if n < count_taken else Outcome("deferred", 200, code)
+                for n in range(len(batch))
+            ]
+
+    crowd(warehouse, count_users)
+    counts, stopped = run(warehouse, Vague(max_batch=50))
+    assert counts.deferred == {code: count_users - count_taken}
+    assert (isinstance(stopped, RetryableError), stopped is None) == (told, not told)
+    assert stopped is None or f"The CRM took none of {count_users} users: most were deferred as {code}." in str(stopped)
 
 
 def test_a_destination_that_loses_count_is_no_source_of_deliveries(warehouse: DuckDBWarehouse) -> None:
