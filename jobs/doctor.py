@@ -147,7 +147,7 @@ def of_history(
         told = f"{last.epoch + 1} epochs, watermark {last.window_until:%Y-%m-%d %H:%M} UTC"
         found = [
             Finding("history", "ok", told),
-            *_watermark(last, now or utc_now(), max_watermark_age_seconds),
+            *_watermark(warehouse, last, now or utc_now(), max_watermark_age_seconds),
             *_shape(last, funnel),
             *_audience(warehouse),
         ]
@@ -160,7 +160,7 @@ def of_history(
     return found
 
 
-def _watermark(last: ledger.Epoch, now: datetime, max_age_seconds: int) -> list[Finding]:
+def _watermark(warehouse: Reader, last: ledger.Epoch, now: datetime, max_age_seconds: int) -> list[Finding]:
     """Nothing where it is neither ahead of now nor older than it should be."""
     if last.clock_at > now:
         do = (
@@ -169,10 +169,8 @@ def _watermark(last: ledger.Epoch, now: datetime, max_age_seconds: int) -> list[
             "winback hourly",
         )
         return [Finding("watermark", "failed", ledger.ahead(last, now), do)]
-    if old := stale(last, now, max_age_seconds):
-        return [
-            Finding("watermark", "warning", old, ("Look at the schedule and its last error, or run:", "winback hourly"))
-        ]
+    if old := stale(warehouse, last, now, max_age_seconds):
+        return [Finding("watermark", "ok" if old.is_demo else "warning", old.says, old.do)]
     return []
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.demo_mark import OWN_DATA, read_mark
 from jobs.funnel import Funnel, load_funnel
 from jobs.house import utc_now
 from jobs.narration import Narrator
@@ -100,8 +101,11 @@ def load_files(
         warehouse.prepare()
         last, now = ledger.last_epoch(warehouse), utc_now()
         ledger.refuse_ahead(last, now)
-        if old := stale(last, now, settings.max_watermark_age_seconds):
-            voice.warn(old)
+        mark = read_mark(warehouse)
+        if mark and mark.is_of_demo(last):
+            voice.warn(f"This warehouse is a demo's: what is loaded mixes with its synthetic users. {OWN_DATA}.")
+        elif old := stale(warehouse, last, now, settings.max_watermark_age_seconds):
+            voice.warn(old.told)
         before = counts_by_name(warehouse)
         tables = load(
             warehouse,

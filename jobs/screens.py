@@ -169,6 +169,8 @@ def status(console: Console, answer: Status) -> None:
     console.print(f"watermark        {since}, {answer.count_epochs} epochs", highlight=False)
     if answer.watermark_problem:
         console.print(f"                 [yellow]{answer.watermark_problem}[/]", highlight=False, soft_wrap=True)
+    if answer.demo:
+        console.print(f"                 {escape(answer.demo)}", highlight=False, soft_wrap=True)
     console.print(f"model            {_model(answer)}", highlight=False, soft_wrap=True)
     console.print(f"voucher eligible {answer.voucher_eligible:,}", highlight=False)
     held_back = (

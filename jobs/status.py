@@ -20,14 +20,15 @@ from warehouse.interface import count
 class Status:
     """One look at the tables; times UTC. `watermark_problem` says what is wrong where one of its two flags is set.
 
-    `pending` users differ in the CRM and are sent by the next run; `suppressed`, by reason, differ and may not be told. A run
-    that takes in no new hour finds as many.
+    `demo` says how to go on in a demo's warehouse, whose clock is not this machine's. `pending` users differ in the CRM and are
+    sent by the next run; `suppressed`, by reason, differ and may not be told. A run that takes in no new hour finds as many.
     """
 
     watermark: datetime | None
     is_watermark_ahead: bool
     is_watermark_stale: bool
     watermark_problem: str | None
+    demo: str | None
     count_epochs: int
     model_version: str | None
     models: Aliases
@@ -48,7 +49,8 @@ def status(house: House, *, last: int = 5) -> Status:
     epochs, now = ledger.epochs(warehouse, last), house.now()
     newest = epochs[0] if epochs else None
     ahead = ledger.ahead(newest, now) if newest and newest.clock_at > now else None
-    old = stale(newest, now, house.settings.max_watermark_age_seconds)
+    old = stale(warehouse, newest, now, house.settings.max_watermark_age_seconds)
+    is_demo = old is not None and old.is_demo
 
     def users(name: str, where: str) -> int:
         if not warehouse.exists("marts", name):
@@ -59,8 +61,9 @@ def status(house: House, *, last: int = 5) -> Status:
     return Status(
         watermark=newest.window_until if newest else None,
         is_watermark_ahead=ahead is not None,
-        is_watermark_stale=old is not None,
-        watermark_problem=f"{ahead} {ledger.REMEDY}" if ahead else old,
+        is_watermark_stale=old is not None and not is_demo,
+        watermark_problem=f"{ahead} {ledger.REMEDY}" if ahead else old.told if old and not is_demo else None,
+        demo=old.told if old and is_demo else None,
         count_epochs=epochs[0].epoch + 1 if epochs else 0,
         model_version=models.on_disk if models.problem else models.champion,
         models=models,

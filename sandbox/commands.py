@@ -1,4 +1,4 @@
-"""Which commands does the sandbox add to `winback`?"""
+"""Commands that the sandbox adds to `winback`: crm, replay, demo."""
 
 from __future__ import annotations
 
@@ -6,22 +6,28 @@ import json
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 
 from jobs.answering import Moment, answer_command, as_json
-from sandbox import DEFAULT_CRM
+from jobs.settings import Settings, read_settings
+from sandbox import crm_file
 
 DEFAULT_PORT = 8765
+_database = click.option(
+    "--database",
+    type=click.Path(path_type=Path),
+    show_default="crm.sqlite beside the warehouse",
+    help="The CRM's profiles.",
+)
 
 
 @click.command()
 @click.option("--port", default=DEFAULT_PORT, show_default=True, help="Port on this machine; 0 takes a free one.")
-@click.option(
-    "--database", type=click.Path(path_type=Path), default=DEFAULT_CRM, show_default=True, help="Its profiles."
-)
+@_database
 @as_json
-def crm(port: int, database: Path, is_json: bool) -> None:
+def crm(port: int, database: Path | None, is_json: bool) -> None:
     """Run the local CRM and its page until Ctrl-C.
 
     \b
@@ -29,8 +35,9 @@ def crm(port: int, database: Path, is_json: bool) -> None:
     """
     from sandbox.crm_server import LocalCrm  # noqa: PLC0415 - Flask only when it is needed
 
+    file = database or crm_file(read_settings().duckdb_file)
     try:
-        server = LocalCrm(database, port=port)
+        server = LocalCrm(file, port=port)
     except OSError:
         raise click.ClickException(
             f"Port {port} is taken. Is the CRM running already? Or choose another: --port 0"
@@ -45,9 +52,9 @@ def crm(port: int, database: Path, is_json: bool) -> None:
 @click.command()
 @click.option("--until", type=Moment(), required=True, help="Where to stop.")
 @click.option("--every", "hours", default=24, show_default=True, help="Hours in one run window.")
-@click.option("--database", type=click.Path(path_type=Path), default=DEFAULT_CRM, show_default=True, help="The CRM's.")
+@_database
 @as_json
-def replay(until: datetime, hours: int, database: Path, is_json: bool) -> None:
+def replay(until: datetime, hours: int, database: Path | None, is_json: bool) -> None:
     """Run loaded history through the job window by window, against a local CRM, and say how well the scores did.
 
     \b
@@ -56,9 +63,10 @@ def replay(until: datetime, hours: int, database: Path, is_json: bool) -> None:
     from sandbox import screens  # noqa: PLC0415 - the model libraries only when they are needed
     from sandbox.replay import replay as run  # noqa: PLC0415
 
-    answer_command(
-        is_json, lambda settings, voice: run(settings, until, timedelta(hours=hours), database, voice), screens.replayed
-    )
+    def act(settings: Settings, voice: Any) -> Any:
+        return run(settings, until, timedelta(hours=hours), database or crm_file(settings.duckdb_file), voice)
+
+    answer_command(is_json, act, screens.replayed)
 
 
 @click.command()

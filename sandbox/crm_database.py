@@ -3,12 +3,12 @@
 `profiles` is every user as it is now. `writes` is every write to a user: when, by which run, how many attributes, and what
 changed, as JSON {field: [before, after]} with null for absent. `runs` and `deletions` count and name nobody; of a deleted user
 nothing else is left. `field_writes` counts what was written per field, changed or not, because a CRM bills each attribute it is
-sent.
+sent. `clock` has the time at which a demo or a replay stands that wrote last, and is empty where a run by the real clock did.
 """
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ create table if not exists runs (
 );
 create table if not exists deletions (received_at text not null, run_id text, deleted integer not null);
 create table if not exists field_writes (field text primary key, written integer not null, kind text);
+create table if not exists clock (stands_at text not null);
 """
 
 # Until the runs were told apart, each changed field was a row of its own.
@@ -80,7 +81,7 @@ class Database:
         with self.lock:
             self.connection.execute("pragma wal_checkpoint(truncate)").fetchall()
 
-    def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    def rows(self, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> list[tuple[Any, ...]]:
         """Ask."""
         with self.lock:
             return self.connection.execute(sql, parameters).fetchall()

@@ -86,6 +86,7 @@ class Desk:
         self.by_endpoint = defaultdict[str, Counter[str]](Counter)  # endpoint -> status -> requests
         self.lock = threading.RLock()
         self.closing = threading.Event()
+        self.stands_at: datetime | None = None  # the clock of the demo or the replay that this server is for
         self._key = api_key.encode()
 
     def allow(self, name: str, requests: int, seconds: float) -> Allowance:
@@ -100,6 +101,10 @@ class Desk:
         """Return when the request under way arrived; outside of one, the clock."""
         arrived_at = request.environ.get(ARRIVED_AT) if has_request_context() else None
         return arrived_at if isinstance(arrived_at, datetime) else self.clock()
+
+    def received_at(self) -> datetime:
+        """Return when what is written now counts as received: by the clock of the demo or replay, or else on arrival."""
+        return self.stands_at or self.now()
 
     def run_id(self) -> str | None:
         """Return the run that sent the request under way, from `User-Agent: winback (RUN_ID)`."""
@@ -164,8 +169,10 @@ class Desk:
         written = (
             sum(len(row.keys() - RESERVED) for row in rows)
             if self.is_sink
-            else self.store.apply(rows, self.now(), run_id=run_id)
+            else self.store.apply(rows, self.received_at(), run_id=run_id)
         )
+        if self.stands_at is None and self.store.stands_at():
+            self.store.stand_at(None)
         with self.lock:
             self.counts["objects"] += len(rows)
             self.counts["attributes_written"] += written
@@ -173,7 +180,7 @@ class Desk:
 
     def delete(self, external_ids: Sequence[str]) -> int:
         """Forget users and return how many were known."""
-        deleted = self.store.delete(external_ids, self.now(), run_id=self.run_id())
+        deleted = self.store.delete(external_ids, self.received_at(), run_id=self.run_id())
         with self.lock:
             self.counts["deleted"] += deleted
         return deleted

@@ -33,7 +33,7 @@ class Paged:
 def add_pages(app: Flask, desk: Desk, programs: tuple[str, ...]) -> None:
     """Add the pages to the app, and words for what is not there: friendly ones, but JSON below the paths of `programs`."""
     app.add_template_filter(_when, "when")
-    app.context_processor(lambda: {"now": desk.clock()})
+    app.context_processor(lambda: {"now": desk.store.now(), "is_standing": desk.store.stands_at() is not None})
     _add_marketing(app, desk.store)
     _add_runs(app, desk.store)
 
@@ -81,7 +81,12 @@ def _add_marketing(app: Flask, views: Views) -> None:
         if attributes is None:
             raise NotFound(f"No profile has the external id {external_id}.")
         writes = group_writes(views.history(external_id))
-        return render_template("profile.html", external_id=external_id, attributes=attributes, writes=writes)
+        is_over = attributes.get("voucher_eligible") is True and _is_past(
+            attributes.get("voucher_valid_until"), views.now()
+        )
+        return render_template(
+            "profile.html", external_id=external_id, attributes=attributes, writes=writes, is_over=is_over
+        )
 
 
 def _add_runs(app: Flask, views: Views) -> None:
@@ -104,6 +109,15 @@ def _add_runs(app: Flask, views: Views) -> None:
 def _paged(count: int) -> Paged:
     pages = max(1, math.ceil(count / PAGE_SIZE))
     return Paged(count, min(pages, max(1, request.args.get("page", 1, type=int))), pages)
+
+
+def _is_past(value: object, now: datetime) -> bool:
+    """Tell whether a moment is over; whatever is no moment is not."""
+    try:
+        moment = datetime.fromisoformat(str(value))
+    except ValueError:
+        return False
+    return moment.tzinfo is not None and moment <= now
 
 
 def _when(value: object) -> str:

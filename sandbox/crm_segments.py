@@ -1,4 +1,7 @@
-"""Which segments would marketing build from winback's fields? Rules over profiles, in words and in SQL."""
+"""Segments that marketing builds from winback's fields: rules over profiles, in words and in SQL.
+
+The first three are those of docs/segments.md; the others are views that explain them. In SQL `:now` is the time, ISO 8601.
+"""
 
 from dataclasses import dataclass
 
@@ -8,10 +11,18 @@ def field_sql(name: str) -> str:
     return f"json_extract(attributes, '$.{name}')"
 
 
-_HIGH = f"{field_sql('churn_risk_band')} = 'high'"
-_HOLDOUT = f"{field_sql('experiment_arm')} = 'holdout'"
+def _is(name: str, value: str) -> str:
+    return f"{field_sql(name)} = '{value}'"
+
+
 # json_type tells true from 1: an attribute that arrived as a number is not an eligibility.
-_ELIGIBLE = "json_type(attributes, '$.voucher_eligible') = 'true'"
+_IS_ELIGIBLE = "json_type(attributes, '$.voucher_eligible') = 'true'"
+_IS_NOT_ELIGIBLE = "json_type(attributes, '$.voucher_eligible') = 'false'"
+_VALID_UNTIL = f"julianday({field_sql('voucher_valid_until')})"
+_IS_VALID = f"{_VALID_UNTIL} > julianday(:now)"
+_ELIGIBLE = f"{_IS_ELIGIBLE} and {_IS_VALID}"
+_TREATMENT, _HOLDOUT = _is("experiment_arm", "treatment"), _is("experiment_arm", "holdout")
+_HIGH = _is("churn_risk_band", "high")
 _WAS_ELIGIBLE = (
     "exists (select 1 from writes where writes.external_id = profiles.external_id"
     " and json_type(changed, '$.voucher_eligible[0]') = 'true')"
@@ -27,6 +38,7 @@ class Segment:
     title: str
     rule: str  # in words, for people
     where: str  # the same rule in SQL
+    is_for_campaigns: bool = False  # one of the segments of docs/segments.md
 
 
 SEGMENTS = {
@@ -34,25 +46,34 @@ SEGMENTS = {
     for segment in (
         Segment(
             "high-risk-voucher",
-            "High risk, voucher eligible, not in holdout",
-            "Risk band is high, a voucher may be offered, arm is treatment",
-            f"{_HIGH} and {_ELIGIBLE} and {field_sql('experiment_arm')} = 'treatment'",
+            "High risk and eligible, not holdout",
+            "Risk band is high, voucher eligible is true, arm is treatment, voucher valid until lies ahead",
+            f"{_HIGH} and {_ELIGIBLE} and {_TREATMENT}",
+            is_for_campaigns=True,
         ),
         Segment(
-            "high-risk-holdout",
-            "High risk, holdout",
-            "Risk band is high, arm is holdout: do not target, compare with them",
-            f"{_HIGH} and {_HOLDOUT}",
+            "reminder",
+            "Reminder without a voucher",
+            "Risk band is medium, voucher eligible is false, arm is treatment",
+            f"{_is('churn_risk_band', 'medium')} and {_IS_NOT_ELIGIBLE} and {_TREATMENT}",
+            is_for_campaigns=True,
         ),
-        Segment("voucher-eligible", "Voucher eligible", "A voucher may be offered now", _ELIGIBLE),
+        Segment(
+            "holdout",
+            "Holdout",
+            "Arm is holdout: exclude it from every campaign, compare with it",
+            _HOLDOUT,
+            is_for_campaigns=True,
+        ),
+        Segment("voucher-eligible", "Voucher eligible", "A voucher may be offered now, in any risk band", _ELIGIBLE),
         Segment(
             "voucher-withdrawn",
             "Voucher withdrawn",
             "Was eligible once and is not any more",
-            f"json_type(attributes, '$.voucher_eligible') = 'false' and {_WAS_ELIGIBLE}",
+            f"{_IS_NOT_ELIGIBLE} and {_WAS_ELIGIBLE}",
         ),
-        Segment("medium-risk", "Medium risk", "Risk band is medium", f"{field_sql('churn_risk_band')} = 'medium'"),
-        Segment("low-risk", "Low risk", "Risk band is low", f"{field_sql('churn_risk_band')} = 'low'"),
+        Segment("medium-risk", "Medium risk", "Risk band is medium", _is("churn_risk_band", "medium")),
+        Segment("low-risk", "Low risk", "Risk band is low", _is("churn_risk_band", "low")),
         Segment(
             "no-longer-scored",
             "No longer scored",

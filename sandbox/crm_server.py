@@ -67,7 +67,7 @@ class LocalCrm:
     ) -> None:
         clock = clock or (lambda: datetime.now(UTC))
         with socket.create_server(("127.0.0.1", port), backlog=128) as listener:
-            self.store = CrmStore(database)
+            self.store = CrmStore(database, clock)
             self.desk = Desk(self.store, api_key, clock, is_sink=is_sink)
             self.app = create_app(self.desk)
             self._server = Server(listener, self.app, clock)
@@ -85,6 +85,11 @@ class LocalCrm:
         self._server.shutdown()
         self._thread.join()
         self._leave()
+
+    def stand_at(self, moment: datetime) -> None:
+        """Have what comes now be received at a moment, UTC, and the pages' clock stand there: for a demo or a replay."""
+        self.desk.stands_at = moment
+        self.store.stand_at(moment)
 
     def serve_forever(self) -> None:
         """Serve in the foreground until Ctrl-C, then close the database."""

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -36,12 +36,27 @@ def profile_key(item: Mapping[str, object]) -> str | None:
 class CrmStore(Views):
     """Profiles and their history. Safe to share between threads; `received_at` is aware UTC."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Callable[[], datetime] | None = None) -> None:
         self.database = Database(path)
+        self.clock = clock or (lambda: datetime.now(UTC))
 
     def close(self) -> None:
         """Close the file, after the write under way if there is one."""
         self.database.close()
+
+    def stand_at(self, moment: datetime | None) -> None:
+        """Have the pages' clock stand at a moment, for a demo or a replay; None lets it go on."""
+        with self.database.transaction() as db:
+            db.execute("delete from clock")
+            if moment is not None:
+                db.execute("insert into clock values (?)", (moment.astimezone(UTC).isoformat(),))
+
+    def clear(self) -> None:
+        """Forget everything. The file stays: who has it open sees it empty."""
+        with self.database.transaction() as db:
+            for table in ("profiles", "writes", "runs", "deletions", "field_writes", "clock"):
+                db.execute(f"delete from {table}")
+        self.database.forget()
 
     def apply(
         self, objects: Iterable[Mapping[str, object]], received_at: datetime, *, run_id: str | None = None

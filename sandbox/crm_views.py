@@ -1,7 +1,7 @@
 """What do the pages ask of the local CRM: profiles, history, segments, and which run wrote what?"""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -53,6 +53,16 @@ class Views:
     """Reads. Times are aware UTC."""
 
     database: Database
+    clock: Callable[[], datetime]
+
+    def stands_at(self) -> datetime | None:
+        """Return where the clock of the demo or replay stands that wrote last; None after a run by the real clock."""
+        rows = self.database.rows("select stands_at from clock")
+        return datetime.fromisoformat(rows[0][0]) if rows else None
+
+    def now(self) -> datetime:
+        """Return the time by which vouchers are valid: that of the demo or replay, or else the clock's."""
+        return self.stands_at() or self.clock()
 
     def read(self, keys: Iterable[str]) -> dict[str, Attributes]:
         """Return the attributes of those users that are known."""
@@ -89,8 +99,8 @@ class Views:
         where = SEGMENTS[slug].where  # our own SQL, looked up by slug: nothing of the request is spliced in
         rows = self.database.rows(
             f"select external_id, attributes from profiles where {where}"
-            f" order by {field_sql('churn_probability')} desc, external_id limit ? offset ?",
-            (limit, offset),
+            f" order by {field_sql('churn_probability')} desc, external_id limit :limit offset :offset",
+            {"now": self.now().isoformat(), "limit": limit, "offset": offset},
         )
         return [(str(key), json.loads(text)) for key, text in rows]
 
@@ -183,7 +193,7 @@ class Views:
     def _counts(self, rules: Mapping[str, str]) -> dict[str, int]:
         # One pass over the profiles for all rules: SQLite parses each JSON once.
         columns = ", ".join(f"count(*) filter (where {where})" for where in rules.values())
-        (row,) = self.database.rows(f"select {columns} from profiles")
+        (row,) = self.database.rows(f"select {columns} from profiles", {"now": self.now().isoformat()})
         return dict(zip(rules, row, strict=True))
 
 

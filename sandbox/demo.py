@@ -1,29 +1,29 @@
-"""What does somebody see who has two minutes: events become scores and vouchers, and a CRM that follows them?"""
+"""The demo: in two minutes events become scores and vouchers, and a CRM follows them."""
 
 from __future__ import annotations
 
-import shutil
 import time
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from crm_sync.destinations.braze import Braze
-from jobs.backfill import backfill
-from jobs.hourly import hourly
+from jobs.backfill import Backfilled, backfill
+from jobs.demo_mark import DemoMark, write_mark
+from jobs.hourly import Result, hourly
 from jobs.house import open_house
-from jobs.narration import Silence, demo_narrator
-from jobs.settings import read_settings
-from jobs.training import train
-from sandbox import DEFAULT_CRM, screens
+from jobs.narration import Narrator, Silence, demo_narrator
+from jobs.settings import Settings, read_settings
+from jobs.training import Registered, train
+from sandbox import DEMO_CONFIG, screens
 from sandbox.crm_server import LocalCrm
+from sandbox.demo_places import Places, clear, places_of
 from sandbox.replay import at_the_time
-from sandbox.synthetic_app import generate
+from sandbox.synthetic_app import SyntheticApp, generate
 from warehouse.duckdb import DuckDBWarehouse
-from warehouse.errors import ContractError
 from warehouse.loading import load
 
 STARTS_ON = date(2026, 4, 1)
@@ -35,57 +35,47 @@ CATCH_UP_HOURS = 24
 API_KEY = "local-key"
 
 
+@dataclass(frozen=True)
+class Made:
+    """What the demo made: events, history, a model, the runs and the last one repeated, and the CRM's segments."""
+
+    count_events: int
+    history: Backfilled
+    trained: Registered
+    hours: list[Result]
+    repeated: Result
+    segments: dict[str, int]
+
+
 def run_demo(*, count_users: int, count_hours: int, seed: int, is_quiet: bool = False) -> dict[str, Any]:
     """Run it in the default places, so that `winback status` and `winback crm` show it afterwards.
 
-    Raises: ContractError when those places hold something that is not an earlier demo.
+    Raises: ContractError when those places hold what no demo made, BusyError when another process holds the warehouse.
     """
-    settings = read_settings()
-    if settings.duckdb_file is None:
-        raise ContractError("The demo works in a DuckDB file, never in BigQuery. Unset WINBACK_WAREHOUSE.")
-    warehouse_file, models, folder = settings.duckdb_file, settings.models, settings.duckdb_file.parent / "demo"
-    _clear(warehouse_file, models, DEFAULT_CRM, folder)
+    # Nothing of the demo goes into a registry that others use.
+    settings = read_settings().model_copy(update={"config": DEMO_CONFIG, "registry": ""})
+    places = places_of(settings)
+    clear(places)
     console = Console(quiet=is_quiet)
     started = time.monotonic()
-    voice = demo_narrator()
-
-    voice.step("Making a synthetic tax app", users=count_users)
-    app = generate(seed=seed, count_users=count_users, starts_on=STARTS_ON, count_days=COUNT_DAYS)
-    app.write(folder)
-    warehouse = DuckDBWarehouse(warehouse_file, memory_limit=settings.memory_limit)
-    try:
-        files = {name: folder / f"{name}.parquet" for name in ("events", "users", "redemptions")}
-        ends_at = datetime.combine(STARTS_ON + timedelta(days=COUNT_DAYS), datetime.min.time(), UTC)
-        load(warehouse, files, now=ends_at, advance=voice.progress("Loading", None))
-    finally:
-        warehouse.close()
-
-    with LocalCrm(DEFAULT_CRM, api_key=API_KEY) as crm:
-        with open_house(settings, narrator=voice, destination=Braze(crm.url, API_KEY)) as house:
-            history = backfill(house, BACKFILL_UNTIL)
-            trained = train(at_the_time(house, BACKFILL_UNTIL))
-            quiet = replace(house, narrator=Silence())
-            hours = []
-            for n in range(count_hours + 1):
-                until = BACKFILL_UNTIL + timedelta(hours=CATCH_UP_HOURS + n)
-                voice.step(f"Running until {until:%d %B %H:%M}", until=until)
-                hours.append(hourly(at_the_time(quiet, until), until))
-            voice.step("Repeating the last hour", until=hours[-1].window_until)
-            repeated = hourly(at_the_time(quiet, hours[-1].window_until), hours[-1].window_until)
-        voice.close()
-        segments = crm.store.segment_counts()
-    seconds = time.monotonic() - started
+    untils = [BACKFILL_UNTIL + timedelta(hours=CATCH_UP_HOURS + n) for n in range(count_hours + 1)]
+    with closing(demo_narrator()) as voice:  # before an error is printed too: it begins a line of its own
+        voice.step("Making a synthetic tax app", users=count_users)
+        app = generate(seed=seed, count_users=count_users, starts_on=STARTS_ON, count_days=COUNT_DAYS)
+        _load(app, settings, places, untils, voice)
+        made = _run(app, settings, places, untils, voice)
+    seconds, hours, repeated = time.monotonic() - started, made.hours, made.repeated
 
     console.print(
-        f"\n[bold]{app.events.num_rows:,} events[/] of {count_users:,} users made {history.count_sessions:,} sessions and "
-        f"{history.count_exits:,} unfinished exits before {BACKFILL_UNTIL:%d %B %H:%M} UTC.\n"
-        f"A model learned from the matured ones: [bold]AUC {trained.metrics['auc']:.3f}[/] on later exits "
-        f"(calibration error {trained.metrics['calibration_error']:.3f}). Then a missed day, and hour by hour:\n",
+        f"\n[bold]{made.count_events:,} events[/] of {count_users:,} users made {made.history.count_sessions:,} sessions and "
+        f"{made.history.count_exits:,} unfinished exits before {BACKFILL_UNTIL:%d %B %H:%M} UTC.\n"
+        f"A model learned from the matured ones: [bold]AUC {made.trained.metrics['auc']:.3f}[/] on later exits "
+        f"(calibration error {made.trained.metrics['calibration_error']:.3f}). Then a missed day, and hour by hour:\n",
         highlight=False,
     )
     console.print(screens.runs([*hours, repeated]))
-    console.print()
-    console.print(screens.segments(segments))
+    console.print(f"{screens.SENT}\n", style="dim", highlight=False)
+    console.print(screens.segments(made.segments))
     ok = repeated.sync.requests == 0 and all(not h.stopped and not h.sync.rejected for h in hours)
     console.print(
         "\n[green]✓[/] The last hour, repeated, sent nothing."
@@ -97,7 +87,7 @@ def run_demo(*, count_users: int, count_hours: int, seed: int, is_quiet: bool = 
     next_hour = hours[-1].window_until + timedelta(hours=1)
     for what, how in (
         ("The CRM's page, with segments, profiles and their history", "make crm"),
-        ("The model's card", str(trained.folder / "card.html")),
+        ("The model's card", str(made.trained.folder / "card.html")),
         ("Watermark, last runs, what is pending", ".venv/bin/winback status"),
         # A replay's clock stands at the hour: a run by this machine's clock would know what the demo has still ahead of it.
         ("The next hour", f".venv/bin/winback replay --until {next_hour:%Y-%m-%dT%H:%M} --every 1"),
@@ -106,25 +96,37 @@ def run_demo(*, count_users: int, count_hours: int, seed: int, is_quiet: bool = 
     return {
         "ok": ok,
         "seconds": round(seconds, 1),
-        "metrics": trained.metrics,
+        "metrics": made.trained.metrics,
         "hours": [h.as_dict() for h in hours],
         "repeated": repeated.as_dict(),
-        "segments": segments,
+        "segments": made.segments,
     }
 
 
-def _clear(warehouse_file: Path, models: Path, crm: Path, folder: Path) -> None:
-    """Remove an earlier demo; anything else stays and is named."""
-    if not folder.is_dir() and any(p.exists() for p in (warehouse_file, models, crm)):
-        raise ContractError(
-            f"{warehouse_file.parent} holds data that no demo made. "
-            "Move it, or set WINBACK_WAREHOUSE and WINBACK_MODELS elsewhere."
-        )
-    DuckDBWarehouse(warehouse_file).close()  # says who holds the file, if anybody does
-    for path in (warehouse_file, warehouse_file.with_name(warehouse_file.name + ".wal")):
-        path.unlink(missing_ok=True)
-    for path in crm.parent.glob(crm.name + "*"):
-        path.unlink()
-    for path in (models, folder):
-        shutil.rmtree(path, ignore_errors=True)
-    folder.mkdir(parents=True)
+def _load(app: SyntheticApp, settings: Settings, places: Places, untils: list[datetime], voice: Narrator) -> None:
+    """Load the app's files into a new warehouse, whose mark comes first: a demo that is killed stays recognisable."""
+    ends_at = datetime.combine(STARTS_ON + timedelta(days=COUNT_DAYS), datetime.min.time(), UTC)
+    with closing(DuckDBWarehouse(places.warehouse, memory_limit=settings.memory_limit)) as warehouse:
+        write_mark(warehouse, DemoMark(BACKFILL_UNTIL, frozenset({BACKFILL_UNTIL, *untils}), ends_at))
+        app.write(places.data)
+        files = {name: places.data / f"{name}.parquet" for name in ("events", "users", "redemptions")}
+        load(warehouse, files, now=ends_at, advance=voice.progress("Loading", None))
+
+
+def _run(app: SyntheticApp, settings: Settings, places: Places, untils: list[datetime], voice: Narrator) -> Made:
+    """Take in history, train, and run hour after hour by the demo's clock."""
+    with (
+        LocalCrm(places.crm, api_key=API_KEY) as crm,
+        open_house(settings, narrator=voice, destination=Braze(crm.url, API_KEY)) as house,
+    ):
+        history = backfill(house, BACKFILL_UNTIL)
+        trained = train(at_the_time(house, BACKFILL_UNTIL))
+        quiet = replace(house, narrator=Silence())
+        hours = []
+        for until in untils:
+            crm.stand_at(until)
+            voice.step(f"Running until {until:%d %B %H:%M}", until=until)
+            hours.append(hourly(at_the_time(quiet, until), until))
+        voice.step("Repeating the last hour", until=untils[-1])
+        repeated = hourly(at_the_time(quiet, untils[-1]), untils[-1])
+        return Made(app.events.num_rows, history, trained, hours, repeated, crm.store.segment_counts())

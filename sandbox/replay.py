@@ -1,21 +1,29 @@
-"""How would the job have done over a stretch of loaded history, run by run, against the local CRM?"""
+"""Replay: loaded history through the job, window by window, against the local CRM, with hindsight."""
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from math import ceil
 from pathlib import Path
 
 from sklearn.metrics import roc_auc_score
 
 from crm_sync.destinations.braze import Braze
+from jobs.demo_mark import read_mark, write_mark
+from jobs.funnel import load_funnel
 from jobs.hourly import Result, hourly
 from jobs.house import House, open_house
 from jobs.narration import Narrator
 from jobs.settings import Settings
+from jobs.shape import changed
 from jobs.transform import SINCE_EVER, Window
+from sandbox import DEMO_CONFIG
 from sandbox.crm_server import LocalCrm
 from warehouse import ledger
+from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb_doctor import ReadOnlyDuckDB
 from warehouse.errors import ContractError
 
 API_KEY = "local-key"
@@ -39,15 +47,19 @@ def replay(settings: Settings, until: datetime, every: timedelta, crm_database: 
     """
     with (
         LocalCrm(crm_database, api_key=API_KEY) as crm,
-        open_house(settings, narrator=narrator, destination=Braze(crm.url, API_KEY)) as house,
+        open_house(_fitting(settings), narrator=narrator, destination=Braze(crm.url, API_KEY)) as house,
     ):
         first, last = ledger.history(house.warehouse, max(until, house.now()))
         if until <= last.window_until:
             raise ContractError("There is nothing to replay: choose a time after the watermark.")
+        count_windows = ceil((until - last.window_until) / every)
+        untils = [min(last.window_until + n * every, until) for n in range(1, count_windows + 1)]
+        mark = read_mark(house.warehouse)
+        if mark and mark.is_of_demo(last) and isinstance(house.warehouse, DuckDBWarehouse):
+            write_mark(house.warehouse, replace(mark, windows_until=mark.windows_until | {*untils}))
         runs = []
-        upto = last.window_until
-        while upto < until:
-            upto = min(upto + every, until)
+        for upto in untils:
+            crm.stand_at(upto)
             runs.append(hourly(at_the_time(house, upto), upto))
         repeated = hourly(at_the_time(house, until), until)
         return Replayed(runs, repeated, *_hindsight(house, first.window_until, until))
@@ -56,6 +68,22 @@ def replay(settings: Settings, until: datetime, every: timedelta, crm_database: 
 def at_the_time(house: House, moment: datetime) -> House:
     """The same house with its clock at that moment, UTC: a run then knows nothing of what is loaded later."""
     return replace(house, now=lambda: moment)
+
+
+def _fitting(settings: Settings) -> Settings:
+    """In a demo's warehouse the demo's own configuration, unless that of the settings is for the same funnel."""
+    file = settings.duckdb_file
+    if file is None or not file.is_file():
+        return settings
+    with closing(ReadOnlyDuckDB(file)) as warehouse:
+        last = ledger.last_epoch(warehouse) if warehouse.exists("ops", "runs") else None
+        if last is None or read_mark(warehouse) is None:
+            return settings
+    try:
+        is_fitting = not changed(last.funnel, load_funnel(settings.config / "funnel.yml"))
+    except ContractError:
+        is_fitting = False
+    return settings if is_fitting else settings.model_copy(update={"config": DEMO_CONFIG})
 
 
 def _hindsight(house: House, history_until: datetime, until: datetime) -> tuple[int, float | None, float | None]:

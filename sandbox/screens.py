@@ -49,6 +49,9 @@ def runs(results: list[Result]) -> Table:
     return table
 
 
+SENT = "Scored counts exits, sent counts users: those with marketing consent whose score or voucher the CRM does not have yet."
+
+
 def segments(counts: dict[str, int]) -> Table:
     """What marketing sees."""
     table = table_of("segment in the CRM", "users")

@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 import requests
 from flask import Response, request
 
+from sandbox.crm_segments import SEGMENTS
 from sandbox.crm_server import LocalCrm
 from sandbox.crm_store import CrmStore
 from tests.local_crm import START, Clock, page, post, scored, serving, track
@@ -49,21 +50,56 @@ def test_every_segment_holds_whom_its_rule_says(crm: LocalCrm) -> None:
     held = scored("holdout", voucher_eligible=False, voucher_reason="holdout", experiment_arm="holdout")
     track(crm, scored("granted"), held, scored("finished"), scored("medium", churn_risk_band="medium"))
     track(crm, {"external_id": "low", "churn_risk_band": "low", "voucher_eligible": "true"}, {"external_id": "blank"})
+    track(crm, scored("ended", voucher_valid_until="2026-11-23T09:00:00Z"))  # valid until a quarter of a second ago
+    track(crm, scored("reminder", churn_risk_band="medium", voucher_eligible=False))
+    track(crm, scored("reminded-not", churn_risk_band="medium", voucher_eligible=False, experiment_arm="holdout"))
     done = {"churn_probability": None, "churn_risk_band": None, "voucher_eligible": False}
     track(crm, {"external_id": "finished", **done})
     members = {
         "high-risk-voucher": ["granted"],
-        "high-risk-holdout": ["holdout"],
+        "reminder": ["reminder"],
+        "holdout": ["holdout", "reminded-not"],
         "voucher-eligible": ["granted", "medium"],
         "voucher-withdrawn": ["finished"],
-        "medium-risk": ["medium"],
+        "medium-risk": ["medium", "reminded-not", "reminder"],
         "low-risk": ["low"],
         "no-longer-scored": ["finished"],
     }
     found = {slug: sorted(key for key, _ in crm.store.segment(slug, limit=9)) for slug in members}
     assert found == members
     assert crm.store.segment_counts() == {slug: len(names) for slug, names in members.items()}
-    assert crm.store.totals() == {"profiles": 6, "voucher_eligible": 2, "high_risk": 2, "in_holdout": 1}
+    assert crm.store.totals() == {"profiles": 9, "voucher_eligible": 2, "high_risk": 3, "in_holdout": 2}
+
+
+def test_the_segments_are_those_of_marketings_page(crm: LocalCrm) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "segments.md").read_text()
+    told = text.split("## The three segments")[1].split("Four traps")[0]
+    titles = [segment.title for segment in SEGMENTS.values() if segment.is_for_campaigns]
+    assert titles == re.findall(r"^\*\*(.+?)\*\*", told, re.MULTILINE)
+    shown = re.sub(r"<[^>]+>", "", page(crm, "/")).split("Other views")[0]
+    assert [title for title in titles if title in shown] == titles
+
+
+def test_the_clock_stands_where_the_demo_left_it_until_a_run_by_the_real_one_writes(
+    tmp_path: Path, clock: Clock
+) -> None:
+    demo = datetime(2026, 6, 22, 20, tzinfo=UTC)
+    with serving(tmp_path) as crm:
+        crm.stand_at(demo)
+        track(crm, scored("ada", voucher_valid_until="2026-06-29T20:00:00Z"), run_id="demo")
+    with serving(tmp_path, clock) as crm:  # `make crm`, months later
+        assert crm.store.history("ada")[0].received_at == demo
+        assert crm.store.totals()["voucher_eligible"] == 1
+        home = page(crm, "/")
+        assert "as of 22 Jun 2026, 20:00 UTC, where the clock of the demo or replay stands" in home
+        assert "as of 22 Jun 2026, 20:00 UTC" in page(crm, "/segments/high-risk-voucher")
+        assert "May be offered a voucher until 29 Jun 2026, 20:00 UTC" in page(crm, "/profiles/ada")
+        track(crm, scored("bob"))
+        home = page(crm, "/")
+        assert "as of 23 Nov 2026, 09:00 UTC.</p>" in home
+        assert crm.store.totals()["voucher_eligible"] == 1
+        assert [key for key, _ in crm.store.segment("voucher-eligible", limit=9)] == ["bob"]
+        assert "The voucher ended 29 Jun 2026, 20:00 UTC." in page(crm, "/profiles/ada")
 
 
 def test_the_overview_shows_counts_distribution_and_latest_writes(crm: LocalCrm) -> None:

@@ -140,6 +140,17 @@ def test_marketings_page_explains_every_reason_of_the_policy() -> None:
     assert set(ELIGIBILITY_REASONS) <= {row[0].strip("`") for row in table(SEGMENTS, "code")}
 
 
+def test_own_data_goes_into_places_of_its_own_before_it_is_loaded() -> None:
+    section = README.read_text().split("\n## Use it on your data\n", 1)[1]
+    assert "demo" in section.lstrip().splitlines()[0]
+    before, loads, _ = next(block for block in blocks(section) if "winback load" in block).partition("winback load ")
+    first = before.splitlines()[-1]
+    assert loads
+    assert re.match(r"export WINBACK_WAREHOUSE=duckdb:///\S+ WINBACK_MODELS=\S+", first)
+    for name in ("warehouse", "models"):
+        assert f"={Settings.model_fields[name].default}" not in first
+
+
 @every_page
 def test_every_command_in_a_page_parses(page: Path) -> None:
     for arguments in commands(page):

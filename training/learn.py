@@ -57,9 +57,9 @@ def learn(
     `label` and `user_share` (of `training.split.share`) go with the rows.
     """
     fit, validation = (matrix[:count_fit], label[:count_fit]), (matrix[count_fit:], label[count_fit:])
-    advance("search")
+    advance("Training: searching the parameters")
     trials = search(contract, fit, validation, rules.search, seed=rules.seed, threads=threads)
-    advance("fit")
+    advance("Training: fitting the model")
     parameters = trials[0].parameters if trials else None
     fitter = Fitter(contract, seed=rules.seed, threads=threads, parameters=parameters)
     fitted = fitter.fit(*fit, validation)

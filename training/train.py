@@ -71,13 +71,12 @@ def train(
 
     `examples` are rows of `fct_training_examples` as known by `until`, which names the version: to train again on the same is to
     find the bundle that is there. Both moments are aware. The card shows how far the features have drifted since `last`, the
-    model in use. `threads` 0 uses every core; `advance` is told of each step as it begins: split, screen, search, fit, evaluate,
-    write.
+    model in use. `threads` 0 uses every core; `advance` gets the name of each step as it begins.
 
     Raises: ContractError when a column is absent or broken, a feature leaks, or the examples are too few or all alike; nothing is
     written then.
     """
-    advance("split")
+    advance("Training: splitting the examples by time and user")
     use = usable(examples, declared, label_window_days)
     label, exited_us = use.label, use.exited_us
     user_share = share(use.users, rules.seed)
@@ -89,7 +88,7 @@ def train(
     encoded = contract.encode(seen, MART, faults)
     faults.check(MART)
 
-    advance("screen")
+    advance("Training: looking for leaks")
     screened = screen(seen, contract, seen_label, use.users.take(split.learned), rules=rules.leaks, seed=rules.seed)
     learned = learn(
         contract,
@@ -102,7 +101,7 @@ def train(
         advance=advance,
     )
 
-    advance("evaluate")
+    advance("Training: evaluating on later exits")
     test = examples.take(use.places[split.test])
     matrix = contract.encode(test, MART)
     truth, raw = label[split.test], learned.raw(matrix)
@@ -143,7 +142,7 @@ def train(
         drift=drift,
     )
 
-    advance("write")
+    advance("Training: writing the model and its card")
     report = Report(
         metrics=metrics,
         contract=contract,
