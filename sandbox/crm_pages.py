@@ -1,6 +1,7 @@
 """What would a marketer see in the CRM: segments, profiles and their history, and which run wrote what?"""
 
 import math
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -14,6 +15,7 @@ from sandbox.crm_views import Views, group_writes
 
 PAGE_SIZE = 50
 RUNS_AT_HOME = 8
+_RUN_ID = re.compile(r"(\d{8,})-(\d{8}T\d{6}Z)-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Paged:
 def add_pages(app: Flask, desk: Desk, programs: tuple[str, ...]) -> None:
     """Add the pages to the app, and words for what is not there: friendly ones, but JSON below the paths of `programs`."""
     app.add_template_filter(_when, "when")
+    app.add_template_filter(_run_name, "run_name")
     app.context_processor(lambda: {"now": desk.store.now(), "is_standing": desk.store.stands_at() is not None})
     _add_marketing(app, desk.store)
     _add_runs(app, desk.store)
@@ -118,6 +121,18 @@ def _is_past(value: object, now: datetime) -> bool:
     except ValueError:
         return False
     return moment.tzinfo is not None and moment <= now
+
+
+def _run_name(run_id: str) -> str:
+    """Show a run of winback by epoch and hour, another by its id."""
+    found = _RUN_ID.fullmatch(run_id)
+    if found is None:
+        return run_id
+    try:
+        began = datetime.fromisoformat(found[2])
+    except ValueError:
+        return run_id
+    return f"Epoch {int(found[1])}, {began.day} {began:%b %H:%M}"
 
 
 def _when(value: object) -> str:

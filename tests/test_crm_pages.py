@@ -291,6 +291,9 @@ function ground(element) {
 function look(frame, path, width) {
   const page = frame.contentDocument, found = {path, width, text: page.body.innerText, wide: [], faint: []};
   found.scripts = page.scripts.length;
+  found.height = page.body.scrollHeight;
+  found.lines = [...page.querySelectorAll('a[href^="/runs/"]')].filter(link => link.offsetParent)
+    .map(link => link.getClientRects().length);
   found.ground = ground(page.body);
   found.links = [...page.links].map(link => link.href);
   for (const element of page.body.querySelectorAll("*")) {
@@ -326,8 +329,9 @@ def offer_harness(crm: LocalCrm, paths: list[str]) -> None:
         return HARNESS.replace("TODO", json.dumps(todo).replace("<", "\\u003c"))
 
     def allow(response: Response) -> Response:
-        if request.path == "/harness":
-            del response.headers["Content-Security-Policy"]
+        policy = response.headers.pop("Content-Security-Policy")
+        if request.path != "/harness":  # a page is shown within no other, but for the harness to look at
+            response.headers["Content-Security-Policy"] = policy.replace("frame-ancestors 'none'", "frame-ancestors 'self'")
         return response
 
     crm.app.add_url_rule("/harness", view_func=harness)
@@ -361,6 +365,22 @@ def browse(folder: Path, crm: LocalCrm, *options: str) -> list[dict[str, Any]]:
     assert body, dump[-300:]
     seen: list[dict[str, Any]] = json.loads(html.unescape(body[1]))
     return seen
+
+
+def test_the_overview_is_short_on_a_phone_and_breaks_no_run_s_name(tmp_path: Path, crm: LocalCrm, clock: Clock) -> None:
+    offer_harness(crm, ["/"])
+    for number in range(1, 13):
+        run_id = f"{number:08d}-20260622T{number + 8:02d}0000Z-0a1b2c3d"
+        track(crm, *[scored(f"u-{n:07d}", churn_probability=number / 20) for n in range(9)], run_id=run_id)
+        clock.forward(1)
+    wide, narrow = browse(tmp_path, crm)
+    assert narrow["height"] < 4_500
+    assert narrow["text"].count("Epoch ") == 6
+    assert wide["text"].count("Epoch ") == 20
+    assert "Epoch 12, 22 Jun 20:00" in wide["text"]
+    assert "All 12 runs" in narrow["text"]
+    assert "0a1b2c3d" not in wide["text"]
+    assert set(wide["lines"]) == {1}
 
 
 @pytest.mark.parametrize(("options", "ground"), [([], [244, 245, 250]), (["--force-dark-mode"], [16, 18, 26])])
@@ -397,3 +417,18 @@ def test_in_a_browser_every_page_is_readable_whole_and_leads_on(
     links = {link for each in seen for link in each["links"]}
     assert {requests.get(link, timeout=10).status_code for link in links} == {200}
     assert f"{crm.url}/runs/00000007-ab" in links
+
+
+@pytest.mark.parametrize(
+    ("run_id", "shown"),
+    [
+        ("00000003-20260622T200000Z-0a1b2c3d", "Epoch 3, 22 Jun 20:00"),
+        ("00000012-20260101T000000Z-ffffffff", "Epoch 12, 1 Jan 00:00"),
+        ("00000000-backfill-0a1b2c3d", "00000000-backfill-0a1b2c3d"),
+        ("a run of mine", "a run of mine"),
+        ("00000003-20269922T200000Z-0a1b2c3d", "00000003-20269922T200000Z-0a1b2c3d"),
+    ],
+)
+def test_a_run_is_called_by_its_epoch_and_hour(crm: LocalCrm, run_id: str, shown: str) -> None:
+    track(crm, scored("ada"), run_id=run_id)
+    assert f'title="{run_id}">{shown}</a>' in page(crm, "/")
