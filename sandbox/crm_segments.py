@@ -47,7 +47,7 @@ SEGMENTS = {
         Segment(
             "high-risk-voucher",
             "High risk and eligible, not holdout",
-            "Risk band is high, voucher eligible is true, arm is treatment, voucher valid until lies ahead",
+            "Risk band is high, voucher eligible is true, arm is treatment, valid until lies ahead",
             f"{_HIGH} and {_ELIGIBLE} and {_TREATMENT}",
             is_for_campaigns=True,
         ),

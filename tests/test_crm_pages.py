@@ -331,7 +331,9 @@ def offer_harness(crm: LocalCrm, paths: list[str]) -> None:
     def allow(response: Response) -> Response:
         policy = response.headers.pop("Content-Security-Policy")
         if request.path != "/harness":  # a page is shown within no other, but for the harness to look at
-            response.headers["Content-Security-Policy"] = policy.replace("frame-ancestors 'none'", "frame-ancestors 'self'")
+            response.headers["Content-Security-Policy"] = policy.replace(
+                "frame-ancestors 'none'", "frame-ancestors 'self'"
+            )
         return response
 
     crm.app.add_url_rule("/harness", view_func=harness)
