@@ -50,7 +50,7 @@ def test_the_demo_ends_well_and_says_where_to_look(demo: subprocess.CompletedPro
     assert demo.returncode == 0, demo.stderr
     assert "The last hour, repeated, sent nothing." in demo.stdout
     assert NEXT in demo.stdout
-    assert "Scored counts exits, sent counts users." in demo.stdout
+    assert "Scored counts exits, sent counts users: " in demo.stdout
 
 
 def test_its_clock_is_that_of_its_events_so_nothing_is_old(demo: subprocess.CompletedProcess[str]) -> None:
