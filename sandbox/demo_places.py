@@ -58,10 +58,9 @@ def clear(places: Places) -> None:
     Raises: ContractError that names what no demo made; then nothing is removed. BusyError when another process holds the file.
     """
     mark = None
-    in_the_way = []
-    if places.warehouse.exists():
-        if places.warehouse.is_file():
-            DuckDBWarehouse(places.warehouse).close()  # says who holds the file, and takes in the log of a killed run
+    in_the_way = list(_of_another_kind(places))
+    if places.warehouse.is_file():
+        DuckDBWarehouse(places.warehouse).close()  # says who holds the file, and takes in the log of a killed run
         with closing(ReadOnlyDuckDB(places.warehouse)) as warehouse:
             mark = read_mark(warehouse)
             in_the_way += [f"{places.warehouse}: {what}" for what in _in_warehouse(warehouse, mark, places.data)]
@@ -74,7 +73,7 @@ def clear(places: Places) -> None:
             f"The demo would delete what it did not make, so it did nothing:\n{listed}\n"
             f"{OWN_DATA} for the demo or for this data, or delete what you no longer need (make clean removes all of var/)."
         )
-    if places.crm.exists():
+    if places.crm.is_file():
         with closing(CrmStore(places.crm)) as store:
             store.clear()
     # The warehouse after the models, and the files after it: they say of the others that a demo made them.
@@ -84,6 +83,15 @@ def clear(places: Places) -> None:
         path.unlink(missing_ok=True)
     for name in _FILES:
         (places.data / f"{name}.parquet").unlink(missing_ok=True)
+
+
+def _of_another_kind(places: Places) -> Iterator[str]:
+    """Folders where the demo has files, and files where it has folders."""
+    files = (places.warehouse, places.crm, *(places.data / f"{name}.parquet" for name in _FILES))
+    yield from (f"{path}: it is a folder" for path in files if path.is_dir())
+    yield from (
+        f"{path}: it is no folder" for path in (places.models, places.data) if path.exists() and not path.is_dir()
+    )
 
 
 def _in_warehouse(warehouse: DuckDBWarehouse, mark: DemoMark | None, data: Path) -> Iterator[str]:
@@ -128,7 +136,7 @@ def _is_of_demo(name: str, mark: DemoMark | None) -> bool:
 
 def _in_crm(crm: Path, data: Path) -> str | None:
     """What the local CRM holds that no demo wrote: an empty one is nobody's."""
-    if not crm.exists():
+    if not crm.is_file():
         return None
     try:
         with closing(sqlite3.connect(f"{crm.absolute().as_uri()}?mode=ro", uri=True)) as db:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -169,6 +170,22 @@ OWN = [
     no_mark,
     no_files,
 ]
+
+
+@pytest.mark.parametrize("name", ["winback.duckdb", "crm.sqlite", "demo/events.parquet"])
+def test_a_folder_where_the_demo_has_a_file_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir(parents=True)
+
+    with pytest.raises(ContractError, match=re.escape(f"{tmp_path / name}: it is a folder")):
+        clear(places_of(settings_in(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["models", "demo"])
+def test_a_file_where_the_demo_has_a_folder_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+
+    with pytest.raises(ContractError, match=re.escape(f"{tmp_path / name}: it is no folder")):
+        clear(places_of(settings_in(tmp_path)))
 
 
 @pytest.mark.parametrize("brings", OWN)
