@@ -92,12 +92,16 @@ class MisconfiguredError(ContractError):
 class UnavailableError(RetryableError):
     """The CRM could not be reached, or did not answer usably, within the retry budget. Nothing is known of the batch.
 
-    `code` says why its rows are deferred: unavailable, throttled, unknown_reply. `has_answered`: there was a reply.
+    `code` says why its rows are deferred: unavailable, throttled, unknown_reply. `has_answered`: there was a reply. `finding` is
+    what the doctor says of it where a connection failed.
     """
 
-    def __init__(self, text: str, code: str = "unavailable", *, has_answered: bool = False) -> None:
+    def __init__(
+        self, text: str, code: str = "unavailable", *, has_answered: bool = False, finding: Finding | None = None
+    ) -> None:
         super().__init__(text)
         self.code = code
+        self.finding = finding
         self.has_answered = has_answered or code == "unknown_reply"
 
 

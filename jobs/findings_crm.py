@@ -56,6 +56,8 @@ def _examined(destination: Destination, settings: Settings, fields: FieldMapping
     except (UnavailableError, OutOfTimeError) as error:
         if isinstance(error, UnavailableError) and error.has_answered:
             return [Finding("CRM", "failed", str(error), ("Try again later, and look at the CRM's status page.",))]
+        if isinstance(error, UnavailableError) and error.finding:
+            return [Finding("CRM", error.finding.state, error.finding.says, error.finding.do)]
         return [_silent(settings.crm_url.startswith("https://"))]
     return [Finding("CRM", each.state, each.says, each.do) for each in found]
 

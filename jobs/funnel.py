@@ -63,6 +63,15 @@ class Funnel(BaseModel):
             raise ValueError("max_session_hours must be at least session_gap_minutes")
         return self
 
+    @model_validator(mode="after")
+    def _some_exits_are_old_enough_to_learn_from(self) -> Funnel:
+        """An exit has a label once its label window is over: a shorter history holds none that has."""
+        if self.training_history_days <= self.label_window_days:
+            context = {"days": self.label_window_days, "at": ("training_history_days",)}
+            text = "must be more than label_window_days, which is {days}: else no exit is old enough to have a label"
+            raise PydanticCustomError("history_too_short", text, context)
+        return self
+
     @property
     def days_in_reach(self) -> int:
         """How many days before its window a run may read and write: dbt/macros/time.sql has the same sum."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -121,3 +122,11 @@ def test_a_crm_elsewhere_with_the_local_key_is_told(world: World) -> None:
     local = Settings.model_fields["crm_api_key"].default
     found = named(examined(world, crm_url="https://rest.fra-01.braze.eu", crm_api_key=local), "CRM")
     assert (found.state, "WINBACK_CRM_API_KEY" in found.says) == ("failed", True)
+
+
+def test_a_local_crm_that_is_not_running_is_told_with_its_address(world: World) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        place = f"127.0.0.1:{listener.getsockname()[1]}"
+    found = named(examined(world, crm_url=f"http://{place}"), "CRM")
+    assert (found.state, found.says) == ("warning", f"nothing listens at {place} (connection refused)")
+    assert found.do == ("Correct WINBACK_CRM_URL, or start the local CRM:", "winback crm")

@@ -410,6 +410,14 @@ def test_an_event_may_be_called_almost_anything(tmp_path: Path, name: str) -> No
         ({"max_session_hours": 169}, "max_session_hours"),
         ({"max_session_hours": 1, "session_gap_minutes": 61}, "max_session_hours must be at least session_gap_minutes"),
         ({"label_window_days": 1.5}, "label_window_days"),
+        (
+            {"label_window_days": 60, "training_history_days": 60},
+            "line 10, training_history_days: must be more than label_window_days, which is 60",
+        ),
+        (
+            {"training_history_days": 30, "label_window_days": 90},
+            "training_history_days: must be more than label_window_days, which is 90",
+        ),
         ({"feature_history_days": 0}, "feature_history_days"),
         ({"pause_seconds": 0}, "pause_seconds"),
         ({"sesion_gap_minutes": 30}, "sesion_gap_minutes"),

@@ -23,16 +23,14 @@ _GZIP, _ZLIB, _DEFLATE = 31, 15, -15  # https://docs.python.org/3/library/zlib.h
 def read_body(raw: urllib3.BaseHTTPResponse, encoding: str, limit: int, look: Callable[[], None]) -> bytes:
     """Read a body as it comes and unpack it; `look` is called after each part and ends what lasts too long.
 
-    Raises: PassingFault for what is cut off, larger than `limit` bytes or cannot be unpacked, and what `look` raises.
+    Raises: PassingFault for what is larger than `limit` bytes or cannot be unpacked, urllib3's HTTPError for what is cut off, and
+    what `look` raises.
     """
     content = bytearray()
-    try:
-        while part := raw.read1(_PART_BYTES, decode_content=False):
-            content += part
-            _see_size(len(content), limit)
-            look()
-    except urllib3.exceptions.HTTPError as error:
-        raise PassingFault(type(error).__name__) from None
+    while part := raw.read1(_PART_BYTES, decode_content=False):
+        content += part
+        _see_size(len(content), limit)
+        look()
     return unpacked(bytes(content), encoding, limit)
 
 

@@ -32,7 +32,7 @@ _REFUSED_BY_PROXY = re.compile(r"Tunnel connection failed: (\d{3})\b")
 
 def at_fault(error: BaseException) -> str | None:
     """What is wrong with the settings where a connection failed for them, for a person to mend; None where it may pass."""
-    return next((text for cause in _causes(error) if (text := _told(cause))), None)
+    return next((text for cause in causes_of(error) if (text := _told(cause))), None)
 
 
 def _told(cause: BaseException) -> str | None:
@@ -67,7 +67,7 @@ def _told_of_tls(reason: str) -> str | None:
     return None
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes_of(error: BaseException) -> Iterator[BaseException]:
     """The error and those that it was raised for: urllib3 and requests keep them in `reason`, among the arguments, as context."""
     seen: list[BaseException] = []
     todo: list[object] = [error]

@@ -11,14 +11,15 @@ from typing import Literal
 
 import requests
 import urllib3
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
-from crm_sync.destination import BatchRefusedError, OutOfTimeError, RequestRefusedError, Run, UnavailableError
+from crm_sync.destination import BatchRefusedError, Finding, OutOfTimeError, RequestRefusedError, Run, UnavailableError
 from crm_sync.destinations.bodies import ENCODINGS, read_body
 from crm_sync.destinations.connection_faults import at_fault
 from crm_sync.destinations.meanings import Meaning, advice_on, meaning_of
 from crm_sync.destinations.pacing import Heard, Pace
 from crm_sync.destinations.replies import Reply, asked_wait, with_value
+from crm_sync.destinations.unreachable import fault_of
 from crm_sync.destinations.wire import Exchange, PassingFault, Wire
 from warehouse.errors import ContractError
 
@@ -115,7 +116,7 @@ class Transport:
         more = {"Content-Type": "application/json"} if body is not None else {}
         request = _Request(method, path, content, {**more, **(headers or {})}, expects, answers)
         retrying = Retrying(
-            retry=retry_if_exception_type(PassingFault),
+            retry=retry_if_exception(lambda error: isinstance(error, PassingFault) and not error.is_lasting),
             wait=_wait(self._budget),
             stop=_stop(self._budget, run),
             sleep=partial(self._sleep, run),
@@ -124,8 +125,9 @@ class Transport:
         try:
             return retrying(self._once, run, request)
         except PassingFault as fault:
-            text = f"The CRM did not take the request within {self._budget.seconds:g} s: {fault}"
-            raise UnavailableError(text, fault.code, has_answered=fault.has_answered) from None
+            within = "" if fault.is_lasting else f" within {self._budget.seconds:g} s"
+            text = f"The CRM did not take the request{within}: {fault}.{_remedy(fault.finding)}"
+            raise UnavailableError(text, fault.code, has_answered=fault.has_answered, finding=fault.finding) from None
 
     def close(self) -> None:
         """Close the connections of all threads."""
@@ -182,8 +184,7 @@ class Transport:
         except (OSError, urllib3.exceptions.HTTPError) as error:
             if setting := at_fault(error):
                 raise ContractError(setting) from None
-            # Only the kind: the text of these errors holds addresses and sometimes parts of the request.
-            raise PassingFault(type(error).__name__) from None
+            raise fault_of(error, self._url, network.proxy if self._url.startswith("https:") else "") from None
         # Some gateways put a byte order mark before.
         text = content.decode("utf-8-sig", errors="replace")
         return Reply(response.status_code, _lower(response.headers), text)
@@ -230,6 +231,14 @@ class _Request:
     answers: frozenset[int]
 
 
+def _remedy(finding: Finding | None) -> str:
+    """What to do, as the last sentence of an error: commands stand in brackets."""
+    if not finding:
+        return ""
+    sentence, *commands = finding.do
+    return f" {sentence[:-1]} ({', '.join(commands)})." if commands else f" {sentence}"
+
+
 def _lower(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
 
@@ -238,7 +247,7 @@ def _body(response: requests.Response, limit: int, exchange: Exchange) -> bytes:
     """Read the body. Where the status alone says that it may pass, a broken one does not hide the wait of the headers."""
     try:
         return read_body(response.raw, response.headers.get("Content-Encoding", ""), limit, exchange.look)
-    except PassingFault:
+    except (PassingFault, urllib3.exceptions.HTTPError):
         if response.status_code < 300 or meaning_of(response.status_code) != "later":
             raise
         return b""

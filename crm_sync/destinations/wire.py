@@ -11,6 +11,7 @@ import base64
 import http.client
 import io
 import re
+import socket
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -19,8 +20,10 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
-from crm_sync.destination import OutOfTimeError, Run
+from crm_sync.destination import Finding, OutOfTimeError, Run
+from crm_sync.destinations.connecting import connect_first
 from warehouse.errors import WinbackError
 
 EXCHANGE_SECONDS = 120.0  # from the request's first byte to the reply's last
@@ -32,15 +35,28 @@ MAX_INTERIM_REPLIES = 32
 
 
 class PassingFault(WinbackError):  # noqa: N818 - it is an order to try again, not an error anyone sees
-    """The request may succeed if repeated. `wait_seconds` is what the server asked for; `has_answered`: it replied."""
+    """The request may succeed if repeated. `wait_seconds` is what the server asked for; `has_answered`: it replied.
+
+    `finding` says what happened to the connection and what to do; then there is no other `why`. `is_lasting`: to repeat it within
+    a run is in vain.
+    """
 
     def __init__(
-        self, why: str, wait_seconds: float | None = None, code: str = "unavailable", *, has_answered: bool = False
+        self,
+        why: str,
+        wait_seconds: float | None = None,
+        code: str = "unavailable",
+        *,
+        has_answered: bool = False,
+        finding: Finding | None = None,
+        is_lasting: bool = False,
     ) -> None:
-        super().__init__(why)
+        super().__init__(finding.says if finding else why)
         self.wait_seconds = wait_seconds
         self.code = code
         self.has_answered = has_answered
+        self.finding = finding
+        self.is_lasting = is_lasting
 
 
 class Exchange:
@@ -166,6 +182,17 @@ def _pools(under_way: Callable[[], Exchange]) -> dict[str, type[HTTPConnectionPo
         def connect(self) -> None:
             self.is_cut = False
             super().connect()
+
+        def _new_conn(self) -> socket.socket:
+            host, seconds = str(self._dns_host), float(self.timeout or 0)  # of TIMEOUT_SECONDS
+            try:
+                return connect_first(host, self.port, seconds, under_way().look, self.socket_options or ())
+            except socket.gaierror as error:
+                raise NameResolutionError(self.host, self, error) from error
+            except TimeoutError as error:
+                raise ConnectTimeoutError(self, "no address answered") from error
+            except OSError as error:
+                raise NewConnectionError(self, "no connection could be made") from error
 
         def send(self, data: Any) -> None:
             if self.sock is None:
