@@ -28,7 +28,7 @@ from crm_sync.destinations.braze import Braze
 from jobs.backfill import backfill
 from jobs.hourly import hourly
 from jobs.house import House, open_house
-from jobs.settings import Settings
+from core.settings import Settings
 from jobs.training import train
 from jobs.transform import SINCE_EVER, Transform, Window
 from sandbox.crm_server import LocalCrm

@@ -26,7 +26,7 @@ import xgboost as xgb
 from crm_sync.destinations.braze import Braze
 from jobs.backfill import backfill
 from jobs.house import open_house
-from jobs.settings import Settings
+from core.settings import Settings
 from jobs.transform import SINCE_EVER, Window
 from sandbox.oracle import unfinished_probability
 from sandbox.synthetic_app import generate

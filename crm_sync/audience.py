@@ -6,7 +6,7 @@ scored, and a sync would take every voucher and score away in one go.
 
 from __future__ import annotations
 
-from warehouse.errors import CircuitOpenError
+from core.errors import CircuitOpenError
 from warehouse.interface import Reader, count
 
 # Of fewer users a share says little: a handful may well finish within the hour.

@@ -20,7 +20,7 @@ from crm_sync.destination import (
 )
 from crm_sync.redaction import redacted
 from crm_sync.refusals import MIN_REFUSED_ALONE, Refused, Taken
-from warehouse.errors import CircuitOpenError, ContractError, WinbackError
+from core.errors import CircuitOpenError, ContractError, WinbackError
 
 # So many of a batch refused one by one, and none of it taken: the rest of it is not halved, also where others were taken.
 MAX_REFUSED_ALONE = 50

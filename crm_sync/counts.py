@@ -8,7 +8,7 @@ from typing import Any
 
 from crm_sync.changes import Change
 from crm_sync.destination import Outcome, OutOfTimeError, UnavailableError
-from warehouse.errors import CircuitOpenError, RetryableError, WinbackError
+from core.errors import CircuitOpenError, RetryableError, WinbackError
 
 UNSENDABLE = "unsendable"
 # Below this many attempts a share says little, but at the end all of so many do not fail by chance.

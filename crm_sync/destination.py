@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 from crm_sync.changes import Change
 from crm_sync.fields import Kind
-from warehouse.errors import ContractError, RetryableError, WinbackError
+from core.errors import ContractError, RetryableError, WinbackError
 
 # The key may be wrong or lack a permission; some CRMs hide what a key may not see behind a 404.
 OF_THE_KEY = frozenset({401, 403, 404})

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from crm_sync.changes import Change
 from crm_sync.destination import Outcome
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 # So many distinct users refused alone with one code, and none taken: the fault is not theirs.
 MIN_REFUSED_ALONE = 20

@@ -23,7 +23,7 @@ from crm_sync.fields import FieldMapping
 from crm_sync.recheck import Recheck, suppressed
 from crm_sync.refusals import Refusals, Taken
 from crm_sync.workers import Workers
-from warehouse.errors import WinbackError
+from core.errors import WinbackError
 from warehouse.interface import Reader, Warehouse
 
 __all__ = ["Plan", "SyncCounts", "count_differing", "count_pending", "sync"]

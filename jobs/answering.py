@@ -11,8 +11,8 @@ from typing import Any
 import click
 from rich.console import Console
 
-from jobs.narration import narrator
-from jobs.settings import Settings, read_settings
+from core.progress import narrator
+from core.settings import Settings, read_settings
 
 as_json = click.option("--json", "is_json", is_flag=True, help="One machine-readable object on stdout.")
 

@@ -17,7 +17,7 @@ from jobs.drift import TABLES, Kept, columns_of, in_sample, rows
 from jobs.house import House
 from jobs.transform import SINCE_EVER, Window
 from jobs.watermark import committed
-from warehouse.errors import DriftError
+from core.errors import DriftError
 from warehouse.interface import Reader
 from warehouse.tables import AUDITS
 

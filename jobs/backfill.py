@@ -12,7 +12,7 @@ from jobs.profile_coverage import Coverage, coverage_of_exits
 from jobs.shape import written
 from jobs.transform import SINCE_EVER, Window
 from warehouse import ledger
-from warehouse.errors import ContractError
+from core.errors import ContractError
 from warehouse.interface import count
 
 

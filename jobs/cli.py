@@ -18,10 +18,10 @@ from rich.console import Console
 
 from jobs import load_screen, model_commands, screens, upkeep_commands
 from jobs.answering import Moment, answer_command, as_json, in_house, print_answer
-from jobs.narration import logger
-from jobs.settings import Settings, read_settings
+from core.progress import logger
+from core.settings import Settings, read_settings
 from jobs.stopping import interruptible
-from warehouse.errors import BusyError, ContractError, WinbackError
+from core.errors import BusyError, ContractError, WinbackError
 
 
 class Commands(click.Group):

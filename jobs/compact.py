@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from jobs.narration import Narrator
-from jobs.settings import Settings
+from core.progress import Narrator
+from core.settings import Settings
 from warehouse.duckdb_compact import Compacted
 from warehouse.duckdb_compact import compact as write_anew
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 
 def compact(settings: Settings, narrator: Narrator) -> Compacted:

@@ -12,11 +12,11 @@ from crm_sync.sync import Plan, SyncCounts, sync
 from jobs.erase import CRM_SECONDS, erase_again
 from jobs.house import House
 from jobs.leasing import Held
-from jobs.narration import Advance
+from core.progress import Advance
 from jobs.stopping import stopped_by_signals
 from jobs.transform import Transform
 from warehouse import ledger
-from warehouse.errors import RetryableError, WinbackError
+from core.errors import RetryableError, WinbackError
 
 
 def plan_of(house: House, run_id: str, epoch: ledger.Epoch, started: float, last_audience: int | None) -> Plan:

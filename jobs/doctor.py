@@ -15,13 +15,13 @@ from jobs.funnel import Funnel, load_funnel
 from jobs.house import bigquery_connection, open_warehouse, utc_now
 from jobs.outdated import refuse_outdated
 from jobs.profile_coverage import Coverage, coverage_of_exits
-from jobs.settings import Settings
+from core.settings import Settings
 from jobs.shape import refuse_changed
 from jobs.watermark import stale
 from scoring import bundles
 from scoring.score import MART
 from warehouse import ledger
-from warehouse.errors import BusyError, ContractError, WinbackError
+from core.errors import BusyError, ContractError, WinbackError
 from warehouse.interface import Reader
 from warehouse.tables import ALL
 

@@ -18,7 +18,7 @@ from jobs.erasures import CRM, TOMBSTONE, Receipt, Receipts, Tombstone, buried, 
 from jobs.house import House
 from jobs.retention import stays
 from jobs.transform import SINCE_EVER
-from warehouse.errors import ContractError, RetryableError, WinbackError
+from core.errors import ContractError, RetryableError, WinbackError
 from warehouse.interface import UserTable
 from warehouse.tables import DELIVERIES
 

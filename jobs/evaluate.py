@@ -11,7 +11,7 @@ from jobs.house import House
 from jobs.models import VERDICT, open_registry
 from scoring.registry import CHALLENGER, CHAMPION
 from warehouse import ledger
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from jobs.transform import SINCE_EVER, Window
 from jobs.watermark import committed
 from scoring.contract import FeatureContract
 from scoring.declared import load_contract
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 MART = "fct_training_examples"
 # As known today, where the examples hold features as they were when the exit was first seen.

@@ -10,8 +10,8 @@ from crm_sync.destinations.connect import ADAPTERS
 from crm_sync.fields import FieldMapping, load_fields
 from jobs.findings import Finding
 from jobs.house import open_destination
-from jobs.settings import Settings
-from warehouse.errors import ContractError
+from core.settings import Settings
+from core.errors import ContractError
 
 _PATIENCE_SECONDS = 20  # a person waits
 _RETRY_SECONDS = 2  # who does not answer at once is told so; a run is more patient

@@ -12,13 +12,13 @@ from crm_sync.fields import load_fields
 from jobs.findings import Finding
 from jobs.funnel import load_funnel
 from jobs.models import aliases
-from jobs.settings import Settings
+from core.settings import Settings
 from jobs.transform import PROJECT
 from scoring import bundles
 from scoring.contract import FeatureContract
 from scoring.declared import load_contract
 from scoring.policy import load_policy
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 _NO_MODEL = ("Train one, once there is history:", "winback train")
 

@@ -24,7 +24,7 @@ from jobs.watermark import committed
 from scoring.model import Model
 from scoring.score import Run, ScoringCounts, score
 from warehouse import ledger
-from warehouse.errors import CircuitOpenError, ContractError, WinbackError
+from core.errors import CircuitOpenError, ContractError, WinbackError
 from warehouse.tables import DECISIONS
 
 

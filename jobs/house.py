@@ -18,13 +18,13 @@ from crm_sync.destinations.connect import connect, load_options
 from crm_sync.destinations.transport import Network, RetryBudget
 from crm_sync.fields import FieldMapping, load_fields
 from jobs.funnel import Funnel, load_funnel
-from jobs.narration import Narrator, Silence
+from core.progress import Narrator, Silence
 from jobs.outdated import refuse_outdated
-from jobs.settings import Settings
+from core.settings import Settings
 from jobs.transform import Transform, Window, release
 from scoring.policy import Policy, load_policy
 from warehouse.duckdb import DuckDBWarehouse
-from warehouse.errors import ContractError
+from core.errors import ContractError
 from warehouse.interface import Warehouse
 
 if TYPE_CHECKING:

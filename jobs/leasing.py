@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from jobs.house import House
 from warehouse import lease as leases
-from warehouse.errors import WinbackError
+from core.errors import WinbackError
 
 # A run may outlive its sending deadline by so much: the audience of the next hour, the log, the report.
 _BEYOND_DEADLINE = timedelta(minutes=15)

@@ -10,13 +10,13 @@ from typing import Any
 from jobs.demo_mark import OWN_DATA, read_mark
 from jobs.funnel import Funnel, load_funnel
 from jobs.house import utc_now
-from jobs.narration import Narrator
+from core.progress import Narrator
 from jobs.profile_coverage import Coverage, coverage_of_events
-from jobs.settings import Settings
+from core.settings import Settings
 from jobs.watermark import stale
 from warehouse import ledger
 from warehouse.duckdb import DuckDBWarehouse
-from warehouse.errors import ContractError
+from core.errors import ContractError
 from warehouse.loading import Loaded, load
 from warehouse.problems import message
 from warehouse.raw_paths import Found, find_files

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from jobs.transform import SINCE_EVER, Window
 from warehouse import ledger
-from warehouse.errors import ContractError
+from core.errors import ContractError
 from warehouse.interface import Reader, count
 from warehouse.tables import MIGRATIONS, USERS
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.settings import Settings
+from core.settings import Settings
 from scoring import bundles
 from scoring.bundles import Bundle
 from scoring.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, RegistryUnreachableError, connect
-from warehouse.errors import ContractError, NothingToPromoteError
+from core.errors import ContractError, NothingToPromoteError
 
 VERDICT = "verdict.json"
 

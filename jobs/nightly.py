@@ -18,7 +18,7 @@ from jobs.missed import Missed, NightRow, find_missed, write_night
 from jobs.transform import Window
 from jobs.watermark import committed
 from warehouse import ledger
-from warehouse.errors import RetryableError
+from core.errors import RetryableError
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from jobs.migrations import LOGGED, columns, is_migrated
-from warehouse.errors import ContractError
+from core.errors import ContractError
 from warehouse.interface import Reader
 
 

@@ -22,7 +22,7 @@ from jobs.house import House
 from jobs.leasing import leased
 from jobs.shape import written
 from warehouse import ledger
-from warehouse.errors import ContractError, RetryableError
+from core.errors import ContractError, RetryableError
 from warehouse.interface import Reader
 from warehouse.tables import DECISIONS, RAW, TIMESTAMP
 

@@ -8,7 +8,7 @@ from jobs.house import House, not_in_the_future
 from jobs.missed import build_from_missed, last_night
 from jobs.transform import SINCE_EVER, Window
 from warehouse import ledger
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 
 def end_of_window(house: House, until: datetime | None, last: ledger.Epoch, started_at: datetime) -> datetime:

@@ -10,7 +10,7 @@ from scoring.model import Model
 from scoring.registry import CHALLENGER
 from scoring.score import Run
 from scoring.shadow import shadow
-from warehouse.errors import WinbackError
+from core.errors import WinbackError
 from warehouse.tables import SHADOW_SCORES
 
 

@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from jobs.funnel import Funnel
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 # These say which exits a model learns from and when their outcome counts: the examples are built anew each time.
 _ONLY_EXAMPLES = {"label_window_days", "training_history_days"}

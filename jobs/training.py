@@ -13,7 +13,7 @@ from jobs.profile_coverage import coverage_of_exits
 from scoring.bundles import Bundle
 from scoring.registry import CHAMPION
 from warehouse import ledger
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from jobs.parsed import read_parsed, write_parsed
-from warehouse.errors import ContractError, RetryableError, WinbackError
+from core.errors import ContractError, RetryableError, WinbackError
 
 PROJECT = Path(__file__).parents[1] / "dbt"
 SINCE_EVER = datetime(1970, 1, 1, tzinfo=UTC)

@@ -8,8 +8,8 @@ import click
 
 from jobs import screens
 from jobs.answering import answer_command, as_json, in_house
-from jobs.settings import Settings
-from warehouse.errors import BusyError, ContractError
+from core.settings import Settings
+from core.errors import BusyError, ContractError
 
 if TYPE_CHECKING:  # it brings the warehouse's libraries: `--help` stays fast
     from jobs.migrate import Migrated

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from jobs.answering import Moment, answer_command, as_json
-from jobs.settings import Settings, read_settings
+from core.settings import Settings, read_settings
 from sandbox import crm_file
 
 DEFAULT_PORT = 8765

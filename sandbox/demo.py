@@ -15,8 +15,8 @@ from jobs.backfill import Backfilled, backfill
 from jobs.demo_mark import DemoMark, write_mark
 from jobs.hourly import Result, hourly
 from jobs.house import open_house
-from jobs.narration import Narrator, Silence, demo_narrator
-from jobs.settings import Settings, read_settings
+from core.progress import Narrator, Silence, demo_narrator
+from core.settings import Settings, read_settings
 from jobs.training import Registered, train
 from sandbox import DEMO_CONFIG, screens
 from sandbox.crm_server import LocalCrm

@@ -13,12 +13,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from jobs.demo_mark import LAYER, OWN_DATA, DemoMark, read_mark
-from jobs.settings import Settings
+from core.settings import Settings
 from sandbox import crm_file
 from sandbox.crm_store import CrmStore
 from warehouse.duckdb import DuckDBWarehouse
 from warehouse.duckdb_doctor import ReadOnlyDuckDB
-from warehouse.errors import ContractError
+from core.errors import ContractError
 from warehouse.interface import LAYERS, count
 
 # What makes a raw row one of the demo's own: the columns that it has in common with a row of the demo's files.

@@ -15,8 +15,8 @@ from jobs.demo_mark import read_mark, write_mark
 from jobs.funnel import load_funnel
 from jobs.hourly import Result, hourly
 from jobs.house import House, open_house
-from jobs.narration import Narrator
-from jobs.settings import Settings
+from core.progress import Narrator
+from core.settings import Settings
 from jobs.shape import changed
 from jobs.transform import SINCE_EVER, Window
 from sandbox import DEMO_CONFIG
@@ -24,7 +24,7 @@ from sandbox.crm_server import LocalCrm
 from warehouse import ledger
 from warehouse.duckdb import DuckDBWarehouse
 from warehouse.duckdb_doctor import ReadOnlyDuckDB
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 API_KEY = "local-key"
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, RootModel, ValidationError
 
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 Contents = TypeVar("Contents", bound=BaseModel)
 

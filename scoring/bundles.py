@@ -18,7 +18,7 @@ from pathlib import Path
 from scoring.bundle_files import Manifest, Metrics, checked, read_object, read_pointer
 from scoring.calibration import Calibration
 from scoring.contract import CONTRACT_VERSION, FeatureContract
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 FORMAT = 2
 _NEEDED = ("model.json", "contract.json", "calibration.json", "metrics.json")

@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from scoring.faults import Faults
 from scoring.shared_values import MIN_USERS, OTHER, SharedNumbers, shared_levels
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 Matrix = npt.NDArray[np.float32]
 

@@ -14,8 +14,8 @@ from pydantic_core import PydanticCustomError
 
 from scoring.contract import Feature, FeatureContract
 from scoring.shared_values import OTHER
-from warehouse.names import unfit
-from warehouse.yaml_files import read_yaml
+from core.names import unfit
+from core.config_file import read_yaml
 
 _LONGEST_PHRASE: Final = 120  # one of three in a property that marketing reads
 _MARKUP: Final = frozenset("<>$`|\\")

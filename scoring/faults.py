@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 STOP_RATIO = 0.2
 STOP_USERS = 50

@@ -23,7 +23,7 @@ from scoring import bundles
 from scoring.bundle_files import Manifest, checked, read_object
 from scoring.bundles import Bundle
 from scoring.registry import RegistryDamagedError, RegistryUnreachableError, checked_name, whole
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 MODEL = "winback-churn"
 # Once loaded, mlflow asks nobody but the registry it was given: no telemetry. An operator may not turn that on unawares.

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from scoring import bundles
 from scoring.bundle_files import NAME
 from scoring.bundles import Bundle
-from warehouse.errors import ContractError, RetryableError
+from core.errors import ContractError, RetryableError
 
 CHAMPION: Final = "champion"
 CHALLENGER: Final = "challenger"

@@ -21,7 +21,7 @@ from scoring.faults import Faults
 from scoring.model import Model
 from scoring.policy import ARMS, ELIGIBILITY_REASONS, RISK_BANDS, Candidates, Decided, Policy, decide
 from scoring.reasons import reasons
-from warehouse.errors import ContractError
+from core.errors import ContractError
 from warehouse.interface import Warehouse
 from warehouse.interface import count as count_rows
 from warehouse.ledger import REPAIR, counting

@@ -18,7 +18,7 @@ from google.cloud import bigquery
 
 from jobs.backfill import backfill
 from jobs.house import House, open_house
-from jobs.settings import Settings
+from core.settings import Settings
 from jobs.training import train
 from sandbox.crm_server import LocalCrm
 from sandbox.synthetic_app import SyntheticApp

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from jobs.house import House
-from jobs.settings import Settings
+from core.settings import Settings
 from tests.dbt_on_google_sql import Note, dbt_reaches
 from tests.google_sql import GoogleSql
 from tests.world import World, settings_in

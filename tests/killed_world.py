@@ -30,7 +30,7 @@ from jobs.backfill import backfill
 from jobs.hourly import hourly
 from jobs.house import open_house, open_warehouse
 from jobs.parsed import NAME as PARSED
-from jobs.settings import Settings
+from core.settings import Settings
 from jobs.training import train
 from jobs.transform import Window
 from sandbox.crm_faults import Fault

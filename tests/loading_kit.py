@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from warehouse.duckdb import DuckDBWarehouse
-from warehouse.errors import ContractError
+from core.errors import ContractError
 from warehouse.loading import Loaded, load
 from warehouse.tables import RAW
 

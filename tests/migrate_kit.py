@@ -11,7 +11,7 @@ from crm_sync.destinations.braze import Braze
 from crm_sync.destinations.transport import RetryBudget
 from jobs.house import House, open_house
 from jobs.migrate import Migrated, migrate
-from jobs.narration import Silence
+from core.progress import Silence
 from tests.old_warehouse import COUNT_HOURS
 from tests.world import API_KEY, NOW, at, settings_in
 from warehouse.duckdb import DuckDBWarehouse

@@ -31,7 +31,7 @@ from tests.forks import Child, in_a_child
 from tests.migrate_kit import Steps, migrated, take_away
 from tests.world import NOW, parse_ahead, settings_in
 from warehouse.duckdb import DuckDBWarehouse
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 REBUILD, BETWEEN = "events, sessions, exits", "int_exits_this_run"
 

@@ -32,7 +32,7 @@ from tests.forks import Child
 from tests.killed_world import FIRST_RUN, HOURS, Base, Trial, make_base, workshop
 from tests.laws import Facts, Verdict, judged
 from warehouse.duckdb import DuckDBWarehouse
-from warehouse.errors import BusyError, WinbackError
+from core.errors import BusyError, WinbackError
 
 PLACES = (
     "after build features",

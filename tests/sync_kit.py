@@ -24,7 +24,7 @@ from crm_sync.recheck import Recheck
 from crm_sync.sync import Plan, SyncCounts, sync
 from sandbox.crm_server import LocalCrm
 from warehouse.duckdb import DuckDBWarehouse
-from warehouse.errors import WinbackError
+from core.errors import WinbackError
 from warehouse.tables import CRM_STATE, TIMESTAMP
 
 MAPPING = load_fields(Path(__file__).parents[1] / "config/crm_fields.yml")

@@ -18,7 +18,7 @@ from crm_sync.sync import SyncCounts
 from sandbox.crm_faults import Fault
 from tests.sync_tables import SyncTables
 from warehouse.duckdb import DuckDBWarehouse
-from warehouse.errors import WinbackError
+from core.errors import WinbackError
 from warehouse.tables import Table
 
 

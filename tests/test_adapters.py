@@ -10,7 +10,7 @@ import pytest
 from crm_sync.destinations.adapter import Limit
 from crm_sync.destinations.connect import ADAPTERS, check_host
 from crm_sync.destinations.klaviyo import KlaviyoOptions
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 
 @pytest.mark.parametrize(

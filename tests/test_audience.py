@@ -8,7 +8,7 @@ import pytest
 from crm_sync.audience import MIN_AUDIENCE, collapse, count_audience
 from tests.sync_kit import GRANTED, SCORED, Notebook, crowd, deliveries, marts_in, pending, plan, run
 from warehouse.duckdb import DuckDBWarehouse
-from warehouse.errors import CircuitOpenError
+from core.errors import CircuitOpenError
 
 
 @pytest.fixture

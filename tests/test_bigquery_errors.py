@@ -19,7 +19,7 @@ from tests.emulator import Emulator
 from warehouse.bigquery import BigQueryWarehouse
 from warehouse.bigquery_connection import Connection
 from warehouse.bigquery_errors import REASONS, explain_dbt, explained
-from warehouse.errors import ContractError, RetryableError, WinbackError
+from core.errors import ContractError, RetryableError, WinbackError
 from warehouse.tables import AUDITS
 
 # What Google's messages may quote, and nobody may read in a log.

@@ -15,7 +15,7 @@ from tests.emulator import Emulator
 from tests.warehouse_kit import FAILED, audits, epoch, numbers_in
 from warehouse import ledger
 from warehouse.bigquery import BigQueryWarehouse
-from warehouse.errors import RetryableError
+from core.errors import RetryableError
 from warehouse.tables import AUDITS, RUNS
 
 

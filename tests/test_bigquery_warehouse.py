@@ -16,7 +16,7 @@ from tests.emulator import Emulator
 from tests.warehouse_kit import MOMENT, full_row, rows_of, sparse_row
 from warehouse.bigquery import BigQueryWarehouse, _in_chunks
 from warehouse.bigquery_loads import write_parquet
-from warehouse.errors import ContractError
+from core.errors import ContractError
 from warehouse.interface import count
 from warehouse.tables import ALL, APP_EVENTS, DECISIONS, Table
 

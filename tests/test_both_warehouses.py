@@ -15,7 +15,7 @@ import requests
 from jobs import dead_letters
 from jobs.examples import examples
 from jobs.hourly import hourly
-from jobs.settings import Settings
+from core.settings import Settings
 from jobs.training import train
 from tests.bigquery_world import IS_ALL, BigQueryWorld, bigquery_settings, differences, sorted_rows, twins
 from tests.challenger import challenge

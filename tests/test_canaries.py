@@ -21,14 +21,14 @@ from crm_sync.sync import sync
 from jobs import cli
 from jobs.backfill import backfill
 from jobs.house import open_house
-from jobs.settings import read_settings
+from core.settings import read_settings
 from jobs.training import train
 from tests.canaries import EMAIL, GOSSIP, KEY, NAME, USER, VALUE, canaries_in, files_of
 from tests.crm_wire_kit import Said, Script, saying
 from tests.sync_kit import GRANTED, MAPPING, log_of, marts_in, pending, plan
 from tests.world import CONFIG, HISTORY_UNTIL, NOW, at, load_app, settings_in, small_app
 from warehouse.duckdb import DuckDBWarehouse
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 ROOT = Path(__file__).parents[1]
 SALESFORCE_FIELDS = load_fields(ROOT / "examples/salesforce/crm_fields.yml")

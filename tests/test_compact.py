@@ -21,7 +21,7 @@ from tests.forks import Child
 from tests.world import World
 from warehouse import duckdb_compact
 from warehouse.duckdb_compact import compact
-from warehouse.errors import BusyError, ContractError
+from core.errors import BusyError, ContractError
 
 CATALOG = """
     select 'table', schema_name, table_name, sql from duckdb_tables()

@@ -18,7 +18,7 @@ import pytest
 from sandbox.crm_faults import Fault
 from tests.world import API_KEY, CONFIG, World
 from warehouse.duckdb import DuckDBWarehouse
-from warehouse.errors import BusyError
+from core.errors import BusyError
 from warehouse.holder import Holder, describe
 
 ROOT = Path(__file__).parents[1]

@@ -21,7 +21,7 @@ from scoring.policy import load_policy
 from training.commands import train
 from training.config import TrainingRules, check_trusted, load_training
 from training.leak_screen import LeakRules
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 REFUSED: list[tuple[str, Callable[[Path], Any], str, str]] = [
     # More than a CRM takes at once: each request would be refused, and a refusal of the whole halves batches down to users.

@@ -14,7 +14,7 @@ from crm_sync.destinations.pacing import RateLimit
 from crm_sync.destinations.transport import RetryBudget
 from crm_sync.fields import FieldMapping
 from tests.sync_kit import MAPPING
-from warehouse.errors import ContractError
+from core.errors import ContractError
 from warehouse.tables import CRM_STATE
 
 SHIPPED = Path(__file__).parents[1] / "config/crm.yml"

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from crm_sync.fields import IDENTIFIERS, KINDS, SUBSCRIPTIONS, load_fields
-from warehouse.errors import ContractError
+from core.errors import ContractError
 from warehouse.tables import CRM_STATE, TIMESTAMP
 
 SHIPPED = Path(__file__).parents[1] / "config/crm_fields.yml"

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from jobs.models import aliases, choose, promote
-from jobs.settings import Settings
+from core.settings import Settings
 from scoring.bundles import load_bundle
 from scoring.model import Model
 from scoring.registry import CHAMPION, connect
 from tests.registry_kit import FIRST, SECOND, make_bundle
 from training.shift import last_reference
-from warehouse.errors import ContractError, WinbackError
+from core.errors import ContractError, WinbackError
 
 REMEDY = "Restore it, or promote another version: winback promote VERSION"
 DEPLOY = "Deploy the program that wrote it, or promote another version: winback promote VERSION"

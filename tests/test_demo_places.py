@@ -21,7 +21,7 @@ from tests.local_crm import Clock, page, scored
 from tests.world import settings_in, small_app
 from warehouse import ledger
 from warehouse.duckdb import DuckDBWarehouse
-from warehouse.errors import ContractError
+from core.errors import ContractError
 from warehouse.loading import load
 
 HISTORY = datetime(2026, 5, 20, 16, tzinfo=UTC)

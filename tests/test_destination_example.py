@@ -16,7 +16,7 @@ from crm_sync.destination import BatchRefusedError, Finding, Outcome, Unavailabl
 from crm_sync.destinations.adapter import Adapter
 from crm_sync.destinations.transport import RetryBudget
 from tests.crm_wire_kit import Patience, Said, Script, saying
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 PAGE = Path(__file__).parents[1] / "docs" / "destinations.md"
 UNCONFIRMED = Outcome("deferred", 200, "unconfirmed")

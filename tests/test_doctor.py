@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from jobs.doctor import doctor
 from jobs.findings import Finding
 from jobs.findings_local import features
-from jobs.settings import Settings
+from core.settings import Settings
 from scoring.declared import load_contract
 from tests.doctor_kit import named, troubles
 from tests.migrate_kit import migrated

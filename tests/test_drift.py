@@ -19,13 +19,13 @@ from jobs import screens
 from jobs.audit import Audit, audit
 from jobs.hourly import hourly
 from jobs.house import House
-from jobs.narration import Silence
+from core.progress import Silence
 from jobs.nightly import Night, nightly
 from jobs.status import Status, status
 from sandbox.crm_server import LocalCrm
 from tests.world import API_KEY, HISTORY_UNTIL, NOW, World, at, copy_history
 from warehouse import ledger
-from warehouse.errors import RetryableError
+from core.errors import RetryableError
 from warehouse.tables import RUNS
 
 # Four days after the backfill: a night then reaches three days back, not to the backfill.

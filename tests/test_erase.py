@@ -13,7 +13,7 @@ from tests.erase_kit import RECEIPTS, eligible, erased, erased_and_killed, outco
 from tests.run_kit import be_down, be_up
 from tests.world import API_KEY, NOW, World
 from warehouse.duckdb import DuckDBWarehouse
-from warehouse.errors import ContractError, RetryableError
+from core.errors import ContractError, RetryableError
 
 
 def test_no_column_of_any_table_holds_an_erased_user_nor_does_the_crm(told: World) -> None:

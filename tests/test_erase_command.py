@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from jobs.cli import cli
 from jobs.retention import stays
-from jobs.settings import Settings
+from core.settings import Settings
 from tests.erase_kit import eligible
 from tests.run_kit import be_down, be_up
 from tests.world import API_KEY, World

@@ -32,7 +32,7 @@ from training import rivals
 from training.challenge import ChallengeRules
 from training.train import hour_after
 from training.verdict import Verdict
-from warehouse.errors import ContractError, NothingToPromoteError
+from core.errors import ContractError, NothingToPromoteError
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 LEARNED_UNTIL = START + timedelta(days=20)

@@ -18,7 +18,7 @@ from tests.crm_wire_kit import Patience, Said, saying
 from tests.crms_kit import ODD_IDS, change, connected
 from tests.klaviyo_kit import described_crm
 from tests.local_crm import fault
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 KEY = "kEy-7f3a9c51-canary"
 Connect = Callable[..., Destination]

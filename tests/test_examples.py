@@ -16,7 +16,7 @@ from jobs import model_screens
 from jobs.examples import Examples, Moved, examples
 from scoring.declared import load_contract
 from tests.world import CONFIG, World, at, settings_in
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 NAMES = load_contract(CONFIG / "features.yml").names
 

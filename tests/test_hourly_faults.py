@@ -17,7 +17,7 @@ from jobs.hourly import hourly
 from tests.local_crm import fault
 from tests.run_kit import a_candidate, assert_crm_holds_the_desired_state, be_down, be_up, decisions, delivered
 from tests.world import API_KEY, World, at
-from warehouse.errors import CircuitOpenError, RetryableError
+from core.errors import CircuitOpenError, RetryableError
 
 
 def test_a_crm_that_is_down_defers_and_the_next_run_delivers_the_same_decisions(world: World) -> None:

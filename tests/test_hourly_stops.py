@@ -13,7 +13,7 @@ from jobs.hourly import hourly
 from scoring import bundles
 from tests.run_kit import assert_crm_holds_the_desired_state, be_down, be_up, delivered
 from tests.world import HISTORY_UNTIL, NOW, World, at, settings_in
-from warehouse.errors import CircuitOpenError, ContractError, WatermarkAheadError
+from core.errors import CircuitOpenError, ContractError, WatermarkAheadError
 
 
 def test_a_dry_run_decides_nothing_and_sends_nothing(world: World) -> None:

@@ -15,7 +15,7 @@ from tests.hubspot_kit import (
     Connect,
     connecting,
 )
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from tests.hubspot_kit import (
     post,
     result,
 )
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 
 @pytest.fixture

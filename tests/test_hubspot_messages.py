@@ -22,7 +22,7 @@ from tests.hubspot_kit import (
     connecting,
     error,
 )
-from warehouse.errors import WinbackError
+from core.errors import WinbackError
 
 
 @pytest.fixture

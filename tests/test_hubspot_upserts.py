@@ -31,7 +31,7 @@ from tests.hubspot_kit import (
     result,
 )
 from tests.local_crm import fault
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 
 @pytest.fixture

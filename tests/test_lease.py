@@ -17,7 +17,7 @@ from jobs.transform import Transform, Window
 from tests.world import World, at
 from warehouse import lease as leases
 from warehouse.duckdb import DuckDBWarehouse
-from warehouse.errors import BusyError, RetryableError
+from core.errors import BusyError, RetryableError
 from warehouse.lease import Lease
 from warehouse.tables import Table
 

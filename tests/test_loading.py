@@ -25,7 +25,7 @@ from tests.loading_kit import (
     user,
 )
 from warehouse.duckdb import DuckDBWarehouse
-from warehouse.errors import RetryableError
+from core.errors import RetryableError
 from warehouse.loading import Loaded, load
 
 LOAN_FILES = Path(__file__).parents[2] / "shared/data/loan_applications"

@@ -28,7 +28,7 @@ from tests.loading_kit import (
     user,
 )
 from warehouse.duckdb import DuckDBWarehouse
-from warehouse.errors import ContractError
+from core.errors import ContractError
 from warehouse.loading import load
 from warehouse.tables import RAW
 

@@ -41,7 +41,7 @@ from training.config import TrainingRules
 from training.search import SearchRules
 from training.train import train
 from warehouse.duckdb import DuckDBWarehouse
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 # The long form, which is `make migrate-test`.
 IS_ALL = os.environ.get("MIGRATE") == "all"

@@ -17,7 +17,7 @@ from tests.emulator import PROJECT, Emulator
 from tests.migrate_kit import AUDIENCE, LATE, REBUILD, VIEWS, migrated, query
 from tests.old_warehouse import WITHDRAWN, WITHOUT_PROFILE
 from warehouse.bigquery import BigQueryWarehouse
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 KINDS = {
     "VARCHAR": "string",

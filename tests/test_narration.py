@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from jobs import narration
-from jobs.narration import Bars, Lines, Narrator, PlainLines, Silence, logger, narrator
+from core import progress as narration
+from core.progress import Bars, Lines, Narrator, PlainLines, Silence, logger, narrator
 
 TEN = datetime(2026, 6, 15, 10, tzinfo=UTC)
 

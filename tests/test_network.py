@@ -20,7 +20,7 @@ from tests.crm_wire_kit import Patience
 from tests.test_wire import DRIPS, FIRST, SECOND, dripping, wire
 from tests.tls_kit import Authority
 from tests.wire_kit import Connection, Script, Ticking, answers, hurried, serving
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 
 @pytest.fixture(scope="module")

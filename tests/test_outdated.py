@@ -16,7 +16,7 @@ from tests import old_warehouse
 from tests.migrate_kit import migrating
 from tests.world import NOW
 from warehouse.duckdb import DuckDBWarehouse
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 CHANGES = (Path(__file__).parents[1] / "CHANGELOG.md").read_text()
 SAYS = (

@@ -15,7 +15,7 @@ from scoring.contract import FeatureContract
 from tests.leaks import Labels, make, run
 from training.bootstrap import clusters
 from training.permuted_labels import auc_error, effective, permute
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 
 def test_a_model_of_honest_examples_cannot_foretell_permuted_labels() -> None:

@@ -10,7 +10,7 @@ from scoring.policy import (
     load_policy,
 )
 from tests.policy_kit import EXPERIMENT, SALT, policy
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 FILE: dict[str, Any] = {
     "risk_bands": {"high": 0.65, "medium": 0.35},

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from jobs.models import Aliases, Promoted, aliases, choose, enroll, promote, rollback
-from jobs.settings import Settings
+from core.settings import Settings
 from scoring import bundles
 from scoring.registry import ALIASES, Registry, connect
 from tests.registry_kit import FIRST, SECOND, make_bundle, verdict
 from tests.world import settings_in
-from warehouse.errors import ContractError, NothingToPromoteError, WinbackError
+from core.errors import ContractError, NothingToPromoteError, WinbackError
 
 THIRD = "20260615T100000Z-00000003"
 

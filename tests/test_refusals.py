@@ -33,7 +33,7 @@ from tests.sync_kit import (
     written,
 )
 from warehouse.duckdb import DuckDBWarehouse
-from warehouse.errors import CircuitOpenError, ContractError
+from core.errors import CircuitOpenError, ContractError
 
 FOR_EVER = 1_000_000
 

@@ -12,7 +12,7 @@ import pytest
 from scoring import bundles
 from scoring.registry import ALIASES, Registry, RegistryUnreachableError, connect
 from tests.registry_kit import FIRST, SECOND, make_bundle
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 ROOT = Path(__file__).parents[1]
 # What full mlflow brings and mlflow-skinny does not, and git.

@@ -13,13 +13,13 @@ import pytest
 
 from jobs.findings_local import model
 from jobs.models import Aliases, aliases, choose, enroll, promote, rollback
-from jobs.settings import Settings
+from core.settings import Settings
 from jobs.status import status
 from scoring import bundles
 from scoring.registry import RegistryUnreachableError, connect
 from tests.registry_kit import FIRST, SECOND, TRAINED_AT, TrackingServer, make_bundle, verdict
 from tests.world import World, settings_in
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 RUNBOOK = Path(__file__).parents[1] / "docs" / "runbook.md"
 pytestmark = pytest.mark.xdist_group("tracking server")

@@ -19,7 +19,7 @@ from jobs.examples import examples
 from jobs.hourly import hourly
 from jobs.house import House
 from jobs.loading import load_files
-from jobs.narration import Silence
+from core.progress import Silence
 from jobs.nightly import nightly
 from jobs.repair import plan_of, repair_watermark
 from jobs.status import status
@@ -30,7 +30,7 @@ from tests.run_kit import assert_crm_holds_the_desired_state, decisions, granted
 from tests.world import HISTORY_UNTIL, World, at
 from warehouse import ledger
 from warehouse.duckdb import DuckDBWarehouse
-from warehouse.errors import RetryableError, WatermarkAheadError
+from core.errors import RetryableError, WatermarkAheadError
 from warehouse.tables import RUNS, Table
 
 AHEAD = timedelta(days=400)

@@ -15,7 +15,7 @@ from tests.crm_wire_kit import Patience, Said, saying
 from tests.crms_kit import change, connected
 from tests.klaviyo_kit import job
 from tests.salesforce_kit import COMPLETE, FILLED, ID_FIELD, failures, refused, result, successes
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 USERS = ["ada", "bob", "cyd"]
 CONFIGURATION = "configuration"

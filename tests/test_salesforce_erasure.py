@@ -5,7 +5,7 @@ import pytest
 from crm_sync.destination import Outcome, UnavailableError
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.salesforce_kit import DELIVERED, ID_FIELD, refused, salesforce
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from tests.salesforce_kit import (
     wire,
 )
 from tests.sync_kit import MAPPING
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 
 @pytest.fixture

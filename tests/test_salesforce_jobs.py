@@ -26,7 +26,7 @@ from tests.salesforce_kit import (
     successes,
     wire,
 )
-from warehouse.errors import ContractError, WinbackError
+from core.errors import ContractError, WinbackError
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from crm_sync.destinations.connect import CrmFile, connect
 from crm_sync.destinations.salesforce import Salesforce
 from crm_sync.destinations.transport import RetryBudget
 from jobs.findings_crm import crm as examined
-from jobs.settings import Settings, read_settings
+from core.settings import Settings, read_settings
 from sandbox.crm_server import LocalCrm
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.salesforce_kit import (
@@ -34,7 +34,7 @@ from tests.salesforce_kit import (
     wire,
 )
 from tests.sync_kit import MAPPING
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 CREDENTIALS = ClientCredentials("local-client", KEY)
 EXPIRED = (

@@ -18,7 +18,7 @@ from tests.salesforce_kit import (
     salesforce,
     successes,
 )
-from warehouse.errors import WinbackError
+from core.errors import WinbackError
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from tests.salesforce_kit import (
     successes,
     wire,
 )
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 
 @pytest.fixture

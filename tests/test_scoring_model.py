@@ -17,7 +17,7 @@ from scoring.reasons import COUNT_REASONS, SEPARATOR, reasons
 from training.config import TrainingRules
 from training.fit import Fitter
 from training.train import Trained, train
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 COUNT = 2_000
 DEVICES = ("desktop", "mobile", "smart_tv")

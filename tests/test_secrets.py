@@ -14,10 +14,10 @@ from crm_sync.destinations.braze import Braze
 from crm_sync.destinations.pacing import Pace
 from crm_sync.destinations.transport import RetryBudget, Transport
 from jobs.house import open_destination
-from jobs.settings import Settings
+from core.settings import Settings
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.sync_kit import MAPPING
-from warehouse.errors import WinbackError
+from core.errors import WinbackError
 
 KEY = "kEy-7f3a9c51-canary"
 CANARY = "ada.lovelace+canary@example.org"

@@ -10,8 +10,8 @@ import yaml
 from pydantic import SecretStr
 
 from jobs.funnel import Funnel, load_funnel
-from jobs.settings import Settings, read_settings
-from warehouse.errors import ContractError
+from core.settings import Settings, read_settings
+from core.errors import ContractError
 
 CANARY = "kEy-7f3a9c51"
 AMBIGUOUS = [

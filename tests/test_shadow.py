@@ -12,7 +12,7 @@ import pytest
 
 from jobs.erase import erase
 from jobs.hourly import Result, hourly
-from jobs.narration import Silence
+from core.progress import Silence
 from jobs.shadow import Shadowed
 from scoring import bundles
 from scoring.calibration import Calibration

@@ -18,7 +18,7 @@ from jobs.house import House
 from jobs.nightly import nightly
 from jobs.shape import changed, refuse_changed, shape_of, written
 from tests.world import CONFIG, World, at
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 FUNNEL = load_funnel(CONFIG / "funnel.yml")
 

@@ -23,7 +23,7 @@ from tests.incomes_kit import CONTRACT, DEVICE, incomes, train_on_incomes
 from training.config import TrainingRules
 from training.shift import reference
 from training.thresholds import without_values
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 LISTED = DEVICE.model_copy(update={"levels": ("phone", "watch", "tablet")})
 

@@ -33,7 +33,7 @@ from tests.sync_kit import (
     run,
 )
 from warehouse.duckdb import DuckDBWarehouse
-from warehouse.errors import RetryableError
+from core.errors import RetryableError
 from warehouse.tables import CRM_STATE
 
 

@@ -31,7 +31,7 @@ from tests.sync_kit import (
     written,
 )
 from warehouse.duckdb import DuckDBWarehouse
-from warehouse.errors import ContractError, WinbackError
+from core.errors import ContractError, WinbackError
 
 
 @pytest.fixture(scope="module")

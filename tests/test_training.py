@@ -20,7 +20,7 @@ from training import evaluate
 from training.config import TrainingRules
 from training.search import SearchRules
 from training.train import Trained, train
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 TRAINED_AT = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 START = datetime(2026, 1, 1, tzinfo=UTC)

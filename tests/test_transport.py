@@ -15,7 +15,7 @@ from crm_sync.destinations.pacing import Heard, Pace, RateLimit
 from crm_sync.destinations.transport import Dialect, Reply, RetryBudget, Transport
 from sandbox.crm_server import LocalCrm
 from tests.crm_wire_kit import Patience, Said, Script, saying
-from warehouse.errors import ContractError, WinbackError
+from core.errors import ContractError, WinbackError
 
 DONE = {"done": True}
 

@@ -41,7 +41,7 @@ from tests.sync_kit import (
 )
 from tests.sync_tables import SyncTables
 from warehouse.duckdb import DuckDBWarehouse
-from warehouse.errors import CircuitOpenError
+from core.errors import CircuitOpenError
 from warehouse.tables import CRM_STATE, TIMESTAMP
 
 NAN, INFINITE = float("nan"), float("inf")

@@ -16,7 +16,7 @@ from tests.bigquery_world import with_raw_tables
 from tests.warehouse_kit import MOMENT, VALUES, audits, epoch, full_row, numbers_in, rows_of, sparse_row
 from warehouse import ledger
 from warehouse.duckdb import DuckDBWarehouse
-from warehouse.errors import ContractError
+from core.errors import ContractError
 from warehouse.interface import Warehouse
 from warehouse.tables import ALL, AUDITS, DECISIONS, REPORTS, RUNS, TIMESTAMP, Table
 

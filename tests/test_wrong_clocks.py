@@ -23,7 +23,7 @@ from tests.sync_hours import START, Hours
 from tests.sync_oracle import Oracle
 from tests.sync_tables import SyncTables
 from tests.sync_witness import Trouble
-from warehouse.errors import WinbackError
+from core.errors import WinbackError
 
 KEY = "key-of-another-time"
 RIGHT, AHEAD, BEHIND = timedelta(), timedelta(days=1), timedelta(days=-1)

@@ -11,7 +11,7 @@ from jobs.funnel import load_funnel
 from scoring.declared import load_contract
 from scoring.policy import load_policy
 from training.config import TrainingRules, load_training
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 QUOTE = "Put it in quotes."
 DIGITS = "Write digits, without quotes."

@@ -20,7 +20,7 @@ from jobs.funnel import load_funnel
 from jobs.hourly import Result, hourly
 from jobs.house import House, open_house
 from jobs.parsed import NAME as PARSED
-from jobs.settings import Settings
+from core.settings import Settings
 from jobs.training import train
 from jobs.transform import Window
 from sandbox.crm_server import LocalCrm

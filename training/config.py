@@ -11,9 +11,9 @@ from scoring.shared_values import MIN_USERS
 from training.challenge import ChallengeRules
 from training.leak_screen import LeakRules
 from training.search import SearchRules
-from warehouse.errors import ContractError
+from core.errors import ContractError
 from warehouse.spelling import misspellings
-from warehouse.yaml_files import read_optional_yaml
+from core.config_file import read_optional_yaml
 
 
 class TrainingRules(BaseModel):

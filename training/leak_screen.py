@@ -23,7 +23,7 @@ from training.bootstrap import clusters
 from training.evaluate import Labels
 from training.leak_views import Codes, views
 from training.permuted_labels import Rank, auc_error, effective, permuted_auc, short
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 # Columns of the examples and of the outcomes that are made from what came after the exit.
 LABEL_SIDE = frozenset(

@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from scoring.contract import FeatureContract
 from training.evaluate import Floats, Labels
 from training.fit import Fitter
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 Codes = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]

@@ -19,7 +19,7 @@ from training.evaluate import Floats
 from training.slices import parts
 from training.train import MART, hour_after
 from training.verdict import Check, Verdict
-from warehouse.errors import ContractError
+from core.errors import ContractError
 from warehouse.tables import TIMESTAMP
 
 _NEEDED = ("label", "is_treated", "user_id", "exited_at")

@@ -33,7 +33,7 @@ from training.leak_screen import screen
 from training.learn import learn
 from training.plots import Curves
 from training.split import Rows, Split, share, split_by_time_and_user
-from warehouse.errors import ContractError
+from core.errors import ContractError
 from warehouse.tables import TIMESTAMP
 
 MART = "fct_training_examples"

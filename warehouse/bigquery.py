@@ -23,7 +23,7 @@ from google.cloud import bigquery
 from warehouse.bigquery_connection import Connection, ReadClient, connect, connect_storage
 from warehouse.bigquery_errors import REASONS, explained
 from warehouse.bigquery_loads import STANDARD, TYPES, load_once, schema_of, write_parquet
-from warehouse.errors import ContractError
+from core.errors import ContractError
 from warehouse.interface import LAYERS, UserTable
 from warehouse.tables import ALL, Column, Table
 

@@ -26,7 +26,7 @@ from warehouse.bigquery_connection import Connection
 from warehouse.bigquery_errors import explain
 from warehouse.bigquery_facts import LAYERS, Facts, Granted, Kind, Login, Refusal, RefusalKind, TableFacts
 from warehouse.bigquery_loads import STANDARD, schema_of
-from warehouse.errors import WinbackError
+from core.errors import WinbackError
 from warehouse.tables import ALL, RUNS, USERS, VOUCHER_REDEMPTIONS
 
 Answer = TypeVar("Answer")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from google.api_core import exceptions as api
 from google.auth import exceptions as auth
 
-from warehouse.errors import ContractError, RetryableError, WinbackError
+from core.errors import ContractError, RetryableError, WinbackError
 
 
 @dataclass(frozen=True)

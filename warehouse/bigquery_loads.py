@@ -16,7 +16,7 @@ from google.api_core import exceptions as api
 from google.cloud import bigquery
 
 from warehouse.bigquery_connection import Client
-from warehouse.errors import ContractError
+from core.errors import ContractError
 from warehouse.tables import TIMESTAMP, Table, fitted
 
 TYPES = {

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from warehouse import id_checks
-from warehouse.names import MAX_CHARACTERS
+from core.names import MAX_CHARACTERS
 from warehouse.problems import Check, Problem, Variant
 from warehouse.spelling import misspellings
 from warehouse.tables import APP_EVENTS, TIMESTAMP, Column, Table

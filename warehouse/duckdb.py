@@ -17,7 +17,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from warehouse.errors import BusyError, ContractError
+from core.errors import BusyError, ContractError
 from warehouse.holder import Holder, holder
 from warehouse.interface import LAYERS, UserTable
 from warehouse.tables import ALL, TIMESTAMP, Column, Table, fitted

@@ -14,7 +14,7 @@ from pathlib import Path
 import duckdb
 
 from warehouse.duckdb import connected
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 # Nothing of winback makes these. A file that holds one is not copied by halves.
 _OTHER_KINDS = {

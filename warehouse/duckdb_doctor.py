@@ -7,7 +7,7 @@ from pathlib import Path
 import duckdb
 
 from warehouse.duckdb import TYPES, DuckDBWarehouse, connected
-from warehouse.errors import ContractError
+from core.errors import ContractError
 from warehouse.tables import ALL
 
 

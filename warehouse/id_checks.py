@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from warehouse.names import BLANK_LETTERS, HIDDEN, MAX_CHARACTERS
+from core.names import BLANK_LETTERS, HIDDEN, MAX_CHARACTERS
 
 # Spaces and line breaks of any script, control and format characters, and letters and symbols that show as nothing.
 INVISIBLE = r"[\s\p{Z}\p{Cc}\p{Cf}" + "".join(f"\\x{{{ord(letter):X}}}" for letter in BLANK_LETTERS) + "]"

@@ -14,7 +14,7 @@ import re
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from warehouse.errors import BusyError, RetryableError
+from core.errors import BusyError, RetryableError
 from warehouse.interface import Reader, Warehouse
 from warehouse.tables import LEASES
 

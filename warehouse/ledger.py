@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from warehouse.errors import ContractError, WatermarkAheadError
+from core.errors import ContractError, WatermarkAheadError
 from warehouse.interface import Reader, Warehouse
 from warehouse.tables import REPORTS, RUNS
 

@@ -16,7 +16,7 @@ import duckdb
 
 from warehouse import staging as stages
 from warehouse.duckdb import DuckDBWarehouse
-from warehouse.errors import ContractError, RetryableError
+from core.errors import ContractError, RetryableError
 from warehouse.problems import Problem, message
 from warehouse.raw_files import RawFile, open_file
 from warehouse.raw_paths import labels

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import duckdb
 
-from warehouse.errors import ContractError
+from core.errors import ContractError
 from warehouse.problems import Check
 from warehouse.raw_files import RawFile
 from warehouse.staging import Staging

@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, create_model
 from crm_sync.destination import Destination
 from crm_sync.destinations import braze, hubspot, klaviyo, salesforce
 from crm_sync.destinations.adapter import Adapter, ClientCredentials
-from crm_sync.destinations.address import LOCAL_HOSTS, address_of
+from core.address import LOCAL_HOSTS, address_of
 from crm_sync.destinations.transport import RetryBudget
 from crm_sync.fields import FieldMapping
-from warehouse.errors import ContractError
-from warehouse.yaml_files import read_optional_yaml
+from core.errors import ContractError
+from core.config_file import read_optional_yaml
 
 ADAPTERS: Mapping[str, Adapter] = {each.ADAPTER.name: each.ADAPTER for each in (braze, hubspot, klaviyo, salesforce)}
 

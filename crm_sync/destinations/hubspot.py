@@ -35,7 +35,7 @@ from crm_sync.destinations.pacing import Pace
 from crm_sync.destinations.replies import Reply
 from crm_sync.destinations.transport import Dialect, RetryBudget, Transport
 from crm_sync.fields import Kind
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 NAME = r"[a-z][a-z0-9_]{0,99}"
 SCOPES = "crm.objects.contacts.read, crm.objects.contacts.write, crm.schemas.contacts.read"

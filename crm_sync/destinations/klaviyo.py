@@ -43,7 +43,7 @@ from crm_sync.destinations.pacing import Pace, RateLimit
 from crm_sync.destinations.replies import Reply
 from crm_sync.destinations.transport import Dialect, RetryBudget, Transport
 from crm_sync.fields import Kind
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 PROFILES, DELETIONS = "/api/profiles", "/api/data-privacy-deletion-jobs"
 PERMISSIONS = "profiles:read, profiles:write, lists:read, lists:write, data-privacy:write"

@@ -35,7 +35,7 @@ from crm_sync.destinations.salesforce_words import failure, heard, meaning, refu
 from crm_sync.destinations.transport import Dialect, RetryBudget, Transport
 from crm_sync.fields import Kind
 from crm_sync.redaction import redacted
-from warehouse.errors import ContractError, WinbackError
+from core.errors import ContractError, WinbackError
 
 WAITING, ENDED = {"Open", "UploadComplete", "InProgress"}, {"JobComplete", "Failed", "Aborted"}
 

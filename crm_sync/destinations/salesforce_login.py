@@ -19,7 +19,7 @@ from crm_sync.destinations.pacing import Pace
 from crm_sync.destinations.replies import Reply
 from crm_sync.destinations.salesforce_words import is_session_over
 from crm_sync.destinations.transport import Dialect, RetryBudget, Transport
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 TOKEN = "/services/oauth2/token"  # noqa: S105 - an address
 _FORM = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}

@@ -22,7 +22,7 @@ from crm_sync.destinations.meanings import Meaning, gravest, misconfigured
 from crm_sync.destinations.replies import Reply
 from crm_sync.destinations.salesforce_words import CODES, code_at_start, fault_of, objects
 from crm_sync.redaction import redacted
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 SUCCESSES, FAILURES, UNPROCESSED = "successfulResults", "failedResults", "unprocessedrecords"
 EMPTIED = "#N/A"

@@ -21,7 +21,7 @@ from crm_sync.destinations.pacing import Heard, Pace
 from crm_sync.destinations.replies import Reply, asked_wait, with_value
 from crm_sync.destinations.unreachable import fault_of
 from crm_sync.destinations.wire import Exchange, PassingFault, Wire
-from warehouse.errors import ContractError
+from core.errors import ContractError
 
 __all__ = ["Dialect", "Network", "PassingFault", "Reply", "RetryBudget", "Transport"]
 

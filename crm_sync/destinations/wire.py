@@ -24,7 +24,7 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 
 from crm_sync.destination import Finding, OutOfTimeError, Run
 from crm_sync.destinations.connecting import connect_first
-from warehouse.errors import WinbackError
+from core.errors import WinbackError
 
 EXCHANGE_SECONDS = 120.0  # from the request's first byte to the reply's last
 # How long an exchange under way may go on when the run has to leave: less than the sync waits for it (crm_sync/sync.py).

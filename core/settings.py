@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from jobs import setting_checks as checks
-from warehouse.errors import ContractError
+from core import setting_checks as checks
+from core.errors import ContractError
 from warehouse.time_checks import EARLIEST
 
 

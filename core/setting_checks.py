@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pydantic import SecretStr, ValidationInfo
 from pydantic_core import ErrorDetails
 
-from crm_sync.destinations.address import address_of
+from core.address import address_of
 
 MAX_KEY_LENGTH = 8_192  # servers take 8 KiB of headers
 MIN_MEMORY_MB, MAX_MEMORY_MB = 100, 100_000_000  # DuckDB opens no file with less than some MB; 100 TB

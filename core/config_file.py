@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from warehouse.errors import ContractError
-from warehouse.yaml_reader import Document, UnreadableError, read_document
+from core.errors import ContractError
+from core.yaml_reader import Document, UnreadableError, read_document
 
 Contents = TypeVar("Contents", bound=BaseModel)
 
