@@ -21,7 +21,7 @@ COPY warehouse warehouse
 COPY jobs jobs
 COPY dbt dbt
 COPY config config
-# Editable: jobs/transform.py finds the dbt project beside itself. In site-packages that place, dbt/, is the library's.
+# Editable: jobs/transform/dbt.py finds the dbt project beside itself. In site-packages that place, dbt/, is the library's.
 # The build backend is in the lock, so nothing is downloaded here.
 RUN python requirements/install.py --into /venv --project
 

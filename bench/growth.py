@@ -25,12 +25,12 @@ from rich.console import Console
 from rich.table import Table as Screen
 
 from crm_sync.destinations.braze import Braze
-from jobs.backfill import backfill
-from jobs.hourly import hourly
-from jobs.house import House, open_house
+from jobs.upkeep.backfill import backfill
+from jobs.hourly.run import hourly
+from jobs.context import House, open_house
 from core.settings import Settings
-from jobs.training import train
-from jobs.transform import SINCE_EVER, Transform, Window
+from jobs.models.train import train
+from jobs.transform.dbt import SINCE_EVER, Transform, Window
 from sandbox.crm_server import LocalCrm
 from sandbox.synthetic_app import generate
 from warehouse.duckdb import DuckDBWarehouse

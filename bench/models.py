@@ -24,10 +24,10 @@ import pyarrow as pa
 import xgboost as xgb
 
 from crm_sync.destinations.braze import Braze
-from jobs.backfill import backfill
-from jobs.house import open_house
+from jobs.upkeep.backfill import backfill
+from jobs.context import open_house
 from core.settings import Settings
-from jobs.transform import SINCE_EVER, Window
+from jobs.transform.dbt import SINCE_EVER, Window
 from sandbox.oracle import unfinished_probability
 from sandbox.synthetic_app import generate
 from scoring.contract import Feature, FeatureContract

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from jobs.answering import Moment, answer_command, as_json
+from jobs.cli.runner import Moment, answer_command, as_json
 from core.settings import Settings, read_settings
 from sandbox import crm_file
 

@@ -11,13 +11,13 @@ from typing import Any
 from rich.console import Console
 
 from crm_sync.destinations.braze import Braze
-from jobs.backfill import Backfilled, backfill
-from jobs.demo_mark import DemoMark, write_mark
-from jobs.hourly import Result, hourly
-from jobs.house import open_house
+from jobs.upkeep.backfill import Backfilled, backfill
+from jobs.upkeep.demo_mark import DemoMark, write_mark
+from jobs.hourly.run import Result, hourly
+from jobs.context import open_house
 from core.progress import Narrator, Silence, demo_narrator
 from core.settings import Settings, read_settings
-from jobs.training import Registered, train
+from jobs.models.train import Registered, train
 from sandbox import DEMO_CONFIG, screens
 from sandbox.crm_server import LocalCrm
 from sandbox.demo_places import Places, clear, places_of

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from jobs.demo_mark import LAYER, OWN_DATA, DemoMark, read_mark
+from jobs.upkeep.demo_mark import LAYER, OWN_DATA, DemoMark, read_mark
 from core.settings import Settings
 from sandbox import crm_file
 from sandbox.crm_store import CrmStore

@@ -11,14 +11,14 @@ from pathlib import Path
 from sklearn.metrics import roc_auc_score
 
 from crm_sync.destinations.braze import Braze
-from jobs.demo_mark import read_mark, write_mark
-from jobs.funnel import load_funnel
-from jobs.hourly import Result, hourly
-from jobs.house import House, open_house
+from jobs.upkeep.demo_mark import read_mark, write_mark
+from jobs.transform.funnel import load_funnel
+from jobs.hourly.run import Result, hourly
+from jobs.context import House, open_house
 from core.progress import Narrator
 from core.settings import Settings
-from jobs.shape import changed
-from jobs.transform import SINCE_EVER, Window
+from jobs.transform.shape import changed
+from jobs.transform.dbt import SINCE_EVER, Window
 from sandbox import DEMO_CONFIG
 from sandbox.crm_server import LocalCrm
 from warehouse import ledger

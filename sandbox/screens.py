@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from jobs.hourly import Result
-from jobs.layout import table_of
+from jobs.hourly.run import Result
+from jobs.output.tables import table_of
 from sandbox.crm_segments import SEGMENTS
 from sandbox.replay import Replayed
 

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 from google.cloud import bigquery
 
-from jobs.backfill import backfill
-from jobs.house import House, open_house
+from jobs.upkeep.backfill import backfill
+from jobs.context import House, open_house
 from core.settings import Settings
-from jobs.training import train
+from jobs.models.train import train
 from sandbox.crm_server import LocalCrm
 from sandbox.synthetic_app import SyntheticApp
 from tests.emulator import PROJECT, Emulator

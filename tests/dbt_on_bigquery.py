@@ -17,7 +17,7 @@ from dbt.cli.main import dbtRunner
 from dbt_common.clients.agate_helper import table_from_data_flat
 from dbt_common.events.contextvars import get_node_info
 
-from jobs.transform import vars_text
+from jobs.transform.dbt import vars_text
 from warehouse.tables import ALL
 
 PROJECT = Path(__file__).parents[1] / "dbt"

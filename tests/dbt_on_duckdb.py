@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from dbt.cli.main import dbtRunner, dbtRunnerResult
 
-from jobs.transform import vars_text
+from jobs.transform.dbt import vars_text
 from warehouse.duckdb import DuckDBWarehouse
 
 PROJECT = Path(__file__).parents[1] / "dbt"

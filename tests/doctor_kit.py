@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from jobs.findings import Finding
-from jobs.remedies import Wanted
+from jobs.doctor.finding import Finding
+from jobs.doctor.remediation import Wanted
 from warehouse.bigquery_facts import LAYERS, Facts, Granted, Login, Refusal, TableFacts
 from warehouse.tables import ALL
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from crm_sync.destinations.braze import Braze
-from jobs.erase import Erased, erase
+from jobs.erasure.erase import Erased, erase
 from sandbox.crm_server import LocalCrm
 from tests.world import API_KEY, NOW, World, at, copy_history
 from warehouse.duckdb import DuckDBWarehouse

@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from jobs.house import open_house
-from jobs.transform import Window
+from jobs.context import open_house
+from jobs.transform.dbt import Window
 from tests.google_sql import GoogleSql, flat
 from tests.google_world import PREFIX, PROJECT, GoogleWarehouse, Sent, google_settings, warehouse_is
 from tests.windows import FORMS, MARKS, Recording, changing, over

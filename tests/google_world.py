@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from jobs.house import House
+from jobs.context import House
 from core.settings import Settings
 from tests.dbt_on_google_sql import Note, dbt_reaches
 from tests.google_sql import GoogleSql
@@ -158,7 +158,7 @@ def google_settings(folder: Path) -> Settings:
 def warehouse_is(warehouse: GoogleWarehouse, note: Note) -> Iterator[None]:
     """Within this, a job that opens BigQuery gets this warehouse, and dbt reaches its tables."""
     with pytest.MonkeyPatch.context() as patch, dbt_reaches(warehouse.google, note):
-        patch.setattr("jobs.house.open_warehouse", lambda settings: warehouse)
+        patch.setattr("jobs.context.open_warehouse", lambda settings: warehouse)
         yield
 
 

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from jobs.transform import Transform
+from jobs.transform.dbt import Transform
 from warehouse.duckdb import DuckDBWarehouse
 from warehouse.tables import Table
 

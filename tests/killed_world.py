@@ -26,13 +26,13 @@ import pyarrow.parquet as pq
 import yaml
 
 from crm_sync.fields import load_fields
-from jobs.backfill import backfill
-from jobs.hourly import hourly
-from jobs.house import open_house, open_warehouse
-from jobs.parsed import NAME as PARSED
+from jobs.upkeep.backfill import backfill
+from jobs.hourly.run import hourly
+from jobs.context import open_house, open_warehouse
+from jobs.transform.manifest_cache import NAME as PARSED
 from core.settings import Settings
-from jobs.training import train
-from jobs.transform import Window
+from jobs.models.train import train
+from jobs.transform.dbt import Window
 from sandbox.crm_faults import Fault
 from sandbox.crm_server import LocalCrm
 from sandbox.synthetic_app import SyntheticApp

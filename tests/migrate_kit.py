@@ -9,8 +9,8 @@ from typing import Any
 
 from crm_sync.destinations.braze import Braze
 from crm_sync.destinations.transport import RetryBudget
-from jobs.house import House, open_house
-from jobs.migrate import Migrated, migrate
+from jobs.context import House, open_house
+from jobs.upkeep.migrate import Migrated, migrate
 from core.progress import Silence
 from tests.old_warehouse import COUNT_HOURS
 from tests.world import API_KEY, NOW, at, settings_in

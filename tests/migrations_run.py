@@ -24,9 +24,10 @@ from typing import Any
 from dbt.task.run import ModelRunner
 from dbt_common.behavior_flags import BehaviorFlagRendered
 
-from jobs import migrate, migrations
-from jobs.outdated import refuse_outdated
-from jobs.transform import SINCE_EVER, Window
+from jobs.upkeep import migrate
+from jobs.upkeep import migrations
+from jobs.transform.schema_version import refuse_outdated
+from jobs.transform.dbt import SINCE_EVER, Window
 from tests.forks import Child, in_a_child
 from tests.migrate_kit import Steps, migrated, take_away
 from tests.world import NOW, parse_ahead, settings_in

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import requests
 
-from jobs.hourly import hourly
+from jobs.hourly.run import hourly
 from tests.local_crm import fault
 from tests.world import World, at
 

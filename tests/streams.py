@@ -13,7 +13,7 @@ import pyarrow as pa
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from jobs.transform import SINCE_EVER, Window
+from jobs.transform.dbt import SINCE_EVER, Window
 from warehouse.tables import APP_EVENTS
 
 # In the long run a law that says 200 is tried on as many streams as `make increments-test` asks, others in proportion.

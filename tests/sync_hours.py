@@ -18,10 +18,10 @@ from crm_sync.destination import Destination
 from crm_sync.fields import FieldMapping
 from crm_sync.recheck import Recheck
 from crm_sync.sync import Plan, SyncCounts, sync
-from jobs.dead_letters import retry
-from jobs.house import House
-from jobs.run_window import window_to_build
-from jobs.transform import Window
+from jobs.upkeep.dead_letters import retry
+from jobs.context import House
+from jobs.hourly.window import window_to_build
+from jobs.transform.dbt import Window
 from sandbox.crm_faults import Fault
 from sandbox.crm_server import LocalCrm
 from tests.sync_kit import MAPPING, Time

@@ -17,8 +17,8 @@ from typing import Any, cast
 
 import duckdb
 
-from jobs.house import open_house
-from jobs.transform import Window
+from jobs.context import open_house
+from jobs.transform.dbt import Window
 from tests.world import settings_in
 from warehouse.duckdb import TYPES, DuckDBWarehouse
 from warehouse.tables import CRM_STATE

@@ -21,18 +21,18 @@ from dbt.cli.main import dbtRunner
 from zetasql.core.exceptions import ServerError
 
 from crm_sync.deadline import Deadline
-from jobs import dead_letters
-from jobs.audit import audit, last_audit
-from jobs.backfill import backfill
-from jobs.doctor import of_history
-from jobs.erase import erase, erase_again, sweep
-from jobs.examples import build_examples, examples
-from jobs.house import House
-from jobs.migrations import STEPS
-from jobs.models import choose
-from jobs.nightly import nightly
-from jobs.profile_coverage import coverage_of_exits
-from jobs.repair import repair_watermark
+from jobs.upkeep import dead_letters
+from jobs.upkeep.audit import audit, last_audit
+from jobs.upkeep.backfill import backfill
+from jobs.doctor.run import of_history
+from jobs.erasure.erase import erase, erase_again, sweep
+from jobs.models.dataset import build_examples, examples
+from jobs.context import House
+from jobs.upkeep.migrations import STEPS
+from jobs.models.lifecycle import choose
+from jobs.upkeep.nightly import nightly
+from jobs.upkeep.profile_coverage import coverage_of_exits
+from jobs.upkeep.repair_watermark import repair_watermark
 from jobs.status import status
 from sandbox.crm_server import LocalCrm
 from sandbox.synthetic_app import generate

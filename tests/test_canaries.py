@@ -18,11 +18,11 @@ from crm_sync.destinations.connect import ADAPTERS, connect, load_options
 from crm_sync.destinations.transport import RetryBudget
 from crm_sync.fields import FieldMapping, load_fields
 from crm_sync.sync import sync
-from jobs import cli
-from jobs.backfill import backfill
-from jobs.house import open_house
+from jobs.cli import app as cli
+from jobs.upkeep.backfill import backfill
+from jobs.context import open_house
 from core.settings import read_settings
-from jobs.training import train
+from jobs.models.train import train
 from tests.canaries import EMAIL, GOSSIP, KEY, NAME, USER, VALUE, canaries_in, files_of
 from tests.crm_wire_kit import Said, Script, saying
 from tests.sync_kit import GRANTED, MAPPING, log_of, marts_in, pending, plan
@@ -253,7 +253,7 @@ def test_an_unexpected_error_says_where_and_not_what(
 
     if debug:
         monkeypatch.setenv("WINBACK_DEBUG", debug)
-    monkeypatch.setattr("jobs.doctor.doctor", fail)
+    monkeypatch.setattr("jobs.doctor.run.doctor", fail)
     monkeypatch.setattr(sys, "argv", ["winback", "doctor"])
     with pytest.raises(SystemExit) as leaving:
         cli.main()

@@ -15,7 +15,7 @@ import duckdb
 import pytest
 from click.testing import CliRunner
 
-from jobs.cli import cli
+from jobs.cli.app import cli
 from tests.erase_kit import eligible, erased
 from tests.forks import Child
 from tests.world import World

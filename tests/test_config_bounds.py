@@ -16,7 +16,7 @@ import yaml
 
 from crm_sync.destinations.connect import load_options
 from crm_sync.fields import load_fields
-from jobs.funnel import load_funnel
+from jobs.transform.funnel import load_funnel
 from scoring.policy import load_policy
 from training.commands import train
 from training.config import TrainingRules, check_trusted, load_training

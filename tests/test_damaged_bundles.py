@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs.models import aliases, choose, promote
+from jobs.models.lifecycle import aliases, choose, promote
 from core.settings import Settings
 from scoring.bundles import load_bundle
 from scoring.model import Model

@@ -13,7 +13,7 @@ import sqlglot
 import yaml
 from sqlglot import exp
 
-from jobs.funnel import Funnel
+from jobs.transform.funnel import Funnel
 from tests.dbt_on_bigquery import record
 from tests.dbt_on_duckdb import MODELS, PROJECT, artifact, invoke, prepare_empty, run
 

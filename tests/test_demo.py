@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.funnel import load_funnel
+from jobs.transform.funnel import load_funnel
 from sandbox import DEMO_CONFIG
 from sandbox.demo_places import clear, places_of
 from scoring.declared import load_contract

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.demo_mark import DemoMark, of_demo, read_mark, write_mark
-from jobs.watermark import stale
+from jobs.upkeep.demo_mark import DemoMark, of_demo, read_mark, write_mark
+from jobs.transform.watermark import stale
 from sandbox import crm_file
 from sandbox.crm_server import LocalCrm
 from sandbox.crm_store import CrmStore

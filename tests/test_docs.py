@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from crm_sync.destinations import braze, hubspot_properties, salesforce_fields
 from crm_sync.fields import Kind, load_fields
-from jobs.cli import cli
+from jobs.cli.app import cli
 from core.settings import Settings
 from scoring.policy import ELIGIBILITY_REASONS
 

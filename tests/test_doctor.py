@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from jobs.doctor import doctor
-from jobs.findings import Finding
-from jobs.findings_local import features
+from jobs.doctor.run import doctor
+from jobs.doctor.finding import Finding
+from jobs.doctor.local import features
 from core.settings import Settings
 from scoring.declared import load_contract
 from tests.doctor_kit import named, troubles

@@ -12,12 +12,12 @@ import pytest
 from google.api_core import exceptions as api
 from google.cloud import bigquery
 
-from jobs.doctor import doctor
-from jobs.findings import Finding
-from jobs.findings_bigquery import findings
-from jobs.house import open_house
-from jobs.migrate import migrate
-from jobs.remedies import Wanted
+from jobs.doctor.run import doctor
+from jobs.doctor.finding import Finding
+from jobs.doctor.bigquery import findings
+from jobs.context import open_house
+from jobs.upkeep.migrate import migrate
+from jobs.doctor.remediation import Wanted
 from tests.bigquery_world import bigquery_settings, connection_to, with_raw_tables
 from tests.doctor_kit import named, troubles
 from tests.emulator import PROJECT, Emulator

@@ -7,7 +7,7 @@ from typing import Any
 
 from click.testing import CliRunner
 
-from jobs.cli import cli
+from jobs.cli.app import cli
 from tests.emulator import PROJECT, Emulator
 from tests.world import API_KEY, World
 from warehouse.tables import APP_EVENTS

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from jobs.findings import size
-from jobs.findings_bigquery import findings
+from jobs.doctor.finding import size
+from jobs.doctor.bigquery import findings
 from tests.doctor_kit import (
     DENIED,
     MISSING,

@@ -14,7 +14,7 @@ from google.auth.exceptions import DefaultCredentialsError
 from google.oauth2 import credentials as oauth2
 from google.oauth2 import service_account
 
-from jobs.doctor import doctor
+from jobs.doctor.run import doctor
 from tests.doctor_kit import named
 from tests.world import settings_in
 from warehouse.bigquery_doctor import login_of, project_permissions

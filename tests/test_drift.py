@@ -15,12 +15,12 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from jobs import screens
-from jobs.audit import Audit, audit
-from jobs.hourly import hourly
-from jobs.house import House
+from jobs.output import runs as screens
+from jobs.upkeep.audit import Audit, audit
+from jobs.hourly.run import hourly
+from jobs.context import House
 from core.progress import Silence
-from jobs.nightly import Night, nightly
+from jobs.upkeep.nightly import Night, nightly
 from jobs.status import Status, status
 from sandbox.crm_server import LocalCrm
 from tests.world import API_KEY, HISTORY_UNTIL, NOW, World, at, copy_history

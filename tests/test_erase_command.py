@@ -11,8 +11,8 @@ from typing import get_args
 import pytest
 from click.testing import CliRunner
 
-from jobs.cli import cli
-from jobs.retention import stays
+from jobs.cli.app import cli
+from jobs.erasure.residual_data import stays
 from core.settings import Settings
 from tests.erase_kit import eligible
 from tests.run_kit import be_down, be_up

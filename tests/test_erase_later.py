@@ -11,10 +11,10 @@ import pytest
 from crm_sync.changes import Change
 from crm_sync.deadline import Deadline
 from crm_sync.recheck import Recheck, suppressed
-from jobs.erase import Erased, erase, erase_again, sweep
-from jobs.hourly import hourly
-from jobs.nightly import nightly
-from jobs.transform import Transform
+from jobs.erasure.erase import Erased, erase, erase_again, sweep
+from jobs.hourly.run import hourly
+from jobs.upkeep.nightly import nightly
+from jobs.transform.dbt import Transform
 from tests.erase_kit import (
     ELIGIBLE,
     RECEIPTS,

@@ -18,9 +18,9 @@ import xgboost as xgb
 import yaml
 from rich.console import Console
 
-from jobs import model_screens
-from jobs.evaluate import evaluate
-from jobs.models import promote
+from jobs.output import models as model_screens
+from jobs.models.evaluate import evaluate
+from jobs.models.lifecycle import promote
 from scoring import bundles
 from scoring.bundles import Bundle
 from scoring.calibration import Calibration

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from rich.console import Console
 
-from jobs import model_screens
-from jobs.examples import Examples, Moved, examples
+from jobs.output import models as model_screens
+from jobs.models.dataset import Examples, Moved, examples
 from scoring.declared import load_contract
 from tests.world import CONFIG, World, at, settings_in
 from core.errors import ContractError

@@ -12,8 +12,8 @@ from crm_sync.changes import Change
 from crm_sync.destination import Outcome
 from crm_sync.destination import Run as SyncRun
 from crm_sync.destinations.braze import Braze, BrazeOptions
-from jobs import dead_letters
-from jobs.hourly import hourly
+from jobs.upkeep import dead_letters
+from jobs.hourly.run import hourly
 from tests.local_crm import fault
 from tests.run_kit import a_candidate, assert_crm_holds_the_desired_state, be_down, be_up, decisions, delivered
 from tests.world import API_KEY, World, at

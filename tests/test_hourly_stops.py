@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xgboost as xgb
 
-from jobs.hourly import hourly
+from jobs.hourly.run import hourly
 from scoring import bundles
 from tests.run_kit import assert_crm_holds_the_desired_state, be_down, be_up, delivered
 from tests.world import HISTORY_UNTIL, NOW, World, at, settings_in

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from jobs.hourly import Result, hourly
-from jobs.transform import Transform, Window
+from jobs.hourly.run import Result, hourly
+from jobs.transform.dbt import Transform, Window
 from tests.world import World, at
 from warehouse import lease as leases
 from warehouse.duckdb import DuckDBWarehouse
@@ -300,7 +300,7 @@ def test_after_a_run_that_failed_nobody_waits_and_the_next_builds_from_its_windo
 ) -> None:
     run(shared, 1)
     with monkeypatch.context() as patch:
-        patch.setattr("jobs.delivering.sync", fail)
+        patch.setattr("jobs.hourly.deliver.sync", fail)
         with pytest.raises(RetryableError):
             run(shared, 2)
 
@@ -316,7 +316,7 @@ def test_after_a_run_that_failed_nobody_waits_and_the_next_builds_from_its_windo
 
 def test_a_run_that_dies_of_a_bug_keeps_nobody_waiting_either(shared: World, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("jobs.delivering.sync", lambda *_, **__: 1 / 0)
+        patch.setattr("jobs.hourly.deliver.sync", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(shared, 1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from jobs.hourly import hourly
+from jobs.hourly.run import hourly
 from tests.world import NOW, World, at
 from warehouse import ledger
 from warehouse.duckdb import DuckDBWarehouse

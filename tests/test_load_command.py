@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from jobs.cli import cli
+from jobs.cli.app import cli
 from tests.loading_kit import EVENTS, USERS, event, lines, user
 
 

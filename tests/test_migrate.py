@@ -20,15 +20,15 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
-from jobs import migrations
-from jobs.audit import audit
-from jobs.backfill import backfill
-from jobs.cli import cli
-from jobs.examples import examples
-from jobs.migrate import Migrated
-from jobs.models import enroll
-from jobs.outdated import refuse_outdated
-from jobs.training import train as train_again
+from jobs.upkeep import migrations
+from jobs.upkeep.audit import audit
+from jobs.upkeep.backfill import backfill
+from jobs.cli.app import cli
+from jobs.models.dataset import examples
+from jobs.upkeep.migrate import Migrated
+from jobs.models.lifecycle import enroll
+from jobs.transform.schema_version import refuse_outdated
+from jobs.models.train import train as train_again
 from sandbox.crm_server import LocalCrm
 from scoring.contract import FeatureContract
 from scoring.declared import load_contract
@@ -352,7 +352,7 @@ def test_a_backfill_that_was_killed_leaves_no_warehouse_to_be_migrated(
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jobs.backfill.build_history", killed)
+    monkeypatch.setattr("jobs.upkeep.backfill.build_history", killed)
     with migrating(old, parsed) as house:
         house.warehouse.prepare()
         with pytest.raises(KeyboardInterrupt):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from jobs.outdated import refuse_outdated
+from jobs.transform.schema_version import refuse_outdated
 from tests import old_warehouse
 from tests.bigquery_world import BigQueryWorld, bigquery_settings, connection_to
 from tests.emulator import PROJECT, Emulator

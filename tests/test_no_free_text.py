@@ -7,8 +7,8 @@ from pathlib import Path
 
 import duckdb
 
-from jobs.erase import erase
-from jobs.hourly import hourly
+from jobs.erasure.erase import erase
+from jobs.hourly.run import hourly
 from scoring.bundles import load_bundle
 from scoring.registry import CHAMPION, connect
 from tests.incomes_kit import incomes, train_on_incomes

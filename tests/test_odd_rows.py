@@ -9,7 +9,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from jobs.hourly import hourly
+from jobs.hourly.run import hourly
 from sandbox.crm_server import LocalCrm
 from tests.dbt_on_duckdb import invoke, prepare_empty
 from tests.world import API_KEY, NOW, World, at, copy_history

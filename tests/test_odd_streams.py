@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from jobs.audit import Audit, audit
-from jobs.hourly import Result
-from jobs.nightly import Night, nightly
+from jobs.upkeep.audit import Audit, audit
+from jobs.hourly.run import Result
+from jobs.upkeep.nightly import Night, nightly
 from sandbox.crm_server import LocalCrm
 from tests.world import API_KEY, HISTORY_UNTIL, NOW, World, at, copy_history
 from warehouse.duckdb import DuckDBWarehouse

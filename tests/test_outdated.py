@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.doctor import of_history
-from jobs.findings import Finding
-from jobs.migrate import record
-from jobs.outdated import refuse_before_first_hour, refuse_outdated
+from jobs.doctor.run import of_history
+from jobs.doctor.finding import Finding
+from jobs.upkeep.migrate import record
+from jobs.transform.schema_version import refuse_before_first_hour, refuse_outdated
 from tests import old_warehouse
 from tests.migrate_kit import migrating
 from tests.world import NOW

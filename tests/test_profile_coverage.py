@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from jobs.doctor import profiles
-from jobs.profile_coverage import Coverage, coverage_of_events, coverage_of_exits
+from jobs.doctor.run import profiles
+from jobs.upkeep.profile_coverage import Coverage, coverage_of_events, coverage_of_exits
 from tests.bigquery_world import with_raw_tables
 from tests.emulator import Emulator
 from warehouse.duckdb import DuckDBWarehouse

@@ -13,7 +13,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.transform import Window
+from jobs.transform.dbt import Window
 from tests.streams import Stream, few_or_many, minutes, one_go_of, rows_of, steps_of, streams
 from tests.windows import FEATURES, Replay, recorded
 from warehouse.tables import DECISIONS, RUNS, USERS

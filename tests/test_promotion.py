@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.models import Aliases, Promoted, aliases, choose, enroll, promote, rollback
+from jobs.models.lifecycle import Aliases, Promoted, aliases, choose, enroll, promote, rollback
 from core.settings import Settings
 from scoring import bundles
 from scoring.registry import ALIASES, Registry, connect
@@ -146,7 +146,7 @@ class Stops:
 def test_a_promotion_killed_anywhere_leaves_a_champion_and_is_done_by_the_next_attempt(
     settings: Settings, registry: Registry, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
-    monkeypatch.setattr("jobs.models.open_registry", lambda _: Stops(registry, writes))
+    monkeypatch.setattr("jobs.models.lifecycle.open_registry", lambda _: Stops(registry, writes))
     with pytest.raises(KeyboardInterrupt):
         promote(settings, force=True)
     monkeypatch.undo()
@@ -161,7 +161,7 @@ def test_a_rollback_killed_anywhere_leaves_a_champion_and_is_done_by_the_next_at
     settings: Settings, registry: Registry, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
     promote(settings, force=True)
-    monkeypatch.setattr("jobs.models.open_registry", lambda _: Stops(registry, writes))
+    monkeypatch.setattr("jobs.models.lifecycle.open_registry", lambda _: Stops(registry, writes))
     with pytest.raises(KeyboardInterrupt):
         rollback(settings)
     monkeypatch.undo()

@@ -10,7 +10,7 @@ import pytest
 
 from crm_sync.destination import Finding, UnavailableError
 from crm_sync.destinations.connect import ADAPTERS
-from jobs.findings_crm import crm as examined
+from jobs.doctor.crm import crm as examined
 from core.settings import Settings
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.crms_kit import SALESFORCE_FIELDS, connected

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.findings_local import model
-from jobs.models import Aliases, aliases, choose, enroll, promote, rollback
+from jobs.doctor.local import model
+from jobs.models.lifecycle import Aliases, aliases, choose, enroll, promote, rollback
 from core.settings import Settings
 from jobs.status import status
 from scoring import bundles

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs.repair import repair_watermark
+from jobs.upkeep.repair_watermark import repair_watermark
 from tests.bigquery_world import connection_to, with_raw_tables
 from tests.emulator import Emulator
 from tests.world import World, at

@@ -12,19 +12,19 @@ from typing import Any
 
 import pytest
 
-from jobs.audit import audit
-from jobs.backfill import backfill
-from jobs.doctor import of_history
-from jobs.examples import examples
-from jobs.hourly import hourly
-from jobs.house import House
-from jobs.loading import load_files
+from jobs.upkeep.audit import audit
+from jobs.upkeep.backfill import backfill
+from jobs.doctor.run import of_history
+from jobs.models.dataset import examples
+from jobs.hourly.run import hourly
+from jobs.context import House
+from jobs.upkeep.load import load_files
 from core.progress import Silence
-from jobs.nightly import nightly
-from jobs.repair import plan_of, repair_watermark
+from jobs.upkeep.nightly import nightly
+from jobs.upkeep.repair_watermark import plan_of, repair_watermark
 from jobs.status import status
-from jobs.training import train
-from jobs.watermark import committed
+from jobs.models.train import train
+from jobs.transform.watermark import committed
 from tests.erase_kit import told_world
 from tests.run_kit import assert_crm_holds_the_desired_state, decisions, granted
 from tests.world import HISTORY_UNTIL, World, at
@@ -132,7 +132,7 @@ def test_every_command_that_works_from_the_watermark_refuses_one_beyond_now(ahea
 
 
 def test_load_names_the_remedy_and_stores_nothing(ahead: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.loading.utc_now", lambda: at(3))
+    monkeypatch.setattr("jobs.upkeep.load.utc_now", lambda: at(3))
     file = ahead.folder / "events.csv"
     file.write_text(
         "event_id,user_id,event_name,occurred_at,loaded_at\ne,u,app_opened,2026-05-20 18:30,2026-05-20 18:31\n"
@@ -291,7 +291,7 @@ def test_the_repair_of_a_run_killed_after_its_commit_loses_none_of_its_decisions
     good: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("jobs.hourly.deliver", lambda *_: 1 / 0)
+        patch.setattr("jobs.hourly.run.deliver", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(good, 2, ahead=AHEAD)
     of_the_bad = {row["user_id"] for row in decisions(good) if row["is_eligible"] and row["decided_at"] > at(3)}

@@ -15,7 +15,7 @@ from crm_sync.destinations.adapter import ClientCredentials
 from crm_sync.destinations.connect import CrmFile, connect
 from crm_sync.destinations.salesforce import Salesforce
 from crm_sync.destinations.transport import RetryBudget
-from jobs.findings_crm import crm as examined
+from jobs.doctor.crm import crm as examined
 from core.settings import Settings, read_settings
 from sandbox.crm_server import LocalCrm
 from tests.crm_wire_kit import Patience, Said, saying

@@ -13,7 +13,7 @@ from crm_sync.destination import UnavailableError
 from crm_sync.destinations.braze import Braze
 from crm_sync.destinations.pacing import Pace
 from crm_sync.destinations.transport import RetryBudget, Transport
-from jobs.house import open_destination
+from jobs.context import open_destination
 from core.settings import Settings
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.sync_kit import MAPPING

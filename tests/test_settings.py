@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
-from jobs.funnel import Funnel, load_funnel
+from jobs.transform.funnel import Funnel, load_funnel
 from core.settings import Settings, read_settings
 from core.errors import ContractError
 

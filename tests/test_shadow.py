@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from jobs.erase import erase
-from jobs.hourly import Result, hourly
+from jobs.erasure.erase import erase
+from jobs.hourly.run import Result, hourly
 from core.progress import Silence
-from jobs.shadow import Shadowed
+from jobs.hourly.shadow import Shadowed
 from scoring import bundles
 from scoring.calibration import Calibration
 from scoring.registry import CHALLENGER
@@ -156,7 +156,7 @@ def test_a_run_that_died_after_its_shadow_leaves_nothing_that_counts_twice(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("jobs.hourly.ledger.commit", killed)
+        patch.setattr("jobs.hourly.run.ledger.commit", killed)
         with pytest.raises(KeyboardInterrupt):
             run(world, 6)
     assert world.query("select * from ops.shadow_scores") != []
@@ -184,7 +184,7 @@ def test_a_run_that_was_overtaken_takes_its_shadow_away(world: World, monkeypatc
         assert found
         return found
 
-    monkeypatch.setattr("jobs.hourly.ledger.commit", another)
+    monkeypatch.setattr("jobs.hourly.run.ledger.commit", another)
     run(world, 9)
     assert world.query("select count(*) as n from ops.shadow_scores") == mine
 

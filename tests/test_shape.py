@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from jobs.audit import audit
-from jobs.doctor import of_history
-from jobs.examples import examples
-from jobs.funnel import Funnel, load_funnel
-from jobs.hourly import hourly
-from jobs.house import House
-from jobs.nightly import nightly
-from jobs.shape import changed, refuse_changed, shape_of, written
+from jobs.upkeep.audit import audit
+from jobs.doctor.run import of_history
+from jobs.models.dataset import examples
+from jobs.transform.funnel import Funnel, load_funnel
+from jobs.hourly.run import hourly
+from jobs.context import House
+from jobs.upkeep.nightly import nightly
+from jobs.transform.shape import changed, refuse_changed, shape_of, written
 from tests.world import CONFIG, World, at
 from core.errors import ContractError
 

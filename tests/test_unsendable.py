@@ -17,7 +17,7 @@ from crm_sync.delivery_log import DeliveryLog
 from crm_sync.destinations.salesforce_rows import as_csv
 from crm_sync.fields import RIDE_ALONG
 from crm_sync.sync import SyncCounts, sync
-from jobs.transform import Window
+from jobs.transform.dbt import Window
 from sandbox.crm_server import LocalCrm
 from tests.sync_kit import (
     FINISHED,

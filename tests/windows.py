@@ -19,8 +19,8 @@ from typing import Any, get_type_hints
 import pyarrow as pa
 import pytest
 
-from jobs.house import open_house
-from jobs.transform import Window
+from jobs.context import open_house
+from jobs.transform.dbt import Window
 from tests.world import settings_in
 from warehouse.duckdb import DuckDBWarehouse
 from warehouse.tables import APP_EVENTS

@@ -15,14 +15,14 @@ import pyarrow as pa
 from crm_sync.destinations.braze import Braze
 from crm_sync.destinations.transport import RetryBudget
 from crm_sync.fields import load_fields
-from jobs.backfill import backfill
-from jobs.funnel import load_funnel
-from jobs.hourly import Result, hourly
-from jobs.house import House, open_house
-from jobs.parsed import NAME as PARSED
+from jobs.upkeep.backfill import backfill
+from jobs.transform.funnel import load_funnel
+from jobs.hourly.run import Result, hourly
+from jobs.context import House, open_house
+from jobs.transform.manifest_cache import NAME as PARSED
 from core.settings import Settings
-from jobs.training import train
-from jobs.transform import Window
+from jobs.models.train import train
+from jobs.transform.dbt import Window
 from sandbox.crm_server import LocalCrm
 from sandbox.synthetic_app import SyntheticApp, generate
 from scoring.policy import load_policy

@@ -141,7 +141,7 @@ RUNS = Table(
             "count_eligible": _COUNT,
             "committed_at": TIMESTAMP,
         },
-        # The keys of funnel.yml that shaped the tables, as JSON (jobs/shape.py).
+        # The keys of funnel.yml that shaped the tables, as JSON (jobs/transform/shape.py).
         {"model_version": _TEXT, "policy_version": _TEXT, "funnel": _TEXT},
     ),
     is_unique=True,

@@ -20,7 +20,7 @@
 {% macro days_of_a_session() -%} {{ return((var('max_session_hours') / 24) | round(0, 'ceil') | int) }} {%- endmacro %}
 
 {#- The first day whose partitions this run may read or write: the latest arrival allowed, plus the longest session before it and
-    a gap on both its sides, in whole days. jobs/funnel.py has the same sum. -#}
+    a gap on both its sides, in whole days. jobs/transform/funnel.py has the same sum. -#}
 {% macro days_in_reach() -%}
   {%- set minutes = var('max_session_hours') * 60 + 2 * var('session_gap_minutes') -%}
   {{ return(var('max_lateness_days') + ((minutes / 1440) | round(0, 'ceil') | int)) }}

@@ -1,0 +1,1 @@
+"""The command line: options in, a result printed, an exit code out."""

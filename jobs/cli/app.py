@@ -1,0 +1,363 @@
+"""Which commands are there, and what do they print?"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from datetime import datetime
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from jobs.output import load as load_screen
+from jobs.cli import models as model_commands
+from jobs.output import runs as screens
+from jobs.cli import upkeep as upkeep_commands
+from jobs.cli.runner import Moment, answer_command, as_json, in_house, print_answer
+from core.progress import logger
+from core.settings import Settings, read_settings
+from jobs.signals import interruptible
+from core.errors import BusyError, ContractError, WinbackError
+
+
+class Commands(click.Group):
+    """The job's own commands, and those of rooms that the job does not import."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name them all."""
+        return sorted({*super().list_commands(ctx), *(e.name for e in entry_points(group="winback.commands"))})
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Load one; a room whose libraries are not installed says which one is missing when it is called."""
+        own = super().get_command(ctx, name)
+        if own:
+            return own
+        for entry in entry_points(group="winback.commands", name=name):
+            try:
+                command: click.Command = entry.load()
+            except ModuleNotFoundError as error:
+                command = _absent(name, str(error.name))
+            return command
+        return None
+
+
+def _absent(name: str, missing: str) -> click.Command:
+    """A command that says why it is not there."""
+
+    @click.command(name, short_help="(not installed here)", context_settings={"ignore_unknown_options": True})
+    @click.argument("arguments", nargs=-1)
+    def absent(arguments: tuple[str, ...]) -> None:  # noqa: ARG001
+        raise click.ClickException(
+            f"{name} needs {missing}, which the scoring image leaves out. Install the sandbox extra."
+        )
+
+    return absent
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="winback")
+def cli() -> None:
+    """Score the users who left unfinished, decide who may get a voucher, keep the CRM in step.
+
+    \b
+    winback load --events events.parquet --users users.parquet
+    winback backfill --until 2026-06-01
+    winback train
+    winback hourly
+    """
+
+
+def _files(option: str, table: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """An option that may be given several times, each a file, a folder or a pattern."""
+    told = f"Parquet or CSV of {table}: a file, a folder, or a pattern in quotes. May be given again."
+    return click.option(option, multiple=True, type=click.Path(path_type=Path), help=told)
+
+
+@cli.command()
+@_files("--events", "raw.app_events")
+@_files("--users", "raw.users")
+@_files("--redemptions", "raw.voucher_redemptions")
+@click.option(
+    "--set-aside", type=click.Path(path_type=Path), help="Write refused rows here, with the reason; load the rest."
+)
+@as_json
+def load(
+    events: tuple[Path, ...],
+    users: tuple[Path, ...],
+    redemptions: tuple[Path, ...],
+    set_aside: Path | None,
+    is_json: bool,
+) -> None:
+    """Load raw data; all of it or nothing, and the same file twice changes nothing.
+
+    \b
+    winback load --events events.parquet --users users.csv
+    winback load --events day1/ --events 'day2/*.csv.gz' --set-aside refused.csv
+    """
+    from jobs.upkeep.load import load_files  # noqa: PLC0415 - commands import what they need: `--help` stays fast
+
+    files = {
+        name: paths for name, paths in (("events", events), ("users", users), ("redemptions", redemptions)) if paths
+    }
+    if not files:
+        raise click.UsageError("Name at least one file: --events, --users or --redemptions.")
+    answer_command(
+        is_json, lambda settings, voice: load_files(settings, files, voice, set_aside=set_aside), load_screen.loaded
+    )
+
+
+@cli.command()
+@click.option("--until", type=Moment(), required=True, help="History is what was loaded before this time.")
+@as_json
+def backfill(until: datetime, is_json: bool) -> None:
+    """Take history in as one epoch; nothing is decided and nothing sent.
+
+    \b
+    winback backfill --until 2026-06-01
+    """
+    from jobs.upkeep.backfill import backfill as run  # noqa: PLC0415
+
+    answer_command(is_json, in_house(lambda house: run(house, until)), screens.backfilled)
+
+
+@cli.command()
+@click.option("--until", type=Moment(), help="End of the run window; default: now minus the safety lag.")
+@click.option(
+    "--dry-run", is_flag=True, help="Build, score, decide and rehearse the sync, but commit and send nothing."
+)
+@click.option(
+    "--accept-audience",
+    is_flag=True,
+    help="Send although the audience has collapsed: you have looked, and it is right.",
+)
+@as_json
+def hourly(until: datetime | None, dry_run: bool, accept_audience: bool, is_json: bool) -> None:
+    """Run once: features, scores, decisions, audience, sync.
+
+    \b
+    winback hourly
+    winback hourly --until 2026-06-01T10:00 --json
+    Exit codes: 0 done, 1 failed and safe to retry, 2 configuration or contract, 3 too many rejections or a collapsed audience.
+    """
+    from jobs.hourly.run import hourly as run  # noqa: PLC0415
+    from jobs.context import open_house  # noqa: PLC0415
+
+    def act(settings: Settings, voice: Any) -> Any:
+        with open_house(settings, narrator=voice) as house:
+            return run(house, until, dry_run=dry_run, accept_audience=accept_audience)
+
+    try:
+        result = answer_command(is_json, act, screens.ran)
+    except BusyError as busy:
+        if not busy.is_hourly:
+            raise
+        # Not a failure: the run that holds the data does the work of this one.
+        _say("info", str(busy))
+        if is_json:
+            click.echo(json.dumps({"skipped": str(busy)}))
+        return
+    if result.stopped:
+        raise result.stopped
+
+
+@cli.command()
+@as_json
+def nightly(is_json: bool) -> None:
+    """Build once more what arrived within the last days, so that lost or altered rows come right; decides and sends nothing.
+
+    \b
+    winback nightly
+    winback nightly && winback hourly     (in place of one hour's run: never run the two at once)
+    """
+    from jobs.upkeep.nightly import nightly as run  # noqa: PLC0415
+
+    answer_command(is_json, in_house(run), screens.rebuilt)
+
+
+@cli.command()
+@click.option("--percent", type=click.IntRange(1, 100), default=1, show_default=True, help="How many of the users.")
+@as_json
+def audit(percent: int, is_json: bool) -> None:
+    """Rebuild a sample of users from the raw events in one go, and compare it with what the hours have built.
+
+    \b
+    winback audit
+    winback audit --percent 10 --json
+    Exit codes: 0 no row differs, 1 failed and safe to retry, 2 configuration or contract, 3 rows differ: look at them.
+    """
+    from jobs.upkeep.audit import audit as run  # noqa: PLC0415
+
+    drift = answer_command(is_json, in_house(lambda house: run(house, percent)), screens.audited).drift
+    if drift:
+        raise drift
+
+
+@cli.command()
+@as_json
+def status(is_json: bool) -> None:
+    """Show the watermark, the last runs, what is pending, rejected or not erased yet, the model, and the last audit.
+
+    \b
+    winback status
+    """
+    from jobs.context import open_house  # noqa: PLC0415
+    from jobs.status import status as run  # noqa: PLC0415
+
+    def act(settings: Settings, _: Any) -> Any:
+        with open_house(settings) as house:
+            return run(house)
+
+    answer_command(is_json, act, screens.status)
+
+
+@cli.command("dead-letters")
+@click.argument("action", type=click.Choice(["list", "retry"]), default="list")
+@as_json
+def dead_letters(action: str, is_json: bool) -> None:
+    """List the users the CRM rejected, by reason, or have the next run try them again.
+
+    \b
+    winback dead-letters
+    winback dead-letters retry
+    """
+    from jobs.upkeep import dead_letters as letters  # noqa: PLC0415
+    from jobs.context import open_house  # noqa: PLC0415
+
+    def act(settings: Settings, _: Any) -> Any:
+        with open_house(settings) as house:
+            return letters.listed(house) if action == "list" else {"retried": letters.retry(house)}
+
+    answer_command(is_json, act, screens.dead_letters)
+
+
+class Discreet(click.Command):
+    """A command whose arguments are never repeated in an error."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError:
+            told = (
+                "Write winback erase USER, with --yes or --json, and nothing else. Quote an id that has spaces; put -- before "
+                "one that begins with a dash."
+            )
+            raise click.UsageError(told, ctx) from None
+
+
+@cli.command(cls=Discreet)
+@click.argument("user")
+@click.option("--yes", "is_certain", is_flag=True, help="Do not ask on the terminal whether you are certain.")
+@as_json
+def erase(user: str, is_certain: bool, is_json: bool) -> None:
+    """Erase a user: nothing is decided or sent of them any more, and their rows and their profile in the CRM are deleted.
+
+    \b
+    winback erase USER
+    winback erase USER --yes --json
+    Again, it finishes what was left. Exit codes: 0 done, 1 not all is deleted yet: run it again, 2 configuration or contract.
+    """
+    from jobs.erasure.erase import erase as run  # noqa: PLC0415
+
+    if not user:
+        raise click.UsageError("The user's id is empty.")
+    if not is_certain:
+        if not sys.stdin.isatty():
+            raise click.UsageError("Nobody is there to be asked. If you are certain, add --yes: it cannot be undone.")
+        click.confirm("Erase this user here and in the CRM? It cannot be undone.", abort=True, err=True)
+
+    problem = answer_command(is_json, in_house(lambda house: run(house, user)), screens.erased).problem
+    if problem:
+        raise problem
+
+
+@cli.command()
+@as_json
+def doctor(is_json: bool) -> None:
+    """Check everything a run needs and say what to grant, create or correct; changes nothing.
+
+    \b
+    winback doctor
+    winback doctor --json
+    Exit codes: 0 nothing failed, 2 something did: what to do is told.
+    """
+    from jobs.doctor import run as doctors  # noqa: PLC0415
+
+    try:
+        settings = read_settings()
+    except ContractError as error:
+        found = doctors.unusable(error)
+    else:
+        found = doctors.doctor(settings)
+    print_answer(found, is_json, screens.diagnosis)
+    if found.error:
+        raise found.error
+
+
+for command in (*model_commands.ALL, *upkeep_commands.ALL):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line; errors become a sentence and an exit code."""
+    with interruptible() as signals:
+        try:
+            sys.exit(_exit_code(signals))
+        except KeyboardInterrupt:  # while it was saying why
+            sys.exit(1)
+
+
+def _exit_code(signals: list[signal.Signals]) -> int:
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
+    except BaseException as error:  # noqa: BLE001 - an interruption, too, is told in words
+        if signals:
+            _say("error", f"Stopped by {signals[0].name}. Nothing is half done: run it again.")
+            return 1
+        return _told(error)
+    return 0
+
+
+def _told(error: BaseException) -> int:
+    """Say what went wrong, and return the exit code."""
+    if isinstance(error, click.Abort):
+        _say("info", "Nothing was done.")
+        return 1
+    if isinstance(error, click.ClickException):
+        error.show()
+        return 2
+    if isinstance(error, WinbackError):
+        _say("error", str(error))
+        return error.exit_code
+    if not isinstance(error, Exception):
+        raise error
+    # The last resort: say where, but not what, for it may quote a user's data.
+    places = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if Path(f.filename).is_relative_to(Path(__file__).parents[2])
+    ]
+    where = f"{Path(places[-1].filename).name}:{places[-1].lineno}" if places else "an unknown place"
+    hint = "Nothing is half done; running again is safe. WINBACK_DEBUG=1 shows more, perhaps with users' data."
+    if os.environ.get("WINBACK_DEBUG", "").lower() in ("1", "true", "yes"):
+        traceback.print_exception(error)
+    _say("error", f"Unexpected {type(error).__name__} at {where}. {hint}")
+    return 1
+
+
+def _say(severity: str, text: str) -> None:
+    if sys.stderr.isatty():
+        color = {"error": "red", "info": "yellow"}[severity]
+        Console(stderr=True).print(f"[{color}]{severity.capitalize()}:[/] ", end="")
+        click.echo(text, err=True)
+    else:
+        getattr(logger(), severity)(text)

@@ -1,0 +1,91 @@
+"""Which commands make a model, judge it, and bring it into use?"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import click
+
+from jobs.output import models as model_screens
+from jobs.cli.runner import Moment, answer_command, as_json, in_house
+
+known_by = click.option("--until", type=Moment(), help="Use labels known by this time; default: the watermark.")
+
+
+@click.command()
+@known_by
+@as_json
+def examples(until: datetime | None, is_json: bool) -> None:
+    """Build and test the examples that a model would learn from, and show what they hold; trains nothing.
+
+    \b
+    winback examples
+    winback examples --until 2026-06-01 --json
+    Exit codes: 0 built, 1 failed and safe to retry, 2 configuration, contract, or no example yet.
+    """
+    from jobs.models.dataset import examples as run  # noqa: PLC0415 - commands import what they need: `--help` stays fast
+
+    answer_command(is_json, in_house(lambda house: run(house, until)), model_screens.built)
+
+
+@click.command()
+@known_by
+@as_json
+def train(until: datetime | None, is_json: bool) -> None:
+    """Fit a model on matured examples, evaluate it, write its bundle and card, and register it as the challenger.
+
+    \b
+    winback train
+    """
+    from jobs.models.train import train as run  # noqa: PLC0415
+
+    answer_command(is_json, in_house(lambda house: run(house, until)), model_screens.trained)
+
+
+@click.command()
+@known_by
+@as_json
+def evaluate(until: datetime | None, is_json: bool) -> None:
+    """Judge the challenger against the champion on exits that neither learned from, and keep the verdict with it.
+
+    \b
+    winback evaluate
+    winback evaluate --json
+    Exit codes: 0 judged, whatever the verdict, 1 failed and safe to retry, 2 configuration or contract.
+    """
+    from jobs.models.evaluate import evaluate as run  # noqa: PLC0415
+
+    answer_command(is_json, in_house(lambda house: run(house, until)), model_screens.judged)
+
+
+@click.command()
+@click.argument("version", required=False)
+@click.option("--force", is_flag=True, help="Without a verdict, or against it.")
+@as_json
+def promote(version: str | None, force: bool, is_json: bool) -> None:
+    """Make the challenger, or a version, the champion if its verdict says that it is better; the next run uses it.
+
+    \b
+    winback promote
+    winback promote 20260601T100000Z-1a2b3c4d --force
+    Exit codes: 0 done, 1 the registry did not answer, 2 configuration or contract, 4 no challenger, or one that is no better.
+    """
+    from jobs.models.lifecycle import promote as run  # noqa: PLC0415
+
+    answer_command(is_json, lambda settings, _: run(settings, version, force=force), model_screens.promoted)
+
+
+@click.command()
+@as_json
+def rollback(is_json: bool) -> None:
+    """Make the previous champion the champion again; the next run uses it.
+
+    \b
+    winback rollback
+    """
+    from jobs.models.lifecycle import rollback as run  # noqa: PLC0415
+
+    answer_command(is_json, lambda settings, _: run(settings), model_screens.promoted)
+
+
+ALL = (examples, train, evaluate, promote, rollback)

@@ -1,0 +1,77 @@
+"""How does a command read its words, act, and answer: a sentence for a person, or one object for a program?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from core.progress import narrator
+from core.settings import Settings, read_settings
+
+as_json = click.option("--json", "is_json", is_flag=True, help="One machine-readable object on stdout.")
+
+
+class Moment(click.ParamType["datetime"]):
+    """A time: 2026-06-01, 2026-06-01T10:00, or with a zone; without one it is UTC."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Return an aware UTC datetime."""
+        try:
+            moment = datetime.fromisoformat(value)
+        except (TypeError, ValueError):
+            self.fail(f"{value!r} is no time; write 2026-06-01T10:00 or 2026-06-01T10:00+02:00", param, ctx)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def answer_command(is_json: bool, act: Callable[[Settings, Any], Any], show: Callable[[Console, Any], None]) -> Any:
+    """Read the settings, act, and print the answer: one object, or something a person likes to read."""
+    settings = read_settings()
+    voice = narrator()
+    try:
+        answer = act(settings, voice)
+    finally:
+        voice.close()
+    print_answer(answer, is_json, show)
+    return answer
+
+
+def in_house(act: Callable[[Any], Any]) -> Callable[[Settings, Any], Any]:
+    """Have `act` be given an open house, which is closed after it."""
+
+    def run(settings: Settings, voice: Any) -> Any:
+        from jobs.context import open_house  # noqa: PLC0415 - the warehouse's libraries: `--help` stays fast
+
+        with open_house(settings, narrator=voice) as house:
+            return act(house)
+
+    return run
+
+
+def print_answer(answer: Any, is_json: bool, show: Callable[[Console, Any], None]) -> None:
+    """Print it."""
+    if is_json:
+        click.echo(json.dumps(_plain(answer), ensure_ascii=False))
+    else:
+        show(Console(), answer)
+
+
+def _plain(answer: Any) -> Any:
+    if hasattr(answer, "as_dict"):
+        return _plain(answer.as_dict())
+    if hasattr(answer, "__dataclass_fields__"):
+        return {name: _plain(getattr(answer, name)) for name in answer.__dataclass_fields__}
+    if isinstance(answer, dict):
+        return {key: _plain(value) for key, value in answer.items()}
+    if isinstance(answer, list | tuple):
+        return [_plain(value) for value in answer]
+    if isinstance(answer, datetime):
+        return answer.isoformat()
+    return str(answer) if isinstance(answer, Path) else answer

@@ -1,0 +1,75 @@
+"""Commands that put a warehouse in order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jobs.output import runs as screens
+from jobs.cli.runner import answer_command, as_json, in_house
+from core.settings import Settings
+from core.errors import BusyError, ContractError
+
+if TYPE_CHECKING:  # it brings the warehouse's libraries: `--help` stays fast
+    from jobs.upkeep.migrate import Migrated
+
+
+@click.command("repair-watermark")
+@click.option("--dry-run", is_flag=True, help="Show what would be repaired, and change nothing.")
+@as_json
+def repair_watermark(dry_run: bool, is_json: bool) -> None:
+    """Put the watermark back after a run whose clock was ahead; its decisions stay made, and nothing is sent.
+
+    \b
+    winback repair-watermark --dry-run
+    winback repair-watermark
+    Check this machine's clock first. Exit codes: 0 done or nothing to repair, 1 failed and safe to retry, 2 no history.
+    """
+    from jobs.upkeep.repair_watermark import repair_watermark as run  # noqa: PLC0415
+
+    answer_command(is_json, in_house(lambda house: run(house, dry_run=dry_run)), screens.repaired)
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Show the steps, and change nothing.")
+@as_json
+def migrate(dry_run: bool, is_json: bool) -> None:
+    """Migrate a warehouse of an earlier version to this one, after an upgrade and with the schedule stopped; nothing is sent.
+
+    \b
+    winback migrate --dry-run
+    winback migrate
+    Copy the warehouse first: an older version cannot use it afterwards. If it is killed, run it again: it goes on.
+    Exit codes: 0 done or nothing to do, 1 failed and safe to retry, 2 configuration, contract, or a run is at work.
+    """
+    from jobs.context import open_house  # noqa: PLC0415
+    from jobs.upkeep.migrate import migrate as run  # noqa: PLC0415
+
+    def act(settings: Settings, voice: Any) -> Migrated:
+        try:
+            with open_house(settings, is_migrating=True, narrator=voice) as house:
+                return run(house, dry_run=dry_run)
+        except BusyError as busy:
+            raise ContractError(
+                f"{busy} A migration needs the warehouse for itself: stop the schedule, wait, and run winback migrate again."
+            ) from None
+
+    answer_command(is_json, act, screens.migrated)
+
+
+@click.command()
+@as_json
+def compact(is_json: bool) -> None:
+    """Write the DuckDB file anew, so that no byte of deleted rows is left in it; for after an erasure, with no run at work.
+
+    \b
+    winback compact
+    winback erase u-0001193 --yes && winback compact
+    """
+    from jobs.upkeep.compact import compact as run  # noqa: PLC0415
+
+    answer_command(is_json, run, screens.compacted)
+
+
+ALL = (repair_watermark, migrate, compact)

@@ -1,0 +1,166 @@
+"""What is a run made of: the settings, the files people edit, the warehouse, the CRM, the clock?
+
+The one composition root. Everything below gets values and small interfaces; tests build a House of their own parts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from crm_sync.destination import Destination
+from crm_sync.destinations.adapter import ClientCredentials
+from crm_sync.destinations.connect import connect, load_options
+from crm_sync.destinations.transport import Network, RetryBudget
+from crm_sync.fields import FieldMapping, load_fields
+from jobs.transform.funnel import Funnel, load_funnel
+from core.progress import Narrator, Silence
+from jobs.transform.schema_version import refuse_outdated
+from core.settings import Settings
+from jobs.transform.dbt import Transform, Window, release
+from scoring.policy import Policy, load_policy
+from warehouse.duckdb import DuckDBWarehouse
+from core.errors import ContractError
+from warehouse.interface import Warehouse
+
+if TYPE_CHECKING:
+    from warehouse.bigquery_connection import Connection
+
+
+def utc_now() -> datetime:
+    """The one clock."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class House:
+    """Everything a job needs."""
+
+    settings: Settings
+    funnel: Funnel
+    policy: Policy
+    fields: FieldMapping
+    warehouse: Warehouse
+    destination: Destination
+    now: Callable[[], datetime] = utc_now
+    monotonic: Callable[[], float] = time.monotonic
+    narrator: Narrator = field(default_factory=Silence)
+    parsed: dict[str, Any] = field(default_factory=dict)  # dbt projects already parsed by this process
+
+    def transform(self, window: Window, *, audit_percent: int = 0) -> Transform:
+        """The dbt project over a window; beside the tables and over a sample of users where an audit asks for it."""
+        variables: dict[str, Any] = {
+            **self.funnel.as_vars(),
+            "cool_down_days": self.policy.voucher.cool_down_days,
+            "churn_probability_step": self.fields.churn_probability_step,
+            "tell_holdout": self.fields.tell_holdout,
+            "audit_percent": audit_percent,
+        }
+        settings = self.settings
+        environment = {"WINBACK_WAREHOUSE": settings.warehouse}
+        if settings.bigquery:
+            environment |= {
+                "WINBACK_BIGQUERY_LOCATION": settings.bigquery_location,
+                "WINBACK_BIGQUERY_MAX_BYTES": str(settings.bigquery_max_bytes),
+                "WINBACK_BIGQUERY_ENDPOINT": settings.bigquery_endpoint,
+            }
+        return Transform(environment, settings.dbt_target, variables, window, parsed=self.parsed)
+
+
+def not_in_the_future(house: House, until: datetime) -> None:
+    """Refuse a window's end that lies ahead: rows loaded until then would lie in no later window.
+
+    Raises: ContractError.
+    """
+    if until > house.now():
+        raise ContractError(
+            f"Until {until:%Y-%m-%d %H:%M} UTC lies in the future: what is loaded before it would never be read. "
+            "Choose a time that has passed."
+        )
+
+
+def bigquery_connection(settings: Settings) -> Connection:
+    """What the settings say of BigQuery, where it is the warehouse."""
+    from warehouse.bigquery_connection import Connection  # noqa: PLC0415 - a second that DuckDB need not pay
+
+    project, prefix = settings.bigquery or ("", "")
+    return Connection(
+        project,
+        prefix,
+        location=settings.bigquery_location,
+        max_bytes_billed=settings.bigquery_max_bytes,
+        endpoint=settings.bigquery_endpoint,
+        storage_endpoint=settings.bigquery_storage_endpoint,
+        labels={"app": "winback"},
+    )
+
+
+def open_warehouse(settings: Settings) -> Warehouse:
+    """Open the file or connect to BigQuery, as WINBACK_WAREHOUSE says.
+
+    Raises: ContractError when it is not there or may not be used, BusyError when another run holds the file.
+    """
+    path = settings.duckdb_file
+    if path is None:
+        from warehouse.bigquery import BigQueryWarehouse  # noqa: PLC0415 - a second that DuckDB need not pay
+
+        return BigQueryWarehouse(bigquery_connection(settings))
+    if not path.is_file():
+        raise ContractError(
+            f"There is no warehouse {path.name} in {path.parent.absolute()}/. "
+            "Load data first (winback load --events FILE --users FILE), or correct WINBACK_WAREHOUSE."
+        )
+    return DuckDBWarehouse(path, memory_limit=settings.memory_limit)
+
+
+def open_destination(settings: Settings, fields: FieldMapping) -> Destination:
+    """Prepare to speak to the CRM that the settings name; nothing is sent yet.
+
+    Raises: ContractError for `crm.yml`, a host that the key may not be sent to, or a property that the CRM cannot have.
+    """
+    return connect(
+        settings.crm,
+        settings.crm_url,
+        _key(settings),
+        load_options(settings.config / "crm.yml"),
+        fields,
+        more_hosts=settings.allowed_crm_hosts,
+        budget=RetryBudget(
+            settings.retry_budget_seconds,
+            network=Network(settings.crm_ca_file, settings.crm_proxy.get_secret_value()),
+        ),
+    )
+
+
+def _key(settings: Settings) -> str | ClientCredentials:
+    if settings.crm_client_id:
+        return ClientCredentials(settings.crm_client_id, settings.crm_client_secret.get_secret_value())
+    return settings.crm_api_key.get_secret_value()
+
+
+@contextmanager
+def open_house(settings: Settings, *, is_migrating: bool = False, **parts: Any) -> Iterator[House]:
+    """Read the configuration, open the warehouse and connect the CRM; `parts` replace what a test or a command brings.
+
+    A migration takes the warehouse as it is; for everything else it must be of this version.
+
+    Raises: ContractError for a wrong file or a warehouse to be upgraded, BusyError when another run holds the warehouse.
+    """
+    funnel = load_funnel(settings.config / "funnel.yml")
+    policy = load_policy(settings.config / "vouchers.yml")
+    fields = load_fields(settings.config / "crm_fields.yml")
+    destination = parts.pop("destination", None) or open_destination(settings, fields)
+    warehouse = open_warehouse(settings)
+    try:
+        if not is_migrating:
+            warehouse.prepare()
+            refuse_outdated(warehouse)
+        yield House(settings, funnel, policy, fields, warehouse, destination, **parts)
+    finally:
+        release()
+        warehouse.close()
+        destination.close()

@@ -1,0 +1,1 @@
+"""`winback doctor`: checks of everything that a run needs."""

@@ -1,0 +1,69 @@
+"""Does the CRM answer, may the key do what a run needs, and are the properties there? Nothing is written."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+from crm_sync.deadline import Deadline
+from crm_sync.destination import BatchRefusedError, Destination, OutOfTimeError, RequestRefusedError, UnavailableError
+from crm_sync.destinations.connect import ADAPTERS
+from crm_sync.fields import FieldMapping, load_fields
+from jobs.doctor.finding import Finding
+from jobs.context import open_destination
+from core.settings import Settings
+from core.errors import ContractError
+
+_PATIENCE_SECONDS = 20  # a person waits
+_RETRY_SECONDS = 2  # who does not answer at once is told so; a run is more patient
+
+
+def crm(settings: Settings) -> list[Finding]:
+    """Ask the CRM; each finding says what to create or to grant."""
+    is_elsewhere = settings.crm_url.startswith("https://")
+    if (
+        is_elsewhere
+        and not settings.crm_client_id
+        and settings.crm_api_key == Settings.model_fields["crm_api_key"].default
+    ):
+        do = (f"Set WINBACK_CRM_API_KEY to a key that may do this: {ADAPTERS[settings.crm].permissions}.",)
+        says = "WINBACK_CRM_URL is set, and WINBACK_CRM_API_KEY is still the local CRM's"
+        return [Finding("CRM", "failed", says, do)]
+    try:
+        fields = load_fields(settings.config / "crm_fields.yml")
+    except ContractError:
+        return [
+            Finding("CRM", "skipped", "not asked: crm_fields.yml says which properties to look for, and cannot be read")
+        ]
+    try:
+        patience = {"retry_budget_seconds": min(_RETRY_SECONDS, settings.retry_budget_seconds)}
+        destination = open_destination(settings.model_copy(update=patience), fields)
+    except ContractError as error:
+        return [Finding("CRM", "failed", str(error))]
+    with closing(destination):
+        return _examined(destination, settings, fields)
+
+
+def _examined(destination: Destination, settings: Settings, fields: FieldMapping) -> list[Finding]:
+    try:
+        found = destination.examine(fields.kinds, Deadline("doctor", _PATIENCE_SECONDS))
+    except BatchRefusedError as refused:
+        says = f"the CRM refused to be asked: HTTP {refused.http_status}, {refused.code}"
+        return [Finding("CRM", "failed", says, ("Does WINBACK_CRM_URL name this CRM's address?",))]
+    except ContractError as error:
+        is_about_the_key = isinstance(error, RequestRefusedError) and error.is_about_the_key
+        do = (f"The key must be allowed this: {ADAPTERS[settings.crm].permissions}.",) if is_about_the_key else ()
+        return [Finding("CRM", "failed", str(error), do)]
+    except (UnavailableError, OutOfTimeError) as error:
+        if isinstance(error, UnavailableError) and error.has_answered:
+            return [Finding("CRM", "failed", str(error), ("Try again later, and look at the CRM's status page.",))]
+        if isinstance(error, UnavailableError) and error.finding:
+            return [Finding("CRM", error.finding.state, error.finding.says, error.finding.do)]
+        return [_silent(settings.crm_url.startswith("https://"))]
+    return [Finding("CRM", each.state, each.says, each.do) for each in found]
+
+
+def _silent(is_elsewhere: bool) -> Finding:
+    says = "the CRM did not answer"
+    if is_elsewhere:
+        return Finding("CRM", "failed", says, ("Correct WINBACK_CRM_URL, or look at the CRM's status page.",))
+    return Finding("CRM", "warning", says, ("Start the local one, or set WINBACK_CRM_URL:", "winback crm"))

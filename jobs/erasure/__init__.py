@@ -1,0 +1,1 @@
+"""Erasure of users: tombstone, tables, CRM, and what remains."""

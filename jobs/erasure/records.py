@@ -1,0 +1,131 @@
+"""Who asked to be forgotten, and what became of each step? The rows of `ops.erasures`, which hold hashes and name nobody."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+
+from jobs.context import House
+from warehouse.interface import Reader
+from warehouse.tables import ERASURES
+
+TOMBSTONE, CRM = "tombstone", "crm"
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of one step. `outcome` is written, deleted, rejected, deferred, or kept: the table is not ours."""
+
+    step: str
+    outcome: str
+    count_rows: int | None = None
+    http_status: int | None = None
+    error_code: str | None = None
+
+
+@dataclass(frozen=True)
+class Tombstone:
+    """An erasure that was asked for; times UTC. `told` is the last outcome that each step has a receipt of."""
+
+    erasure_id: str
+    user_hash: str
+    requested_at: datetime
+    told: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Unconfirmed:
+    """Users whom the CRM has not said to have erased, and when the first of them was asked for, UTC."""
+
+    count_users: int
+    oldest_at: datetime
+
+
+class Receipts:
+    """Gathers an erasure's receipts, to append them at once: BigQuery takes 1,500 load jobs a table and day."""
+
+    def __init__(self, house: House, tombstone: Tombstone) -> None:
+        self._house, self._tombstone = house, tombstone
+        self.receipts: list[Receipt] = []
+        self._rows: list[dict[str, Any]] = []
+
+    def add(self, receipt: Receipt) -> None:
+        """Take down what became of a step. What has been told before is told again only of further rows."""
+        self.receipts.append(receipt)
+        tombstone = self._tombstone
+        if receipt.count_rows or tombstone.told.get(receipt.step) != receipt.outcome:
+            of_erasure = {
+                "erasure_id": tombstone.erasure_id,
+                "user_hash": tombstone.user_hash,
+                "requested_at": tombstone.requested_at,
+            }
+            self._rows.append(of_erasure | {"recorded_at": self._house.now()} | asdict(receipt))
+
+    def write(self) -> None:
+        """Append them."""
+        if self._rows:
+            self._house.warehouse.append(ERASURES, pa.Table.from_pylist(self._rows, schema=ERASURES.schema))
+
+
+def entomb(house: House, user_hash: str) -> Tombstone:
+    """Write the tombstone, or find the one that is there."""
+    sql = f"""
+        select erasure_id, requested_at, step, outcome from {_erasures(house.warehouse)}
+        where user_hash = $user_hash order by recorded_at
+    """
+    rows = house.warehouse.query(sql, {"user_hash": user_hash}).to_pylist()
+    found = next((row for row in rows if row["step"] == TOMBSTONE), None)
+    if found:
+        told = {row["step"]: row["outcome"] for row in rows}
+        return Tombstone(found["erasure_id"], user_hash, found["requested_at"], told)
+    now = house.now()
+    tombstone = Tombstone(f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}", user_hash, now)
+    receipts = Receipts(house, tombstone)
+    receipts.add(Receipt(TOMBSTONE, "written"))
+    receipts.write()
+    return tombstone
+
+
+def tombstones(warehouse: Reader, since: datetime) -> list[Tombstone]:
+    """Those written since then."""
+    sql = f"""
+        select erasure_id, user_hash, requested_at from {_erasures(warehouse)}
+        where step = '{TOMBSTONE}' and recorded_at >= $since
+    """
+    return [Tombstone(**row) for row in warehouse.query(sql, {"since": since}).to_pylist()]
+
+
+def buried(warehouse: Reader, hashed: str) -> str:
+    """SQL that is true of the hash of a user with a tombstone written since $since."""
+    return f"{hashed} in (select user_hash from {_erasures(warehouse)} where step = '{TOMBSTONE}' and recorded_at >= $since)"
+
+
+def unconfirmed(warehouse: Reader) -> Unconfirmed | None:
+    """Whom the CRM has not erased by its own last word; None where it has erased everybody.
+
+    Without a receipt the erasure was cut short. A CRM that had erased a user may have been told of them by a run under way, and
+    not have answered to the second deletion: so the last receipt counts.
+    """
+    sql = f"""
+        with words as (
+            select user_hash, outcome from {_erasures(warehouse)}
+            where step = '{CRM}'
+            qualify row_number() over (partition by user_hash order by recorded_at desc) = 1
+        )
+
+        select count(distinct asked.user_hash) as count_users, min(asked.requested_at) as oldest_at
+        from {_erasures(warehouse)} as asked
+        left join words on asked.user_hash = words.user_hash
+        where asked.step = '{TOMBSTONE}' and coalesce(words.outcome, 'none') != 'deleted'
+    """
+    (row,) = warehouse.query(sql).to_pylist()
+    return Unconfirmed(int(row["count_users"]), row["oldest_at"]) if row["count_users"] else None
+
+
+def _erasures(warehouse: Reader) -> str:
+    return warehouse.relation(ERASURES.layer, ERASURES.name)

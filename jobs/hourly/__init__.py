@@ -1,0 +1,1 @@
+"""One run: window, features, score, decide, commit, audience, sync, report."""

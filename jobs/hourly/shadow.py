@@ -1,0 +1,53 @@
+"""Does the challenger score this run's exits beside the champion? If it can; a run never fails for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jobs.context import House
+from jobs.models.lifecycle import open_registry
+from scoring.model import Model
+from scoring.registry import CHALLENGER
+from scoring.score import Run
+from scoring.shadow import shadow
+from core.errors import WinbackError
+from warehouse.tables import SHADOW_SCORES
+
+
+@dataclass(frozen=True)
+class Shadowed:
+    """What became of the challenger's scores in a run. `problem`: why there are none; without a challenger there need be none."""
+
+    model_version: str | None
+    scored: int = 0
+    problem: str | None = None
+
+
+def shadow_run(house: House, run: Run, champion: str) -> Shadowed | None:
+    """Log the challenger's scores of the exits that `champion` has just scored; None where the settings do not ask for it.
+
+    Whatever goes wrong is told once and is in the answer: an absent or altered bundle, a broken contract, one score for all.
+    """
+    if not house.settings.shadow:
+        return None
+    version = None
+    try:
+        registry = open_registry(house.settings)
+        version = registry.resolve(CHALLENGER)
+        if version is None or version == champion:
+            return Shadowed(None)
+        model = Model(registry.fetch(version, house.settings.models), threads=house.settings.threads)
+        house.narrator.step("Scoring with the challenger", model_version=version)
+        return Shadowed(version, shadow(house.warehouse, model, run))
+    except WinbackError as error:
+        problem = str(error)
+    except Exception as error:  # noqa: BLE001 - nothing of the challenger may stop the run; the text may quote users' data
+        problem = f"It failed with {type(error).__name__}."
+    house.narrator.warn("The challenger did not score this run", model_version=version, problem=problem)
+    return Shadowed(version, 0, problem)
+
+
+def discard_shadow(house: House, run: Run) -> None:
+    """Remove what was staged by a run that will not commit."""
+    if house.settings.shadow:
+        house.warehouse.discard(SHADOW_SCORES, run_id=run.run_id, scored_at=run.decided_at)

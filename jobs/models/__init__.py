@@ -1,0 +1,1 @@
+"""Models in use: dataset, training, evaluation, promotion, choice of the champion."""

@@ -1,0 +1,135 @@
+"""What do models learn from and get judged on: matured examples from dbt, and whatever of training is installed?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from importlib.metadata import entry_points
+from typing import Any
+
+import pyarrow as pa
+
+from jobs.context import House
+from jobs.transform.schema_version import refuse_before_first_hour
+from jobs.transform.dbt import SINCE_EVER, Window
+from jobs.transform.watermark import committed
+from scoring.contract import FeatureContract
+from scoring.declared import load_contract
+from core.errors import ContractError
+
+MART = "fct_training_examples"
+# As known today, where the examples hold features as they were when the exit was first seen.
+KNOWN = "fct_exit_features"
+CHUNK_ROWS = 65_536
+
+
+def installed(name: str) -> Callable[..., Any]:
+    """Return what training offers under the name: `train` or `evaluate`.
+
+    Raises: ContractError where training is not installed.
+    """
+    found = list(entry_points(group="winback.training", name=name))
+    if not found:
+        raise ContractError(
+            "Training is not installed here: it belongs to the `train` extra, not to the scoring image."
+        )
+    try:
+        function: Callable[..., Any] = found[0].load()
+    except ModuleNotFoundError as error:
+        raise ContractError(
+            f"Training is not installed here: {error.name} is missing. It belongs to the `train` extra."
+        ) from None
+    return function
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A feature, and of how many examples its value is known to be another today than when the exit was scored."""
+
+    feature: str
+    count_examples: int
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a model would learn from, as known by `until`; times UTC.
+
+    `unfinished_ratio` is of the untreated; treated examples are left out of training. `count_moved` examples, and the features in
+    `moved`, the most first, would have been scored otherwise had the events come in time.
+    """
+
+    until: datetime
+    count_examples: int
+    count_users: int
+    count_treated: int
+    unfinished_ratio: float | None
+    first_exited_at: datetime
+    last_exited_at: datetime
+    count_moved: int
+    moved: list[Moved]
+
+
+def examples(house: House, until: datetime | None = None) -> Examples:
+    """Build the examples known by `until` (UTC; default and at most the watermark), with the tests dbt has for them.
+
+    Raises: ContractError without history, when no exit has matured, or the table breaks the feature contract or a test.
+    """
+    contract, until = _build(house, until)
+    contract.check_columns(house.warehouse.schema(f"select * from {_relation(house, MART)}"), MART)
+    house.narrator.step("Comparing with what is known today")
+    differs = [f"logged.{name} is distinct from known.{name}" for name in contract.names]
+    first_day = (until - timedelta(days=house.funnel.training_history_days)).date()
+    [found] = house.warehouse.query(
+        f"""
+        select
+            count(*) as count_examples,
+            count(distinct logged.user_id) as count_users,
+            sum(case when is_treated then 1 else 0 end) as count_treated,
+            avg(case when not is_treated then label end) as unfinished_ratio,
+            min(logged.exited_at) as first_exited_at,
+            max(logged.exited_at) as last_exited_at,
+            sum(case when {" or ".join(differs)} then 1 else 0 end) as count_moved,
+            {", ".join(f"sum(case when {differ} then 1 else 0 end) as moved_{n}" for n, differ in enumerate(differs))}
+        from {_relation(house, MART)} as logged
+        left join (select * from {_relation(house, KNOWN)} where exited_on >= date '{first_day}') as known
+            on logged.exit_id = known.exit_id
+        """
+    ).to_pylist()
+    if not found["count_examples"]:
+        raise ContractError(
+            f"No exit has matured by {until:%Y-%m-%d %H:%M} UTC. It becomes an example {house.funnel.label_window_days} days "
+            "later, once late events are in. Wait, or load older history and run winback backfill."
+        )
+    counts = [Moved(name, found.pop(f"moved_{n}")) for n, name in enumerate(contract.names)]
+    moved = sorted(
+        (each for each in counts if each.count_examples), key=lambda each: (-each.count_examples, each.feature)
+    )
+    return Examples(until=until, moved=moved, **found)
+
+
+def build_examples(house: House, until: datetime | None) -> tuple[pa.Table, datetime]:
+    """Build the examples known by `until` (UTC; default and at most the watermark); returns them and that moment.
+
+    Raises: ContractError when nothing is backfilled, or a feature of the contract has no column yet.
+    """
+    _, until = _build(house, until)
+    # Ordered, so that training again on the same rows gives the same model.
+    rows = house.warehouse.stream(f"select * from {_relation(house, MART)} order by exited_at, exit_id", CHUNK_ROWS)
+    schema = house.warehouse.schema(f"select * from {_relation(house, MART)}")
+    return pa.Table.from_batches(list(rows), schema=schema), until
+
+
+def _build(house: House, until: datetime | None) -> tuple[FeatureContract, datetime]:
+    contract = load_contract(house.settings.config / "features.yml")
+    first, last = committed(house)
+    refuse_before_first_hour(house.warehouse, contract.names)
+    until = min(until or last.window_until, last.window_until)
+    house.narrator.step("Building examples", until=until)
+    window = Window(from_at=SINCE_EVER, until_at=until, history_until=first.window_until)
+    house.transform(window).build("examples")
+    return contract, until
+
+
+def _relation(house: House, name: str) -> str:
+    return house.warehouse.relation("marts", name)

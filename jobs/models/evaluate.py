@@ -1,0 +1,55 @@
+"""Is the challenger better than the champion? Both from the registry, judged on the later examples; the verdict stays with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from jobs.models.dataset import build_examples, installed
+from jobs.context import House
+from jobs.models.lifecycle import VERDICT, open_registry
+from scoring.registry import CHALLENGER, CHAMPION
+from warehouse import ledger
+from core.errors import ContractError
+
+
+@dataclass(frozen=True)
+class NoChallenger:
+    """There was nobody to judge."""
+
+    champion: str
+    challenger: None = None
+    is_better: bool = False
+    says: str = "There is no challenger. Train one: winback train"
+
+
+def evaluate(house: House, until: datetime | None = None) -> Any:
+    """Judge the challenger on the examples known by `until` (UTC; default the watermark); returns training's verdict.
+
+    A verdict is no failure, whichever it is. It is kept as `verdict.json` with the challenger, in place of the one before.
+
+    Raises: ContractError without history, a champion, whole bundles, or training; RegistryUnreachableError.
+    """
+    judge = installed("evaluate")
+    ledger.history(house.warehouse, house.now())
+    registry, models = open_registry(house.settings), house.settings.models
+    champion, challenger = registry.resolve(CHAMPION), registry.resolve(CHALLENGER)
+    if champion is None:
+        raise ContractError(
+            "There is no champion to compare with. Train a model (winback train): the first becomes it."
+        )
+    if challenger is None:
+        return NoChallenger(champion)
+    rivals = registry.fetch(champion, models), registry.fetch(challenger, models)
+    examples, _ = build_examples(house, until)
+    house.narrator.step("Judging", champion=champion, challenger=challenger)
+    verdict = judge(
+        examples,
+        house.settings.config,
+        *rivals,
+        label_window_days=house.funnel.label_window_days,
+        threads=house.settings.threads,
+    )
+    registry.attach(challenger, VERDICT, verdict.model_dump_json(indent=2) + "\n")
+    return verdict

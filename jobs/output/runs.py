@@ -1,0 +1,331 @@
+"""What does a person read after a command? Short, and the number they came for first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from jobs.output.tables import table_of, when
+
+if TYPE_CHECKING:  # they bring dbt's and the model's libraries, which `--help` need not wait for
+    from jobs.upkeep.audit import Audit
+    from jobs.upkeep.backfill import Backfilled
+    from jobs.doctor.run import Diagnosis
+    from jobs.erasure.erase import Erased
+    from jobs.hourly.run import Result
+    from jobs.upkeep.migrate import Migrated
+    from jobs.upkeep.nightly import Night
+    from jobs.upkeep.repair_watermark import Repaired
+    from jobs.status import Status
+    from warehouse.duckdb_compact import Compacted
+
+
+def _reasons(counts: dict[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {count:,}" for name, count in ordered) or "none"
+
+
+def backfilled(console: Console, answer: Backfilled) -> None:
+    """How much history there is."""
+    console.print(
+        f"History up to [bold]{when(answer.until)}[/]: {answer.count_events:,} events, {answer.count_sessions:,} sessions, "
+        f"{answer.count_exits:,} unfinished exits.",
+        highlight=False,
+    )
+    console.print(f"Profiles: {answer.profiles.says}.", highlight=False)
+    console.print("Next: winback train, then winback hourly", style="dim")
+
+
+def ran(console: Console, answer: Result) -> None:
+    """Counts in, counts out."""
+    sent, found = answer.sync, answer.arrivals
+    title = "Dry run" if answer.is_dry_run else f"Epoch {answer.epoch}"
+    console.print(
+        f"[bold]{title}[/] {when(answer.window_from)} to {when(answer.window_until)} UTC, {answer.seconds:.1f} s",
+        highlight=False,
+    )
+    if answer.model_fallback:
+        console.print(f"Model {answer.model_version}: {answer.model_fallback}", markup=False, highlight=False)
+    table = table_of("", "", "")
+    table.show_header = False
+    table.columns[2].justify = "left"
+    late = f"{found.late:,} late, {found.too_late:,} too late"
+    if found.set_aside:
+        late += f", {found.set_aside:,} set aside: without id, user or time"
+    table.add_row("events", f"{found.events:,}", late)
+    if found.sharing_id or found.differing:
+        told = f"have an id that other events have too; {found.differing:,} copies differ from the first"
+        table.add_row("", f"{found.sharing_id:,}", told)
+    if found.users_session_too_long:
+        told = "set aside: their session is longer than max_session_hours"
+        table.add_row("users", f"{found.users_session_too_long:,}", told)
+    if found.profiles_late:
+        table.add_row("late profiles", f"{found.profiles_late:,}", f"{found.withdrawals_late:,} withdraw consent")
+    if answer.scoring:
+        table.add_row("unfinished exits", f"{answer.scoring.exits:,}", f"skipped: {_reasons(answer.scoring.skipped)}")
+        table.add_row("scored", f"{answer.scoring.scored:,}", _reasons(answer.scoring.bands))
+        if odd := answer.scoring.out_of_range:
+            table.add_row("", "", f"out of range, taken as missing: {_reasons(odd)}")
+        table.add_row("vouchers", f"{answer.scoring.eligible:,}", _reasons(answer.scoring.eligibility_reasons))
+    if answer.shadow and answer.shadow.model_version:
+        told = answer.shadow.problem or f"by the challenger {answer.shadow.model_version}, not sent"
+        table.add_row("shadow scores", f"{answer.shadow.scored:,}", escape(told))
+    table.add_row(
+        "differ in the CRM", f"{sent.differing:,}", f"delivered {sent.delivered:,} ({sent.withdrawals:,} withdrawn)"
+    )
+    for outcome, reasons in (("rejected", sent.errors), ("suppressed", sent.suppressed), ("deferred", sent.deferred)):
+        if reasons:
+            table.add_row("", "", f"{outcome} {sum(reasons.values()):,}: {_reasons(reasons)}")
+    if sent.unchanged:
+        table.add_row("", "", f"unchanged {sent.unchanged:,}")
+    console.print(table, highlight=False)
+    if answer.is_dry_run:
+        _rehearsed(console, answer)
+
+
+def _rehearsed(console: Console, answer: Result) -> None:
+    """What would have been sent, of a few users, without saying of whom."""
+    for sample in answer.sync.samples:
+        told = ", ".join(f"{name} {'cleared' if value is None else value}" for name, value in sample.items())
+        console.print(f"one would be told: {told}", style="dim", highlight=False)
+    console.print(
+        "Nothing was committed or sent. Delivered is what was pending before; this window's decisions would come on top.",
+        style="dim",
+    )
+
+
+def compacted(console: Console, answer: Compacted) -> None:
+    """One line."""
+    console.print(
+        f"[green]✓[/] {answer.file.name} is written anew: {answer.count_tables} tables, {answer.count_rows:,} rows, "
+        f"{answer.bytes_before / 1e6:,.1f} MB before and {answer.bytes_after / 1e6:,.1f} MB now. "
+        "Copies and backups of the old file are yours to delete.",
+        highlight=False,
+    )
+
+
+def migrated(console: Console, answer: Migrated) -> None:
+    """A step a line."""
+    if not answer.steps:
+        console.print("[green]✓[/] The warehouse is of this version; nothing to do.", highlight=False)
+        return
+    for name, what in answer.steps.items():
+        console.print(f"{'·' if answer.is_dry_run else '[green]✓[/]'} {name}: {escape(what)}", highlight=False)
+    console.print(
+        "Next: winback migrate" if answer.is_dry_run else "Next: winback doctor, then winback hourly", style="dim"
+    )
+
+
+def rebuilt(console: Console, answer: Night) -> None:
+    """What a night corrected."""
+    console.print(
+        f"[bold]Rebuilt[/] {when(answer.window_from)} to {when(answer.window_until)} UTC, {answer.seconds:.1f} s",
+        highlight=False,
+    )
+    if not answer.tables:
+        console.print("Nothing to rebuild: no hour has run since the backfill.", style="dim")
+        return
+    missed = answer.missed
+    if missed.count_events:
+        console.print(
+            f"{missed.count_events:,} events that no run had read, loaded {when(missed.first_loaded_at)} to "
+            f"{when(missed.last_loaded_at)} UTC, are taken in. The next run decides what they changed.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    table = table_of("", "rows before", "rows after", "users corrected")
+    for one in answer.tables:
+        counts = (one.count_rows_before, one.count_rows_after, one.count_users_corrected)
+        table.add_row(one.table_name, *(f"{count:,}" for count in counts))
+    console.print(table)
+    if answer.is_corrected:
+        console.print(
+            "Something had altered or lost rows; they are right again. Find out what: docs/runbook.md, Nightly"
+        )
+
+
+def audited(console: Console, answer: Audit) -> None:
+    """How many rows differ, table by table."""
+    console.print(
+        f"[bold]Audit[/] of {answer.sample_percent} % of the users, as of {when(answer.audited_until)} UTC",
+        highlight=False,
+    )
+    table = table_of("", "users", "rows", "differing")
+    for one in answer.tables:
+        table.add_row(one.table_name, f"{one.count_users:,}", f"{one.count_rows:,}", f"{one.count_rows_differing:,}")
+    console.print(table)
+
+
+def status(console: Console, answer: Status) -> None:
+    """The state in five lines and the last runs."""
+    since = (
+        f"[bold]{when(answer.watermark)}[/] UTC"
+        if answer.count_epochs
+        else "none yet: winback load, then winback backfill"
+    )
+    console.print(f"watermark        {since}, {answer.count_epochs} epochs", highlight=False)
+    if answer.watermark_problem:
+        console.print(f"                 [yellow]{answer.watermark_problem}[/]", highlight=False, soft_wrap=True)
+    if answer.demo:
+        console.print(f"                 {escape(answer.demo)}", highlight=False, soft_wrap=True)
+    console.print(f"model            {_model(answer)}", highlight=False, soft_wrap=True)
+    console.print(f"voucher eligible {answer.voucher_eligible:,}", highlight=False)
+    held_back = (
+        f", suppressed {sum(answer.suppressed.values()):,} ({_reasons(answer.suppressed)})" if answer.suppressed else ""
+    )
+    console.print(
+        f"pending          {answer.pending:,}{held_back}, dead letters {answer.dead_letters:,}", highlight=False
+    )
+    if open_erasures := answer.unconfirmed_erasures:
+        since = when(open_erasures.oldest_at)
+        console.print(
+            f"erasures         {open_erasures.count_users:,} not confirmed by the CRM, the oldest asked for {since} UTC: "
+            "winback erase USER_ID again (docs/runbook.md, Erasures)",
+            highlight=False,
+            soft_wrap=True,
+        )
+    audit = answer.last_audit
+    found = (
+        f"{when(audit.audited_at)} UTC, {audit.count_rows_differing:,} of {audit.count_rows:,} rows differ "
+        f"({audit.sample_percent} % of the users)"
+        if audit
+        else "never: winback audit"
+    )
+    console.print(f"last audit       {found}", highlight=False)
+    night = answer.last_night
+    found = (
+        f"{when(night.rebuilt_at)} UTC, {night.count_events_missed:,} events that no run had read, "
+        f"{night.count_users_corrected:,} users corrected"
+        if night
+        else "never: winback nightly"
+    )
+    console.print(f"last night       {found}", highlight=False)
+    table = table_of("epoch", "until", "exits", "scored", "vouchers", title="\nlast epochs")
+    for epoch in answer.epochs:
+        table.add_row(
+            str(epoch.epoch) if epoch.kind == "hourly" else f"{epoch.epoch} {epoch.kind}",
+            when(epoch.window_until),
+            f"{epoch.count_exits:,}",
+            f"{epoch.count_scored:,}",
+            f"{epoch.count_eligible:,}",
+        )
+    console.print(table)
+    table = table_of(
+        "ended",
+        "epoch",
+        "events",
+        "too late",
+        "delivered",
+        "rejected",
+        "deferred",
+        "stopped because",
+        title="\nlast runs",
+    )
+    table.columns[-1].justify = "left"
+    for report in answer.reports:
+        table.add_row(
+            when(report.ended_at),
+            str(report.epoch),
+            f"{report.count_events:,}",
+            f"{report.count_events_too_late:,}",
+            f"{report.count_delivered:,}",
+            f"{report.count_rejected:,}",
+            f"{report.count_deferred:,}",
+            report.stopped_because or "",
+        )
+    console.print(table)
+
+
+def _model(answer: Status) -> str:
+    """The champion, who stands by, and whether this disk has it."""
+    found = answer.models
+    if found.problem:
+        return f"{found.on_disk or 'none'} on disk. {escape(found.problem)}"
+    if found.champion is None:
+        return f"none: winback promote {found.on_disk}" if found.on_disk else "none: winback train"
+    others = [f"{n} {v}" for n, v in (("challenger", found.challenger), ("previous", found.previous_champion)) if v]
+    if found.on_disk != found.champion:
+        others.append(f"on disk still {found.on_disk or 'none'}, the next run fetches it")
+    return f"{found.champion}{''.join(f'; {other}' for other in others)} (registry: {found.registry})"
+
+
+def repaired(console: Console, answer: Repaired) -> None:
+    """Where the watermark was and is, and what was carried over."""
+    for name, count in answer.count_rows_ahead.items():
+        console.print(
+            f"[yellow]![/] {count:,} rows of {name} say that they were loaded after now. If they are right, the clock of this "
+            "machine is behind.",
+            highlight=False,
+        )
+    if not answer.is_needed:
+        console.print(f"The watermark {when(answer.watermark)} UTC is not ahead: nothing to repair.", highlight=False)
+        return
+    title = "Would put back" if answer.is_dry_run else "Put back"
+    console.print(
+        f"[bold]{title}[/] the watermark from {when(answer.watermark_before)} to {when(answer.watermark)} UTC. "
+        f"Epochs set aside: {answer.count_epochs_set_aside:,}. Decisions kept: {answer.count_decisions:,}, "
+        f"{answer.count_vouchers:,} of them vouchers.",
+        highlight=False,
+    )
+    if answer.is_history_built_again:
+        console.print("The backfill itself lay ahead: history is built again up to the watermark.", highlight=False)
+    console.print(f"Next: winback {'repair-watermark' if answer.is_dry_run else 'hourly'}", style="dim")
+
+
+def dead_letters(console: Console, answer: Any) -> None:
+    """Rejections by reason, or how many will be tried again."""
+    if isinstance(answer, dict):
+        console.print(f"{answer['retried']:,} dead letters will be sent again by the next run.", highlight=False)
+        return
+    if not answer:
+        console.print("No dead letters.")
+        return
+    table = table_of("code", "users", "first", "last", "the CRM says")
+    table.columns[4].justify = "left"
+    for row in answer:
+        times = (when(row["first_at"]), when(row["last_at"]))
+        table.add_row(row["rejected_code"] or "unknown", f"{row['count_users']:,}", *times, row["reason"] or "")
+    console.print(table)
+    console.print("After the cause is mended: winback dead-letters retry", style="dim")
+
+
+def erased(console: Console, answer: Erased) -> None:
+    """A line a step, and what stays."""
+    console.print(f"[bold]Erasure {answer.erasure_id}[/], requested {when(answer.requested_at)} UTC", highlight=False)
+    table = table_of("step", "outcome", "rows", "code")
+    empty = [receipt for receipt in answer.receipts if receipt.outcome == "deleted" and receipt.count_rows == 0]
+    for receipt in answer.receipts:
+        if receipt not in empty:
+            rows = "" if receipt.count_rows is None else f"{receipt.count_rows:,}"
+            table.add_row(receipt.step, receipt.outcome, rows, receipt.error_code or "")
+    console.print(table)
+    if empty:
+        console.print(f"No row of the user in {len(empty)} tables", style="dim", highlight=False)
+    if not any(receipt.count_rows for receipt in answer.receipts):
+        console.print("No table had a row of this user. Is the id right? The tombstone stays.", style="yellow")
+    console.print("\n[bold]What stays[/]")
+    for sentence in answer.stays:
+        console.print(f"- {sentence}", markup=False, highlight=False, soft_wrap=True)
+
+
+def diagnosis(console: Console, answer: Diagnosis) -> None:
+    """A line a check, and then what to do, numbered; commands stand alone on their lines, to be copied."""
+    marks = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "failed": "[red]✗[/]", "skipped": "[dim]·[/]"}
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for found in answer.findings:
+        table.add_row(marks[found.state], escape(found.check), escape(found.says))
+    console.print(table, highlight=False)
+    steps = list(dict.fromkeys(found.do for found in answer.findings if found.do))
+    if not steps:
+        console.print("\nNothing to do.", style="dim")
+        return
+    console.print("\n[bold]What to do[/]")
+    for number, (sentence, *commands) in enumerate(steps, start=1):
+        console.print(f"{number}. {escape(sentence)}", highlight=False)
+        for command in commands:
+            console.print(f"   {command}", markup=False, highlight=False, soft_wrap=True)
+    if any("SERVICE_ACCOUNT" in line for step in steps for line in step):
+        console.print("SERVICE_ACCOUNT is the address of the account that the job runs as.", style="dim")

@@ -1,0 +1,1 @@
+"""The dbt project as a library: run windows become tables."""

@@ -1,0 +1,36 @@
+"""Refuses a warehouse that an earlier version made, before anything is built in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from jobs.upkeep.migrations import LOGGED, columns, is_migrated
+from core.errors import ContractError
+from warehouse.interface import Reader
+
+
+def refuse_outdated(warehouse: Reader) -> None:
+    """Refuse a warehouse that has to be migrated first. Costs a look into the catalog and a query of a few rows.
+
+    Raises: ContractError.
+    """
+    # The audience's tables exist since the backfill, which records the steps of the version that made them.
+    if warehouse.exists("marts", "crm_acknowledged") and not is_migrated(warehouse):
+        raise ContractError(
+            "An earlier version of winback made this warehouse, and it is not migrated. "
+            "Stop the schedule, copy the warehouse, and migrate it: winback migrate --dry-run, then winback migrate"
+        )
+
+
+def refuse_before_first_hour(warehouse: Reader, features: Iterable[str]) -> None:
+    """Refuse to build examples of features that the first hour of this version has not appended yet. A look into the catalog.
+
+    Raises: ContractError.
+    """
+    if not warehouse.exists("marts", LOGGED):
+        return
+    if missing := sorted(set(features).difference(columns(warehouse, LOGGED, "exited_on"))):
+        raise ContractError(
+            f"marts.{LOGGED} has no column {', '.join(missing)}, which features.yml declares. "
+            "Once the dbt project has it, the next winback hourly appends it."
+        )

@@ -1,0 +1,1 @@
+"""Commands that load, rebuild, check and repair the warehouse."""

@@ -1,0 +1,88 @@
+"""How does history come in: everything loaded before a moment, as one epoch, with nothing decided or sent?"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+
+from jobs.context import House, not_in_the_future
+from jobs.upkeep.migrate import record
+from jobs.upkeep.profile_coverage import Coverage, coverage_of_exits
+from jobs.transform.shape import written
+from jobs.transform.dbt import SINCE_EVER, Window
+from warehouse import ledger
+from core.errors import ContractError
+from warehouse.interface import count
+
+
+@dataclass(frozen=True)
+class Backfilled:
+    """What history holds; counts of rows."""
+
+    until: datetime
+    count_events: int
+    count_sessions: int
+    count_exits: int
+    profiles: Coverage
+
+
+def backfill(house: House, until: datetime) -> Backfilled:
+    """Build every model over history up to `until` (UTC) and commit it as the first epoch.
+
+    May be repeated until it has committed: a crash leaves tables that the next try rebuilds.
+
+    Raises: ContractError when history is committed already, or there is none; WatermarkAheadError.
+    """
+    ledger.refuse_ahead(ledger.last_epoch(house.warehouse), house.now())
+    committed = ledger.first_epoch(house.warehouse)
+    if committed:
+        raise ContractError(
+            f"History up to {committed.window_until:%Y-%m-%d %H:%M} is committed already. Go on with: winback hourly"
+        )
+    not_in_the_future(house, until)
+    record(house)  # first: a backfill that was killed may be repeated
+    result = build_history(house, until)
+    ledger.commit(
+        house.warehouse,
+        ledger.Epoch(
+            epoch=0,
+            run_id=f"00000000-backfill-{uuid.uuid4().hex[:8]}",
+            kind="backfill",
+            window_from=SINCE_EVER,
+            window_until=until,
+            count_exits=0,
+            count_scored=0,
+            count_skipped=0,
+            count_eligible=0,
+            committed_at=house.now(),
+            funnel=written(house.funnel),
+        ),
+    )
+    if result.profiles.warning:
+        house.narrator.warn(result.profiles.warning)
+    return result
+
+
+def build_history(house: House, until: datetime) -> Backfilled:
+    """Build every model over history up to `until` (UTC), and commit nothing.
+
+    Raises: ContractError when no event was loaded before then.
+    """
+    window = Window(from_at=SINCE_EVER, until_at=until, history_until=until)
+    house.narrator.step("Building history", window_until=until)
+    house.transform(window).build("backfill", full_refresh=True)
+
+    relation = house.warehouse.relation
+    result = Backfilled(
+        until=until,
+        count_events=count(house.warehouse, relation("intermediate", "int_events__deduplicated")),
+        count_sessions=count(house.warehouse, relation("intermediate", "int_sessions") + " where not is_dissolved"),
+        count_exits=count(house.warehouse, relation("marts", "fct_unfinished_exits") + " where not is_dissolved"),
+        profiles=coverage_of_exits(house.warehouse),
+    )
+    if not result.count_events:
+        raise ContractError(
+            f"No event was loaded before {until:%Y-%m-%d %H:%M} UTC. Load some first: winback load --events FILE --users FILE"
+        )
+    return result

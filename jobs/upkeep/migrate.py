@@ -1,0 +1,80 @@
+"""Migrates a warehouse of an earlier version to this one, step by step."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from jobs.context import House
+from jobs.hourly.lease_guard import leased
+from jobs.upkeep.migrations import STEPS, Step, recorded
+from jobs.transform.shape import refuse_changed
+from warehouse import ledger
+from warehouse.tables import MIGRATIONS
+
+NAMES = tuple(step.name for step in STEPS)
+
+
+@dataclass(frozen=True)
+class Migrated:
+    """What was done, or is left to do where `is_dry_run`: the step's name and what it does."""
+
+    is_dry_run: bool
+    steps: dict[str, str]
+
+
+def migrate(house: House, *, dry_run: bool = False) -> Migrated:
+    """Do every step that is not recorded yet, and record each one; nothing is decided or sent.
+
+    Killed anywhere, the same command goes on with the step that it was killed in. No run may be at work; on BigQuery the
+    migration takes the lease.
+
+    Raises: ContractError for a table that cannot be migrated or a changed funnel.yml, RetryableError for a failing build,
+    BusyError while a run is at work.
+    """
+    warehouse = house.warehouse
+    known = recorded(warehouse)
+    # Whether tables and columns are there is asked each time: somebody may have restored an older table.
+    left = [step for step in STEPS if not step.is_of_history or step.name not in known]
+    # The watermark may lie beyond now: repairing it needs a warehouse of this version.
+    last = ledger.last_epoch(warehouse) if warehouse.exists("ops", "runs") else None
+    if last and any(step.is_of_history for step in left):
+        refuse_changed(last.funnel, house.funnel)
+    if dry_run:
+        possible = [step for step in left if last or not step.is_of_history]
+        return Migrated(dry_run, {step.name: what for step in possible if (what := step.todo(house))})
+    done: dict[str, str] = {}
+    # Tables first: without ops.leases there is no lease to take.
+    for step in left:
+        if not step.is_of_history:
+            _do(house, step, done, is_known=step.name in known)
+    of_history = [step for step in left if step.is_of_history]
+    if not last:
+        record(house, [step.name for step in of_history])
+    elif of_history:
+        with leased(house, f"{last.epoch:08d}-migrate-{uuid.uuid4().hex[:8]}", last.window_until) as held:
+            for step in of_history:
+                held.keep()
+                _do(house, step, done)
+    return Migrated(dry_run, done)
+
+
+def record(house: House, names: Sequence[str] = NAMES) -> None:
+    """Write down that these steps are done, by default all: runs accept a warehouse in which all are."""
+    if names:
+        house.warehouse.create(MIGRATIONS)
+        rows = [{"step": name, "migrated_at": house.now()} for name in names]
+        house.warehouse.append(MIGRATIONS, pa.Table.from_pylist(rows, schema=MIGRATIONS.schema))
+
+
+def _do(house: House, step: Step, done: dict[str, str], *, is_known: bool = False) -> None:
+    if what := step.todo(house):
+        number = 1 + [each.name for each in STEPS].index(step.name)
+        house.narrator.step(f"Step {number} of {len(STEPS)}: {what}")
+        step.apply(house)
+        done[step.name] = what
+    if not is_known:
+        record(house, [step.name])

@@ -1,0 +1,211 @@
+"""The steps that migrate a warehouse of an earlier version to this one.
+
+A step that was killed is done again, so each one may be repeated. Steps keep what cannot be built again: raw rows, runs,
+decisions, deliveries, the log of features, and the audience's memory of vouchers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from jobs.transform.dbt import SINCE_EVER, Window
+from warehouse import ledger
+from core.errors import ContractError
+from warehouse.interface import Reader, count
+from warehouse.tables import MIGRATIONS, USERS
+
+if TYPE_CHECKING:  # it refuses warehouses that are not migrated
+    from jobs.context import House
+
+LOGGED, _RATIO = "fct_exit_features_logged", "fields_filled_ratio_per_input"
+# Columns of crm_acknowledged that came with a later version. It reads its own columns, so dbt cannot add them.
+ACKNOWLEDGED_COLUMNS = frozenset({"rejected_reason", "is_in_doubt"})
+# True of every row. On BigQuery a table that is kept by day is read by day alone.
+_ANY_TIME = "loaded_at >= timestamp '1970-01-01 00:00:00'"
+_ANY_DAY = "exited_on >= date '1970-01-01'"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step. `todo` returns what is left to do, in words, or nothing; `apply` does it and may be repeated.
+
+    A step of the history changes what the backfill and the runs built; without a backfill there is nothing to change.
+    """
+
+    name: str
+    todo: Callable[[House], str | None]
+    apply: Callable[[House], None]
+    is_of_history: bool = True
+
+
+def _columns_todo(house: House) -> str | None:
+    lacking = [f"{table.title}.{column.name}" for table, column in house.warehouse.lacking()]
+    return f"add {', '.join(lacking)}" if lacking else None
+
+
+def _add_columns(house: House) -> None:
+    lacking = house.warehouse.lacking()
+    if wrong := [f"{table.title}.{column.name}" for table, column in lacking if column.required]:
+        raise ContractError(
+            f"{', '.join(wrong)} must have a value in every row, and no version of winback made the table without it. "
+            "Restore the table from a backup, or begin a new warehouse."
+        )
+    for table, column in lacking:
+        house.warehouse.add_column(table, column)
+
+
+def _tables_todo(house: House) -> str | None:
+    absent = [table.title for table in house.warehouse.absent()]
+    return f"create {', '.join(absent)}" if absent else None
+
+
+def _arrivals_todo(house: House) -> str | None:
+    if house.settings.bigquery:  # the table is the app's, and staging falls back to updated_at
+        return None
+    if not house.warehouse.exists(USERS.layer, USERS.name):
+        return None
+    lacks_it = any(table is USERS and column.name == "loaded_at" for table, column in house.warehouse.lacking())
+    profiles = count(house.warehouse, f"raw.users{'' if lacks_it else ' where loaded_at is null'}")
+    return f"set loaded_at of {profiles:,} rows in raw.users to their updated_at" if profiles else None
+
+
+def _fill_arrivals(house: House) -> None:
+    house.warehouse.change("update raw.users set loaded_at = updated_at where loaded_at is null")
+
+
+def _log_todo(house: House) -> str | None:
+    where = f"{_ANY_DAY} and fields_filled_ratio between 0 and 1 and count_input > 0"
+    if _RATIO in columns(house.warehouse, LOGGED, "exited_on"):
+        where += f" and {_RATIO} is null"
+    exits = count(house.warehouse, f"{house.warehouse.relation('marts', LOGGED)} where {where}")
+    return f"add {_RATIO} to {exits:,} rows of marts.{LOGGED}, which hold both parts of it" if exits else None
+
+
+def _fill_log(house: House) -> None:
+    name = house.warehouse.relation("marts", LOGGED)
+    kind = "float64" if house.settings.bigquery else "double"
+    house.warehouse.change(f"alter table {name} add column if not exists {_RATIO} {kind}")
+    house.warehouse.change(
+        f"update {name} set {_RATIO} = fields_filled_ratio / nullif(count_input, 0) "
+        f"where {_ANY_DAY} and {_RATIO} is null and fields_filled_ratio between 0 and 1"
+    )
+
+
+def _rebuild_todo(house: House) -> str:
+    since, events = raw_since(house)
+    if since:
+        return (
+            f"build events, sessions and exits again from the raw events, which begin at {since:%Y-%m-%d %H:%M} UTC; "
+            f"keep what was built of {events:,} older events that are no longer there"
+        )
+    return "build events, sessions and exits again from the raw events"
+
+
+def _rebuild(house: House) -> None:
+    """Build the tables from the raw events; the log of features gets the exits it lacks, and keeps its rows."""
+    since, _ = raw_since(house)
+    _build("audit", full_refresh=since is None)(house)
+    _build("logged")(house)
+
+
+def raw_since(house: House) -> tuple[datetime | None, int]:
+    """From when on there are raw events, where the tables hold older ones, and how many; else None and 0.
+
+    An app that deletes old raw events must not lose what was built of them: a full rebuild would take it away.
+    """
+    warehouse = house.warehouse
+    if not warehouse.exists("intermediate", "int_events__deduplicated"):
+        return None, 0
+    events = warehouse.relation("intermediate", "int_events__deduplicated")
+    sql = f"select min(loaded_at) as since from {warehouse.relation('raw', 'app_events')} where {_ANY_TIME}"
+    since = warehouse.query(sql).to_pylist()[0]["since"] or _last(house).window_until
+    older = f"{events} where occurred_on >= date '1970-01-01' and loaded_at < timestamp '{since:%Y-%m-%d %H:%M:%S.%f}'"
+    return (since, found) if (found := count(warehouse, older)) else (None, 0)
+
+
+def _late_todo(house: House) -> str | None:
+    found = count(house.warehouse, _late(house)) if house.warehouse.exists("marts", "fct_late_events") else 0
+    return f"remove {found:,} rows of marts.fct_late_events that the next run writes again" if found else None
+
+
+def _remove_late(house: House) -> None:
+    house.warehouse.change(f"delete from {_late(house)}")
+
+
+def _late(house: House) -> str:
+    """Late events of a window that never committed. The next run builds it again, under other ids."""
+    until = _last(house).window_until
+    return (
+        f"{house.warehouse.relation('marts', 'fct_late_events')} where loaded_on >= date '{until:%Y-%m-%d}' "
+        f"and loaded_at >= timestamp '{until:%Y-%m-%d %H:%M:%S.%f}'"
+    )
+
+
+def _acknowledged_todo(house: House) -> str | None:
+    there = house.warehouse.exists("marts", "crm_acknowledged")
+    missing = ACKNOWLEDGED_COLUMNS.difference(columns(house.warehouse, "crm_acknowledged") if there else ())
+    if not missing:
+        return None
+    return f"build marts.crm_acknowledged again from ops.deliveries; it has no {', '.join(sorted(missing))}"
+
+
+def _build(selector: str, *, full_refresh: bool = False) -> Callable[[House], None]:
+    """Build a selector over all raw events, decisions, profiles and deliveries that committed runs have taken in."""
+
+    def build(house: House) -> None:
+        since, _ = raw_since(house)
+        # One window for all steps: dbt then parses the project once.
+        house.transform(_window(house, since or SINCE_EVER)).build(selector, full_refresh=full_refresh)
+
+    return build
+
+
+def _window(house: House, from_at: datetime) -> Window:
+    first, last = ledger.first_epoch(house.warehouse), _last(house)
+    return Window(from_at, last.window_until, history_until=(first or last).window_until, profiles_from=SINCE_EVER)
+
+
+def _last(house: House) -> ledger.Epoch:
+    last = ledger.last_epoch(house.warehouse)
+    if last is None:
+        raise ContractError("There is no history. Begin with: winback backfill --until TIME")
+    return last
+
+
+def columns(warehouse: Reader, mart: str, day: str | None = None) -> set[str]:
+    """The columns of a table of marts; `day` is what BigQuery keeps it by, and none is read."""
+    where = f" where {day} = date '1970-01-01'" if day else ""
+    return set(warehouse.schema(f"select * from {warehouse.relation('marts', mart)}{where}").names)
+
+
+STEPS = (
+    Step("columns", _columns_todo, _add_columns, is_of_history=False),
+    Step("tables", _tables_todo, lambda house: house.warehouse.prepare(), is_of_history=False),
+    Step("profiles", _arrivals_todo, _fill_arrivals, is_of_history=False),
+    Step("views", lambda _: "create the views of staging and of the sync's log again", _build("views")),
+    Step("log of features", _log_todo, _fill_log),
+    Step("events, sessions, exits", _rebuild_todo, _rebuild),
+    Step("late events", _late_todo, _remove_late),
+    Step("acknowledged", _acknowledged_todo, _build("acknowledged", full_refresh=True)),
+    Step(
+        "audience",
+        lambda _: "build the audience again for all users: late withdrawals of consent count, no_profile is a reason",
+        _build("audience"),
+    ),
+)
+
+
+def recorded(warehouse: Reader) -> set[str]:
+    """The steps that are done, or that a warehouse of this version never needed."""
+    if not warehouse.exists(MIGRATIONS.layer, MIGRATIONS.name):
+        return set()
+    sql = f"select distinct step from {warehouse.relation(MIGRATIONS.layer, MIGRATIONS.name)}"
+    return set(warehouse.query(sql).column("step").to_pylist())
+
+
+def is_migrated(warehouse: Reader) -> bool:
+    """Whether every step that this version knows is done."""
+    return {step.name for step in STEPS} <= recorded(warehouse)
