@@ -30,8 +30,8 @@ from core.settings import Settings
 from jobs.transform.dbt import SINCE_EVER, Window
 from sandbox.oracle import unfinished_probability
 from sandbox.synthetic_app import generate
-from scoring.contract import Feature, FeatureContract
-from scoring.declared import load_contract
+from scoring.features import Feature, FeatureContract
+from scoring.features_file import load_contract
 from training import baselines, evaluate, train
 from training.config import TrainingRules, load_training
 from training.evaluate import Floats, Labels

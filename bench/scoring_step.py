@@ -23,11 +23,11 @@ import numpy as np
 import pyarrow as pa
 import xgboost as xgb
 
-from scoring import bundles
-from scoring.declared import load_contract
+from scoring.registry import bundles
+from scoring.features_file import load_contract
 from scoring.model import Model
 from scoring.policy import load_policy
-from scoring.score import CHUNK_ROWS, MART, Run, score
+from scoring.batch import CHUNK_ROWS, MART, Run, score
 from warehouse.duckdb import DuckDBWarehouse
 
 ROOT = Path(__file__).parents[1]

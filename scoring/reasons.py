@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from scoring.contract import FeatureContract, Matrix
+from scoring.features import FeatureContract, Matrix
 from scoring.shared_values import is_wording
 
 COUNT_REASONS = 3

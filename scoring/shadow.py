@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from scoring.faults import Faults
 from scoring.model import Model
-from scoring.score import CHUNK_ROWS, MART, MIN_ROWS_FOR_DISTINCT_SCORES, Run
+from scoring.batch import CHUNK_ROWS, MART, MIN_ROWS_FOR_DISTINCT_SCORES, Run
 from core.errors import ContractError
 from warehouse.interface import Warehouse
 from warehouse.tables import SHADOW_SCORES, TIMESTAMP, fitted

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from scoring import bundles
+from scoring.registry import bundles
 from scoring.calibration import Calibration
-from scoring.registry import CHALLENGER
+from scoring.registry.folder import CHALLENGER
 from tests.world import HISTORY_UNTIL, World
 
 VERSION = "20260601T000000Z-000000c2"

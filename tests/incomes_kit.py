@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from scoring.contract import Feature, FeatureContract
+from scoring.features import Feature, FeatureContract
 from training.config import TrainingRules
 from training.search import SearchRules
 from training.train import train

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from scoring.contract import Feature, FeatureContract
+from scoring.features import Feature, FeatureContract
 from training.leak_screen import LeakRules, screen
 
 Labels = npt.NDArray[np.int64]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scoring.contract import Feature, FeatureContract
+from scoring.features import Feature, FeatureContract
 from training import baselines
 from training.baselines import BASE_RATE, LOGISTIC_REGRESSION
 from training.evaluate import Floats, Labels

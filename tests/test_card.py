@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from scoring.contract import Feature, FeatureContract
+from scoring.features import Feature, FeatureContract
 from training.baselines import Baseline, Gain
 from training.card import Report, as_markdown, headlines, sections, summary
 from training.effects import Effect, Point, effects

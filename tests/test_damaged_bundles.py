@@ -10,9 +10,9 @@ import pytest
 
 from jobs.models.lifecycle import aliases, choose, promote
 from core.settings import Settings
-from scoring.bundles import load_bundle
+from scoring.registry.bundles import load_bundle
 from scoring.model import Model
-from scoring.registry import CHAMPION, connect
+from scoring.registry.folder import CHAMPION, connect
 from tests.registry_kit import FIRST, SECOND, make_bundle
 from training.shift import last_reference
 from core.errors import ContractError, WinbackError

@@ -14,7 +14,7 @@ import pytest
 from jobs.transform.funnel import load_funnel
 from sandbox import DEMO_CONFIG
 from sandbox.demo_places import clear, places_of
-from scoring.declared import load_contract
+from scoring.features_file import load_contract
 from tests.world import CONFIG, settings_in
 
 NEXT = "winback replay --until 2026-06-22T10:00 --every 1"

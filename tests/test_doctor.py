@@ -15,7 +15,7 @@ from jobs.doctor.run import doctor
 from jobs.doctor.finding import Finding
 from jobs.doctor.local import features
 from core.settings import Settings
-from scoring.declared import load_contract
+from scoring.features_file import load_contract
 from tests.doctor_kit import named, troubles
 from tests.migrate_kit import migrated
 from tests.world import API_KEY, CONFIG, HISTORY_UNTIL, World, settings_in

@@ -21,11 +21,11 @@ from rich.console import Console
 from jobs.output import models as model_screens
 from jobs.models.evaluate import evaluate
 from jobs.models.lifecycle import promote
-from scoring import bundles
-from scoring.bundles import Bundle
+from scoring.registry import bundles
+from scoring.registry.bundles import Bundle
 from scoring.calibration import Calibration
-from scoring.contract import Feature, FeatureContract
-from scoring.registry import CHALLENGER, CHAMPION
+from scoring.features import Feature, FeatureContract
+from scoring.registry.folder import CHALLENGER, CHAMPION
 from tests.test_cli import winback
 from tests.world import CONFIG, World, settings_in
 from training import rivals

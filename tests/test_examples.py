@@ -14,7 +14,7 @@ from rich.console import Console
 
 from jobs.output import models as model_screens
 from jobs.models.dataset import Examples, Moved, examples
-from scoring.declared import load_contract
+from scoring.features_file import load_contract
 from tests.world import CONFIG, World, at, settings_in
 from core.errors import ContractError
 

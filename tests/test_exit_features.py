@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scoring.declared import load_contract
+from scoring.features_file import load_contract
 
 ROOT = Path(__file__).parents[1]
 SQL = (ROOT / "dbt/models/marts/fct_exit_features.sql").read_text()

@@ -10,7 +10,7 @@ import pytest
 import xgboost as xgb
 
 from jobs.hourly.run import hourly
-from scoring import bundles
+from scoring.registry import bundles
 from tests.run_kit import assert_crm_holds_the_desired_state, be_down, be_up, delivered
 from tests.world import HISTORY_UNTIL, NOW, World, at, settings_in
 from core.errors import CircuitOpenError, ContractError, WatermarkAheadError

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from scoring.contract import Feature, FeatureContract
+from scoring.features import Feature, FeatureContract
 from tests.leaks import HONEST, LEAKS, RULES, Make, category, make, number, run
 from training.leak_screen import LABEL_SIDE, LeakRules, out_of_fold_auc, refuse_label_side, refuse_later_events
 from core.errors import ContractError

@@ -30,8 +30,8 @@ from jobs.models.lifecycle import enroll
 from jobs.transform.schema_version import refuse_outdated
 from jobs.models.train import train as train_again
 from sandbox.crm_server import LocalCrm
-from scoring.contract import FeatureContract
-from scoring.declared import load_contract
+from scoring.features import FeatureContract
+from scoring.features_file import load_contract
 from tests import old_warehouse
 from tests.migrate_kit import AUDIENCE, HOURS, LATE, REBUILD, TRIMMED_AT, VIEWS, migrated, migrating, query, trim
 from tests.old_warehouse import WITHDRAWN, WITHOUT_PROFILE

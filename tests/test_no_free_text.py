@@ -9,8 +9,8 @@ import duckdb
 
 from jobs.erasure.erase import erase
 from jobs.hourly.run import hourly
-from scoring.bundles import load_bundle
-from scoring.registry import CHAMPION, connect
+from scoring.registry.bundles import load_bundle
+from scoring.registry.folder import CHAMPION, connect
 from tests.incomes_kit import incomes, train_on_incomes
 from tests.world import HISTORY_UNTIL, World, at
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoring.contract import FeatureContract
+from scoring.features import FeatureContract
 from tests.leaks import Labels, make, run
 from training.bootstrap import clusters
 from training.permuted_labels import auc_error, effective, permute

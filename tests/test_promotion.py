@@ -8,8 +8,8 @@ import pytest
 
 from jobs.models.lifecycle import Aliases, Promoted, aliases, choose, enroll, promote, rollback
 from core.settings import Settings
-from scoring import bundles
-from scoring.registry import ALIASES, Registry, connect
+from scoring.registry import bundles
+from scoring.registry.folder import ALIASES, Registry, connect
 from tests.registry_kit import FIRST, SECOND, make_bundle, verdict
 from tests.world import settings_in
 from core.errors import ContractError, NothingToPromoteError, WinbackError

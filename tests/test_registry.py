@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from scoring import bundles
-from scoring.registry import ALIASES, Registry, RegistryUnreachableError, connect
+from scoring.registry import bundles
+from scoring.registry.folder import ALIASES, Registry, RegistryUnreachableError, connect
 from tests.registry_kit import FIRST, SECOND, make_bundle
 from core.errors import ContractError
 
@@ -240,7 +240,7 @@ class Without:
         return [found for found in PathFinder.find_distributions(context) if found.name != "mlflow"]
 sys.meta_path[:] = [Without(list(sys.meta_path))]
 from pathlib import Path
-from scoring.registry import RegistryUnreachableError, connect
+from scoring.registry.folder import RegistryUnreachableError, connect
 try:
     connect("http://127.0.0.1:9", Path("models")).resolve("champion")
 except RegistryUnreachableError as error:

@@ -15,8 +15,8 @@ from jobs.doctor.local import model
 from jobs.models.lifecycle import Aliases, aliases, choose, enroll, promote, rollback
 from core.settings import Settings
 from jobs.status import status
-from scoring import bundles
-from scoring.registry import RegistryUnreachableError, connect
+from scoring.registry import bundles
+from scoring.registry.folder import RegistryUnreachableError, connect
 from tests.registry_kit import FIRST, SECOND, TRAINED_AT, TrackingServer, make_bundle, verdict
 from tests.world import World, settings_in
 from core.errors import ContractError
@@ -35,7 +35,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer
 def server(running: TrackingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrackingServer:
     """One process for all tests, started again where a test has killed it; a test's registered model is its own."""
     running.start()
-    monkeypatch.setattr("scoring.mlflow_registry.MODEL", f"winback-churn-{tmp_path.name}")
+    monkeypatch.setattr("scoring.registry.mlflow.MODEL", f"winback-churn-{tmp_path.name}")
     return running
 
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 import xgboost as xgb
 
-from scoring.bundles import load_bundle
-from scoring.contract import Feature, FeatureContract
+from scoring.registry.bundles import load_bundle
+from scoring.features import Feature, FeatureContract
 from scoring.faults import Faults
 from scoring.model import Model
 from scoring.reasons import COUNT_REASONS, SEPARATOR, reasons

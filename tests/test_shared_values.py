@@ -15,8 +15,8 @@ import xgboost as xgb
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoring.contract import Feature, FeatureContract
-from scoring.declared import load_contract
+from scoring.features import Feature, FeatureContract
+from scoring.features_file import load_contract
 from scoring.reasons import SEPARATOR, reasons
 from scoring.shared_values import SharedNumbers, between, is_wording
 from tests.incomes_kit import CONTRACT, DEVICE, incomes, train_on_incomes

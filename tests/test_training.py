@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from scoring.bundles import load_bundle, seal, versions
-from scoring.contract import Feature, FeatureContract
+from scoring.registry.bundles import load_bundle, seal, versions
+from scoring.features import Feature, FeatureContract
 from scoring.model import Model
 from training import evaluate
 from training.config import TrainingRules

@@ -8,7 +8,7 @@ import pytest
 from crm_sync.destinations.connect import load_options
 from crm_sync.fields import load_fields
 from jobs.transform.funnel import load_funnel
-from scoring.declared import load_contract
+from scoring.features_file import load_contract
 from scoring.policy import load_policy
 from training.config import TrainingRules, load_training
 from core.errors import ContractError

@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from scoring.contract import FeatureContract, Matrix
+from scoring.features import FeatureContract, Matrix
 from training.bootstrap import RESAMPLES, Interval, affordable, clusters, draws, interval, resampled
 from training.evaluate import Floats, Labels, losses, measure
 from training.ranking import Ranking

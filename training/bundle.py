@@ -9,7 +9,7 @@ import shutil
 from datetime import datetime
 from pathlib import Path
 
-from scoring.bundles import load_bundle, seal
+from scoring.registry.bundles import load_bundle, seal
 from scoring.calibration import Calibration
 from training.card import Report, as_markdown
 from training.page import as_html

@@ -12,7 +12,7 @@ from typing import Any
 
 import xgboost as xgb
 
-from scoring.contract import FeatureContract
+from scoring.features import FeatureContract
 from training.baselines import LOGISTIC_REGRESSION, Baseline
 from training.bootstrap import Interval
 from training.card_tables import Section, calibration, examples, making, measures, screening, searching, slice_tables

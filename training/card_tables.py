@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from scoring.contract import FeatureContract
+from scoring.features import FeatureContract
 from training.baselines import Baseline
 from training.bootstrap import Interval
 from training.evaluate import MIN_SLICE_USERS, Slice

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from scoring.bundles import Bundle
-from scoring.declared import load_contract
+from scoring.registry.bundles import Bundle
+from scoring.features_file import load_contract
 from training import rivals
 from training import train as training
 from training.config import check_trusted, load_training

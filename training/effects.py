@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from scoring.contract import Feature, FeatureContract, Matrix
+from scoring.features import Feature, FeatureContract, Matrix
 from scoring.shared_values import MIN_USERS
 from training.bootstrap import clusters
 from training.evaluate import Floats, Labels

@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 import xgboost as xgb
 
-from scoring.contract import FeatureContract, Matrix
+from scoring.features import FeatureContract, Matrix
 from training.evaluate import Floats, Labels
 
 MAX_ROUNDS = 800

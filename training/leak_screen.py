@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
-from scoring.contract import FeatureContract
+from scoring.features import FeatureContract
 from training.bootstrap import clusters
 from training.evaluate import Labels
 from training.leak_views import Codes, views

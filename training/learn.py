@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from scoring.calibration import Calibration
-from scoring.contract import FeatureContract, Matrix
+from scoring.features import FeatureContract, Matrix
 from training.calibrate import calibrate
 from training.config import TrainingRules
 from training.evaluate import Floats, Labels

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from sklearn.metrics import roc_auc_score
 
-from scoring.contract import FeatureContract
+from scoring.features import FeatureContract
 from training.evaluate import Floats, Labels
 from training.fit import Fitter
 from core.errors import ContractError

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from scoring.bundles import Bundle
+from scoring.registry.bundles import Bundle
 from scoring.model import Model
 from training.challenge import ChallengeRules, concluded, judge, said
 from training.evaluate import Floats

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from sklearn.model_selection import ParameterSampler
 
-from scoring.contract import FeatureContract, Matrix
+from scoring.features import FeatureContract, Matrix
 from training.evaluate import Labels
 from training.fit import PARAMETERS, Fitter, Parameters
 

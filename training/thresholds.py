@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import xgboost as xgb
 
-from scoring.contract import FeatureContract, Matrix
+from scoring.features import FeatureContract, Matrix
 from scoring.shared_values import SharedNumbers
 
 

@@ -20,8 +20,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from scoring.bundles import Bundle
-from scoring.contract import FeatureContract
+from scoring.registry.bundles import Bundle
+from scoring.features import FeatureContract
 from scoring.faults import Faults, is_the_whole
 from training import baselines, evaluate, shift, slices
 from training.bundle import write_bundle

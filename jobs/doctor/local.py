@@ -14,9 +14,9 @@ from jobs.transform.funnel import load_funnel
 from jobs.models.lifecycle import aliases
 from core.settings import Settings
 from jobs.transform.dbt import PROJECT
-from scoring import bundles
-from scoring.contract import FeatureContract
-from scoring.declared import load_contract
+from scoring.registry import bundles
+from scoring.features import FeatureContract
+from scoring.features_file import load_contract
 from scoring.policy import load_policy
 from core.errors import ContractError
 

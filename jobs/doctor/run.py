@@ -18,8 +18,8 @@ from jobs.upkeep.profile_coverage import Coverage, coverage_of_exits
 from core.settings import Settings
 from jobs.transform.shape import refuse_changed
 from jobs.transform.watermark import stale
-from scoring import bundles
-from scoring.score import MART
+from scoring.registry import bundles
+from scoring.batch import MART
 from warehouse import ledger
 from core.errors import BusyError, ContractError, WinbackError
 from warehouse.interface import Reader

@@ -22,7 +22,7 @@ from jobs.transform.shape import written
 from jobs.transform.dbt import Window
 from jobs.transform.watermark import committed
 from scoring.model import Model
-from scoring.score import Run, ScoringCounts, score
+from scoring.batch import Run, ScoringCounts, score
 from warehouse import ledger
 from core.errors import CircuitOpenError, ContractError, WinbackError
 from warehouse.tables import DECISIONS

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from jobs.context import House
 from jobs.models.lifecycle import open_registry
 from scoring.model import Model
-from scoring.registry import CHALLENGER
-from scoring.score import Run
+from scoring.registry.folder import CHALLENGER
+from scoring.batch import Run
 from scoring.shadow import shadow
 from core.errors import WinbackError
 from warehouse.tables import SHADOW_SCORES

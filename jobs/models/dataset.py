@@ -14,8 +14,8 @@ from jobs.context import House
 from jobs.transform.schema_version import refuse_before_first_hour
 from jobs.transform.dbt import SINCE_EVER, Window
 from jobs.transform.watermark import committed
-from scoring.contract import FeatureContract
-from scoring.declared import load_contract
+from scoring.features import FeatureContract
+from scoring.features_file import load_contract
 from core.errors import ContractError
 
 MART = "fct_training_examples"

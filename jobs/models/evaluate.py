@@ -9,7 +9,7 @@ from typing import Any
 from jobs.models.dataset import build_examples, installed
 from jobs.context import House
 from jobs.models.lifecycle import VERDICT, open_registry
-from scoring.registry import CHALLENGER, CHAMPION
+from scoring.registry.folder import CHALLENGER, CHAMPION
 from warehouse import ledger
 from core.errors import ContractError
 

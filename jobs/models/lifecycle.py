@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from core.settings import Settings
-from scoring import bundles
-from scoring.bundles import Bundle
-from scoring.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, RegistryUnreachableError, connect
+from scoring.registry import bundles
+from scoring.registry.bundles import Bundle
+from scoring.registry.folder import CHALLENGER, CHAMPION, PREVIOUS, Registry, RegistryUnreachableError, connect
 from core.errors import ContractError, NothingToPromoteError
 
 VERDICT = "verdict.json"

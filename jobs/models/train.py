@@ -10,8 +10,8 @@ from jobs.models.dataset import build_examples, installed
 from jobs.context import House
 from jobs.models.lifecycle import enroll, open_registry
 from jobs.upkeep.profile_coverage import coverage_of_exits
-from scoring.bundles import Bundle
-from scoring.registry import CHAMPION
+from scoring.registry.bundles import Bundle
+from scoring.registry.folder import CHAMPION
 from warehouse import ledger
 from core.errors import ContractError
 

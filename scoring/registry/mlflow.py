@@ -19,10 +19,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from scoring import bundles
-from scoring.bundle_files import Manifest, checked, read_object
-from scoring.bundles import Bundle
-from scoring.registry import RegistryDamagedError, RegistryUnreachableError, checked_name, whole
+from scoring.registry import bundles
+from scoring.registry.bundle_files import Manifest, checked, read_object
+from scoring.registry.bundles import Bundle
+from scoring.registry.folder import RegistryDamagedError, RegistryUnreachableError, checked_name, whole
 from core.errors import ContractError
 
 MODEL = "winback-churn"

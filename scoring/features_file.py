@@ -12,7 +12,7 @@ from typing import Final
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
-from scoring.contract import Feature, FeatureContract
+from scoring.features import Feature, FeatureContract
 from scoring.shared_values import OTHER
 from core.names import unfit
 from core.config_file import read_yaml

@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, Protocol
 
-from scoring import bundles
-from scoring.bundle_files import NAME
-from scoring.bundles import Bundle
+from scoring.registry import bundles
+from scoring.registry.bundle_files import NAME
+from scoring.registry.bundles import Bundle
 from core.errors import ContractError, RetryableError
 
 CHAMPION: Final = "champion"
@@ -67,7 +67,7 @@ def connect(uri: str, models: Path) -> Registry:
     """
     if uri == NONE:
         return FolderRegistry(models)
-    from scoring.mlflow_registry import MlflowRegistry  # noqa: PLC0415 - a second that a folder need not pay
+    from scoring.registry.mlflow import MlflowRegistry  # noqa: PLC0415 - a second that a folder need not pay
 
     return MlflowRegistry(uri, models)
 

@@ -3,7 +3,7 @@
 A bundle is a folder: `model.json` (native XGBoost JSON, never a pickle), `contract.json`, `calibration.json`, `metrics.json`,
 `card.md`, plots, and `manifest.json` with the sha256 of each.
 A file named `champion` beside the bundles holds the version that the job used last, and
-where there is no registry the one it uses: scoring/registry.py.
+where there is no registry the one it uses: scoring/registry/folder.py.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from scoring.bundle_files import Manifest, Metrics, checked, read_object, read_pointer
+from scoring.registry.bundle_files import Manifest, Metrics, checked, read_object, read_pointer
 from scoring.calibration import Calibration
-from scoring.contract import CONTRACT_VERSION, FeatureContract
+from scoring.features import CONTRACT_VERSION, FeatureContract
 from core.errors import ContractError
 
 FORMAT = 2

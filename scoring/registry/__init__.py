@@ -1,0 +1,1 @@
+"""Model registries and the bundles that they keep."""
