@@ -28,9 +28,9 @@ from crm_sync.deadline import Deadline
 from crm_sync.delivery_log import DeliveryLog
 from crm_sync.destination import Destination
 from crm_sync.destinations.braze import Braze, BrazeOptions
-from crm_sync.destinations.hubspot import HubSpot, HubSpotOptions
-from crm_sync.fields import load_fields
-from crm_sync.recheck import Recheck
+from crm_sync.destinations.hubspot.client import HubSpot, HubSpotOptions
+from crm_sync.field_mapping import load_fields
+from crm_sync.suppression import Recheck
 from crm_sync.sync import Plan, sync
 from sandbox.crm_server import LocalCrm
 from warehouse.duckdb import DuckDBWarehouse

@@ -8,7 +8,7 @@ from itertools import chain
 
 import pyarrow as pa
 
-from crm_sync.changes import Change, Changed
+from crm_sync.diff import Change, Changed
 from crm_sync.destination import (
     BatchRefusedError,
     Destination,

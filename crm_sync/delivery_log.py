@@ -11,7 +11,7 @@ from datetime import datetime
 
 import pyarrow as pa
 
-from crm_sync.changes import Change, Changed
+from crm_sync.diff import Change, Changed
 from crm_sync.destination import Outcome
 from warehouse.interface import Warehouse
 from warehouse.tables import DELIVERIES, TIMESTAMP, fitted

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from crm_sync.changes import Change
+from crm_sync.diff import Change
 from crm_sync.destination import Outcome
 from core.errors import ContractError
 

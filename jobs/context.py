@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from crm_sync.destination import Destination
 from crm_sync.destinations.adapter import ClientCredentials
-from crm_sync.destinations.connect import connect, load_options
-from crm_sync.destinations.transport import Network, RetryBudget
-from crm_sync.fields import FieldMapping, load_fields
+from crm_sync.destinations.factory import connect, load_options
+from crm_sync.destinations.http.transport import Network, RetryBudget
+from crm_sync.field_mapping import FieldMapping, load_fields
 from jobs.transform.funnel import Funnel, load_funnel
 from core.progress import Narrator, Silence
 from jobs.transform.schema_version import refuse_outdated

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from crm_sync.changes import Change, Value
+from crm_sync.diff import Change, Value
 from crm_sync.destination import Destination
-from crm_sync.destinations.connect import ADAPTERS
-from crm_sync.destinations.transport import RetryBudget
-from crm_sync.fields import load_fields
+from crm_sync.destinations.factory import ADAPTERS
+from crm_sync.destinations.http.transport import RetryBudget
+from crm_sync.field_mapping import load_fields
 from tests.sync_kit import MAPPING
 
 SALESFORCE_FIELDS = load_fields(Path(__file__).parents[1] / "examples/salesforce/crm_fields.yml")

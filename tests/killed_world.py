@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from crm_sync.fields import load_fields
+from crm_sync.field_mapping import load_fields
 from jobs.upkeep.backfill import backfill
 from jobs.hourly.run import hourly
 from jobs.context import open_house, open_warehouse

@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
-from crm_sync.fields import KINDS, RIDE_ALONG, FieldMapping, Kind
+from crm_sync.field_mapping import KINDS, RIDE_ALONG, FieldMapping, Kind
 from scoring.policy import Policy
 
 Row = dict[str, Any]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from crm_sync.destinations.braze import Braze
-from crm_sync.destinations.transport import RetryBudget
+from crm_sync.destinations.http.transport import RetryBudget
 from jobs.context import House, open_house
 from jobs.upkeep.migrate import Migrated, migrate
 from core.progress import Silence

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from crm_sync.destination import Run
-from crm_sync.destinations.pacing import Heard, Pace, RateLimit
+from crm_sync.destinations.http.rate_limiter import Heard, Pace, RateLimit
 
 
 class Asleep(Exception):  # noqa: N818 - it hands a thread's wait to the simulation

@@ -1,9 +1,9 @@
 """What tests of Salesforce share: who is sent, and what its documentation shows it to say."""
 
-from crm_sync.changes import Change, Value
+from crm_sync.diff import Change, Value
 from crm_sync.destination import Outcome
-from crm_sync.destinations.salesforce import Salesforce, SalesforceOptions
-from crm_sync.destinations.transport import RetryBudget
+from crm_sync.destinations.salesforce.client import Salesforce, SalesforceOptions
+from crm_sync.destinations.http.transport import RetryBudget
 from sandbox.crm_server import LocalCrm
 from sandbox.wires.salesforce import SalesforceWire
 from tests.crm_wire_kit import Said

@@ -15,8 +15,8 @@ import pyarrow as pa
 from crm_sync.deadline import Deadline
 from crm_sync.delivery_log import DeliveryLog
 from crm_sync.destination import Destination
-from crm_sync.fields import FieldMapping
-from crm_sync.recheck import Recheck
+from crm_sync.field_mapping import FieldMapping
+from crm_sync.suppression import Recheck
 from crm_sync.sync import Plan, SyncCounts, sync
 from jobs.upkeep.dead_letters import retry
 from jobs.context import House

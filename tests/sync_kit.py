@@ -12,15 +12,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from crm_sync.changes import Change
-from crm_sync.counts import UNSENDABLE
+from crm_sync.diff import Change
+from crm_sync.outcomes import UNSENDABLE
 from crm_sync.deadline import Deadline
 from crm_sync.delivery_log import DeliveryLog
 from crm_sync.destination import BatchRefusedError, Destination, Finding, Outcome, Run
 from crm_sync.destinations.braze import Braze, BrazeOptions
-from crm_sync.destinations.transport import RetryBudget
-from crm_sync.fields import Kind, load_fields
-from crm_sync.recheck import Recheck
+from crm_sync.destinations.http.transport import RetryBudget
+from crm_sync.field_mapping import Kind, load_fields
+from crm_sync.suppression import Recheck
 from crm_sync.sync import Plan, SyncCounts, sync
 from sandbox.crm_server import LocalCrm
 from warehouse.duckdb import DuckDBWarehouse

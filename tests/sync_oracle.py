@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from crm_sync.fields import RIDE_ALONG
+from crm_sync.field_mapping import RIDE_ALONG
 from tests.laws import canonical
 from tests.sync_hours import Hours
 from tests.sync_witness import Sync

@@ -11,9 +11,9 @@ from typing import NoReturn
 
 import pyarrow as pa
 
-from crm_sync.changes import Change, Value
+from crm_sync.diff import Change, Value
 from crm_sync.destination import BatchRefusedError, Destination, Finding, Outcome, Run
-from crm_sync.fields import Kind
+from crm_sync.field_mapping import Kind
 from crm_sync.sync import SyncCounts
 from sandbox.crm_faults import Fault
 from tests.sync_tables import SyncTables

@@ -8,8 +8,8 @@ from __future__ import annotations
 import pytest
 
 from crm_sync.destinations.adapter import Limit
-from crm_sync.destinations.connect import ADAPTERS, check_host
-from crm_sync.destinations.klaviyo import KlaviyoOptions
+from crm_sync.destinations.factory import ADAPTERS, check_host
+from crm_sync.destinations.klaviyo.client import KlaviyoOptions
 from core.errors import ContractError
 
 

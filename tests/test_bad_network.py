@@ -17,11 +17,11 @@ import pytest
 
 from crm_sync.destination import Destination
 from crm_sync.destinations.braze import Braze, BrazeOptions
-from crm_sync.destinations.hubspot import HubSpot, HubSpotOptions
-from crm_sync.destinations.klaviyo import Klaviyo, KlaviyoOptions
-from crm_sync.destinations.salesforce import Salesforce, SalesforceOptions
-from crm_sync.destinations.transport import RetryBudget
-from crm_sync.fields import FieldMapping, load_fields
+from crm_sync.destinations.hubspot.client import HubSpot, HubSpotOptions
+from crm_sync.destinations.klaviyo.client import Klaviyo, KlaviyoOptions
+from crm_sync.destinations.salesforce.client import Salesforce, SalesforceOptions
+from crm_sync.destinations.http.transport import RetryBudget
+from crm_sync.field_mapping import FieldMapping, load_fields
 from sandbox.crm_faults import Fault
 from sandbox.crm_http import Handler
 from sandbox.crm_server import LocalCrm
@@ -119,7 +119,7 @@ def crm(tmp_path_factory: pytest.TempPathFactory, time: Time) -> Iterator[LocalC
 @pytest.fixture(autouse=True)
 def _without_waiting(monkeypatch: pytest.MonkeyPatch, time: Time) -> None:
     # Nothing on this machine takes so long to answer; a reply that never comes is waited for in real time.
-    monkeypatch.setattr("crm_sync.destinations.transport.TIMEOUT_SECONDS", (5.0, 0.5))
+    monkeypatch.setattr("crm_sync.destinations.http.transport.TIMEOUT_SECONDS", (5.0, 0.5))
     monkeypatch.setattr(Handler, "date_time_string", lambda *_: date(time))
 
 

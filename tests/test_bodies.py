@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crm_sync.destinations.bodies import unpacked
-from crm_sync.destinations.wire import PassingFault
+from crm_sync.destinations.http.bodies import unpacked
+from crm_sync.destinations.http.connection import PassingFault
 
 LIMIT = 1 << 20
 TEXT = b'{"id": "user-12"}\r\n' * 20

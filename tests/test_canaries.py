@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from crm_sync.destination import Destination
-from crm_sync.destinations.connect import ADAPTERS, connect, load_options
-from crm_sync.destinations.transport import RetryBudget
-from crm_sync.fields import FieldMapping, load_fields
+from crm_sync.destinations.factory import ADAPTERS, connect, load_options
+from crm_sync.destinations.http.transport import RetryBudget
+from crm_sync.field_mapping import FieldMapping, load_fields
 from crm_sync.sync import sync
 from jobs.cli import app as cli
 from jobs.upkeep.backfill import backfill
@@ -135,7 +135,7 @@ def destination(name: str, url: str) -> Destination:
 @pytest.fixture(autouse=True)
 def _without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     # What was cut off is waited for in real time.
-    monkeypatch.setattr("crm_sync.destinations.transport.TIMEOUT_SECONDS", (5.0, 0.3))
+    monkeypatch.setattr("crm_sync.destinations.http.transport.TIMEOUT_SECONDS", (5.0, 0.3))
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crm_sync.changes import Change, Value, changes
-from crm_sync.fields import KINDS, RIDE_ALONG, FieldMapping
+from crm_sync.diff import Change, Value, changes
+from crm_sync.field_mapping import KINDS, RIDE_ALONG, FieldMapping
 from tests.sync_kit import MAPPING, NINE, PENDING, TEN
 from warehouse.tables import CRM_STATE
 

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from crm_sync.destinations.connect import load_options
-from crm_sync.fields import load_fields
+from crm_sync.destinations.factory import load_options
+from crm_sync.field_mapping import load_fields
 from jobs.transform.funnel import load_funnel
 from scoring.policy import load_policy
 from training.commands import train

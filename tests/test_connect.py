@@ -9,10 +9,10 @@ import yaml
 
 from crm_sync.destinations.adapter import Limit
 from crm_sync.destinations.braze import ADAPTER, Braze, BrazeOptions
-from crm_sync.destinations.connect import ADAPTERS, check_host, check_names, connect, load_options
-from crm_sync.destinations.pacing import RateLimit
-from crm_sync.destinations.transport import RetryBudget
-from crm_sync.fields import FieldMapping
+from crm_sync.destinations.factory import ADAPTERS, check_host, check_names, connect, load_options
+from crm_sync.destinations.http.rate_limiter import RateLimit
+from crm_sync.destinations.http.transport import RetryBudget
+from crm_sync.field_mapping import FieldMapping
 from tests.sync_kit import MAPPING
 from core.errors import ContractError
 from warehouse.tables import CRM_STATE

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from crm_sync.fields import IDENTIFIERS, KINDS, SUBSCRIPTIONS, load_fields
+from crm_sync.field_mapping import IDENTIFIERS, KINDS, SUBSCRIPTIONS, load_fields
 from core.errors import ContractError
 from warehouse.tables import CRM_STATE, TIMESTAMP
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from crm_sync.destinations.connect import ADAPTERS, load_options
+from crm_sync.destinations.factory import ADAPTERS, load_options
 
 SHIPPED = Path(__file__).parents[1] / "config" / "crm.yml"
 WRITTEN: dict[str, Any] = yaml.safe_load(SHIPPED.read_text())

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from crm_sync.changes import Change, Changed, changes
+from crm_sync.diff import Change, Changed, changes
 from crm_sync.destination import Outcome
 from tests.sync_kit import (
     ATTEMPTED,

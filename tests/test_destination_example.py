@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from crm_sync.changes import Change
+from crm_sync.diff import Change
 from crm_sync.destination import BatchRefusedError, Finding, Outcome, UnavailableError
 from crm_sync.destinations.adapter import Adapter
-from crm_sync.destinations.transport import RetryBudget
+from crm_sync.destinations.http.transport import RetryBudget
 from tests.crm_wire_kit import Patience, Said, Script, saying
 from core.errors import ContractError
 

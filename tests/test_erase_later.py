@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from crm_sync.changes import Change
+from crm_sync.diff import Change
 from crm_sync.deadline import Deadline
-from crm_sync.recheck import Recheck, suppressed
+from crm_sync.suppression import Recheck, suppressed
 from jobs.erasure.erase import Erased, erase, erase_again, sweep
 from jobs.hourly.run import hourly
 from jobs.upkeep.nightly import nightly

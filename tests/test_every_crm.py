@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from crm_sync.destination import Destination, Outcome
-from crm_sync.destinations.connect import ADAPTERS
+from crm_sync.destinations.factory import ADAPTERS
 from sandbox.crm_server import LocalCrm
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.crms_kit import ODD_IDS, change, connected

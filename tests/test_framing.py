@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from crm_sync.destination import BatchRefusedError, RequestRefusedError, UnavailableError
-from crm_sync.destinations.pacing import Pace
-from crm_sync.destinations.transport import MAX_REPLY_BYTES, Network, RetryBudget, Transport
+from crm_sync.destinations.http.rate_limiter import Pace
+from crm_sync.destinations.http.transport import MAX_REPLY_BYTES, Network, RetryBudget, Transport
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.test_wire import FIRST, HEAD, SECOND, ask, transport, wire
 from tests.tls_kit import Authority

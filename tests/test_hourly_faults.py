@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from crm_sync.changes import Change
+from crm_sync.diff import Change
 from crm_sync.destination import Outcome
 from crm_sync.destination import Run as SyncRun
 from crm_sync.destinations.braze import Braze, BrazeOptions

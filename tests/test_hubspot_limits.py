@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from crm_sync.destination import BatchRefusedError, OutOfTimeError, RequestRefusedError, UnavailableError
-from crm_sync.destinations.hubspot import payload
-from crm_sync.destinations.hubspot_replies import heard
-from crm_sync.destinations.pacing import Heard
-from crm_sync.destinations.transport import Reply
+from crm_sync.destinations.hubspot.client import payload
+from crm_sync.destinations.hubspot.replies import heard
+from crm_sync.destinations.http.rate_limiter import Heard
+from crm_sync.destinations.http.transport import Reply
 from sandbox.crm_server import LocalCrm
 from tests.crm_wire_kit import DATE_SECONDS, Patience, Said, saying
 from tests.hubspot_kit import (

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from crm_sync.changes import Change
+from crm_sync.diff import Change
 from crm_sync.destination import BatchRefusedError
-from crm_sync.destinations.hubspot_replies import verdicts
-from crm_sync.destinations.transport import Reply
+from crm_sync.destinations.hubspot.replies import verdicts
+from crm_sync.destinations.http.transport import Reply
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.hubspot_kit import (
     ID,

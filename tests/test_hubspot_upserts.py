@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from crm_sync.changes import Change
+from crm_sync.diff import Change
 from crm_sync.destination import BatchRefusedError, MisconfiguredError, Outcome
-from crm_sync.destinations.hubspot import payload
+from crm_sync.destinations.hubspot.client import payload
 from sandbox.crm_server import LocalCrm
 from tests.crm_wire_kit import DATE_SECONDS, Asked, Patience, Said, saying
 from tests.crms_kit import ODD_IDS

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_sync.destination import Outcome, OutOfTimeError, UnavailableError
-from crm_sync.destinations.klaviyo_replies import Job, verdicts
+from crm_sync.destinations.klaviyo.replies import Job, verdicts
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.klaviyo_kit import COMPLETE, DELIVERED, JOBS, QUEUED, UNCONFIRMED, at, changes, error, job, klaviyo, rejected
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from crm_sync.changes import Change
+from crm_sync.diff import Change
 from crm_sync.destination import BatchRefusedError, Outcome
 from sandbox.crm_server import LocalCrm
 from sandbox.wires import klaviyo as klaviyo_wire

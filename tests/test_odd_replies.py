@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from crm_sync.destination import UnavailableError
-from crm_sync.destinations.connect import ADAPTERS
-from crm_sync.destinations.hubspot_replies import verdicts
-from crm_sync.destinations.klaviyo_replies import next_cursor
-from crm_sync.destinations.replies import Reply, with_value
+from crm_sync.destinations.factory import ADAPTERS
+from crm_sync.destinations.hubspot.replies import verdicts
+from crm_sync.destinations.klaviyo.replies import next_cursor
+from crm_sync.destinations.http.reply import Reply, with_value
 from crm_sync.redaction import redacted
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.crms_kit import change, connected

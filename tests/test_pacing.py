@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from crm_sync.destinations.pacing import Heard, Pace, RateLimit
+from crm_sync.destinations.http.rate_limiter import Heard, Pace, RateLimit
 from tests.pacing_kit import Asleep, Thread, World
 
 

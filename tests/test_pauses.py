@@ -5,7 +5,7 @@ import math
 import pytest
 
 from crm_sync.destination import OutOfTimeError, UnavailableError
-from crm_sync.destinations.pacing import Heard, Pace, RateLimit
+from crm_sync.destinations.http.rate_limiter import Heard, Pace, RateLimit
 from tests.crm_wire_kit import Patience
 from tests.pacing_kit import Thread, asleep
 

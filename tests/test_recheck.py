@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from crm_sync.recheck import Recheck, suppressed
+from crm_sync.suppression import Recheck, suppressed
 from tests.sync_kit import (
     FINISHED,
     GRANTED,

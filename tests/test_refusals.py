@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from crm_sync.changes import Change
+from crm_sync.diff import Change
 from crm_sync.destination import BatchRefusedError, Outcome, Run
-from crm_sync.destinations.hubspot import HubSpot, HubSpotOptions
+from crm_sync.destinations.hubspot.client import HubSpot, HubSpotOptions
 from crm_sync.sync import sync
 from sandbox.crm_server import LocalCrm
 from tests.crm_wire_kit import Said, saying

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from crm_sync.destination import Finding, UnavailableError
-from crm_sync.destinations.connect import ADAPTERS
+from crm_sync.destinations.factory import ADAPTERS
 from jobs.doctor.crm import crm as examined
 from core.settings import Settings
 from tests.crm_wire_kit import Patience, Said, saying

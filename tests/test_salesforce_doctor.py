@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from crm_sync.destinations.connect import check_names
-from crm_sync.destinations.salesforce import ADAPTER
-from crm_sync.fields import load_fields
+from crm_sync.destinations.factory import check_names
+from crm_sync.destinations.salesforce.client import ADAPTER
+from crm_sync.field_mapping import load_fields
 from sandbox.crm_server import LocalCrm
 from sandbox.wires.salesforce import described
 from sandbox.wires.salesforce_jobs import canonical

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from crm_sync.destination import MisconfiguredError, Outcome, UnavailableError
-from crm_sync.destinations.connect import CrmFile, connect
-from crm_sync.destinations.salesforce import SalesforceOptions
-from crm_sync.destinations.salesforce_rows import SUCCESSES, verdicts
-from crm_sync.destinations.salesforce_words import code_at_start, fault_of, heard
-from crm_sync.destinations.transport import Reply, RetryBudget
-from crm_sync.fields import FieldMapping
+from crm_sync.destinations.factory import CrmFile, connect
+from crm_sync.destinations.salesforce.client import SalesforceOptions
+from crm_sync.destinations.salesforce.rows import SUCCESSES, verdicts
+from crm_sync.destinations.salesforce.errors import code_at_start, fault_of, heard
+from crm_sync.destinations.http.transport import Reply, RetryBudget
+from crm_sync.field_mapping import FieldMapping
 from sandbox.crm_server import LocalCrm
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.crms_kit import SALESFORCE_FIELDS

@@ -12,9 +12,9 @@ import pytest
 
 from crm_sync.destination import OutOfTimeError, RequestRefusedError, UnavailableError
 from crm_sync.destinations.adapter import ClientCredentials
-from crm_sync.destinations.connect import CrmFile, connect
-from crm_sync.destinations.salesforce import Salesforce
-from crm_sync.destinations.transport import RetryBudget
+from crm_sync.destinations.factory import CrmFile, connect
+from crm_sync.destinations.salesforce.client import Salesforce
+from crm_sync.destinations.http.transport import RetryBudget
 from jobs.doctor.crm import crm as examined
 from core.settings import Settings, read_settings
 from sandbox.crm_server import LocalCrm

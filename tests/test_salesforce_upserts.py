@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crm_sync.changes import Change, Value
+from crm_sync.diff import Change, Value
 from crm_sync.destination import Outcome
-from crm_sync.destinations.salesforce_rows import as_csv
+from crm_sync.destinations.salesforce.rows import as_csv
 from sandbox.crm_server import LocalCrm
 from sandbox.wires.salesforce import described
 from sandbox.wires.salesforce_jobs import read

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from crm_sync.changes import Change
+from crm_sync.diff import Change
 from crm_sync.destination import UnavailableError
 from crm_sync.destinations.braze import Braze
-from crm_sync.destinations.pacing import Pace
-from crm_sync.destinations.transport import RetryBudget, Transport
+from crm_sync.destinations.http.rate_limiter import Pace
+from crm_sync.destinations.http.transport import RetryBudget, Transport
 from jobs.context import open_destination
 from core.settings import Settings
 from tests.crm_wire_kit import Patience, Said, saying

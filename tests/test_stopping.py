@@ -10,7 +10,7 @@ import pytest
 
 from crm_sync import sync as sync_module
 from crm_sync.batches import Batch, Sent
-from crm_sync.changes import Change
+from crm_sync.diff import Change
 from crm_sync.deadline import Deadline
 from crm_sync.destination import Outcome, OutOfTimeError, Run, UnavailableError
 from crm_sync.workers import Workers

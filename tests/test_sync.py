@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from crm_sync.changes import Change
+from crm_sync.diff import Change
 from crm_sync.destination import BatchRefusedError, Outcome, Run
 from crm_sync.sync import SyncCounts, count_pending, sync
 from sandbox.crm_server import LocalCrm

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crm_sync.changes import Change
+from crm_sync.diff import Change
 from crm_sync.destination import BatchRefusedError, Outcome, OutOfTimeError, Run, UnavailableError
-from crm_sync.recheck import News, Recheck
-from crm_sync.rehearsal import Rehearsal
+from crm_sync.suppression import News, Recheck
+from crm_sync.dry_run import Rehearsal
 from crm_sync.sync import sync
 from tests.sync_kit import (
     ATTEMPTED,

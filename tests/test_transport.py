@@ -11,8 +11,8 @@ import pytest
 from crm_sync.deadline import Deadline
 from crm_sync.destination import BatchRefusedError, OutOfTimeError, RequestRefusedError, UnavailableError
 from crm_sync.destinations.meanings import Meaning
-from crm_sync.destinations.pacing import Heard, Pace, RateLimit
-from crm_sync.destinations.transport import Dialect, Reply, RetryBudget, Transport
+from crm_sync.destinations.http.rate_limiter import Heard, Pace, RateLimit
+from crm_sync.destinations.http.transport import Dialect, Reply, RetryBudget, Transport
 from sandbox.crm_server import LocalCrm
 from tests.crm_wire_kit import Patience, Said, Script, saying
 from core.errors import ContractError, WinbackError

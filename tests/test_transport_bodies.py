@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from crm_sync.destination import OutOfTimeError, UnavailableError
-from crm_sync.destinations import transport as transport_module
-from crm_sync.destinations.pacing import Pace
-from crm_sync.destinations.transport import Reply, RetryBudget, Transport
+from crm_sync.destinations.http import transport as transport_module
+from crm_sync.destinations.http.rate_limiter import Pace
+from crm_sync.destinations.http.transport import Reply, RetryBudget, Transport
 from tests.crm_wire_kit import Patience, Said, saying
 
 DONE = {"done": True}

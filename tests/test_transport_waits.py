@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_sync.destination import OutOfTimeError, UnavailableError
-from crm_sync.destinations import replies as replies_module
-from crm_sync.destinations.pacing import Heard, Pace
-from crm_sync.destinations.replies import Reply, asked_wait, number
-from crm_sync.destinations.transport import RetryBudget, Transport
+from crm_sync.destinations.http import reply as replies_module
+from crm_sync.destinations.http.rate_limiter import Heard, Pace
+from crm_sync.destinations.http.reply import Reply, asked_wait, number
+from crm_sync.destinations.http.transport import RetryBudget, Transport
 from tests.crm_wire_kit import DATE, DATE_SECONDS, Patience, Said, Script, saying
 
 DONE = {"done": True}

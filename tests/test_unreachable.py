@@ -14,9 +14,9 @@ import urllib3
 
 from crm_sync.destination import OutOfTimeError, UnavailableError
 from crm_sync.destinations import connecting
-from crm_sync.destinations import transport as transport_module
-from crm_sync.destinations.pacing import Pace
-from crm_sync.destinations.transport import Network, RetryBudget, Transport
+from crm_sync.destinations.http import transport as transport_module
+from crm_sync.destinations.http.rate_limiter import Pace
+from crm_sync.destinations.http.transport import Network, RetryBudget, Transport
 from crm_sync.destinations.unreachable import fault_of
 from tests.crm_wire_kit import Patience
 from tests.wire_kit import Connection, Ticking, answers, hurried, ok, serving

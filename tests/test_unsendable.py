@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crm_sync.changes import changes
+from crm_sync.diff import changes
 from crm_sync.delivery_log import DeliveryLog
-from crm_sync.destinations.salesforce_rows import as_csv
-from crm_sync.fields import RIDE_ALONG
+from crm_sync.destinations.salesforce.rows import as_csv
+from crm_sync.field_mapping import RIDE_ALONG
 from crm_sync.sync import SyncCounts, sync
 from jobs.transform.dbt import Window
 from sandbox.crm_server import LocalCrm

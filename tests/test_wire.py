@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from crm_sync.destination import OutOfTimeError, UnavailableError
-from crm_sync.destinations import transport as transport_module
-from crm_sync.destinations import wire as wire_module
-from crm_sync.destinations.pacing import Pace
-from crm_sync.destinations.transport import RetryBudget, Transport
+from crm_sync.destinations.http import transport as transport_module
+from crm_sync.destinations.http import connection as wire_module
+from crm_sync.destinations.http.rate_limiter import Pace
+from crm_sync.destinations.http.transport import RetryBudget, Transport
 from tests.crm_wire_kit import Patience
 from tests.wire_kit import Connection, Script, Server, Ticking, answers, hurried, ok, serving
 

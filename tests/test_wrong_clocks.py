@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from crm_sync.changes import Change
+from crm_sync.diff import Change
 from crm_sync.destinations.braze import Braze, BrazeOptions
-from crm_sync.destinations.hubspot import HubSpot
-from crm_sync.destinations.klaviyo import Klaviyo
-from crm_sync.destinations.salesforce import Salesforce
-from crm_sync.destinations.transport import RetryBudget
+from crm_sync.destinations.hubspot.client import HubSpot
+from crm_sync.destinations.klaviyo.client import Klaviyo
+from crm_sync.destinations.salesforce.client import Salesforce
+from crm_sync.destinations.http.transport import RetryBudget
 from sandbox.crm_server import LocalCrm
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.laws import canonical

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from crm_sync.destinations.connect import load_options
-from crm_sync.fields import load_fields
+from crm_sync.destinations.factory import load_options
+from crm_sync.field_mapping import load_fields
 from jobs.transform.funnel import load_funnel
 from scoring.features_file import load_contract
 from scoring.policy import load_policy

@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 
 from crm_sync.destinations.braze import Braze
-from crm_sync.destinations.transport import RetryBudget
-from crm_sync.fields import load_fields
+from crm_sync.destinations.http.transport import RetryBudget
+from crm_sync.field_mapping import load_fields
 from jobs.upkeep.backfill import backfill
 from jobs.transform.funnel import load_funnel
 from jobs.hourly.run import Result, hourly

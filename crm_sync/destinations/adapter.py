@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from crm_sync.destination import BatchRefusedError, Destination, Finding, RequestRefusedError
-from crm_sync.destinations.pacing import RateLimit
-from crm_sync.destinations.transport import RetryBudget
+from crm_sync.destinations.http.rate_limiter import RateLimit
+from crm_sync.destinations.http.transport import RetryBudget
 
 
 class Limit(BaseModel):

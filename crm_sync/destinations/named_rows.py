@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from crm_sync.changes import Change
+from crm_sync.diff import Change
 from crm_sync.destination import BatchRefusedError, Outcome
 from crm_sync.redaction import redacted
 

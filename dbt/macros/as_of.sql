@@ -1,7 +1,7 @@
 {#- What is known of some users as of the run's end. `of` is a CTE or model with their user_id. -#}
 
 {#- The newest version first. Of versions written at the same moment the one that allows less counts: erased, then without
-    consent. crm_sync/recheck.py orders them alike. -#}
+    consent. crm_sync/suppression.py orders them alike. -#}
 {% macro newest_version_first(profiles) -%}
   {{ profiles }}.written_at desc,
   case when {{ profiles }}.erased_at is null then 1 else 0 end,

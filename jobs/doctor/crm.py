@@ -6,8 +6,8 @@ from contextlib import closing
 
 from crm_sync.deadline import Deadline
 from crm_sync.destination import BatchRefusedError, Destination, OutOfTimeError, RequestRefusedError, UnavailableError
-from crm_sync.destinations.connect import ADAPTERS
-from crm_sync.fields import FieldMapping, load_fields
+from crm_sync.destinations.factory import ADAPTERS
+from crm_sync.field_mapping import FieldMapping, load_fields
 from jobs.doctor.finding import Finding
 from jobs.context import open_destination
 from core.settings import Settings

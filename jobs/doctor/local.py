@@ -7,8 +7,8 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from crm_sync.destinations.connect import load_options
-from crm_sync.fields import load_fields
+from crm_sync.destinations.factory import load_options
+from crm_sync.field_mapping import load_fields
 from jobs.doctor.finding import Finding
 from jobs.transform.funnel import load_funnel
 from jobs.models.lifecycle import aliases

@@ -6,8 +6,8 @@ from datetime import datetime
 
 from crm_sync.deadline import Deadline
 from crm_sync.delivery_log import DeliveryLog
-from crm_sync.recheck import Recheck
-from crm_sync.rehearsal import Rehearsal
+from crm_sync.suppression import Recheck
+from crm_sync.dry_run import Rehearsal
 from crm_sync.sync import Plan, SyncCounts, sync
 from jobs.erasure.erase import CRM_SECONDS, erase_again
 from jobs.context import House

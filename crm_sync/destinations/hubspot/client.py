@@ -15,12 +15,12 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from crm_sync.changes import Change, Value
+from crm_sync.diff import Change, Value
 from crm_sync.destination import BatchRefusedError, Finding, Outcome, RequestRefusedError, Run, UnavailableError
 from crm_sync.destinations.adapter import Adapter, Limit, Limits, Options, empty_request_finding, refused_finding
-from crm_sync.destinations.hubspot_contacts import Contacts
-from crm_sync.destinations.hubspot_properties import judged
-from crm_sync.destinations.hubspot_replies import (
+from crm_sync.destinations.hubspot.contacts import Contacts
+from crm_sync.destinations.hubspot.properties import judged
+from crm_sync.destinations.hubspot.replies import (
     LOCK_SECONDS,
     LOCKED,
     MOVING,
@@ -31,10 +31,10 @@ from crm_sync.destinations.hubspot_replies import (
     verdicts,
     without_users,
 )
-from crm_sync.destinations.pacing import Pace
-from crm_sync.destinations.replies import Reply
-from crm_sync.destinations.transport import Dialect, RetryBudget, Transport
-from crm_sync.fields import Kind
+from crm_sync.destinations.http.rate_limiter import Pace
+from crm_sync.destinations.http.reply import Reply
+from crm_sync.destinations.http.transport import Dialect, RetryBudget, Transport
+from crm_sync.field_mapping import Kind
 from core.errors import ContractError
 
 NAME = r"[a-z][a-z0-9_]{0,99}"

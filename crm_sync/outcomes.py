@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from crm_sync.changes import Change
+from crm_sync.diff import Change
 from crm_sync.destination import Outcome, OutOfTimeError, UnavailableError
 from core.errors import CircuitOpenError, RetryableError, WinbackError
 

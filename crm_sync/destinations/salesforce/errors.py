@@ -8,8 +8,8 @@ from typing import Any
 
 from crm_sync.destination import BatchRefusedError, RequestRefusedError, UnavailableError
 from crm_sync.destinations.meanings import Meaning, meaning_of_code
-from crm_sync.destinations.pacing import Heard
-from crm_sync.destinations.replies import Reply, asked_wait, with_value
+from crm_sync.destinations.http.rate_limiter import Heard
+from crm_sync.destinations.http.reply import Reply, asked_wait, with_value
 from crm_sync.redaction import code_of, redacted
 from core.errors import ContractError, WinbackError
 

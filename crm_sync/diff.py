@@ -12,7 +12,7 @@ from functools import reduce
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from crm_sync.fields import KINDS, RIDE_ALONG, FieldMapping, Kind
+from crm_sync.field_mapping import KINDS, RIDE_ALONG, FieldMapping, Kind
 
 LIST_SEPARATOR = "; "
 # Of four digits, as ISO 8601 and every CRM have them.

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from crm_sync.destination import Finding
-from crm_sync.fields import Kind
+from crm_sync.field_mapping import Kind
 
 # A letter first, no underscore last, no two in a row; custom ones have an ending, and a namespace if they came in a package.
 _WORD = r"[A-Za-z](?:_?[A-Za-z0-9])*"

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import urllib3
 
-from crm_sync.destinations.wire import PassingFault
+from crm_sync.destinations.http.connection import PassingFault
 
 ENCODINGS = "gzip, deflate"  # what is asked for
 _PART_BYTES = 64 << 10

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from crm_sync.changes import Change
+from crm_sync.diff import Change
 from crm_sync.destination import Finding, Outcome, Run
-from crm_sync.fields import Kind
+from crm_sync.field_mapping import Kind
 
 
 class Rehearsal:

@@ -15,10 +15,10 @@ from urllib.parse import urlencode
 from crm_sync.destination import RequestRefusedError, Run, UnavailableError
 from crm_sync.destinations.adapter import ClientCredentials
 from crm_sync.destinations.meanings import Meaning, advice_on, meaning_of
-from crm_sync.destinations.pacing import Pace
-from crm_sync.destinations.replies import Reply
-from crm_sync.destinations.salesforce_words import is_session_over
-from crm_sync.destinations.transport import Dialect, RetryBudget, Transport
+from crm_sync.destinations.http.rate_limiter import Pace
+from crm_sync.destinations.http.reply import Reply
+from crm_sync.destinations.salesforce.errors import is_session_over
+from crm_sync.destinations.http.transport import Dialect, RetryBudget, Transport
 from core.errors import ContractError
 
 TOKEN = "/services/oauth2/token"  # noqa: S105 - an address

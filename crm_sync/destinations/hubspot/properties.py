@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crm_sync.destination import Finding
-from crm_sync.fields import Kind
+from crm_sync.field_mapping import Kind
 
 # What HubSpot may hold a value as, the first being what to make: type and field type.
 _TYPES: Mapping[Kind, Sequence[tuple[str, str]]] = {

@@ -1,0 +1,1 @@
+"""HTTP to a CRM: connections, retries, rate limits, replies."""
