@@ -33,8 +33,8 @@ from jobs.models.train import train
 from jobs.transform.dbt import SINCE_EVER, Transform, Window
 from sandbox.crm_server import LocalCrm
 from sandbox.synthetic_app import generate
-from warehouse.duckdb import DuckDBWarehouse
-from warehouse.loading import load
+from warehouse.duckdb.warehouse import DuckDBWarehouse
+from warehouse.loading.load import load
 
 ROOT = Path(__file__).parents[1]
 STARTS_ON, COUNT_DAYS = date(2026, 4, 1), 60

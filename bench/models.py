@@ -39,8 +39,8 @@ from training.fit import EARLY_STOPPING_ROUNDS, MAX_ROUNDS, Fitter
 from training.learn import learn
 from training.search import SearchRules
 from training.split import share, split_by_time_and_user
-from warehouse.duckdb import DuckDBWarehouse
-from warehouse.loading import load
+from warehouse.duckdb.warehouse import DuckDBWarehouse
+from warehouse.loading.load import load
 
 ROOT = Path(__file__).parents[1]
 LOANS = ROOT.parent / "shared" / "data" / "loan_applications"

@@ -28,7 +28,7 @@ from scoring.features_file import load_contract
 from scoring.model import Model
 from scoring.policy import load_policy
 from scoring.batch import CHUNK_ROWS, MART, Run, score
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 
 ROOT = Path(__file__).parents[1]
 NOW = datetime(2026, 6, 1, tzinfo=UTC)

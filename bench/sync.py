@@ -33,7 +33,7 @@ from crm_sync.field_mapping import load_fields
 from crm_sync.suppression import Recheck
 from crm_sync.sync import Plan, sync
 from sandbox.crm_server import LocalCrm
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 
 ROOT = Path(__file__).parents[1]
 NOW = datetime(2026, 6, 1, tzinfo=UTC)

@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core import setting_checks as checks
 from core.errors import ContractError
-from warehouse.time_checks import EARLIEST
+from warehouse.loading.time_checks import EARLIEST
 
 
 class Settings(BaseSettings):

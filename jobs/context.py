@@ -23,12 +23,12 @@ from jobs.transform.schema_version import refuse_outdated
 from core.settings import Settings
 from jobs.transform.dbt import Transform, Window, release
 from scoring.policy import Policy, load_policy
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from core.errors import ContractError
 from warehouse.interface import Warehouse
 
 if TYPE_CHECKING:
-    from warehouse.bigquery_connection import Connection
+    from warehouse.bigquery.connection import Connection
 
 
 def utc_now() -> datetime:
@@ -85,7 +85,7 @@ def not_in_the_future(house: House, until: datetime) -> None:
 
 def bigquery_connection(settings: Settings) -> Connection:
     """What the settings say of BigQuery, where it is the warehouse."""
-    from warehouse.bigquery_connection import Connection  # noqa: PLC0415 - a second that DuckDB need not pay
+    from warehouse.bigquery.connection import Connection  # noqa: PLC0415 - a second that DuckDB need not pay
 
     project, prefix = settings.bigquery or ("", "")
     return Connection(
@@ -106,7 +106,7 @@ def open_warehouse(settings: Settings) -> Warehouse:
     """
     path = settings.duckdb_file
     if path is None:
-        from warehouse.bigquery import BigQueryWarehouse  # noqa: PLC0415 - a second that DuckDB need not pay
+        from warehouse.bigquery.warehouse import BigQueryWarehouse  # noqa: PLC0415 - a second that DuckDB need not pay
 
         return BigQueryWarehouse(bigquery_connection(settings))
     if not path.is_file():

@@ -23,8 +23,8 @@ from sandbox.crm_server import LocalCrm
 from sandbox.demo_places import Places, clear, places_of
 from sandbox.replay import at_the_time
 from sandbox.synthetic_app import SyntheticApp, generate
-from warehouse.duckdb import DuckDBWarehouse
-from warehouse.loading import load
+from warehouse.duckdb.warehouse import DuckDBWarehouse
+from warehouse.loading.load import load
 
 STARTS_ON = date(2026, 4, 1)
 COUNT_DAYS = 90

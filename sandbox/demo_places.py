@@ -16,8 +16,8 @@ from jobs.upkeep.demo_mark import LAYER, OWN_DATA, DemoMark, read_mark
 from core.settings import Settings
 from sandbox import crm_file
 from sandbox.crm_store import CrmStore
-from warehouse.duckdb import DuckDBWarehouse
-from warehouse.duckdb_doctor import ReadOnlyDuckDB
+from warehouse.duckdb.warehouse import DuckDBWarehouse
+from warehouse.duckdb.doctor import ReadOnlyDuckDB
 from core.errors import ContractError
 from warehouse.interface import LAYERS, count
 

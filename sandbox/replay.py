@@ -22,8 +22,8 @@ from jobs.transform.dbt import SINCE_EVER, Window
 from sandbox import DEMO_CONFIG
 from sandbox.crm_server import LocalCrm
 from warehouse import ledger
-from warehouse.duckdb import DuckDBWarehouse
-from warehouse.duckdb_doctor import ReadOnlyDuckDB
+from warehouse.duckdb.warehouse import DuckDBWarehouse
+from warehouse.duckdb.doctor import ReadOnlyDuckDB
 from core.errors import ContractError
 
 API_KEY = "local-key"

@@ -24,10 +24,10 @@ from sandbox.crm_server import LocalCrm
 from sandbox.synthetic_app import SyntheticApp
 from tests.emulator import PROJECT, Emulator
 from tests.world import API_KEY, HISTORY_UNTIL, NOW, World, settings_in
-from warehouse.bigquery import BigQueryWarehouse
-from warehouse.bigquery_connection import Connection
-from warehouse.duckdb import DuckDBWarehouse
-from warehouse.loading import load
+from warehouse.bigquery.warehouse import BigQueryWarehouse
+from warehouse.bigquery.connection import Connection
+from warehouse.duckdb.warehouse import DuckDBWarehouse
+from warehouse.loading.load import load
 from warehouse.tables import RAW, Table
 
 _LAYERS = re.compile(r"\b(raw|ops|staging|intermediate|marts)\.(?=[a-z])")

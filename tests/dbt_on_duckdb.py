@@ -10,7 +10,7 @@ import pytest
 from dbt.cli.main import dbtRunner, dbtRunnerResult
 
 from jobs.transform.dbt import vars_text
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 
 PROJECT = Path(__file__).parents[1] / "dbt"
 MODELS = {path.stem for path in PROJECT.glob("models/*/*.sql")}

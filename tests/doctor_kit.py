@@ -7,7 +7,7 @@ from typing import Any
 
 from jobs.doctor.finding import Finding
 from jobs.doctor.remediation import Wanted
-from warehouse.bigquery_facts import LAYERS, Facts, Granted, Login, Refusal, TableFacts
+from warehouse.bigquery.facts import LAYERS, Facts, Granted, Login, Refusal, TableFacts
 from warehouse.tables import ALL
 
 TYPES = {"string": "STRING", "double": "FLOAT64", "int64": "INT64", "bool": "BOOL"}

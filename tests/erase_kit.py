@@ -15,7 +15,7 @@ from crm_sync.destinations.braze import Braze
 from jobs.erasure.erase import Erased, erase
 from sandbox.crm_server import LocalCrm
 from tests.world import API_KEY, NOW, World, at, copy_history
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.tables import USERS
 
 ELIGIBLE = "select user_id from marts.crm_profiles where is_voucher_eligible order by user_id"

@@ -19,9 +19,9 @@ from core.settings import Settings
 from tests.dbt_on_google_sql import Note, dbt_reaches
 from tests.google_sql import GoogleSql
 from tests.world import World, settings_in
-from warehouse.bigquery import BigQueryWarehouse
-from warehouse.bigquery_connection import Connection
-from warehouse.bigquery_loads import TYPES
+from warehouse.bigquery.warehouse import BigQueryWarehouse
+from warehouse.bigquery.connection import Connection
+from warehouse.bigquery.loads import TYPES
 from warehouse.interface import UserTable
 from warehouse.tables import ALL, Table
 

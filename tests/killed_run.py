@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import requests
 
 from jobs.transform.dbt import Transform
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.tables import Table
 
 
@@ -57,8 +57,8 @@ class Places:
     def watched(self) -> Iterator[None]:
         """Put a place before and after every effect, and tell of all that were passed."""
         warehouses: list[Any] = [DuckDBWarehouse]
-        if "warehouse.bigquery" in __import__("sys").modules:
-            from warehouse.bigquery import BigQueryWarehouse  # noqa: PLC0415 - a second that DuckDB need not pay
+        if "warehouse.bigquery.warehouse" in __import__("sys").modules:
+            from warehouse.bigquery.warehouse import BigQueryWarehouse  # noqa: PLC0415 - a second that DuckDB need not pay
 
             warehouses.append(BigQueryWarehouse)
         effects: list[tuple[Any, str, Callable[..., str]]] = [

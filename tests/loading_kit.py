@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from core.errors import ContractError
-from warehouse.loading import Loaded, load
+from warehouse.loading.load import Loaded, load
 from warehouse.tables import RAW
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -14,7 +14,7 @@ from jobs.upkeep.migrate import Migrated, migrate
 from core.progress import Silence
 from tests.old_warehouse import COUNT_HOURS
 from tests.world import API_KEY, NOW, at, settings_in
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 
 # The reasons are told apart by what the old code could not know.
 AUDIENCE = "build the audience again for all users: late withdrawals of consent count, no_profile is a reason"

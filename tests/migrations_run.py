@@ -31,7 +31,7 @@ from jobs.transform.dbt import SINCE_EVER, Window
 from tests.forks import Child, in_a_child
 from tests.migrate_kit import Steps, migrated, take_away
 from tests.world import NOW, parse_ahead, settings_in
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from core.errors import ContractError
 
 REBUILD, BETWEEN = "events, sessions, exits", "int_exits_this_run"

@@ -31,7 +31,7 @@ import click
 from tests.forks import Child
 from tests.killed_world import FIRST_RUN, HOURS, Base, Trial, make_base, workshop
 from tests.laws import Facts, Verdict, judged
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from core.errors import BusyError, WinbackError
 
 PLACES = (

@@ -20,7 +20,7 @@ import duckdb
 from jobs.context import open_house
 from jobs.transform.dbt import Window
 from tests.world import settings_in
-from warehouse.duckdb import TYPES, DuckDBWarehouse
+from warehouse.duckdb.warehouse import TYPES, DuckDBWarehouse
 from warehouse.tables import CRM_STATE
 
 # Neither is found in any other SQL: a bound that was not replaced would fold nothing, and every law of a second run would fail.

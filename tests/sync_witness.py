@@ -17,7 +17,7 @@ from crm_sync.field_mapping import Kind
 from crm_sync.sync import SyncCounts
 from sandbox.crm_faults import Fault
 from tests.sync_tables import SyncTables
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from core.errors import WinbackError
 from warehouse.tables import Table
 

@@ -7,7 +7,7 @@ import pytest
 
 from crm_sync.audience_guard import MIN_AUDIENCE, collapse, count_audience
 from tests.sync_kit import GRANTED, SCORED, Notebook, crowd, deliveries, marts_in, pending, plan, run
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from core.errors import CircuitOpenError
 
 

@@ -16,9 +16,9 @@ from google.auth import exceptions as auth
 
 from tests.bigquery_world import connection_to, with_raw_tables
 from tests.emulator import Emulator
-from warehouse.bigquery import BigQueryWarehouse
-from warehouse.bigquery_connection import Connection
-from warehouse.bigquery_errors import REASONS, explain_dbt, explained
+from warehouse.bigquery.warehouse import BigQueryWarehouse
+from warehouse.bigquery.connection import Connection
+from warehouse.bigquery.errors import REASONS, explain_dbt, explained
 from core.errors import ContractError, RetryableError, WinbackError
 from warehouse.tables import AUDITS
 

@@ -45,7 +45,8 @@ from tests.google_sql import GoogleSql, NotBigQueryError
 from tests.google_world import ROOT, GoogleWorld
 from tests.test_both_warehouses import TABLES
 from tests.world import API_KEY, HISTORY_UNTIL, NOW, World, at, load_app, settings_in
-from warehouse import lease, ledger, raw_summary
+from warehouse import lease, ledger
+from warehouse.loading import summary as raw_summary
 from warehouse.tables import DECISIONS, RAW, VOUCHER_REDEMPTIONS
 
 ALL_TABLES = TABLES | {

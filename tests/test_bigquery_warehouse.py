@@ -14,8 +14,8 @@ from google.cloud import bigquery
 from tests.bigquery_world import connection_to, with_raw_tables
 from tests.emulator import Emulator
 from tests.warehouse_kit import MOMENT, full_row, rows_of, sparse_row
-from warehouse.bigquery import BigQueryWarehouse, _in_chunks
-from warehouse.bigquery_loads import write_parquet
+from warehouse.bigquery.warehouse import BigQueryWarehouse, _in_chunks
+from warehouse.bigquery.loads import write_parquet
 from core.errors import ContractError
 from warehouse.interface import count
 from warehouse.tables import ALL, APP_EVENTS, DECISIONS, Table

@@ -27,7 +27,7 @@ from tests.canaries import EMAIL, GOSSIP, KEY, NAME, USER, VALUE, canaries_in, f
 from tests.crm_wire_kit import Said, Script, saying
 from tests.sync_kit import GRANTED, MAPPING, log_of, marts_in, pending, plan
 from tests.world import CONFIG, HISTORY_UNTIL, NOW, at, load_app, settings_in, small_app
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from core.errors import ContractError
 
 ROOT = Path(__file__).parents[1]

@@ -19,8 +19,8 @@ from jobs.cli.app import cli
 from tests.erase_kit import eligible, erased
 from tests.forks import Child
 from tests.world import World
-from warehouse import duckdb_compact
-from warehouse.duckdb_compact import compact
+from warehouse.duckdb import compact as duckdb_compact
+from warehouse.duckdb.compact import compact
 from core.errors import BusyError, ContractError
 
 CATALOG = """

@@ -17,9 +17,9 @@ import pytest
 
 from sandbox.crm_faults import Fault
 from tests.world import API_KEY, CONFIG, World
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from core.errors import BusyError
-from warehouse.holder import Holder, describe
+from warehouse.duckdb.holder import Holder, describe
 
 ROOT = Path(__file__).parents[1]
 LEAVES_WITHIN_SECONDS = 8.0

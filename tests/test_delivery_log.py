@@ -20,7 +20,7 @@ from tests.sync_kit import (
     outcomes,
     row_of,
 )
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.tables import CRM_STATE
 
 DELIVERED = Outcome("delivered", 201)

@@ -20,9 +20,9 @@ from sandbox.synthetic_app import SyntheticApp
 from tests.local_crm import Clock, page, scored
 from tests.world import settings_in, small_app
 from warehouse import ledger
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from core.errors import ContractError
-from warehouse.loading import load
+from warehouse.loading.load import load
 
 HISTORY = datetime(2026, 5, 20, 16, tzinfo=UTC)
 HOUR = HISTORY + timedelta(hours=1)

@@ -22,8 +22,8 @@ from tests.bigquery_world import bigquery_settings, connection_to, with_raw_tabl
 from tests.doctor_kit import named, troubles
 from tests.emulator import PROJECT, Emulator
 from tests.world import NOW
-from warehouse.bigquery import BigQueryWarehouse
-from warehouse.bigquery_doctor import examine
+from warehouse.bigquery.warehouse import BigQueryWarehouse
+from warehouse.bigquery.doctor import examine
 from warehouse.ledger import Epoch, commit
 
 

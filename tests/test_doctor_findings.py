@@ -21,7 +21,7 @@ from tests.doctor_kit import (
     with_table,
     without_column,
 )
-from warehouse.bigquery_facts import Facts, Granted, Login, Refusal
+from warehouse.bigquery.facts import Facts, Granted, Login, Refusal
 from warehouse.tables import ALL
 
 

@@ -17,8 +17,8 @@ from google.oauth2 import service_account
 from jobs.doctor.run import doctor
 from tests.doctor_kit import named
 from tests.world import settings_in
-from warehouse.bigquery_doctor import login_of, project_permissions
-from warehouse.bigquery_facts import Login, Refusal
+from warehouse.bigquery.doctor import login_of, project_permissions
+from warehouse.bigquery.facts import Login, Refusal
 
 
 def made(kind: Any, **attributes: Any) -> Any:
@@ -80,6 +80,6 @@ class Answering:
 def test_the_project_is_asked_through_the_resource_manager_where_it_answers(
     monkeypatch: pytest.MonkeyPatch, status: int, answer: object
 ) -> None:
-    monkeypatch.setattr("warehouse.bigquery_doctor.AuthorizedSession", Answering(status))
+    monkeypatch.setattr("warehouse.bigquery.doctor.AuthorizedSession", Answering(status))
 
     assert project_permissions(AnonymousCredentials(), "shop", 1) == answer

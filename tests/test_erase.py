@@ -12,7 +12,7 @@ from crm_sync.destinations.braze import Braze
 from tests.erase_kit import RECEIPTS, eligible, erased, erased_and_killed, outcomes, places_of
 from tests.run_kit import be_down, be_up
 from tests.world import API_KEY, NOW, World
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from core.errors import ContractError, RetryableError
 
 

@@ -15,7 +15,7 @@ from jobs.context import open_house
 from jobs.status import status
 from tests.sync_kit import Notebook
 from tests.world import settings_in
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.tables import ERASURES
 
 NINE = datetime(2026, 6, 15, 9, tzinfo=UTC)

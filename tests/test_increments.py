@@ -35,7 +35,7 @@ from tests.streams import (
 )
 from tests.windows import FEATURES, Replay, recorded
 from tests.world import CONFIG, at, load_app, settings_in, small_app
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.tables import APP_EVENTS
 
 # What must not depend on how history was cut into windows: a table, its columns, and which rows count.

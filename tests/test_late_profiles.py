@@ -13,7 +13,7 @@ from jobs.context import House
 from jobs.status import status
 from tests.run_kit import granted
 from tests.world import World, at, settings_in
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.tables import USERS
 
 DAYS = timedelta(days=1)

@@ -8,7 +8,7 @@ from typing import Any
 from jobs.hourly.run import hourly
 from tests.world import NOW, World, at
 from warehouse import ledger
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.tables import DECISIONS, RUNS, Table
 
 DECIDED = "select exit_id, run_id, churn_probability, is_eligible from staging.stg_ops__decisions order by exit_id"

@@ -24,9 +24,9 @@ from tests.loading_kit import (
     load_text,
     user,
 )
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from core.errors import RetryableError
-from warehouse.loading import Loaded, load
+from warehouse.loading.load import Loaded, load
 
 LOAN_FILES = Path(__file__).parents[2] / "shared/data/loan_applications"
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.loading_kit import EVENT, EVENTS, FINITE, FUTURE, event, event_table, lines, load_text, refusal
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.loading_kit import NOW, contents, refusal
-from warehouse.checks import NAMES
-from warehouse.duckdb import DuckDBWarehouse
-from warehouse.id_checks import PLACEHOLDERS
-from warehouse.loading import load
+from warehouse.loading.checks import NAMES
+from warehouse.duckdb.warehouse import DuckDBWarehouse
+from warehouse.loading.id_checks import PLACEHOLDERS
+from warehouse.loading.load import load
 from warehouse.tables import RAW, Table
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=5) | st.sampled_from(

@@ -26,11 +26,11 @@ from tests.loading_kit import (
     refusal,
     user,
 )
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from core.errors import ContractError
-from warehouse.loading import load
-from warehouse.raw_paths import find_files
-from warehouse.spelling import misspellings
+from warehouse.loading.load import load
+from warehouse.loading.paths import find_files
+from warehouse.loading.spelling import misspellings
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.loading_kit import NOW, USERS, lines, refusal, user
-from warehouse.duckdb import DuckDBWarehouse
-from warehouse.loading import Loaded, load
+from warehouse.duckdb.warehouse import DuckDBWarehouse
+from warehouse.loading.load import Loaded, load
 
 WRITTEN = datetime(2026, 1, 2, tzinfo=UTC)  # the updated_at of `user()`
 GIVEN = datetime(2026, 2, 1, 10, tzinfo=UTC)

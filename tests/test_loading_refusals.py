@@ -27,9 +27,9 @@ from tests.loading_kit import (
     refusal,
     user,
 )
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from core.errors import ContractError
-from warehouse.loading import load
+from warehouse.loading.load import load
 from warehouse.tables import RAW
 
 

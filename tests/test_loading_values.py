@@ -24,8 +24,8 @@ from tests.loading_kit import (
     row,
     user,
 )
-from warehouse.duckdb import DuckDBWarehouse
-from warehouse.loading import load
+from warehouse.duckdb.warehouse import DuckDBWarehouse
+from warehouse.loading.load import load
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from sandbox.crm_server import LocalCrm
 from tests.streams import steps
 from tests.test_increments import built_by_dbt, differences
 from tests.world import API_KEY, NOW, settings_in
-from warehouse.duckdb import DuckDBWarehouse
-from warehouse.loading import load
+from warehouse.duckdb.warehouse import DuckDBWarehouse
+from warehouse.loading.load import load
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "loan_applications"
 EXAMPLE = Path(__file__).parents[1] / "examples" / "loan_applications"

@@ -40,7 +40,7 @@ from tests.world import API_KEY, CONFIG, NOW, World, at, settings_in
 from training.config import TrainingRules
 from training.search import SearchRules
 from training.train import train
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from core.errors import ContractError
 
 # The long form, which is `make migrate-test`.

@@ -16,7 +16,7 @@ from tests.bigquery_world import BigQueryWorld, bigquery_settings, connection_to
 from tests.emulator import PROJECT, Emulator
 from tests.migrate_kit import AUDIENCE, LATE, REBUILD, VIEWS, migrated, query
 from tests.old_warehouse import WITHDRAWN, WITHOUT_PROFILE
-from warehouse.bigquery import BigQueryWarehouse
+from warehouse.bigquery.warehouse import BigQueryWarehouse
 from core.errors import ContractError
 
 KINDS = {

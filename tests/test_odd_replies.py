@@ -21,7 +21,7 @@ from tests.hubspot_kit import ID, changes, complete, result
 from tests.klaviyo_kit import job
 from tests.salesforce_kit import FILLED, OPENED
 from tests.sync_kit import crowd, marts_in, outcomes, run
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 
 ALONE = "\ud800"  # half of a pair: JSON may name it, and no text can be stored with it
 

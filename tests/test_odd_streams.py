@@ -15,7 +15,7 @@ from jobs.hourly.run import Result
 from jobs.upkeep.nightly import Night, nightly
 from sandbox.crm_server import LocalCrm
 from tests.world import API_KEY, HISTORY_UNTIL, NOW, World, at, copy_history
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.tables import APP_EVENTS
 
 LAST = 152  # hours after history, where the tests look

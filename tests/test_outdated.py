@@ -15,7 +15,7 @@ from jobs.transform.schema_version import refuse_before_first_hour, refuse_outda
 from tests import old_warehouse
 from tests.migrate_kit import migrating
 from tests.world import NOW
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from core.errors import ContractError
 
 CHANGES = (Path(__file__).parents[1] / "CHANGELOG.md").read_text()

@@ -15,7 +15,7 @@ from jobs.doctor.run import profiles
 from jobs.upkeep.profile_coverage import Coverage, coverage_of_events, coverage_of_exits
 from tests.bigquery_world import with_raw_tables
 from tests.emulator import Emulator
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.tables import APP_EVENTS, USERS
 
 NOON = datetime(2026, 6, 15, 12, tzinfo=UTC)

@@ -25,7 +25,7 @@ from tests.sync_kit import (
     row_of,
     run,
 )
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.tables import APP_EVENTS, ERASURES, USERS
 
 LOOK = TEN + timedelta(minutes=10)

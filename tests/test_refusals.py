@@ -32,7 +32,7 @@ from tests.sync_kit import (
     run,
     written,
 )
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from core.errors import CircuitOpenError, ContractError
 
 FOR_EVER = 1_000_000

@@ -14,7 +14,7 @@ from tests.bigquery_world import connection_to, with_raw_tables
 from tests.emulator import Emulator
 from tests.world import World, at
 from warehouse import ledger
-from warehouse.bigquery import BigQueryWarehouse
+from warehouse.bigquery.warehouse import BigQueryWarehouse
 from warehouse.tables import DECISIONS, ERASURES, RUNS, VOUCHER_REDEMPTIONS
 
 AHEAD = timedelta(days=400)

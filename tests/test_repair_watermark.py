@@ -29,7 +29,7 @@ from tests.erase_kit import told_world
 from tests.run_kit import assert_crm_holds_the_desired_state, decisions, granted
 from tests.world import HISTORY_UNTIL, World, at
 from warehouse import ledger
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from core.errors import RetryableError, WatermarkAheadError
 from warehouse.tables import RUNS, Table
 

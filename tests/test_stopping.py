@@ -35,7 +35,7 @@ from tests.sync_kit import (
     run,
     written,
 )
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from core.errors import CircuitOpenError, ContractError
 
 

@@ -32,7 +32,7 @@ from tests.sync_kit import (
     plan,
     run,
 )
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from core.errors import RetryableError
 from warehouse.tables import CRM_STATE
 

@@ -40,7 +40,7 @@ from tests.sync_kit import (
     written,
 )
 from tests.sync_tables import SyncTables
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from core.errors import CircuitOpenError
 from warehouse.tables import CRM_STATE, TIMESTAMP
 

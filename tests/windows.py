@@ -22,7 +22,7 @@ import pytest
 from jobs.context import open_house
 from jobs.transform.dbt import Window
 from tests.world import settings_in
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.tables import APP_EVENTS
 
 # What the features of an exit are built of; crm_* and the candidates for scoring are not.

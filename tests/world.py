@@ -26,8 +26,8 @@ from jobs.transform.dbt import Window
 from sandbox.crm_server import LocalCrm
 from sandbox.synthetic_app import SyntheticApp, generate
 from scoring.policy import load_policy
-from warehouse.duckdb import DuckDBWarehouse
-from warehouse.loading import load
+from warehouse.duckdb.warehouse import DuckDBWarehouse
+from warehouse.loading.load import load
 from warehouse.tables import APP_EVENTS, USERS
 
 CONFIG = Path(__file__).parents[1] / "config"

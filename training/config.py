@@ -12,7 +12,7 @@ from training.challenge import ChallengeRules
 from training.leak_screen import LeakRules
 from training.search import SearchRules
 from core.errors import ContractError
-from warehouse.spelling import misspellings
+from warehouse.loading.spelling import misspellings
 from core.config_file import read_optional_yaml
 
 

@@ -7,7 +7,7 @@ import re
 from jobs.doctor.finding import Finding, State, size
 from jobs.doctor.bigquery_tables import findings_of_tables
 from jobs.doctor.remediation import Wanted
-from warehouse.bigquery_facts import LAYERS, Facts, Granted, Login, Refusal
+from warehouse.bigquery.facts import LAYERS, Facts, Granted, Login, Refusal
 
 _LOGINS = {
     "attached": "the service account attached to this machine",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jobs.doctor.finding import Finding, compare, own_tables, size
 from jobs.doctor.remediation import Wanted
-from warehouse.bigquery_facts import Facts, Refusal, TableFacts
+from warehouse.bigquery.facts import Facts, Refusal, TableFacts
 from warehouse.tables import ALL, RAW, Table
 
 _DOLLARS_PER_TIB = 6.25  # on demand in the US: https://cloud.google.com/bigquery/pricing

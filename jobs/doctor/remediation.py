@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from warehouse.bigquery_connection import Connection
-from warehouse.bigquery_loads import TYPES
+from warehouse.bigquery.connection import Connection
+from warehouse.bigquery.loads import TYPES
 from warehouse.tables import Table
 
 

@@ -26,7 +26,7 @@ from warehouse.interface import Reader
 from warehouse.tables import ALL
 
 if TYPE_CHECKING:  # a second that DuckDB need not pay
-    from warehouse.bigquery_facts import Facts
+    from warehouse.bigquery.facts import Facts
 
 _PATIENCE_SECONDS = 20  # a person waits
 
@@ -77,7 +77,7 @@ def doctor(settings: Settings, now: datetime | None = None) -> Diagnosis:
 
 
 def _duckdb(settings: Settings, bundle: bundles.Bundle | None, now: datetime) -> list[Finding]:
-    from warehouse.duckdb_doctor import ReadOnlyDuckDB  # noqa: PLC0415 - BigQuery need not pay
+    from warehouse.duckdb.doctor import ReadOnlyDuckDB  # noqa: PLC0415 - BigQuery need not pay
 
     path = settings.duckdb_file or Path()
     load = ("Load data, or correct WINBACK_WAREHOUSE:", "winback load --events FILE --users FILE")
@@ -105,7 +105,7 @@ def _duckdb(settings: Settings, bundle: bundles.Bundle | None, now: datetime) ->
 def _bigquery(settings: Settings, bundle: bundles.Bundle | None, now: datetime) -> list[Finding]:
     from jobs.doctor.bigquery import findings  # noqa: PLC0415 - a second that DuckDB need not pay
     from jobs.doctor.remediation import Wanted  # noqa: PLC0415
-    from warehouse.bigquery_doctor import examine  # noqa: PLC0415
+    from warehouse.bigquery.doctor import examine  # noqa: PLC0415
 
     wanted = Wanted(**vars(bigquery_connection(settings)))
     facts = examine(replace(wanted, retry_seconds=_PATIENCE_SECONDS))

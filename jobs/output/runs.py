@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # they bring dbt's and the model's libraries, which `--help` 
     from jobs.upkeep.nightly import Night
     from jobs.upkeep.repair_watermark import Repaired
     from jobs.status import Status
-    from warehouse.duckdb_compact import Compacted
+    from warehouse.duckdb.compact import Compacted
 
 
 def _reasons(counts: dict[str, int]) -> str:

@@ -134,7 +134,7 @@ class Transform:
         """What BigQuery said, in the words and with the verdict that the warehouse has for it."""
         if not self._is_bigquery:
             return None
-        from warehouse.bigquery_errors import explain_dbt  # noqa: PLC0415 - Google's libraries, which DuckDB need not pay
+        from warehouse.bigquery.errors import explain_dbt  # noqa: PLC0415 - Google's libraries, which DuckDB need not pay
 
         return explain_dbt(error, messages)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from core.progress import Narrator
 from core.settings import Settings
-from warehouse.duckdb_compact import Compacted
-from warehouse.duckdb_compact import compact as write_anew
+from warehouse.duckdb.compact import Compacted
+from warehouse.duckdb.compact import compact as write_anew
 from core.errors import ContractError
 
 

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.interface import Reader
 from warehouse.ledger import Epoch
 

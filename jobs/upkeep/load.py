@@ -15,13 +15,13 @@ from jobs.upkeep.profile_coverage import Coverage, coverage_of_events
 from core.settings import Settings
 from jobs.transform.watermark import stale
 from warehouse import ledger
-from warehouse.duckdb import DuckDBWarehouse
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from core.errors import ContractError
-from warehouse.loading import Loaded, load
-from warehouse.problems import message
-from warehouse.raw_paths import Found, find_files
-from warehouse.raw_summary import RawSummary, counts_by_name, summarise
-from warehouse.spelling import misspellings
+from warehouse.loading.load import Loaded, load
+from warehouse.loading.problems import message
+from warehouse.loading.paths import Found, find_files
+from warehouse.loading.summary import RawSummary, counts_by_name, summarise
+from warehouse.loading.spelling import misspellings
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class LoadAnswer:
 def load_files(
     settings: Settings, named: Mapping[str, Sequence[Path]], voice: Narrator, *, set_aside: Path | None = None
 ) -> LoadAnswer:
-    """Load files, folders and patterns into the embedded warehouse, in one transaction; see warehouse.loading.
+    """Load files, folders and patterns into the embedded warehouse, in one transaction; see warehouse.loading.load.
 
     Raises: ContractError for files that cannot be loaded, RetryableError when DuckDB fails; nothing is stored.
     """

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import duckdb
 
-from warehouse.duckdb import connected
+from warehouse.duckdb.warehouse import connected
 from core.errors import ContractError
 
 # Nothing of winback makes these. A file that holds one is not copied by halves.

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from core.errors import BusyError, ContractError
-from warehouse.holder import Holder, holder
+from warehouse.duckdb.holder import Holder, holder
 from warehouse.interface import LAYERS, UserTable
 from warehouse.tables import ALL, TIMESTAMP, Column, Table, fitted
 

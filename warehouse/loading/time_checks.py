@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from warehouse.problems import Check, Variant
+from warehouse.loading.problems import Check, Variant
 
 # DuckDB's cast of text to a timestamp drops an offset silently, and its cast to one with zone reads a missing offset
 # as UTC: so the form of the text is asked first.

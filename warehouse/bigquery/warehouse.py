@@ -1,7 +1,7 @@
 """How does BigQuery keep the tables?
 
 Small answers come as frames through pandas-gbq, large ones as Arrow chunks through the Storage Read API, and rows go in by load
-jobs that count once (warehouse/bigquery_loads.py).
+jobs that count once (warehouse/bigquery/loads.py).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import pyarrow as pa
 from google.api_core import exceptions as api
 from google.cloud import bigquery
 
-from warehouse.bigquery_connection import Connection, ReadClient, connect, connect_storage
-from warehouse.bigquery_errors import REASONS, explained
-from warehouse.bigquery_loads import STANDARD, TYPES, load_once, schema_of, write_parquet
+from warehouse.bigquery.connection import Connection, ReadClient, connect, connect_storage
+from warehouse.bigquery.errors import REASONS, explained
+from warehouse.bigquery.loads import STANDARD, TYPES, load_once, schema_of, write_parquet
 from core.errors import ContractError
 from warehouse.interface import LAYERS, UserTable
 from warehouse.tables import ALL, Column, Table

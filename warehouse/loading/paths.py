@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from warehouse.problems import Problem
+from warehouse.loading.problems import Problem
 
 ENDINGS = (".parquet", ".csv", ".csv.gz")
 

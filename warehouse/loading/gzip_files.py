@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from pathlib import Path
 
-from warehouse.file_kinds import UnusableFileError
+from warehouse.loading.file_kinds import UnusableFileError
 
 CHUNK_BYTES = 1 << 20
 # RFC 1952, flags of a member's header. DuckDB 1.5 passes over a file's name and extra fields, and refuses the others.

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import duckdb
 
-from warehouse import checks
-from warehouse.file_kinds import GZIP, PARQUET, TEXT, UnusableFileError, check_kind
-from warehouse.gzip_files import CHUNK_BYTES, check_gzip
-from warehouse.problems import Check, Problem
-from warehouse.raw_paths import ENDINGS
+from warehouse.loading import checks
+from warehouse.loading.file_kinds import GZIP, PARQUET, TEXT, UnusableFileError, check_kind
+from warehouse.loading.gzip_files import CHUNK_BYTES, check_gzip
+from warehouse.loading.problems import Check, Problem
+from warehouse.loading.paths import ENDINGS
 from warehouse.tables import Table
-from warehouse.time_checks import unit_of
+from warehouse.loading.time_checks import unit_of
 
 MAX_ROWS_NAMED = 5
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import duckdb
 
-from warehouse.duckdb import TYPES, DuckDBWarehouse, connected
+from warehouse.duckdb.warehouse import TYPES, DuckDBWarehouse, connected
 from core.errors import ContractError
 from warehouse.tables import ALL
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import duckdb
 
 from core.errors import ContractError
-from warehouse.problems import Check
-from warehouse.raw_files import RawFile
-from warehouse.staging import Staging
+from warehouse.loading.problems import Check
+from warehouse.loading.files import RawFile
+from warehouse.loading.staging import Staging
 from warehouse.tables import TIMESTAMP, Column
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from google.api_core import exceptions as api
 from google.cloud import bigquery
 
-from warehouse.bigquery_connection import Client
+from warehouse.bigquery.connection import Client
 from core.errors import ContractError
 from warehouse.tables import TIMESTAMP, Table, fitted
 

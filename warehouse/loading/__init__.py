@@ -1,0 +1,1 @@
+"""Loading of raw data from Parquet and CSV files."""
