@@ -1,7 +1,7 @@
 """Does `winback evaluate` promote what is better, and nothing that was lucky? Real fits, on a truth that is known.
 
 A made-up app: users with one to five exits each, whose probability of not finishing follows from six features and from the user's
-own bent, which no feature shows. Champion and challenger are XGBoost fits on exits of some users, judged by `training.challenge`
+own bent, which no feature shows. Champion and challenger are XGBoost fits on exits of some users, judged by `training.promotion.comparison`
 on exits of others, with the rules as they come. Two cases, 20 seeds each:
 
 - noise: the challenger was fitted on other exits of the same kind, with nine more features that are chance, as if somebody had
@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import xgboost as xgb
 
-from training.challenge import ChallengeRules, judge
-from training.verdict import Verdict
+from training.promotion.comparison import ChallengeRules, judge
+from training.promotion.verdict import Verdict
 
 Floats = npt.NDArray[np.float64]
 WEIGHTS = np.array([1.2, -0.9, 0.7, 0.5, -0.6, 0.45])

@@ -32,13 +32,15 @@ from sandbox.oracle import unfinished_probability
 from sandbox.synthetic_app import generate
 from scoring.features import Feature, FeatureContract
 from scoring.features_file import load_contract
-from training import baselines, evaluate, train
+from training.evaluation import baselines
+from training.evaluation import metrics as evaluate
+from training import pipeline as train
 from training.config import TrainingRules, load_training
-from training.evaluate import Floats, Labels
-from training.fit import EARLY_STOPPING_ROUNDS, MAX_ROUNDS, Fitter
-from training.learn import learn
-from training.search import SearchRules
-from training.split import share, split_by_time_and_user
+from training.evaluation.metrics import Floats, Labels
+from training.fitting.booster import EARLY_STOPPING_ROUNDS, MAX_ROUNDS, Fitter
+from training.fitting.fit_model import learn
+from training.fitting.search import SearchRules
+from training.fitting.split import share, split_by_time_and_user
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.loading.load import load
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from scoring.features import Feature, FeatureContract
 from training.config import TrainingRules
-from training.search import SearchRules
-from training.train import train
+from training.fitting.search import SearchRules
+from training.pipeline import train
 
 DEVICE = Feature(name="device_type", type="category", reason="uses {value}")
 CONTRACT = FeatureContract(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from scoring.features import Feature, FeatureContract
-from training.leak_screen import LeakRules, screen
+from training.leakage.screen import LeakRules, screen
 
 Labels = npt.NDArray[np.int64]
 Make = Callable[[Labels, np.random.Generator], Any]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from scoring.features import Feature, FeatureContract
-from training import baselines
-from training.baselines import BASE_RATE, LOGISTIC_REGRESSION
-from training.evaluate import Floats, Labels
+from training.evaluation import baselines
+from training.evaluation.baselines import BASE_RATE, LOGISTIC_REGRESSION
+from training.evaluation.metrics import Floats, Labels
 
 CONTRACT = FeatureContract(
     features=(

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from training.bootstrap import clusters, draws, interval, reflected, resampled
+from training.evaluation.bootstrap import clusters, draws, interval, reflected, resampled
 
 
 @pytest.mark.parametrize(

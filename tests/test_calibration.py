@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from scoring.calibration import Calibration
-from training.calibrate import MIN_ROWS, calibrate, isotonic, platt
+from training.fitting.calibrate import MIN_ROWS, calibrate, isotonic, platt
 
 COUNT = 12_000
 

@@ -11,13 +11,13 @@ import pytest
 from matplotlib.image import imread
 
 from scoring.features import Feature, FeatureContract
-from training.baselines import Baseline, Gain
-from training.card import Report, as_markdown, headlines, sections, summary
-from training.effects import Effect, Point, effects
-from training.evaluate import Slice
-from training.page import as_html
-from training.plots import Curves, draw
-from training.shift import reference, stability
+from training.evaluation.baselines import Baseline, Gain
+from training.model_card.card import Report, as_markdown, headlines, sections, summary
+from training.evaluation.feature_effects import Effect, Point, effects
+from training.evaluation.metrics import Slice
+from training.model_card.html import as_html
+from training.model_card.plots import Curves, draw
+from training.evaluation.psi import reference, stability
 
 CONTRACT = FeatureContract(
     features=(

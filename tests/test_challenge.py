@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training import evaluate
-from training.challenge import ALL_EXITS, ChallengeRules, chance_error, judge
-from training.verdict import Check, Verdict
+from training.evaluation import metrics as evaluate
+from training.promotion.comparison import ALL_EXITS, ChallengeRules, chance_error, judge
+from training.promotion.verdict import Check, Verdict
 
 Floats = npt.NDArray[np.float64]
 

@@ -18,9 +18,9 @@ from crm_sync.destinations.factory import load_options
 from crm_sync.field_mapping import load_fields
 from jobs.transform.funnel import load_funnel
 from scoring.policy import load_policy
-from training.commands import train
+from training.entrypoints import train
 from training.config import TrainingRules, check_trusted, load_training
-from training.leak_screen import LeakRules
+from training.leakage.screen import LeakRules
 from core.errors import ContractError
 
 REFUSED: list[tuple[str, Callable[[Path], Any], str, str]] = [

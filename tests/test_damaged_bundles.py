@@ -14,7 +14,7 @@ from scoring.registry.bundles import load_bundle
 from scoring.model import Model
 from scoring.registry.folder import CHAMPION, connect
 from tests.registry_kit import FIRST, SECOND, make_bundle
-from training.shift import last_reference
+from training.evaluation.psi import last_reference
 from core.errors import ContractError, WinbackError
 
 REMEDY = "Restore it, or promote another version: winback promote VERSION"

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
-from training import evaluate
-from training.ranking import Ranking
-from training.slices import parts
+from training.evaluation import metrics as evaluate
+from training.evaluation.ranking import Ranking
+from training.evaluation.slices import parts
 
 
 @given(

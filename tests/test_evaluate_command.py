@@ -28,10 +28,10 @@ from scoring.features import Feature, FeatureContract
 from scoring.registry.folder import CHALLENGER, CHAMPION
 from tests.test_cli import winback
 from tests.world import CONFIG, World, settings_in
-from training import rivals
-from training.challenge import ChallengeRules
-from training.train import hour_after
-from training.verdict import Verdict
+from training.promotion import champion_challenger as rivals
+from training.promotion.comparison import ChallengeRules
+from training.pipeline import hour_after
+from training.promotion.verdict import Verdict
 from core.errors import ContractError, NothingToPromoteError
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from training.leak_views import views
+from training.leakage.views import views
 
 
 @pytest.mark.parametrize(

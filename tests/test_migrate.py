@@ -38,8 +38,8 @@ from tests.old_warehouse import WITHDRAWN, WITHOUT_PROFILE
 from tests.test_compact import contents
 from tests.world import API_KEY, CONFIG, NOW, World, at, settings_in
 from training.config import TrainingRules
-from training.search import SearchRules
-from training.train import train
+from training.fitting.search import SearchRules
+from training.pipeline import train
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 from core.errors import ContractError
 

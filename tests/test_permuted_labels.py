@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from scoring.features import FeatureContract
 from tests.leaks import Labels, make, run
-from training.bootstrap import clusters
-from training.permuted_labels import auc_error, effective, permute
+from training.evaluation.bootstrap import clusters
+from training.leakage.permutation_test import auc_error, effective, permute
 from core.errors import ContractError
 
 

@@ -15,8 +15,8 @@ from scoring.faults import Faults
 from scoring.model import Model
 from scoring.reasons import COUNT_REASONS, SEPARATOR, reasons
 from training.config import TrainingRules
-from training.fit import Fitter
-from training.train import Trained, train
+from training.fitting.booster import Fitter
+from training.pipeline import Trained, train
 from core.errors import ContractError
 
 COUNT = 2_000

@@ -21,8 +21,8 @@ from scoring.reasons import SEPARATOR, reasons
 from scoring.shared_values import SharedNumbers, between, is_wording
 from tests.incomes_kit import CONTRACT, DEVICE, incomes, train_on_incomes
 from training.config import TrainingRules
-from training.shift import reference
-from training.thresholds import without_values
+from training.evaluation.psi import reference
+from training.fitting.thresholds import without_values
 from core.errors import ContractError
 
 LISTED = DEVICE.model_copy(update={"levels": ("phone", "watch", "tablet")})

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.split import MIN_TRAIN_RATIO, share, split_by_time_and_user
+from training.fitting.split import MIN_TRAIN_RATIO, share, split_by_time_and_user
 
 DAY_US = 86_400_000_000
 HISTORIES = st.lists(

@@ -16,10 +16,10 @@ import pytest
 from scoring.registry.bundles import load_bundle, seal, versions
 from scoring.features import Feature, FeatureContract
 from scoring.model import Model
-from training import evaluate
+from training.evaluation import metrics as evaluate
 from training.config import TrainingRules
-from training.search import SearchRules
-from training.train import Trained, train
+from training.fitting.search import SearchRules
+from training.pipeline import Trained, train
 from core.errors import ContractError
 
 TRAINED_AT = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
@@ -228,7 +228,7 @@ def test_a_crash_while_writing_leaves_no_bundle_and_the_next_attempt_succeeds(
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("training.bundle.os", SimpleNamespace(replace=killed))
+    monkeypatch.setattr("training.bundle_writer.os", SimpleNamespace(replace=killed))
     with pytest.raises(KeyboardInterrupt):
         fit(examples, tmp_path)
     monkeypatch.undo()

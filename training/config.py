@@ -8,9 +8,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from scoring.shared_values import MIN_USERS
-from training.challenge import ChallengeRules
-from training.leak_screen import LeakRules
-from training.search import SearchRules
+from training.promotion.comparison import ChallengeRules
+from training.leakage.screen import LeakRules
+from training.fitting.search import SearchRules
 from core.errors import ContractError
 from warehouse.loading.spelling import misspellings
 from core.config_file import read_optional_yaml

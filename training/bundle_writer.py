@@ -11,10 +11,10 @@ from pathlib import Path
 
 from scoring.registry.bundles import load_bundle, seal
 from scoring.calibration import Calibration
-from training.card import Report, as_markdown
-from training.page import as_html
-from training.plots import Curves, draw
-from training.shift import Reference
+from training.model_card.card import Report, as_markdown
+from training.model_card.html import as_html
+from training.model_card.plots import Curves, draw
+from training.evaluation.psi import Reference
 
 
 def write_bundle(

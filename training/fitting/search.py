@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from sklearn.model_selection import ParameterSampler
 
 from scoring.features import FeatureContract, Matrix
-from training.evaluate import Labels
-from training.fit import PARAMETERS, Fitter, Parameters
+from training.evaluation.metrics import Labels
+from training.fitting.booster import PARAMETERS, Fitter, Parameters
 
 # Around the settings that did well on the loan log; `leaf_ratio` and its cap see to it that leaves stay heavy.
 SPACE: dict[str, list[float]] = {

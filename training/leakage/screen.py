@@ -19,10 +19,10 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
 from scoring.features import FeatureContract
-from training.bootstrap import clusters
-from training.evaluate import Labels
-from training.leak_views import Codes, views
-from training.permuted_labels import Rank, auc_error, effective, permuted_auc, short
+from training.evaluation.bootstrap import clusters
+from training.evaluation.metrics import Labels
+from training.leakage.views import Codes, views
+from training.leakage.permutation_test import Rank, auc_error, effective, permuted_auc, short
 from core.errors import ContractError
 
 # Columns of the examples and of the outcomes that are made from what came after the exit.

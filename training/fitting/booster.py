@@ -13,7 +13,7 @@ import numpy as np
 import xgboost as xgb
 
 from scoring.features import FeatureContract, Matrix
-from training.evaluate import Floats, Labels
+from training.evaluation.metrics import Floats, Labels
 
 MAX_ROUNDS = 800
 EARLY_STOPPING_ROUNDS = 40

@@ -6,8 +6,8 @@ import base64
 from collections.abc import Mapping
 from html import escape
 
-from training.card import Report, alt, headlines, sections, summary, warnings
-from training.card_tables import Section
+from training.model_card.card import Report, alt, headlines, sections, summary, warnings
+from training.model_card.tables import Section
 
 _STYLE = """
 :root { color: #22262e; background: #f4f5f7; font: 16px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }

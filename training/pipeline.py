@@ -23,16 +23,19 @@ import pyarrow.compute as pc
 from scoring.registry.bundles import Bundle
 from scoring.features import FeatureContract
 from scoring.faults import Faults, is_the_whole
-from training import baselines, evaluate, shift, slices
-from training.bundle import write_bundle
-from training.card import Report, warnings
+from training.evaluation import baselines
+from training.evaluation import metrics as evaluate
+from training.evaluation import psi as shift
+from training.evaluation import slices
+from training.bundle_writer import write_bundle
+from training.model_card.card import Report, warnings
 from training.config import TrainingRules
-from training.effects import effects
-from training.evaluate import Labels
-from training.leak_screen import screen
-from training.learn import learn
-from training.plots import Curves
-from training.split import Rows, Split, share, split_by_time_and_user
+from training.evaluation.feature_effects import effects
+from training.evaluation.metrics import Labels
+from training.leakage.screen import screen
+from training.fitting.fit_model import learn
+from training.model_card.plots import Curves
+from training.fitting.split import Rows, Split, share, split_by_time_and_user
 from core.errors import ContractError
 from warehouse.tables import TIMESTAMP
 

@@ -15,8 +15,8 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from scoring.calibration import Calibration, log_odds
-from training.bootstrap import affordable, resampled
-from training.evaluate import Floats, Labels
+from training.evaluation.bootstrap import affordable, resampled
+from training.evaluation.metrics import Floats, Labels
 
 MIN_ROWS = 1_000  # in each half; isotonic regression overfits far fewer (scikit-learn's guide says about 1,000)
 MIN_LABELS = 50  # of each outcome, in each half

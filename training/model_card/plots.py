@@ -19,9 +19,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from matplotlib.transforms import ScaledTranslation
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from training.effects import Effect
-from training.evaluate import LIFT_RATIO, Floats, Labels, calibration_bins
-from training.shift import LARGE
+from training.evaluation.feature_effects import Effect
+from training.evaluation.metrics import LIFT_RATIO, Floats, Labels, calibration_bins
+from training.evaluation.psi import LARGE
 
 BLUE, ORANGE, GREY, INK = "#0072b2", "#d55e00", "#8a8f98", "#22262e"
 COUNT_FEATURES = 12
@@ -43,7 +43,7 @@ class Curves:
     """What the pictures show: the test exits' labels and probabilities, and each feature's mean contribution.
 
     `uncalibrated` are the probabilities before a calibration, None where there was none; `effects` and `drift` as
-    `training.effects` and `training.shift` measure them.
+    `training.evaluation.feature_effects` and `training.evaluation.psi` measure them.
     """
 
     label: Labels

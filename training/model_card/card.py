@@ -13,13 +13,13 @@ from typing import Any
 import xgboost as xgb
 
 from scoring.features import FeatureContract
-from training.baselines import LOGISTIC_REGRESSION, Baseline
-from training.bootstrap import Interval
-from training.card_tables import Section, calibration, examples, making, measures, screening, searching, slice_tables
-from training.card_tables import baselines as baseline_table
-from training.evaluate import Slice
-from training.plots import PICTURES
-from training.shift import LARGE
+from training.evaluation.baselines import LOGISTIC_REGRESSION, Baseline
+from training.evaluation.bootstrap import Interval
+from training.model_card.tables import Section, calibration, examples, making, measures, screening, searching, slice_tables
+from training.model_card.tables import baselines as baseline_table
+from training.evaluation.metrics import Slice
+from training.model_card.plots import PICTURES
+from training.evaluation.psi import LARGE
 
 # Differences worth a warning, in shares: 5 points are more than a risk band should be off by.
 _CALIBRATION_WARNING = 0.05

@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import Any
 
 from scoring.features import FeatureContract
-from training.baselines import Baseline
-from training.bootstrap import Interval
-from training.evaluate import MIN_SLICE_USERS, Slice
-from training.ranking import TOP_PERCENTS
+from training.evaluation.baselines import Baseline
+from training.evaluation.bootstrap import Interval
+from training.evaluation.metrics import MIN_SLICE_USERS, Slice
+from training.evaluation.ranking import TOP_PERCENTS
 
 Table = tuple[tuple[str, ...], ...]
 MOST_TELLING = 12  # features of the screen; the others tell less

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from training import evaluate
-from training.bootstrap import clusters, interval, resampled
-from training.evaluate import Floats, Labels
-from training.verdict import METRICS, Check, Metric, Scores, Verdict
+from training.evaluation import metrics as evaluate
+from training.evaluation.bootstrap import clusters, interval, resampled
+from training.evaluation.metrics import Floats, Labels
+from training.promotion.verdict import METRICS, Check, Metric, Scores, Verdict
 
 # An interval from fewer users is too narrow (A. C. Cameron and D. L. Miller, 2015, section VI: few is less than 20 to 50).
 MIN_USERS = 50

@@ -19,9 +19,9 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from scoring.features import FeatureContract, Matrix
-from training.bootstrap import RESAMPLES, Interval, affordable, clusters, draws, interval, resampled
-from training.evaluate import Floats, Labels, losses, measure
-from training.ranking import Ranking
+from training.evaluation.bootstrap import RESAMPLES, Interval, affordable, clusters, draws, interval, resampled
+from training.evaluation.metrics import Floats, Labels, losses, measure
+from training.evaluation.ranking import Ranking
 
 BASE_RATE, LOGISTIC_REGRESSION = "base rate", "logistic regression"
 # A line through some 60 columns is known to three digits from so many rows; more only take longer.

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from scoring.features import Feature, FeatureContract, Matrix
 from scoring.shared_values import MIN_USERS
-from training.bootstrap import clusters
-from training.evaluate import Floats, Labels
+from training.evaluation.bootstrap import clusters
+from training.evaluation.metrics import Floats, Labels
 
 COUNT_EFFECTS = 6
 COUNT_BINS = 10

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from scoring.shared_values import MIN_USERS
-from training.bootstrap import RESAMPLES, Interval, affordable, clusters, draws, interval, reflected, resampled
-from training.ranking import Ranking
+from training.evaluation.bootstrap import RESAMPLES, Interval, affordable, clusters, draws, interval, reflected, resampled
+from training.evaluation.ranking import Ranking
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]

@@ -14,8 +14,8 @@ import pyarrow as pa
 from sklearn.metrics import roc_auc_score
 
 from scoring.features import FeatureContract
-from training.evaluate import Floats, Labels
-from training.fit import Fitter
+from training.evaluation.metrics import Floats, Labels
+from training.fitting.booster import Fitter
 from core.errors import ContractError
 
 Codes = npt.NDArray[np.int64]

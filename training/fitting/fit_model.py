@@ -9,12 +9,12 @@ import numpy as np
 
 from scoring.calibration import Calibration
 from scoring.features import FeatureContract, Matrix
-from training.calibrate import calibrate
+from training.fitting.calibrate import calibrate
 from training.config import TrainingRules
-from training.evaluate import Floats, Labels
-from training.fit import Fitted, Fitter
-from training.search import Trial, search
-from training.thresholds import without_values
+from training.evaluation.metrics import Floats, Labels
+from training.fitting.booster import Fitted, Fitter
+from training.fitting.search import Trial, search
+from training.fitting.thresholds import without_values
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def learn(
 ) -> Learned:
     """Learn from encoded rows: the first `count_fit` make the trees, the others say when to stop, and calibrate.
 
-    `label` and `user_share` (of `training.split.share`) go with the rows.
+    `label` and `user_share` (of `training.fitting.split.share`) go with the rows.
     """
     fit, validation = (matrix[:count_fit], label[:count_fit]), (matrix[count_fit:], label[count_fit:])
     advance("Training: searching the parameters")

@@ -10,11 +10,11 @@ import pyarrow as pa
 
 from scoring.registry.bundles import Bundle
 from scoring.features_file import load_contract
-from training import rivals
-from training import train as training
+from training.promotion import champion_challenger as rivals
+from training import pipeline as training
 from training.config import check_trusted, load_training
-from training.train import Trained
-from training.verdict import Verdict
+from training.pipeline import Trained
+from training.promotion.verdict import Verdict
 
 
 def train(
@@ -29,10 +29,10 @@ def train(
     threads: int,
     advance: Callable[[str], None],
 ) -> Trained:
-    """Train by `features.yml` and `training.yml` of the folder; see `training.train.train`."""
+    """Train by `features.yml` and `training.yml` of the folder; see `training.pipeline.train`."""
     declared, rules = load_contract(config / "features.yml"), load_training(config / "training.yml")
     check_trusted(rules, declared.names)
-    return training.train(
+    return training.pipeline(
         examples,
         declared,
         models,
@@ -55,7 +55,7 @@ def evaluate(
     label_window_days: int,
     threads: int,
 ) -> Verdict:
-    """Judge by `training.yml` of the folder; see `training.rivals.evaluate`."""
+    """Judge by `training.yml` of the folder; see `training.promotion.champion_challenger.evaluate`."""
     rules = load_training(config / "training.yml")
     return rivals.evaluate(
         examples, champion, challenger, rules.challenge, label_window_days, seed=rules.seed, threads=threads

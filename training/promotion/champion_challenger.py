@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 
 from scoring.registry.bundles import Bundle
 from scoring.model import Model
-from training.challenge import ChallengeRules, concluded, judge, said
-from training.evaluate import Floats
-from training.slices import parts
-from training.train import MART, hour_after
-from training.verdict import Check, Verdict
+from training.promotion.comparison import ChallengeRules, concluded, judge, said
+from training.evaluation.metrics import Floats
+from training.evaluation.slices import parts
+from training.pipeline import MART, hour_after
+from training.promotion.verdict import Check, Verdict
 from core.errors import ContractError
 from warehouse.tables import TIMESTAMP
 

@@ -1,0 +1,1 @@
+"""Measures of a model: metrics, intervals, baselines, slices, effects."""

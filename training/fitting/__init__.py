@@ -1,0 +1,1 @@
+"""Split, search and fit of a model."""

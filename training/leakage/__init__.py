@@ -1,0 +1,1 @@
+"""Screens that find features which know the label."""

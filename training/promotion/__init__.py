@@ -1,0 +1,1 @@
+"""Challenger against champion: comparison and verdict."""
