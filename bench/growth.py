@@ -31,8 +31,8 @@ from jobs.context import House, open_house
 from core.settings import Settings
 from jobs.models.train import train
 from jobs.transform.dbt import SINCE_EVER, Transform, Window
-from sandbox.crm_server import LocalCrm
-from sandbox.synthetic_app import generate
+from sandbox.local_crm.server import LocalCrm
+from sandbox.synthetic_app.generate import generate
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.loading.load import load
 

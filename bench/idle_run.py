@@ -16,8 +16,8 @@ import time
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-from sandbox.crm_server import LocalCrm
-from sandbox.synthetic_app import generate
+from sandbox.local_crm.server import LocalCrm
+from sandbox.synthetic_app.generate import generate
 
 ROOT = Path(__file__).parents[1]
 UNTIL = datetime(2026, 5, 20, 16, tzinfo=UTC)

@@ -28,8 +28,8 @@ from jobs.upkeep.backfill import backfill
 from jobs.context import open_house
 from core.settings import Settings
 from jobs.transform.dbt import SINCE_EVER, Window
-from sandbox.oracle import unfinished_probability
-from sandbox.synthetic_app import generate
+from sandbox.synthetic_app.optimal_predictor import unfinished_probability
+from sandbox.synthetic_app.generate import generate
 from scoring.features import Feature, FeatureContract
 from scoring.features_file import load_contract
 from training.evaluation import baselines

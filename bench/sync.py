@@ -32,7 +32,7 @@ from crm_sync.destinations.hubspot.client import HubSpot, HubSpotOptions
 from crm_sync.field_mapping import load_fields
 from crm_sync.suppression import Recheck
 from crm_sync.sync import Plan, sync
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 
 ROOT = Path(__file__).parents[1]

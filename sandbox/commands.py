@@ -33,7 +33,7 @@ def crm(port: int, database: Path | None, is_json: bool) -> None:
     \b
     winback crm
     """
-    from sandbox.crm_server import LocalCrm  # noqa: PLC0415 - Flask only when it is needed
+    from sandbox.local_crm.server import LocalCrm  # noqa: PLC0415 - Flask only when it is needed
 
     file = database or crm_file(read_settings().duckdb_file)
     try:
@@ -60,8 +60,8 @@ def replay(until: datetime, hours: int, database: Path | None, is_json: bool) ->
     \b
     winback replay --until 2026-06-29 --every 24
     """
-    from sandbox import screens  # noqa: PLC0415 - the model libraries only when they are needed
-    from sandbox.replay import replay as run  # noqa: PLC0415
+    from sandbox import output as screens  # noqa: PLC0415 - the model libraries only when they are needed
+    from sandbox.backtest import replay as run  # noqa: PLC0415
 
     def act(settings: Settings, voice: Any) -> Any:
         return run(settings, until, timedelta(hours=hours), database or crm_file(settings.duckdb_file), voice)

@@ -18,11 +18,12 @@ from jobs.context import open_house
 from core.progress import Narrator, Silence, demo_narrator
 from core.settings import Settings, read_settings
 from jobs.models.train import Registered, train
-from sandbox import DEMO_CONFIG, screens
-from sandbox.crm_server import LocalCrm
+from sandbox import DEMO_CONFIG
+from sandbox import output as screens
+from sandbox.local_crm.server import LocalCrm
 from sandbox.demo_places import Places, clear, places_of
-from sandbox.replay import at_the_time
-from sandbox.synthetic_app import SyntheticApp, generate
+from sandbox.backtest import at_the_time
+from sandbox.synthetic_app.generate import SyntheticApp, generate
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.loading.load import load
 

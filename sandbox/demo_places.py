@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from jobs.upkeep.demo_mark import LAYER, OWN_DATA, DemoMark, read_mark
 from core.settings import Settings
 from sandbox import crm_file
-from sandbox.crm_store import CrmStore
+from sandbox.local_crm.store.profiles import CrmStore
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.duckdb.doctor import ReadOnlyDuckDB
 from core.errors import ContractError

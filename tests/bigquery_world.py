@@ -20,8 +20,8 @@ from jobs.upkeep.backfill import backfill
 from jobs.context import House, open_house
 from core.settings import Settings
 from jobs.models.train import train
-from sandbox.crm_server import LocalCrm
-from sandbox.synthetic_app import SyntheticApp
+from sandbox.local_crm.server import LocalCrm
+from sandbox.synthetic_app.generate import SyntheticApp
 from tests.emulator import PROJECT, Emulator
 from tests.world import API_KEY, HISTORY_UNTIL, NOW, World, settings_in
 from warehouse.bigquery.warehouse import BigQueryWarehouse

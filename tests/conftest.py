@@ -10,7 +10,7 @@ import pytest
 from dbt_common.behavior_flags import BehaviorFlagRendered
 from hypothesis import settings
 
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.erase_kit import told_world
 from tests.vendor_specs import not_checked
 from tests.world import API_KEY, NOW, World, copy_history, make_history, small_app

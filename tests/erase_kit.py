@@ -13,7 +13,7 @@ import pytest
 
 from crm_sync.destinations.braze import Braze
 from jobs.erasure.erase import Erased, erase
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.world import API_KEY, NOW, World, at, copy_history
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.tables import USERS

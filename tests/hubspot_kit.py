@@ -14,7 +14,7 @@ from crm_sync.diff import Change
 from crm_sync.destination import Outcome
 from crm_sync.destinations.hubspot.client import HubSpot, HubSpotOptions
 from crm_sync.destinations.http.transport import RetryBudget
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Asked
 from tests.vendor_specs import find_or_skip
 

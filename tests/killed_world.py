@@ -33,10 +33,10 @@ from jobs.transform.manifest_cache import NAME as PARSED
 from core.settings import Settings
 from jobs.models.train import train
 from jobs.transform.dbt import Window
-from sandbox.crm_faults import Fault
-from sandbox.crm_server import LocalCrm
-from sandbox.synthetic_app import SyntheticApp
-from sandbox.wires.salesforce_jobs import canonical as spelled_in_the_store
+from sandbox.local_crm.faults import Fault
+from sandbox.local_crm.server import LocalCrm
+from sandbox.synthetic_app.generate import SyntheticApp
+from sandbox.local_crm.apis.salesforce_jobs import canonical as spelled_in_the_store
 from scoring.policy import load_policy
 from tests.forks import Child, in_a_child, served
 from tests.killed_run import Places

@@ -17,7 +17,7 @@ from crm_sync.diff import Change
 from crm_sync.destination import Outcome
 from crm_sync.destinations.klaviyo.client import Klaviyo, KlaviyoOptions
 from crm_sync.destinations.http.transport import RetryBudget
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Patience, Said
 from tests.vendor_specs import find, find_or_skip
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import requests
 
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 
 KEY = {"Authorization": "Bearer test-key"}
 START = datetime(2026, 11, 23, 9, 0, 0, 250_000, tzinfo=UTC)

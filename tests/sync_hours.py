@@ -22,8 +22,8 @@ from jobs.upkeep.dead_letters import retry
 from jobs.context import House
 from jobs.hourly.window import window_to_build
 from jobs.transform.dbt import Window
-from sandbox.crm_faults import Fault
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.faults import Fault
+from sandbox.local_crm.server import LocalCrm
 from tests.sync_kit import MAPPING, Time
 from tests.sync_tables import SyncTables
 from tests.sync_witness import Killed, MortalWarehouse, Sync, Trouble, Witness, faults_of

@@ -22,7 +22,7 @@ from crm_sync.destinations.http.transport import RetryBudget
 from crm_sync.field_mapping import Kind, load_fields
 from crm_sync.suppression import Recheck
 from crm_sync.sync import Plan, SyncCounts, sync
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 from core.errors import WinbackError
 from warehouse.tables import CRM_STATE, TIMESTAMP

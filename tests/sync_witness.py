@@ -15,7 +15,7 @@ from crm_sync.diff import Change, Value
 from crm_sync.destination import BatchRefusedError, Destination, Finding, Outcome, Run
 from crm_sync.field_mapping import Kind
 from crm_sync.sync import SyncCounts
-from sandbox.crm_faults import Fault
+from sandbox.local_crm.faults import Fault
 from tests.sync_tables import SyncTables
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 from core.errors import WinbackError

@@ -22,9 +22,9 @@ from crm_sync.destinations.klaviyo.client import Klaviyo, KlaviyoOptions
 from crm_sync.destinations.salesforce.client import Salesforce, SalesforceOptions
 from crm_sync.destinations.http.transport import RetryBudget
 from crm_sync.field_mapping import FieldMapping, load_fields
-from sandbox.crm_faults import Fault
-from sandbox.crm_http import Handler
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.faults import Fault
+from sandbox.local_crm.http import Handler
+from sandbox.local_crm.server import LocalCrm
 from tests.sync_hours import START, Hours
 from tests.sync_kit import MAPPING, Time
 from tests.sync_oracle import Oracle

@@ -34,8 +34,8 @@ from jobs.upkeep.nightly import nightly
 from jobs.upkeep.profile_coverage import coverage_of_exits
 from jobs.upkeep.repair_watermark import repair_watermark
 from jobs.status import status
-from sandbox.crm_server import LocalCrm
-from sandbox.synthetic_app import generate
+from sandbox.local_crm.server import LocalCrm
+from sandbox.synthetic_app.generate import generate
 from tests.bigquery_world import differences
 from tests.challenger import challenge
 from tests.dbt_on_bigquery import PROFILE, record

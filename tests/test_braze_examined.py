@@ -12,7 +12,7 @@ from crm_sync.destinations import braze as braze_module
 from crm_sync.destinations.braze import ATTRIBUTES, Braze, judged, next_page
 from crm_sync.destinations.http.transport import Reply
 from crm_sync.field_mapping import Kind
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.sync_kit import MAPPING
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.crm_faults import Fault
+from sandbox.local_crm.faults import Fault
 from tests.world import API_KEY, CONFIG, World
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 from core.errors import BusyError

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from sandbox.crm_server import LocalCrm
-from sandbox.crm_store import CrmStore
+from sandbox.local_crm.server import LocalCrm
+from sandbox.local_crm.store.profiles import CrmStore
 from tests.sync_kit import TEN
 
 KEY = {"Authorization": "Bearer local-key"}

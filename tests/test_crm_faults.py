@@ -7,8 +7,8 @@ import pytest
 import requests
 import urllib3
 
-from sandbox.crm_faults import Faults, parse
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.faults import Faults, parse
+from sandbox.local_crm.server import LocalCrm
 from tests.local_crm import KEY, counters, fault, post, serving, track
 
 

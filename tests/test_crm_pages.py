@@ -15,9 +15,9 @@ import pytest
 import requests
 from flask import Response, request
 
-from sandbox.crm_segments import SEGMENTS
-from sandbox.crm_server import LocalCrm
-from sandbox.crm_store import CrmStore
+from sandbox.local_crm.store.segments import SEGMENTS
+from sandbox.local_crm.server import LocalCrm
+from sandbox.local_crm.store.profiles import CrmStore
 from tests.local_crm import START, Clock, page, post, scored, serving, track
 
 EVIL = "<script>alert(1)</script>"

@@ -14,8 +14,8 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.crm_desk import Allowance
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.requests import Allowance
+from sandbox.local_crm.server import LocalCrm
 from tests.local_crm import KEY, START, Clock, counters, post, scored, serving, track
 from tests.vendor_specs import find_or_skip
 

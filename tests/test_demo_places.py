@@ -13,10 +13,10 @@ import pytest
 from jobs.upkeep.demo_mark import DemoMark, of_demo, read_mark, write_mark
 from jobs.transform.watermark import stale
 from sandbox import crm_file
-from sandbox.crm_server import LocalCrm
-from sandbox.crm_store import CrmStore
+from sandbox.local_crm.server import LocalCrm
+from sandbox.local_crm.store.profiles import CrmStore
 from sandbox.demo_places import Places, clear, places_of
-from sandbox.synthetic_app import SyntheticApp
+from sandbox.synthetic_app.generate import SyntheticApp
 from tests.local_crm import Clock, page, scored
 from tests.world import settings_in, small_app
 from warehouse import ledger

@@ -22,7 +22,7 @@ from jobs.context import House
 from core.progress import Silence
 from jobs.upkeep.nightly import Night, nightly
 from jobs.status import Status, status
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.world import API_KEY, HISTORY_UNTIL, NOW, World, at, copy_history
 from warehouse import ledger
 from core.errors import RetryableError

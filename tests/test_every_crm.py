@@ -13,7 +13,7 @@ import pytest
 
 from crm_sync.destination import Destination, Outcome
 from crm_sync.destinations.factory import ADAPTERS
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.crms_kit import ODD_IDS, change, connected
 from tests.klaviyo_kit import described_crm

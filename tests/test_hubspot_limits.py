@@ -14,7 +14,7 @@ from crm_sync.destinations.hubspot.client import payload
 from crm_sync.destinations.hubspot.replies import heard
 from crm_sync.destinations.http.rate_limiter import Heard
 from crm_sync.destinations.http.transport import Reply
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import DATE_SECONDS, Patience, Said, saying
 from tests.hubspot_kit import (
     DELIVERED,

@@ -13,7 +13,7 @@ import requests
 from crm_sync.destination import Outcome
 from crm_sync.destinations.hubspot.client import HubSpot
 from crm_sync.field_mapping import KINDS, Kind, load_fields
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.hubspot_kit import ID, KEY, PROPERTIES, UPSERT, changes, connecting
 

@@ -13,7 +13,7 @@ import pytest
 from crm_sync.diff import Change
 from crm_sync.destination import BatchRefusedError, MisconfiguredError, Outcome
 from crm_sync.destinations.hubspot.client import payload
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import DATE_SECONDS, Asked, Patience, Said, saying
 from tests.crms_kit import ODD_IDS
 from tests.hubspot_kit import (

@@ -13,7 +13,7 @@ import requests
 
 from crm_sync.diff import Change
 from crm_sync.destinations.hubspot.client import payload
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Asked
 from tests.hubspot_kit import ERASE, ID, KEY, PROPERTIES, UPSERT, as_described, asked_as, changes, post
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Patience
 from tests.klaviyo_kit import described_crm, klaviyo
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from crm_sync.destination import Outcome, UnavailableError
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.klaviyo_kit import described_crm, klaviyo
 

@@ -12,7 +12,7 @@ import pytest
 from crm_sync.diff import Change
 from crm_sync.destination import BatchRefusedError
 from crm_sync.destinations.klaviyo.client import KlaviyoOptions, profile_of
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.klaviyo_kit import COMPLETE, DELIVERED, JOBS, KEY, changes, described_crm, job, klaviyo, rejected
 from tests.local_crm import fault

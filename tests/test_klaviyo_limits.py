@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from crm_sync.destination import Outcome, UnavailableError
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.klaviyo_kit import COMPLETE, DELIVERED, QUEUED, changes, described_crm, job, klaviyo
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from crm_sync.destination import BatchRefusedError
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.klaviyo_kit import DELIVERED, KEY, at, changes, described_crm, error, job, klaviyo
 

@@ -10,8 +10,8 @@ import pytest
 
 from crm_sync.diff import Change
 from crm_sync.destination import BatchRefusedError, Outcome
-from sandbox.crm_server import LocalCrm
-from sandbox.wires import klaviyo as klaviyo_wire
+from sandbox.local_crm.server import LocalCrm
+from sandbox.local_crm.apis import klaviyo as klaviyo_wire
 from tests.crm_wire_kit import Asked, Patience, Said, saying
 from tests.crms_kit import connected
 from tests.klaviyo_kit import described_crm

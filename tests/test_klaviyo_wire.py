@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import requests
 
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Patience
 from tests.klaviyo_kit import DELETIONS, HEADERS, JOBS, KEY, PROFILES, at, described_crm, description
 

@@ -14,7 +14,7 @@ from jobs.hourly.run import hourly
 from jobs.context import open_house
 from jobs.models.train import train
 from jobs.transform.dbt import SINCE_EVER, Window
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.streams import steps
 from tests.test_increments import built_by_dbt, differences
 from tests.world import API_KEY, NOW, settings_in

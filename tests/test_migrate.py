@@ -29,7 +29,7 @@ from jobs.upkeep.migrate import Migrated
 from jobs.models.lifecycle import enroll
 from jobs.transform.schema_version import refuse_outdated
 from jobs.models.train import train as train_again
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from scoring.features import FeatureContract
 from scoring.features_file import load_contract
 from tests import old_warehouse

@@ -10,7 +10,7 @@ import duckdb
 import pytest
 
 from jobs.hourly.run import hourly
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.dbt_on_duckdb import invoke, prepare_empty
 from tests.world import API_KEY, NOW, World, at, copy_history
 

@@ -13,7 +13,7 @@ import pytest
 from jobs.upkeep.audit import Audit, audit
 from jobs.hourly.run import Result
 from jobs.upkeep.nightly import Night, nightly
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.world import API_KEY, HISTORY_UNTIL, NOW, World, at, copy_history
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.tables import APP_EVENTS

@@ -19,7 +19,7 @@ from textwrap import dedent
 
 import pytest
 
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.stand_ins import TOOLS, install, mistake
 from tests.test_docs import HOUSE, PAGES, spans
 

@@ -13,7 +13,7 @@ from crm_sync.diff import Change
 from crm_sync.destination import BatchRefusedError, Outcome, Run
 from crm_sync.destinations.hubspot.client import HubSpot, HubSpotOptions
 from crm_sync.sync import sync
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Said, saying
 from tests.local_crm import fault
 from tests.sync_kit import (

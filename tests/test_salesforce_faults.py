@@ -15,7 +15,7 @@ from crm_sync.destinations.salesforce.rows import SUCCESSES, verdicts
 from crm_sync.destinations.salesforce.errors import code_at_start, fault_of, heard
 from crm_sync.destinations.http.transport import Reply, RetryBudget
 from crm_sync.field_mapping import FieldMapping
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.crms_kit import SALESFORCE_FIELDS
 from tests.local_crm import fault

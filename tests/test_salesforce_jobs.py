@@ -9,7 +9,7 @@ import pytest
 
 from crm_sync.destination import BatchRefusedError, OutOfTimeError, UnavailableError
 from crm_sync.destinations.salesforce.client import SalesforceOptions
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.salesforce_kit import (
     CLOSED,

@@ -17,7 +17,7 @@ from crm_sync.destinations.salesforce.client import Salesforce
 from crm_sync.destinations.http.transport import RetryBudget
 from jobs.doctor.crm import crm as examined
 from core.settings import Settings, read_settings
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.salesforce_kit import (
     COMPLETE,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from crm_sync.destination import Outcome, UnavailableError
 from crm_sync.destinations.salesforce.rows import FAILURES, SUCCESSES, UNPROCESSED, verdicts
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.local_crm import fault
 from tests.salesforce_kit import (

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from crm_sync.diff import Change, Value
 from crm_sync.destination import Outcome
 from crm_sync.destinations.salesforce.rows import as_csv
-from sandbox.crm_server import LocalCrm
-from sandbox.wires.salesforce import described
-from sandbox.wires.salesforce_jobs import read
+from sandbox.local_crm.server import LocalCrm
+from sandbox.local_crm.apis.salesforce import described
+from sandbox.local_crm.apis.salesforce_jobs import read
 from tests.crm_wire_kit import Patience, saying
 from tests.local_crm import fault
 from tests.salesforce_kit import (

@@ -15,7 +15,7 @@ from crm_sync.deadline import Deadline
 from crm_sync.destination import Outcome, OutOfTimeError, Run, UnavailableError
 from crm_sync.workers import Workers
 from jobs.signals import stopped_by_signals
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.local_crm import fault
 from tests.sync_kit import (
     BLACKLISTED,

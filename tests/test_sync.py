@@ -12,7 +12,7 @@ import pytest
 from crm_sync.diff import Change
 from crm_sync.destination import BatchRefusedError, Outcome, Run
 from crm_sync.sync import SyncCounts, count_pending, sync
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.local_crm import fault
 from tests.sync_kit import (
     BLACKLISTED,

@@ -19,7 +19,7 @@ from crm_sync.destination import Destination
 from crm_sync.destinations.braze import Braze, BrazeOptions
 from crm_sync.destinations.hubspot.client import HubSpot, HubSpotOptions
 from crm_sync.destinations.http.transport import RetryBudget
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.sync_hours import Hours
 from tests.sync_oracle import Oracle
 from tests.sync_tables import SyncTables

@@ -13,7 +13,7 @@ from crm_sync.destination import BatchRefusedError, OutOfTimeError, RequestRefus
 from crm_sync.destinations.meanings import Meaning
 from crm_sync.destinations.http.rate_limiter import Heard, Pace, RateLimit
 from crm_sync.destinations.http.transport import Dialect, Reply, RetryBudget, Transport
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Patience, Said, Script, saying
 from core.errors import ContractError, WinbackError
 

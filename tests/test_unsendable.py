@@ -18,7 +18,7 @@ from crm_sync.destinations.salesforce.rows import as_csv
 from crm_sync.field_mapping import RIDE_ALONG
 from crm_sync.sync import SyncCounts, sync
 from jobs.transform.dbt import Window
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.sync_kit import (
     FINISHED,
     GRANTED,

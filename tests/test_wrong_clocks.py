@@ -16,7 +16,7 @@ from crm_sync.destinations.hubspot.client import HubSpot
 from crm_sync.destinations.klaviyo.client import Klaviyo
 from crm_sync.destinations.salesforce.client import Salesforce
 from crm_sync.destinations.http.transport import RetryBudget
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.laws import canonical
 from tests.sync_hours import START, Hours

@@ -23,8 +23,8 @@ from jobs.transform.manifest_cache import NAME as PARSED
 from core.settings import Settings
 from jobs.models.train import train
 from jobs.transform.dbt import Window
-from sandbox.crm_server import LocalCrm
-from sandbox.synthetic_app import SyntheticApp, generate
+from sandbox.local_crm.server import LocalCrm
+from sandbox.synthetic_app.generate import SyntheticApp, generate
 from scoring.policy import load_policy
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.loading.load import load

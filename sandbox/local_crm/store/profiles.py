@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sandbox.crm_database import Database
-from sandbox.crm_views import Attributes, Views
+from sandbox.local_crm.store.database import Database
+from sandbox.local_crm.store.queries import Attributes, Views
 
 IDENTIFIERS = ("external_id", "user_alias", "braze_id", "email", "phone")
 # Keys that steer a write and are not attributes. E-mail and phone identify too, but are also stored.

@@ -9,9 +9,9 @@ from flask import Flask, Response, redirect, render_template, request, url_for
 from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.wrappers import Response as WerkzeugResponse
 
-from sandbox.crm_desk import Desk, reply
-from sandbox.crm_segments import SEGMENTS
-from sandbox.crm_views import Views, group_writes
+from sandbox.local_crm.requests import Desk, reply
+from sandbox.local_crm.store.segments import SEGMENTS
+from sandbox.local_crm.store.queries import Views, group_writes
 
 PAGE_SIZE = 50
 RUNS_AT_HOME = 8

@@ -6,8 +6,8 @@ from http import HTTPStatus
 
 from flask import Response
 
-from sandbox.crm_faults import Fault
-from sandbox.crm_http import HangUpError
+from sandbox.local_crm.faults import Fault
+from sandbox.local_crm.http import HangUpError
 
 Says = Callable[[int, str], Response]  # a status and a sentence in the shape of a CRM's errors
 

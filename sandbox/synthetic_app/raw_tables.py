@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sandbox import synthetic_truth as truth
-from sandbox.synthetic_truth import MICROSECONDS, SECONDS_PER_DAY, Bools, Floats, Ints, People
+from sandbox.synthetic_app import behaviour as truth
+from sandbox.synthetic_app.behaviour import MICROSECONDS, SECONDS_PER_DAY, Bools, Floats, Ints, People
 
 Columns = dict[str, np.ndarray]
 

@@ -20,7 +20,7 @@ from core.settings import Settings
 from jobs.transform.shape import changed
 from jobs.transform.dbt import SINCE_EVER, Window
 from sandbox import DEMO_CONFIG
-from sandbox.crm_server import LocalCrm
+from sandbox.local_crm.server import LocalCrm
 from warehouse import ledger
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.duckdb.doctor import ReadOnlyDuckDB

@@ -5,8 +5,8 @@ from dataclasses import asdict
 
 from flask import Flask, Response, jsonify, request
 
-from sandbox.crm_desk import Desk, reply
-from sandbox.crm_faults import Fault, parse
+from sandbox.local_crm.requests import Desk, reply
+from sandbox.local_crm.faults import Fault, parse
 
 CONTROL = "/_control/"
 
@@ -16,7 +16,7 @@ def add_control(app: Flask, desk: Desk) -> None:
 
     @app.route("/_control/faults", methods=["GET", "POST", "DELETE"])
     def faults() -> Response:
-        """List, set (see sandbox/crm_faults.py) or clear faults."""
+        """List, set (see sandbox/local_crm/faults.py) or clear faults."""
         if request.method == "POST":
             try:
                 fault = parse(desk.json_body())

@@ -10,16 +10,16 @@ from typing import Self
 
 from flask import Flask, Response
 
-from sandbox.crm_control import CONTROL, add_control
-from sandbox.crm_desk import Desk
-from sandbox.crm_doorkeeper import add_doorkeeper
-from sandbox.crm_http import Server
-from sandbox.crm_pages import add_pages
-from sandbox.crm_store import CrmStore
-from sandbox.wires.braze import BrazeWire
-from sandbox.wires.hubspot import HubSpotWire
-from sandbox.wires.klaviyo import KlaviyoWire
-from sandbox.wires.salesforce import SalesforceWire
+from sandbox.local_crm.control_api import CONTROL, add_control
+from sandbox.local_crm.requests import Desk
+from sandbox.local_crm.access import add_doorkeeper
+from sandbox.local_crm.http import Server
+from sandbox.local_crm.web.pages import add_pages
+from sandbox.local_crm.store.profiles import CrmStore
+from sandbox.local_crm.apis.braze import BrazeWire
+from sandbox.local_crm.apis.hubspot import HubSpotWire
+from sandbox.local_crm.apis.klaviyo import KlaviyoWire
+from sandbox.local_crm.apis.salesforce import SalesforceWire
 
 
 def create_app(desk: Desk) -> Flask:

@@ -10,9 +10,9 @@ from typing import Any
 
 from flask import Flask, Response, request
 
-from sandbox.crm_desk import Allowance, Desk, reply
-from sandbox.crm_store import profile_key
-from sandbox.crm_views import Attributes
+from sandbox.local_crm.requests import Allowance, Desk, reply
+from sandbox.local_crm.store.profiles import profile_key
+from sandbox.local_crm.store.queries import Attributes
 
 TRACK_OBJECTS = 75  # attributes, events and purchases combined, per request
 IDS_PER_REQUEST = 50  # export and delete

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 
-from sandbox.crm_database import Database
-from sandbox.crm_segments import HAS_SCORE, SEGMENTS, TOTALS, field_sql
+from sandbox.local_crm.store.database import Database
+from sandbox.local_crm.store.segments import HAS_SCORE, SEGMENTS, TOTALS, field_sql
 
 Attributes = dict[str, object]
 

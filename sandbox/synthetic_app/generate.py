@@ -1,6 +1,6 @@
 """What the raw tables of a tax-filing app would hold, if we knew why its users leave.
 
-`generate` is a pure function of its arguments: it plays the transition rule of `sandbox.synthetic_truth` in rounds
+`generate` is a pure function of its arguments: it plays the transition rule of `sandbox.synthetic_app.behaviour` in rounds
 (round k is the k-th session of every user still active), then delivers the events the way a real pipeline does:
 
 - `loaded_at` is up to 5 minutes after `occurred_at` for 90 % of events, up to an hour for 9 %, up to 26 hours for 1 %,
@@ -21,10 +21,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sandbox import synthetic_tables as tables
-from sandbox import synthetic_truth as truth
-from sandbox.synthetic_tables import Columns
-from sandbox.synthetic_truth import MICROSECONDS, SECONDS_PER_DAY, Bools, Ints, People, Sessions
+from sandbox.synthetic_app import raw_tables as tables
+from sandbox.synthetic_app import behaviour as truth
+from sandbox.synthetic_app.raw_tables import Columns
+from sandbox.synthetic_app.behaviour import MICROSECONDS, SECONDS_PER_DAY, Bools, Ints, People, Sessions
 
 ARRIVAL_RAMP_DAYS = 60.0
 SESSIONS_MAX = 60  # ends the loop whatever the constants; of 100,000 users none had more than 12

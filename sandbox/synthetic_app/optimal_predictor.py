@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from sandbox import synthetic_truth as truth
+from sandbox.synthetic_app import behaviour as truth
 
 Floats = npt.NDArray[np.float64]
 _DAY_US = 86_400_000_000

@@ -1,0 +1,1 @@
+"""A CRM on this machine that speaks the vendors' APIs."""

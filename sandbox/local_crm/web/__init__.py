@@ -1,0 +1,1 @@
+"""The local CRM's pages."""
