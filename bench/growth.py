@@ -24,13 +24,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as Screen
 
-from crm_sync.destinations.braze import Braze
-from jobs.upkeep.backfill import backfill
-from jobs.hourly.run import hourly
-from jobs.context import House, open_house
 from core.settings import Settings
+from crm_sync.destinations.braze import Braze
+from jobs.context import House, open_house
+from jobs.hourly.run import hourly
 from jobs.models.train import train
 from jobs.transform.dbt import SINCE_EVER, Transform, Window
+from jobs.upkeep.backfill import backfill
 from sandbox.local_crm.server import LocalCrm
 from sandbox.synthetic_app.generate import generate
 from warehouse.duckdb.warehouse import DuckDBWarehouse

@@ -23,19 +23,19 @@ import numpy as np
 import pyarrow as pa
 import xgboost as xgb
 
-from crm_sync.destinations.braze import Braze
-from jobs.upkeep.backfill import backfill
-from jobs.context import open_house
 from core.settings import Settings
+from crm_sync.destinations.braze import Braze
+from jobs.context import open_house
 from jobs.transform.dbt import SINCE_EVER, Window
-from sandbox.synthetic_app.optimal_predictor import unfinished_probability
+from jobs.upkeep.backfill import backfill
 from sandbox.synthetic_app.generate import generate
+from sandbox.synthetic_app.optimal_predictor import unfinished_probability
 from scoring.features import Feature, FeatureContract
 from scoring.features_file import load_contract
-from training.evaluation import baselines
-from training.evaluation import metrics as evaluate
 from training import pipeline as train
 from training.config import TrainingRules, load_training
+from training.evaluation import baselines
+from training.evaluation import metrics as evaluate
 from training.evaluation.metrics import Floats, Labels
 from training.fitting.booster import EARLY_STOPPING_ROUNDS, MAX_ROUNDS, Fitter
 from training.fitting.fit_model import learn

@@ -23,11 +23,11 @@ import numpy as np
 import pyarrow as pa
 import xgboost as xgb
 
-from scoring.registry import bundles
+from scoring.batch import CHUNK_ROWS, MART, Run, score
 from scoring.features_file import load_contract
 from scoring.model import Model
 from scoring.policy import load_policy
-from scoring.batch import CHUNK_ROWS, MART, Run, score
+from scoring.registry import bundles
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 
 ROOT = Path(__file__).parents[1]

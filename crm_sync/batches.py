@@ -8,7 +8,7 @@ from itertools import chain
 
 import pyarrow as pa
 
-from crm_sync.diff import Change, Changed
+from core.errors import CircuitOpenError, ContractError, WinbackError
 from crm_sync.destination import (
     BatchRefusedError,
     Destination,
@@ -18,9 +18,9 @@ from crm_sync.destination import (
     Run,
     UnavailableError,
 )
+from crm_sync.diff import Change, Changed
 from crm_sync.redaction import redacted
 from crm_sync.refusals import MIN_REFUSED_ALONE, Refused, Taken
-from core.errors import CircuitOpenError, ContractError, WinbackError
 
 # So many of a batch refused one by one, and none of it taken: the rest of it is not halved, also where others were taken.
 MAX_REFUSED_ALONE = 50

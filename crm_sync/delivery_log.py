@@ -11,8 +11,8 @@ from datetime import datetime
 
 import pyarrow as pa
 
-from crm_sync.diff import Change, Changed
 from crm_sync.destination import Outcome
+from crm_sync.diff import Change, Changed
 from warehouse.interface import Warehouse
 from warehouse.tables import DELIVERIES, TIMESTAMP, fitted
 

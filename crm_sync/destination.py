@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from core.errors import ContractError, RetryableError, WinbackError
 from crm_sync.diff import Change
 from crm_sync.field_mapping import Kind
-from core.errors import ContractError, RetryableError, WinbackError
 
 # The key may be wrong or lack a permission; some CRMs hide what a key may not see behind a 404.
 OF_THE_KEY = frozenset({401, 403, 404})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from crm_sync.diff import Change
 from crm_sync.destination import Finding, Outcome, Run
+from crm_sync.diff import Change
 from crm_sync.field_mapping import Kind
 
 

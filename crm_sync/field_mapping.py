@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from warehouse.tables import CRM_STATE
 from core.config_file import read_yaml
+from warehouse.tables import CRM_STATE
 
 # They ride along with a change; alone they cause none.
 RIDE_ALONG = ("churn_scored_at", "churn_model_version")

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from crm_sync.diff import Change
-from crm_sync.destination import Outcome, OutOfTimeError, UnavailableError
 from core.errors import CircuitOpenError, RetryableError, WinbackError
+from crm_sync.destination import Outcome, OutOfTimeError, UnavailableError
+from crm_sync.diff import Change
 
 UNSENDABLE = "unsendable"
 # Below this many attempts a share says little, but at the end all of so many do not fail by chance.

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from crm_sync.diff import Change
-from crm_sync.destination import Outcome
 from core.errors import ContractError
+from crm_sync.destination import Outcome
+from crm_sync.diff import Change
 
 # So many distinct users refused alone with one code, and none taken: the fault is not theirs.
 MIN_REFUSED_ALONE = 20

@@ -12,18 +12,18 @@ from datetime import datetime
 
 import pyarrow as pa
 
+from core.errors import WinbackError
 from crm_sync.audience_guard import collapse, count_audience
 from crm_sync.batches import Batch, Sent, batches, send
-from crm_sync.diff import Change, Changed, changes
-from crm_sync.outcomes import UNSENDABLE, SyncCounts, add, by_ourselves, by_the_crm, none_taken, take_in, why_deferred
 from crm_sync.deadline import Deadline
 from crm_sync.delivery_log import DeliveryLog
 from crm_sync.destination import Destination, Outcome, OutOfTimeError
+from crm_sync.diff import Change, Changed, changes
 from crm_sync.field_mapping import FieldMapping
-from crm_sync.suppression import Recheck, suppressed
+from crm_sync.outcomes import UNSENDABLE, SyncCounts, add, by_ourselves, by_the_crm, none_taken, take_in, why_deferred
 from crm_sync.refusals import Refusals, Taken
+from crm_sync.suppression import Recheck, suppressed
 from crm_sync.workers import Workers
-from core.errors import WinbackError
 from warehouse.interface import Reader, Warehouse
 
 __all__ = ["Plan", "SyncCounts", "count_differing", "count_pending", "sync"]

@@ -12,19 +12,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from core.errors import ContractError
+from core.progress import Narrator, Silence
+from core.settings import Settings
 from crm_sync.destination import Destination
 from crm_sync.destinations.adapter import ClientCredentials
 from crm_sync.destinations.factory import connect, load_options
 from crm_sync.destinations.http.transport import Network, RetryBudget
 from crm_sync.field_mapping import FieldMapping, load_fields
-from jobs.transform.funnel import Funnel, load_funnel
-from core.progress import Narrator, Silence
-from jobs.transform.schema_version import refuse_outdated
-from core.settings import Settings
 from jobs.transform.dbt import Transform, Window, release
+from jobs.transform.funnel import Funnel, load_funnel
+from jobs.transform.schema_version import refuse_outdated
 from scoring.policy import Policy, load_policy
 from warehouse.duckdb.warehouse import DuckDBWarehouse
-from core.errors import ContractError
 from warehouse.interface import Warehouse
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from crm_sync.sync import count_differing
-from jobs.upkeep.audit import LastAudit, last_audit
-from jobs.erasure.records import Unconfirmed, unconfirmed
 from jobs.context import House
-from jobs.upkeep.missed_rows import NightRow, last_night
+from jobs.erasure.records import Unconfirmed, unconfirmed
 from jobs.models.lifecycle import Aliases, aliases
 from jobs.transform.watermark import stale
+from jobs.upkeep.audit import LastAudit, last_audit
+from jobs.upkeep.missed_rows import NightRow, last_night
 from warehouse import ledger
 from warehouse.interface import count
 

@@ -10,21 +10,21 @@ from pathlib import Path
 
 from sklearn.metrics import roc_auc_score
 
-from crm_sync.destinations.braze import Braze
-from jobs.upkeep.demo_mark import read_mark, write_mark
-from jobs.transform.funnel import load_funnel
-from jobs.hourly.run import Result, hourly
-from jobs.context import House, open_house
+from core.errors import ContractError
 from core.progress import Narrator
 from core.settings import Settings
-from jobs.transform.shape import changed
+from crm_sync.destinations.braze import Braze
+from jobs.context import House, open_house
+from jobs.hourly.run import Result, hourly
 from jobs.transform.dbt import SINCE_EVER, Window
+from jobs.transform.funnel import load_funnel
+from jobs.transform.shape import changed
+from jobs.upkeep.demo_mark import read_mark, write_mark
 from sandbox import DEMO_CONFIG
 from sandbox.local_crm.server import LocalCrm
 from warehouse import ledger
-from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.duckdb.doctor import ReadOnlyDuckDB
-from core.errors import ContractError
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 
 API_KEY = "local-key"
 

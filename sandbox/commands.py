@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from jobs.cli.runner import Moment, answer_command, as_json
 from core.settings import Settings, read_settings
+from jobs.cli.runner import Moment, answer_command, as_json
 from sandbox import crm_file
 
 DEFAULT_PORT = 8765

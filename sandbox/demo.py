@@ -10,19 +10,19 @@ from typing import Any
 
 from rich.console import Console
 
-from crm_sync.destinations.braze import Braze
-from jobs.upkeep.backfill import Backfilled, backfill
-from jobs.upkeep.demo_mark import DemoMark, write_mark
-from jobs.hourly.run import Result, hourly
-from jobs.context import open_house
 from core.progress import Narrator, Silence, demo_narrator
 from core.settings import Settings, read_settings
+from crm_sync.destinations.braze import Braze
+from jobs.context import open_house
+from jobs.hourly.run import Result, hourly
 from jobs.models.train import Registered, train
+from jobs.upkeep.backfill import Backfilled, backfill
+from jobs.upkeep.demo_mark import DemoMark, write_mark
 from sandbox import DEMO_CONFIG
 from sandbox import output as screens
-from sandbox.local_crm.server import LocalCrm
-from sandbox.demo_places import Places, clear, places_of
 from sandbox.backtest import at_the_time
+from sandbox.demo_places import Places, clear, places_of
+from sandbox.local_crm.server import LocalCrm
 from sandbox.synthetic_app.generate import SyntheticApp, generate
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.loading.load import load

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from jobs.upkeep.demo_mark import LAYER, OWN_DATA, DemoMark, read_mark
+from core.errors import ContractError
 from core.settings import Settings
+from jobs.upkeep.demo_mark import LAYER, OWN_DATA, DemoMark, read_mark
 from sandbox import crm_file
 from sandbox.local_crm.store.profiles import CrmStore
-from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.duckdb.doctor import ReadOnlyDuckDB
-from core.errors import ContractError
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.interface import LAYERS, count
 
 # What makes a raw row one of the demo's own: the columns that it has in common with a row of the demo's files.

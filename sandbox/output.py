@@ -7,8 +7,8 @@ from rich.table import Table
 
 from jobs.hourly.run import Result
 from jobs.output.tables import table_of
-from sandbox.local_crm.store.segments import SEGMENTS
 from sandbox.backtest import Replayed
+from sandbox.local_crm.store.segments import SEGMENTS
 
 
 def replayed(console: Console, answer: Replayed) -> None:

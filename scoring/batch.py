@@ -16,12 +16,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from scoring.features import Matrix
+from core.errors import ContractError
 from scoring.faults import Faults
+from scoring.features import Matrix
 from scoring.model import Model
 from scoring.policy import ARMS, ELIGIBILITY_REASONS, RISK_BANDS, Candidates, Decided, Policy, decide
 from scoring.reasons import reasons
-from core.errors import ContractError
 from warehouse.interface import Warehouse
 from warehouse.interface import count as count_rows
 from warehouse.ledger import REPAIR, counting

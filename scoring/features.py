@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 from pydantic_core import PydanticCustomError
 
+from core.errors import ContractError
 from scoring.faults import Faults
 from scoring.shared_values import MIN_USERS, OTHER, SharedNumbers, shared_levels
-from core.errors import ContractError
 
 Matrix = npt.NDArray[np.float32]
 

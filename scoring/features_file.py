@@ -12,10 +12,10 @@ from typing import Final
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
+from core.config_file import read_yaml
+from core.names import unfit
 from scoring.features import Feature, FeatureContract
 from scoring.shared_values import OTHER
-from core.names import unfit
-from core.config_file import read_yaml
 
 _LONGEST_PHRASE: Final = 120  # one of three in a property that marketing reads
 _MARKUP: Final = frozenset("<>$`|\\")

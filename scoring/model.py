@@ -10,9 +10,9 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from scoring.features import Matrix
 from scoring.registry.bundle_files import damaged
 from scoring.registry.bundles import Bundle
-from scoring.features import Matrix
 
 
 class Model:

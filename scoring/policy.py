@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from core.errors import ContractError
 from core.config_file import read_yaml
+from core.errors import ContractError
 
 # Stable codes, in the order in which they are asked; the first that applies is the answer.
 # `holdout` comes after everything about the user, so that it marks exactly those who would have been considered.

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from core.errors import ContractError
+from scoring.batch import CHUNK_ROWS, MART, MIN_ROWS_FOR_DISTINCT_SCORES, Run
 from scoring.faults import Faults
 from scoring.model import Model
-from scoring.batch import CHUNK_ROWS, MART, MIN_ROWS_FOR_DISTINCT_SCORES, Run
-from core.errors import ContractError
 from warehouse.interface import Warehouse
 from warehouse.tables import SHADOW_SCORES, TIMESTAMP, fitted
 

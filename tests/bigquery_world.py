@@ -16,16 +16,16 @@ import pyarrow.parquet as pq
 import pytest
 from google.cloud import bigquery
 
-from jobs.upkeep.backfill import backfill
-from jobs.context import House, open_house
 from core.settings import Settings
+from jobs.context import House, open_house
 from jobs.models.train import train
+from jobs.upkeep.backfill import backfill
 from sandbox.local_crm.server import LocalCrm
 from sandbox.synthetic_app.generate import SyntheticApp
 from tests.emulator import PROJECT, Emulator
 from tests.world import API_KEY, HISTORY_UNTIL, NOW, World, settings_in
-from warehouse.bigquery.warehouse import BigQueryWarehouse
 from warehouse.bigquery.connection import Connection
+from warehouse.bigquery.warehouse import BigQueryWarehouse
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.loading.load import load
 from warehouse.tables import RAW, Table

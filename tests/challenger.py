@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from scoring.registry import bundles
 from scoring.calibration import Calibration
+from scoring.registry import bundles
 from scoring.registry.folder import CHALLENGER
 from tests.world import HISTORY_UNTIL, World
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from crm_sync.diff import Change, Value
 from crm_sync.destination import Destination
 from crm_sync.destinations.factory import ADAPTERS
 from crm_sync.destinations.http.transport import RetryBudget
+from crm_sync.diff import Change, Value
 from crm_sync.field_mapping import load_fields
 from tests.sync_kit import MAPPING
 

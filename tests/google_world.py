@@ -14,14 +14,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from jobs.context import House
 from core.settings import Settings
+from jobs.context import House
 from tests.dbt_on_google_sql import Note, dbt_reaches
 from tests.google_sql import GoogleSql
 from tests.world import World, settings_in
-from warehouse.bigquery.warehouse import BigQueryWarehouse
 from warehouse.bigquery.connection import Connection
 from warehouse.bigquery.loads import TYPES
+from warehouse.bigquery.warehouse import BigQueryWarehouse
 from warehouse.interface import UserTable
 from warehouse.tables import ALL, Table
 

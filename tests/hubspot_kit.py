@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import requests
 
-from crm_sync.diff import Change
 from crm_sync.destination import Outcome
-from crm_sync.destinations.hubspot.client import HubSpot, HubSpotOptions
 from crm_sync.destinations.http.transport import RetryBudget
+from crm_sync.destinations.hubspot.client import HubSpot, HubSpotOptions
+from crm_sync.diff import Change
 from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Asked
 from tests.vendor_specs import find_or_skip

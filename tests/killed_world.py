@@ -25,18 +25,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from crm_sync.field_mapping import load_fields
-from jobs.upkeep.backfill import backfill
-from jobs.hourly.run import hourly
-from jobs.context import open_house, open_warehouse
-from jobs.transform.manifest_cache import NAME as PARSED
 from core.settings import Settings
+from crm_sync.field_mapping import load_fields
+from jobs.context import open_house, open_warehouse
+from jobs.hourly.run import hourly
 from jobs.models.train import train
 from jobs.transform.dbt import Window
+from jobs.transform.manifest_cache import NAME as PARSED
+from jobs.upkeep.backfill import backfill
+from sandbox.local_crm.apis.salesforce_jobs import canonical as spelled_in_the_store
 from sandbox.local_crm.faults import Fault
 from sandbox.local_crm.server import LocalCrm
 from sandbox.synthetic_app.generate import SyntheticApp
-from sandbox.local_crm.apis.salesforce_jobs import canonical as spelled_in_the_store
 from scoring.policy import load_policy
 from tests.forks import Child, in_a_child, served
 from tests.killed_run import Places

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from flask import Response, request
 
-from crm_sync.diff import Change
 from crm_sync.destination import Outcome
-from crm_sync.destinations.klaviyo.client import Klaviyo, KlaviyoOptions
 from crm_sync.destinations.http.transport import RetryBudget
+from crm_sync.destinations.klaviyo.client import Klaviyo, KlaviyoOptions
+from crm_sync.diff import Change
 from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Patience, Said
 from tests.vendor_specs import find, find_or_skip

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from warehouse.duckdb.warehouse import DuckDBWarehouse
 from core.errors import ContractError
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.loading.load import Loaded, load
 from warehouse.tables import RAW
 

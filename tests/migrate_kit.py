@@ -7,11 +7,11 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from core.progress import Silence
 from crm_sync.destinations.braze import Braze
 from crm_sync.destinations.http.transport import RetryBudget
 from jobs.context import House, open_house
 from jobs.upkeep.migrate import Migrated, migrate
-from core.progress import Silence
 from tests.old_warehouse import COUNT_HOURS
 from tests.world import API_KEY, NOW, at, settings_in
 from warehouse.duckdb.warehouse import DuckDBWarehouse

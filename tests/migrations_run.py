@@ -24,15 +24,14 @@ from typing import Any
 from dbt.task.run import ModelRunner
 from dbt_common.behavior_flags import BehaviorFlagRendered
 
-from jobs.upkeep import migrate
-from jobs.upkeep import migrations
-from jobs.transform.schema_version import refuse_outdated
+from core.errors import ContractError
 from jobs.transform.dbt import SINCE_EVER, Window
+from jobs.transform.schema_version import refuse_outdated
+from jobs.upkeep import migrate, migrations
 from tests.forks import Child, in_a_child
 from tests.migrate_kit import Steps, migrated, take_away
 from tests.world import NOW, parse_ahead, settings_in
 from warehouse.duckdb.warehouse import DuckDBWarehouse
-from core.errors import ContractError
 
 REBUILD, BETWEEN = "events, sessions, exits", "int_exits_this_run"
 

@@ -28,11 +28,11 @@ from typing import Any
 
 import click
 
+from core.errors import BusyError, WinbackError
 from tests.forks import Child
 from tests.killed_world import FIRST_RUN, HOURS, Base, Trial, make_base, workshop
 from tests.laws import Facts, Verdict, judged
 from warehouse.duckdb.warehouse import DuckDBWarehouse
-from core.errors import BusyError, WinbackError
 
 PLACES = (
     "after build features",

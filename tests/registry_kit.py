@@ -16,9 +16,9 @@ from typing import Self
 
 import requests
 
-from scoring.registry.bundles import Bundle, load_bundle, seal
 from scoring.calibration import Calibration
 from scoring.features import Feature, FeatureContract
+from scoring.registry.bundles import Bundle, load_bundle, seal
 
 FIRST, SECOND = "20260601T100000Z-00000001", "20260608T100000Z-00000002"
 TRAINED_AT = datetime(2026, 6, 1, 10, tzinfo=UTC)

@@ -1,11 +1,11 @@
 """What tests of Salesforce share: who is sent, and what its documentation shows it to say."""
 
-from crm_sync.diff import Change, Value
 from crm_sync.destination import Outcome
-from crm_sync.destinations.salesforce.client import Salesforce, SalesforceOptions
 from crm_sync.destinations.http.transport import RetryBudget
-from sandbox.local_crm.server import LocalCrm
+from crm_sync.destinations.salesforce.client import Salesforce, SalesforceOptions
+from crm_sync.diff import Change, Value
 from sandbox.local_crm.apis.salesforce import SalesforceWire
+from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Said
 
 KEY = "00Dxx0000001gPL!kEy.7f3a9c51-canary"

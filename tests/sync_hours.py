@@ -18,10 +18,10 @@ from crm_sync.destination import Destination
 from crm_sync.field_mapping import FieldMapping
 from crm_sync.suppression import Recheck
 from crm_sync.sync import Plan, SyncCounts, sync
-from jobs.upkeep.dead_letters import retry
 from jobs.context import House
 from jobs.hourly.window import window_to_build
 from jobs.transform.dbt import Window
+from jobs.upkeep.dead_letters import retry
 from sandbox.local_crm.faults import Fault
 from sandbox.local_crm.server import LocalCrm
 from tests.sync_kit import MAPPING, Time

@@ -12,19 +12,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from crm_sync.diff import Change
-from crm_sync.outcomes import UNSENDABLE
+from core.errors import WinbackError
 from crm_sync.deadline import Deadline
 from crm_sync.delivery_log import DeliveryLog
 from crm_sync.destination import BatchRefusedError, Destination, Finding, Outcome, Run
 from crm_sync.destinations.braze import Braze, BrazeOptions
 from crm_sync.destinations.http.transport import RetryBudget
+from crm_sync.diff import Change
 from crm_sync.field_mapping import Kind, load_fields
+from crm_sync.outcomes import UNSENDABLE
 from crm_sync.suppression import Recheck
 from crm_sync.sync import Plan, SyncCounts, sync
 from sandbox.local_crm.server import LocalCrm
 from warehouse.duckdb.warehouse import DuckDBWarehouse
-from core.errors import WinbackError
 from warehouse.tables import CRM_STATE, TIMESTAMP
 
 MAPPING = load_fields(Path(__file__).parents[1] / "config/crm_fields.yml")

@@ -11,14 +11,14 @@ from typing import NoReturn
 
 import pyarrow as pa
 
-from crm_sync.diff import Change, Value
+from core.errors import WinbackError
 from crm_sync.destination import BatchRefusedError, Destination, Finding, Outcome, Run
+from crm_sync.diff import Change, Value
 from crm_sync.field_mapping import Kind
 from crm_sync.sync import SyncCounts
 from sandbox.local_crm.faults import Fault
 from tests.sync_tables import SyncTables
 from warehouse.duckdb.warehouse import DuckDBWarehouse
-from core.errors import WinbackError
 from warehouse.tables import Table
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import pytest
 
+from core.errors import ContractError
 from crm_sync.destinations.adapter import Limit
 from crm_sync.destinations.factory import ADAPTERS, check_host
 from crm_sync.destinations.klaviyo.client import KlaviyoOptions
-from core.errors import ContractError
 
 
 @pytest.mark.parametrize(

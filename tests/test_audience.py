@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from core.errors import CircuitOpenError
 from crm_sync.audience_guard import MIN_AUDIENCE, collapse, count_audience
 from tests.sync_kit import GRANTED, SCORED, Notebook, crowd, deliveries, marts_in, pending, plan, run
 from warehouse.duckdb.warehouse import DuckDBWarehouse
-from core.errors import CircuitOpenError
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ import pytest
 
 from crm_sync.destination import Destination
 from crm_sync.destinations.braze import Braze, BrazeOptions
+from crm_sync.destinations.http.transport import RetryBudget
 from crm_sync.destinations.hubspot.client import HubSpot, HubSpotOptions
 from crm_sync.destinations.klaviyo.client import Klaviyo, KlaviyoOptions
 from crm_sync.destinations.salesforce.client import Salesforce, SalesforceOptions
-from crm_sync.destinations.http.transport import RetryBudget
 from crm_sync.field_mapping import FieldMapping, load_fields
 from sandbox.local_crm.faults import Fault
 from sandbox.local_crm.http import Handler

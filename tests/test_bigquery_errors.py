@@ -14,12 +14,12 @@ import requests
 from google.api_core import exceptions as api
 from google.auth import exceptions as auth
 
+from core.errors import ContractError, RetryableError, WinbackError
 from tests.bigquery_world import connection_to, with_raw_tables
 from tests.emulator import Emulator
-from warehouse.bigquery.warehouse import BigQueryWarehouse
 from warehouse.bigquery.connection import Connection
 from warehouse.bigquery.errors import REASONS, explain_dbt, explained
-from core.errors import ContractError, RetryableError, WinbackError
+from warehouse.bigquery.warehouse import BigQueryWarehouse
 from warehouse.tables import AUDITS
 
 # What Google's messages may quote, and nobody may read in a log.

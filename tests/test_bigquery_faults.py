@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from core.errors import ContractError, RetryableError, WinbackError
 from tests.bigquery_world import IS_ALL, BigQueryWorld, differences
 from tests.emulator import Emulator
 from tests.world import HISTORY_UNTIL, World
-from core.errors import ContractError, RetryableError, WinbackError
 
 # What must be equal however often a run broke off; what it tells of itself may differ.
 TABLES = {

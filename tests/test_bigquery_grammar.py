@@ -21,19 +21,19 @@ from dbt.cli.main import dbtRunner
 from zetasql.core.exceptions import ServerError
 
 from crm_sync.deadline import Deadline
-from jobs.upkeep import dead_letters
-from jobs.upkeep.audit import audit, last_audit
-from jobs.upkeep.backfill import backfill
+from jobs.context import House
 from jobs.doctor.run import of_history
 from jobs.erasure.erase import erase, erase_again, sweep
 from jobs.models.dataset import build_examples, examples
-from jobs.context import House
-from jobs.upkeep.migrations import STEPS
 from jobs.models.lifecycle import choose
+from jobs.status import status
+from jobs.upkeep import dead_letters
+from jobs.upkeep.audit import audit, last_audit
+from jobs.upkeep.backfill import backfill
+from jobs.upkeep.migrations import STEPS
 from jobs.upkeep.nightly import nightly
 from jobs.upkeep.profile_coverage import coverage_of_exits
 from jobs.upkeep.repair_watermark import repair_watermark
-from jobs.status import status
 from sandbox.local_crm.server import LocalCrm
 from sandbox.synthetic_app.generate import generate
 from tests.bigquery_world import differences

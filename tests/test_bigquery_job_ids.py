@@ -10,12 +10,12 @@ from threading import Barrier
 
 import pytest
 
+from core.errors import RetryableError
 from tests.bigquery_world import connection_to, with_raw_tables
 from tests.emulator import Emulator
 from tests.warehouse_kit import FAILED, audits, epoch, numbers_in
 from warehouse import ledger
 from warehouse.bigquery.warehouse import BigQueryWarehouse
-from core.errors import RetryableError
 from warehouse.tables import AUDITS, RUNS
 
 

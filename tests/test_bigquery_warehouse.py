@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from google.cloud import bigquery
 
+from core.errors import ContractError
 from tests.bigquery_world import connection_to, with_raw_tables
 from tests.emulator import Emulator
 from tests.warehouse_kit import MOMENT, full_row, rows_of, sparse_row
-from warehouse.bigquery.warehouse import BigQueryWarehouse, _in_chunks
 from warehouse.bigquery.loads import write_parquet
-from core.errors import ContractError
+from warehouse.bigquery.warehouse import BigQueryWarehouse, _in_chunks
 from warehouse.interface import count
 from warehouse.tables import ALL, APP_EVENTS, DECISIONS, Table
 

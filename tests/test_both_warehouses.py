@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 import requests
 
-from jobs.upkeep import dead_letters
-from jobs.models.dataset import examples
-from jobs.hourly.run import hourly
 from core.settings import Settings
+from jobs.hourly.run import hourly
+from jobs.models.dataset import examples
 from jobs.models.train import train
+from jobs.upkeep import dead_letters
 from tests.bigquery_world import IS_ALL, BigQueryWorld, bigquery_settings, differences, sorted_rows, twins
 from tests.challenger import challenge
 from tests.dbt_on_bigquery import partitions

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crm_sync.diff import Change
 from crm_sync.destination import BatchRefusedError, Outcome, UnavailableError
 from crm_sync.destinations.braze import Braze, BrazeOptions, heard, verdicts
 from crm_sync.destinations.http.rate_limiter import Heard
 from crm_sync.destinations.http.transport import Reply, RetryBudget
+from crm_sync.diff import Change
 from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import DATE, DATE_SECONDS, Patience, Said, saying
 from tests.local_crm import fault

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from crm_sync.diff import Change
 from crm_sync.destination import Finding
 from crm_sync.destinations import braze as braze_module
 from crm_sync.destinations.braze import ATTRIBUTES, Braze, judged, next_page
 from crm_sync.destinations.http.transport import Reply
+from crm_sync.diff import Change
 from crm_sync.field_mapping import Kind
 from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Patience, Said, saying

@@ -13,22 +13,22 @@ from typing import Any
 
 import pytest
 
+from core.errors import ContractError
+from core.settings import read_settings
 from crm_sync.destination import Destination
 from crm_sync.destinations.factory import ADAPTERS, connect, load_options
 from crm_sync.destinations.http.transport import RetryBudget
 from crm_sync.field_mapping import FieldMapping, load_fields
 from crm_sync.sync import sync
 from jobs.cli import app as cli
-from jobs.upkeep.backfill import backfill
 from jobs.context import open_house
-from core.settings import read_settings
 from jobs.models.train import train
+from jobs.upkeep.backfill import backfill
 from tests.canaries import EMAIL, GOSSIP, KEY, NAME, USER, VALUE, canaries_in, files_of
 from tests.crm_wire_kit import Said, Script, saying
 from tests.sync_kit import GRANTED, MAPPING, log_of, marts_in, pending, plan
 from tests.world import CONFIG, HISTORY_UNTIL, NOW, at, load_app, settings_in, small_app
 from warehouse.duckdb.warehouse import DuckDBWarehouse
-from core.errors import ContractError
 
 ROOT = Path(__file__).parents[1]
 SALESFORCE_FIELDS = load_fields(ROOT / "examples/salesforce/crm_fields.yml")

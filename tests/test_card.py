@@ -12,12 +12,12 @@ from matplotlib.image import imread
 
 from scoring.features import Feature, FeatureContract
 from training.evaluation.baselines import Baseline, Gain
-from training.model_card.card import Report, as_markdown, headlines, sections, summary
 from training.evaluation.feature_effects import Effect, Point, effects
 from training.evaluation.metrics import Slice
+from training.evaluation.psi import reference, stability
+from training.model_card.card import Report, as_markdown, headlines, sections, summary
 from training.model_card.html import as_html
 from training.model_card.plots import Curves, draw
-from training.evaluation.psi import reference, stability
 
 CONTRACT = FeatureContract(
     features=(

@@ -15,13 +15,13 @@ import duckdb
 import pytest
 from click.testing import CliRunner
 
+from core.errors import BusyError, ContractError
 from jobs.cli.app import cli
 from tests.erase_kit import eligible, erased
 from tests.forks import Child
 from tests.world import World
 from warehouse.duckdb import compact as duckdb_compact
 from warehouse.duckdb.compact import compact
-from core.errors import BusyError, ContractError
 
 CATALOG = """
     select 'table', schema_name, table_name, sql from duckdb_tables()

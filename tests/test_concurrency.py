@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
+from core.errors import BusyError
 from sandbox.local_crm.faults import Fault
 from tests.world import API_KEY, CONFIG, World
-from warehouse.duckdb.warehouse import DuckDBWarehouse
-from core.errors import BusyError
 from warehouse.duckdb.holder import Holder, describe
+from warehouse.duckdb.warehouse import DuckDBWarehouse
 
 ROOT = Path(__file__).parents[1]
 LEAVES_WITHIN_SECONDS = 8.0

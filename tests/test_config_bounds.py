@@ -14,14 +14,14 @@ import pyarrow as pa
 import pytest
 import yaml
 
+from core.errors import ContractError
 from crm_sync.destinations.factory import load_options
 from crm_sync.field_mapping import load_fields
 from jobs.transform.funnel import load_funnel
 from scoring.policy import load_policy
-from training.entrypoints import train
 from training.config import TrainingRules, check_trusted, load_training
+from training.entrypoints import train
 from training.leakage.screen import LeakRules
-from core.errors import ContractError
 
 REFUSED: list[tuple[str, Callable[[Path], Any], str, str]] = [
     # More than a CRM takes at once: each request would be refused, and a refusal of the whole halves batches down to users.

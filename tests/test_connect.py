@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from core.errors import ContractError
 from crm_sync.destinations.adapter import Limit
 from crm_sync.destinations.braze import ADAPTER, Braze, BrazeOptions
 from crm_sync.destinations.factory import ADAPTERS, check_host, check_names, connect, load_options
@@ -14,7 +15,6 @@ from crm_sync.destinations.http.rate_limiter import RateLimit
 from crm_sync.destinations.http.transport import RetryBudget
 from crm_sync.field_mapping import FieldMapping
 from tests.sync_kit import MAPPING
-from core.errors import ContractError
 from warehouse.tables import CRM_STATE
 
 SHIPPED = Path(__file__).parents[1] / "config/crm.yml"

@@ -26,8 +26,8 @@ from sqlglot.optimizer.scope import Scope, traverse_scope
 from bench import bytes_an_hour as cost
 from bench.bytes_an_hour import Read
 from crm_sync.deadline import Deadline
-from crm_sync.suppression import Recheck
 from crm_sync.dry_run import Rehearsal
+from crm_sync.suppression import Recheck
 from crm_sync.sync import Plan, sync
 from tests.dbt_on_bigquery import Recording, Statement, partitions, record
 from warehouse.tables import ALL, USERS

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from crm_sync.diff import Change
 from crm_sync.destination import Outcome, UnavailableError
 from crm_sync.destinations.braze import verdicts
 from crm_sync.destinations.http.reply import Reply
+from crm_sync.diff import Change
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.crms_kit import change, connected
 

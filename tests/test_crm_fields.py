@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from crm_sync.field_mapping import IDENTIFIERS, KINDS, SUBSCRIPTIONS, load_fields
 from core.errors import ContractError
+from crm_sync.field_mapping import IDENTIFIERS, KINDS, SUBSCRIPTIONS, load_fields
 from warehouse.tables import CRM_STATE, TIMESTAMP
 
 SHIPPED = Path(__file__).parents[1] / "config/crm_fields.yml"

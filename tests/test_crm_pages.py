@@ -15,9 +15,9 @@ import pytest
 import requests
 from flask import Response, request
 
-from sandbox.local_crm.store.segments import SEGMENTS
 from sandbox.local_crm.server import LocalCrm
 from sandbox.local_crm.store.profiles import CrmStore
+from sandbox.local_crm.store.segments import SEGMENTS
 from tests.local_crm import START, Clock, page, post, scored, serving, track
 
 EVIL = "<script>alert(1)</script>"

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs.models.lifecycle import aliases, choose, promote
+from core.errors import ContractError, WinbackError
 from core.settings import Settings
-from scoring.registry.bundles import load_bundle
+from jobs.models.lifecycle import aliases, choose, promote
 from scoring.model import Model
+from scoring.registry.bundles import load_bundle
 from scoring.registry.folder import CHAMPION, connect
 from tests.registry_kit import FIRST, SECOND, make_bundle
 from training.evaluation.psi import last_reference
-from core.errors import ContractError, WinbackError
 
 REMEDY = "Restore it, or promote another version: winback promote VERSION"
 DEPLOY = "Deploy the program that wrote it, or promote another version: winback promote VERSION"

@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from crm_sync.diff import Change, Changed, changes
 from crm_sync.destination import Outcome
+from crm_sync.diff import Change, Changed, changes
 from tests.sync_kit import (
     ATTEMPTED,
     GRANTED,

@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from jobs.upkeep.demo_mark import DemoMark, of_demo, read_mark, write_mark
+from core.errors import ContractError
 from jobs.transform.watermark import stale
+from jobs.upkeep.demo_mark import DemoMark, of_demo, read_mark, write_mark
 from sandbox import crm_file
+from sandbox.demo_places import Places, clear, places_of
 from sandbox.local_crm.server import LocalCrm
 from sandbox.local_crm.store.profiles import CrmStore
-from sandbox.demo_places import Places, clear, places_of
 from sandbox.synthetic_app.generate import SyntheticApp
 from tests.local_crm import Clock, page, scored
 from tests.world import settings_in, small_app
 from warehouse import ledger
 from warehouse.duckdb.warehouse import DuckDBWarehouse
-from core.errors import ContractError
 from warehouse.loading.load import load
 
 HISTORY = datetime(2026, 5, 20, 16, tzinfo=UTC)

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from crm_sync.diff import Change
+from core.errors import ContractError
 from crm_sync.destination import BatchRefusedError, Finding, Outcome, UnavailableError
 from crm_sync.destinations.adapter import Adapter
 from crm_sync.destinations.http.transport import RetryBudget
+from crm_sync.diff import Change
 from tests.crm_wire_kit import Patience, Said, Script, saying
-from core.errors import ContractError
 
 PAGE = Path(__file__).parents[1] / "docs" / "destinations.md"
 UNCONFIRMED = Outcome("deferred", 200, "unconfirmed")

@@ -13,12 +13,12 @@ import click
 import pytest
 from pydantic import SecretStr
 
+from core.settings import Settings
 from crm_sync.destinations import braze
 from crm_sync.destinations.hubspot import properties as hubspot_properties
 from crm_sync.destinations.salesforce import fields as salesforce_fields
 from crm_sync.field_mapping import Kind, load_fields
 from jobs.cli.app import cli
-from core.settings import Settings
 from scoring.policy import ELIGIBILITY_REASONS
 
 HOUSE = Path(__file__).parents[1]

@@ -11,10 +11,10 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from jobs.doctor.run import doctor
+from core.settings import Settings
 from jobs.doctor.finding import Finding
 from jobs.doctor.local import features
-from core.settings import Settings
+from jobs.doctor.run import doctor
 from scoring.features_file import load_contract
 from tests.doctor_kit import named, troubles
 from tests.migrate_kit import migrated

@@ -12,18 +12,18 @@ import pytest
 from google.api_core import exceptions as api
 from google.cloud import bigquery
 
-from jobs.doctor.run import doctor
-from jobs.doctor.finding import Finding
-from jobs.doctor.bigquery import findings
 from jobs.context import open_house
-from jobs.upkeep.migrate import migrate
+from jobs.doctor.bigquery import findings
+from jobs.doctor.finding import Finding
 from jobs.doctor.remediation import Wanted
+from jobs.doctor.run import doctor
+from jobs.upkeep.migrate import migrate
 from tests.bigquery_world import bigquery_settings, connection_to, with_raw_tables
 from tests.doctor_kit import named, troubles
 from tests.emulator import PROJECT, Emulator
 from tests.world import NOW
-from warehouse.bigquery.warehouse import BigQueryWarehouse
 from warehouse.bigquery.doctor import examine
+from warehouse.bigquery.warehouse import BigQueryWarehouse
 from warehouse.ledger import Epoch, commit
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from jobs.doctor.finding import size
 from jobs.doctor.bigquery import findings
+from jobs.doctor.finding import size
 from tests.doctor_kit import (
     DENIED,
     MISSING,

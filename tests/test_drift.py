@@ -15,17 +15,17 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from jobs.output import runs as screens
-from jobs.upkeep.audit import Audit, audit
-from jobs.hourly.run import hourly
-from jobs.context import House
+from core.errors import RetryableError
 from core.progress import Silence
-from jobs.upkeep.nightly import Night, nightly
+from jobs.context import House
+from jobs.hourly.run import hourly
+from jobs.output import runs as screens
 from jobs.status import Status, status
+from jobs.upkeep.audit import Audit, audit
+from jobs.upkeep.nightly import Night, nightly
 from sandbox.local_crm.server import LocalCrm
 from tests.world import API_KEY, HISTORY_UNTIL, NOW, World, at, copy_history
 from warehouse import ledger
-from core.errors import RetryableError
 from warehouse.tables import RUNS
 
 # Four days after the backfill: a night then reaches three days back, not to the backfill.

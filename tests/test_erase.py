@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from core.errors import ContractError, RetryableError
 from crm_sync.destination import Outcome
 from crm_sync.destinations.braze import Braze
 from tests.erase_kit import RECEIPTS, eligible, erased, erased_and_killed, outcomes, places_of
 from tests.run_kit import be_down, be_up
 from tests.world import API_KEY, NOW, World
 from warehouse.duckdb.warehouse import DuckDBWarehouse
-from core.errors import ContractError, RetryableError
 
 
 def test_no_column_of_any_table_holds_an_erased_user_nor_does_the_crm(told: World) -> None:

@@ -11,9 +11,9 @@ from typing import get_args
 import pytest
 from click.testing import CliRunner
 
+from core.settings import Settings
 from jobs.cli.app import cli
 from jobs.erasure.residual_data import stays
-from core.settings import Settings
 from tests.erase_kit import eligible
 from tests.run_kit import be_down, be_up
 from tests.world import API_KEY, World

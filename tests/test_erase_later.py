@@ -8,13 +8,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from crm_sync.diff import Change
 from crm_sync.deadline import Deadline
+from crm_sync.diff import Change
 from crm_sync.suppression import Recheck, suppressed
 from jobs.erasure.erase import Erased, erase, erase_again, sweep
 from jobs.hourly.run import hourly
-from jobs.upkeep.nightly import nightly
 from jobs.transform.dbt import Transform
+from jobs.upkeep.nightly import nightly
 from tests.erase_kit import (
     ELIGIBLE,
     RECEIPTS,

@@ -8,9 +8,9 @@ from datetime import timedelta
 import pytest
 
 from crm_sync.deadline import Deadline
+from jobs.context import House
 from jobs.erasure.erase import erase, erase_again, sweep
 from jobs.hourly.run import hourly
-from jobs.context import House
 from tests.bigquery_world import BigQueryWorld
 from tests.erase_kit import eligible
 from tests.world import NOW, World, at

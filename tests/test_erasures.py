@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from jobs.output import runs as screens
-from jobs.erasure.records import Unconfirmed, unconfirmed
 from jobs.context import open_house
+from jobs.erasure.records import Unconfirmed, unconfirmed
+from jobs.output import runs as screens
 from jobs.status import status
 from tests.sync_kit import Notebook
 from tests.world import settings_in

@@ -18,21 +18,21 @@ import xgboost as xgb
 import yaml
 from rich.console import Console
 
-from jobs.output import models as model_screens
+from core.errors import ContractError, NothingToPromoteError
 from jobs.models.evaluate import evaluate
 from jobs.models.lifecycle import promote
-from scoring.registry import bundles
-from scoring.registry.bundles import Bundle
+from jobs.output import models as model_screens
 from scoring.calibration import Calibration
 from scoring.features import Feature, FeatureContract
+from scoring.registry import bundles
+from scoring.registry.bundles import Bundle
 from scoring.registry.folder import CHALLENGER, CHAMPION
 from tests.test_cli import winback
 from tests.world import CONFIG, World, settings_in
+from training.pipeline import hour_after
 from training.promotion import champion_challenger as rivals
 from training.promotion.comparison import ChallengeRules
-from training.pipeline import hour_after
 from training.promotion.verdict import Verdict
-from core.errors import ContractError, NothingToPromoteError
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 LEARNED_UNTIL = START + timedelta(days=20)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from core.errors import ContractError
 from crm_sync.destination import Destination, Outcome
 from crm_sync.destinations.factory import ADAPTERS
 from sandbox.local_crm.server import LocalCrm
@@ -18,7 +19,6 @@ from tests.crm_wire_kit import Patience, Said, saying
 from tests.crms_kit import ODD_IDS, change, connected
 from tests.klaviyo_kit import described_crm
 from tests.local_crm import fault
-from core.errors import ContractError
 
 KEY = "kEy-7f3a9c51-canary"
 Connect = Callable[..., Destination]

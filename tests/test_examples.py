@@ -12,11 +12,11 @@ import pytest
 import yaml
 from rich.console import Console
 
-from jobs.output import models as model_screens
+from core.errors import ContractError
 from jobs.models.dataset import Examples, Moved, examples
+from jobs.output import models as model_screens
 from scoring.features_file import load_contract
 from tests.world import CONFIG, World, at, settings_in
-from core.errors import ContractError
 
 NAMES = load_contract(CONFIG / "features.yml").names
 

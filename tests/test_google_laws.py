@@ -13,8 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from jobs.upkeep.missed_rows import Missed, find_missed
 from jobs.transform.dbt import SINCE_EVER, Window
+from jobs.upkeep.missed_rows import Missed, find_missed
 from tests import google_windows, windows
 from tests.google_windows import GoogleReplay
 from tests.streams import EXAMPLES, START, Event, Stream, arriving, few_or_many, minutes, rows_of, streams

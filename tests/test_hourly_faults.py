@@ -8,16 +8,16 @@ from collections.abc import Sequence
 
 import pytest
 
-from crm_sync.diff import Change
+from core.errors import CircuitOpenError, RetryableError
 from crm_sync.destination import Outcome
 from crm_sync.destination import Run as SyncRun
 from crm_sync.destinations.braze import Braze, BrazeOptions
-from jobs.upkeep import dead_letters
+from crm_sync.diff import Change
 from jobs.hourly.run import hourly
+from jobs.upkeep import dead_letters
 from tests.local_crm import fault
 from tests.run_kit import a_candidate, assert_crm_holds_the_desired_state, be_down, be_up, decisions, delivered
 from tests.world import API_KEY, World, at
-from core.errors import CircuitOpenError, RetryableError
 
 
 def test_a_crm_that_is_down_defers_and_the_next_run_delivers_the_same_decisions(world: World) -> None:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import xgboost as xgb
 
+from core.errors import CircuitOpenError, ContractError, WatermarkAheadError
 from jobs.hourly.run import hourly
 from scoring.registry import bundles
 from tests.run_kit import assert_crm_holds_the_desired_state, be_down, be_up, delivered
 from tests.world import HISTORY_UNTIL, NOW, World, at, settings_in
-from core.errors import CircuitOpenError, ContractError, WatermarkAheadError
 
 
 def test_a_dry_run_decides_nothing_and_sends_nothing(world: World) -> None:

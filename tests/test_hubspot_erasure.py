@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from core.errors import ContractError
 from crm_sync.destination import Outcome, UnavailableError
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.hubspot_kit import (
@@ -15,7 +16,6 @@ from tests.hubspot_kit import (
     Connect,
     connecting,
 )
-from core.errors import ContractError
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from core.errors import ContractError
 from crm_sync.destination import BatchRefusedError, OutOfTimeError, RequestRefusedError, UnavailableError
-from crm_sync.destinations.hubspot.client import payload
-from crm_sync.destinations.hubspot.replies import heard
 from crm_sync.destinations.http.rate_limiter import Heard
 from crm_sync.destinations.http.transport import Reply
+from crm_sync.destinations.hubspot.client import payload
+from crm_sync.destinations.hubspot.replies import heard
 from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import DATE_SECONDS, Patience, Said, saying
 from tests.hubspot_kit import (
@@ -28,7 +29,6 @@ from tests.hubspot_kit import (
     post,
     result,
 )
-from core.errors import ContractError
 
 
 @pytest.fixture

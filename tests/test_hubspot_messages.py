@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from crm_sync.diff import Change
+from core.errors import WinbackError
 from crm_sync.destination import BatchRefusedError
-from crm_sync.destinations.hubspot.replies import verdicts
 from crm_sync.destinations.http.transport import Reply
+from crm_sync.destinations.hubspot.replies import verdicts
+from crm_sync.diff import Change
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.hubspot_kit import (
     ID,
@@ -22,7 +23,6 @@ from tests.hubspot_kit import (
     connecting,
     error,
 )
-from core.errors import WinbackError
 
 
 @pytest.fixture

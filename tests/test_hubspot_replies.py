@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_sync.destination import BatchRefusedError, MisconfiguredError, Outcome, UnavailableError
-from crm_sync.destinations.hubspot.replies import verdicts
 from crm_sync.destinations.http.transport import Reply
+from crm_sync.destinations.hubspot.replies import verdicts
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.hubspot_kit import (
     ID,

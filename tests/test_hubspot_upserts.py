@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from crm_sync.diff import Change
+from core.errors import ContractError
 from crm_sync.destination import BatchRefusedError, MisconfiguredError, Outcome
 from crm_sync.destinations.hubspot.client import payload
+from crm_sync.diff import Change
 from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import DATE_SECONDS, Asked, Patience, Said, saying
 from tests.crms_kit import ODD_IDS
@@ -31,7 +32,6 @@ from tests.hubspot_kit import (
     result,
 )
 from tests.local_crm import fault
-from core.errors import ContractError
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import requests
 
-from crm_sync.diff import Change
 from crm_sync.destinations.hubspot.client import payload
+from crm_sync.diff import Change
 from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Asked
 from tests.hubspot_kit import ERASE, ID, KEY, PROPERTIES, UPSERT, as_described, asked_as, changes, post

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 
-from jobs.transform.funnel import load_funnel
 from jobs.context import open_house
-from jobs.upkeep.missed_rows import find_missed
 from jobs.transform.dbt import SINCE_EVER, Window
+from jobs.transform.funnel import load_funnel
+from jobs.upkeep.missed_rows import find_missed
 from tests.streams import (
     EXAMPLES,
     GAP,

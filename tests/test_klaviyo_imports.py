@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from crm_sync.diff import Change
 from crm_sync.destination import BatchRefusedError
 from crm_sync.destinations.klaviyo.client import KlaviyoOptions, profile_of
+from crm_sync.diff import Change
 from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.klaviyo_kit import COMPLETE, DELIVERED, JOBS, KEY, changes, described_crm, job, klaviyo, rejected

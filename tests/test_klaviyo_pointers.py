@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from crm_sync.diff import Change
 from crm_sync.destination import BatchRefusedError, Outcome
-from sandbox.local_crm.server import LocalCrm
+from crm_sync.diff import Change
 from sandbox.local_crm.apis import klaviyo as klaviyo_wire
+from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Asked, Patience, Said, saying
 from tests.crms_kit import connected
 from tests.klaviyo_kit import described_crm

@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from jobs.context import House
 from jobs.erasure.erase import erase
 from jobs.hourly.run import hourly
-from jobs.context import House
 from jobs.status import status
 from tests.run_kit import granted
 from tests.world import World, at, settings_in

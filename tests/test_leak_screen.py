@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
+from core.errors import ContractError
 from scoring.features import Feature, FeatureContract
 from tests.leaks import HONEST, LEAKS, RULES, Make, category, make, number, run
 from training.leakage.screen import LABEL_SIDE, LeakRules, out_of_fold_auc, refuse_label_side, refuse_later_events
-from core.errors import ContractError
 
 EXAMPLES_SQL = Path(__file__).parents[1] / "dbt" / "models" / "marts" / "fct_training_examples.sql"
 OUTCOMES_SQL = Path(__file__).parents[1] / "dbt" / "models" / "intermediate" / "int_outcomes.sql"

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from core.errors import BusyError, RetryableError
 from jobs.hourly.run import Result, hourly
 from jobs.transform.dbt import Transform, Window
 from tests.world import World, at
 from warehouse import lease as leases
 from warehouse.duckdb.warehouse import DuckDBWarehouse
-from core.errors import BusyError, RetryableError
 from warehouse.lease import Lease
 from warehouse.tables import Table
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from core.errors import RetryableError
 from tests.loading_kit import (
     EVENT,
     EVENTS,
@@ -25,7 +26,6 @@ from tests.loading_kit import (
     user,
 )
 from warehouse.duckdb.warehouse import DuckDBWarehouse
-from core.errors import RetryableError
 from warehouse.loading.load import Loaded, load
 
 LOAN_FILES = Path(__file__).parents[2] / "shared/data/loan_applications"

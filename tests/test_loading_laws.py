@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.loading_kit import NOW, contents, refusal
-from warehouse.loading.checks import NAMES
 from warehouse.duckdb.warehouse import DuckDBWarehouse
+from warehouse.loading.checks import NAMES
 from warehouse.loading.id_checks import PLACEHOLDERS
 from warehouse.loading.load import load
 from warehouse.tables import RAW, Table

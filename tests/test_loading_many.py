@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from core.errors import ContractError
 from tests.loading_kit import (
     EVENT,
     EVENTS,
@@ -27,7 +28,6 @@ from tests.loading_kit import (
     user,
 )
 from warehouse.duckdb.warehouse import DuckDBWarehouse
-from core.errors import ContractError
 from warehouse.loading.load import load
 from warehouse.loading.paths import find_files
 from warehouse.loading.spelling import misspellings

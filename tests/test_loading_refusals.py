@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from core.errors import ContractError
 from tests.loading_kit import (
     EVENT,
     EVENTS,
@@ -28,7 +29,6 @@ from tests.loading_kit import (
     user,
 )
 from warehouse.duckdb.warehouse import DuckDBWarehouse
-from core.errors import ContractError
 from warehouse.loading.load import load
 from warehouse.tables import RAW
 

@@ -9,11 +9,11 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from crm_sync.destinations.braze import Braze
-from jobs.upkeep.backfill import backfill
-from jobs.hourly.run import hourly
 from jobs.context import open_house
+from jobs.hourly.run import hourly
 from jobs.models.train import train
 from jobs.transform.dbt import SINCE_EVER, Window
+from jobs.upkeep.backfill import backfill
 from sandbox.local_crm.server import LocalCrm
 from tests.streams import steps
 from tests.test_increments import built_by_dbt, differences

@@ -20,15 +20,16 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
+from core.errors import ContractError
+from jobs.cli.app import cli
+from jobs.models.dataset import examples
+from jobs.models.lifecycle import enroll
+from jobs.models.train import train as train_again
+from jobs.transform.schema_version import refuse_outdated
 from jobs.upkeep import migrations
 from jobs.upkeep.audit import audit
 from jobs.upkeep.backfill import backfill
-from jobs.cli.app import cli
-from jobs.models.dataset import examples
 from jobs.upkeep.migrate import Migrated
-from jobs.models.lifecycle import enroll
-from jobs.transform.schema_version import refuse_outdated
-from jobs.models.train import train as train_again
 from sandbox.local_crm.server import LocalCrm
 from scoring.features import FeatureContract
 from scoring.features_file import load_contract
@@ -41,7 +42,6 @@ from training.config import TrainingRules
 from training.fitting.search import SearchRules
 from training.pipeline import train
 from warehouse.duckdb.warehouse import DuckDBWarehouse
-from core.errors import ContractError
 
 # The long form, which is `make migrate-test`.
 IS_ALL = os.environ.get("MIGRATE") == "all"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from core.errors import ContractError
 from jobs.transform.schema_version import refuse_outdated
 from tests import old_warehouse
 from tests.bigquery_world import BigQueryWorld, bigquery_settings, connection_to
@@ -17,7 +18,6 @@ from tests.emulator import PROJECT, Emulator
 from tests.migrate_kit import AUDIENCE, LATE, REBUILD, VIEWS, migrated, query
 from tests.old_warehouse import WITHDRAWN, WITHOUT_PROFILE
 from warehouse.bigquery.warehouse import BigQueryWarehouse
-from core.errors import ContractError
 
 KINDS = {
     "VARCHAR": "string",

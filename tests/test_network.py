@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from core.errors import ContractError
 from crm_sync.destination import OutOfTimeError, UnavailableError
 from crm_sync.destinations.http import transport as transport_module
 from crm_sync.destinations.http.rate_limiter import Pace
@@ -20,7 +21,6 @@ from tests.crm_wire_kit import Patience
 from tests.test_wire import DRIPS, FIRST, SECOND, dripping, wire
 from tests.tls_kit import Authority
 from tests.wire_kit import Connection, Script, Ticking, answers, hurried, serving
-from core.errors import ContractError
 
 
 @pytest.fixture(scope="module")

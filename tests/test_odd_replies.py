@@ -11,9 +11,9 @@ import pytest
 
 from crm_sync.destination import UnavailableError
 from crm_sync.destinations.factory import ADAPTERS
+from crm_sync.destinations.http.reply import Reply, with_value
 from crm_sync.destinations.hubspot.replies import verdicts
 from crm_sync.destinations.klaviyo.replies import next_cursor
-from crm_sync.destinations.http.reply import Reply, with_value
 from crm_sync.redaction import redacted
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.crms_kit import change, connected

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from jobs.upkeep.audit import Audit, audit
 from jobs.hourly.run import Result
+from jobs.upkeep.audit import Audit, audit
 from jobs.upkeep.nightly import Night, nightly
 from sandbox.local_crm.server import LocalCrm
 from tests.world import API_KEY, HISTORY_UNTIL, NOW, World, at, copy_history

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from jobs.doctor.run import of_history
+from core.errors import ContractError
 from jobs.doctor.finding import Finding
-from jobs.upkeep.migrate import record
+from jobs.doctor.run import of_history
 from jobs.transform.schema_version import refuse_before_first_hour, refuse_outdated
+from jobs.upkeep.migrate import record
 from tests import old_warehouse
 from tests.migrate_kit import migrating
 from tests.world import NOW
 from warehouse.duckdb.warehouse import DuckDBWarehouse
-from core.errors import ContractError
 
 CHANGES = (Path(__file__).parents[1] / "CHANGELOG.md").read_text()
 SAYS = (

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.transform.manifest_cache import NAME, read_parsed, write_parsed
 from jobs.transform.dbt import PROJECT
+from jobs.transform.manifest_cache import NAME, read_parsed, write_parsed
 
 FROM_AT = datetime(2026, 5, 1, tzinfo=UTC)
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.errors import ContractError
 from scoring.features import FeatureContract
 from tests.leaks import Labels, make, run
 from training.evaluation.bootstrap import clusters
 from training.leakage.permutation_test import auc_error, effective, permute
-from core.errors import ContractError
 
 
 def test_a_model_of_honest_examples_cannot_foretell_permuted_labels() -> None:

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import yaml
 
+from core.errors import ContractError
 from scoring.policy import (
     load_policy,
 )
 from tests.policy_kit import EXPERIMENT, SALT, policy
-from core.errors import ContractError
 
 FILE: dict[str, Any] = {
     "risk_bands": {"high": 0.65, "medium": 0.35},

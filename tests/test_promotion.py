@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs.models.lifecycle import Aliases, Promoted, aliases, choose, enroll, promote, rollback
+from core.errors import ContractError, NothingToPromoteError, WinbackError
 from core.settings import Settings
+from jobs.models.lifecycle import Aliases, Promoted, aliases, choose, enroll, promote, rollback
 from scoring.registry import bundles
 from scoring.registry.folder import ALIASES, Registry, connect
 from tests.registry_kit import FIRST, SECOND, make_bundle, verdict
 from tests.world import settings_in
-from core.errors import ContractError, NothingToPromoteError, WinbackError
 
 THIRD = "20260615T100000Z-00000003"
 

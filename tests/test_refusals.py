@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from crm_sync.diff import Change
+from core.errors import CircuitOpenError, ContractError
 from crm_sync.destination import BatchRefusedError, Outcome, Run
 from crm_sync.destinations.hubspot.client import HubSpot, HubSpotOptions
+from crm_sync.diff import Change
 from crm_sync.sync import sync
 from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Said, saying
@@ -33,7 +34,6 @@ from tests.sync_kit import (
     written,
 )
 from warehouse.duckdb.warehouse import DuckDBWarehouse
-from core.errors import CircuitOpenError, ContractError
 
 FOR_EVER = 1_000_000
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from core.settings import Settings
 from crm_sync.destination import Finding, UnavailableError
 from crm_sync.destinations.factory import ADAPTERS
 from jobs.doctor.crm import crm as examined
-from core.settings import Settings
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.crms_kit import SALESFORCE_FIELDS, connected
 from tests.hubspot_kit import error as hubspot_error

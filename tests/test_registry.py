@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from core.errors import ContractError
 from scoring.registry import bundles
 from scoring.registry.folder import ALIASES, Registry, RegistryUnreachableError, connect
 from tests.registry_kit import FIRST, SECOND, make_bundle
-from core.errors import ContractError
 
 ROOT = Path(__file__).parents[1]
 # What full mlflow brings and mlflow-skinny does not, and git.

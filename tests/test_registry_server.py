@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from core.errors import ContractError
+from core.settings import Settings
 from jobs.doctor.local import model
 from jobs.models.lifecycle import Aliases, aliases, choose, enroll, promote, rollback
-from core.settings import Settings
 from jobs.status import status
 from scoring.registry import bundles
 from scoring.registry.folder import RegistryUnreachableError, connect
 from tests.registry_kit import FIRST, SECOND, TRAINED_AT, TrackingServer, make_bundle, verdict
 from tests.world import World, settings_in
-from core.errors import ContractError
 
 RUNBOOK = Path(__file__).parents[1] / "docs" / "runbook.md"
 pytestmark = pytest.mark.xdist_group("tracking server")

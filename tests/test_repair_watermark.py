@@ -12,25 +12,25 @@ from typing import Any
 
 import pytest
 
+from core.errors import RetryableError, WatermarkAheadError
+from core.progress import Silence
+from jobs.context import House
+from jobs.doctor.run import of_history
+from jobs.hourly.run import hourly
+from jobs.models.dataset import examples
+from jobs.models.train import train
+from jobs.status import status
+from jobs.transform.watermark import committed
 from jobs.upkeep.audit import audit
 from jobs.upkeep.backfill import backfill
-from jobs.doctor.run import of_history
-from jobs.models.dataset import examples
-from jobs.hourly.run import hourly
-from jobs.context import House
 from jobs.upkeep.load import load_files
-from core.progress import Silence
 from jobs.upkeep.nightly import nightly
 from jobs.upkeep.repair_watermark import plan_of, repair_watermark
-from jobs.status import status
-from jobs.models.train import train
-from jobs.transform.watermark import committed
 from tests.erase_kit import told_world
 from tests.run_kit import assert_crm_holds_the_desired_state, decisions, granted
 from tests.world import HISTORY_UNTIL, World, at
 from warehouse import ledger
 from warehouse.duckdb.warehouse import DuckDBWarehouse
-from core.errors import RetryableError, WatermarkAheadError
 from warehouse.tables import RUNS, Table
 
 AHEAD = timedelta(days=400)

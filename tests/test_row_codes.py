@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from core.errors import ContractError
 from crm_sync.destination import MisconfiguredError, UnavailableError
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.crms_kit import change, connected
 from tests.klaviyo_kit import job
 from tests.salesforce_kit import COMPLETE, FILLED, ID_FIELD, failures, refused, result, successes
-from core.errors import ContractError
 
 USERS = ["ada", "bob", "cyd"]
 CONFIGURATION = "configuration"

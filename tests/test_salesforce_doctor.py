@@ -11,9 +11,9 @@ import requests
 from crm_sync.destinations.factory import check_names
 from crm_sync.destinations.salesforce.client import ADAPTER
 from crm_sync.field_mapping import load_fields
-from sandbox.local_crm.server import LocalCrm
 from sandbox.local_crm.apis.salesforce import described
 from sandbox.local_crm.apis.salesforce_jobs import canonical
+from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.salesforce_kit import DELIVERED, ID_FIELD, KEY, changes, refused, salesforce, wire
 

@@ -2,10 +2,10 @@
 
 import pytest
 
+from core.errors import ContractError
 from crm_sync.destination import Outcome, UnavailableError
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.salesforce_kit import DELIVERED, ID_FIELD, refused, salesforce
-from core.errors import ContractError
 
 
 @pytest.fixture

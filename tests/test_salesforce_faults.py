@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from core.errors import ContractError
 from crm_sync.destination import MisconfiguredError, Outcome, UnavailableError
 from crm_sync.destinations.factory import CrmFile, connect
-from crm_sync.destinations.salesforce.client import SalesforceOptions
-from crm_sync.destinations.salesforce.rows import SUCCESSES, verdicts
-from crm_sync.destinations.salesforce.errors import code_at_start, fault_of, heard
 from crm_sync.destinations.http.transport import Reply, RetryBudget
+from crm_sync.destinations.salesforce.client import SalesforceOptions
+from crm_sync.destinations.salesforce.errors import code_at_start, fault_of, heard
+from crm_sync.destinations.salesforce.rows import SUCCESSES, verdicts
 from crm_sync.field_mapping import FieldMapping
 from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Patience, Said, saying
@@ -33,7 +34,6 @@ from tests.salesforce_kit import (
     wire,
 )
 from tests.sync_kit import MAPPING
-from core.errors import ContractError
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from core.errors import ContractError, WinbackError
 from crm_sync.destination import BatchRefusedError, OutOfTimeError, UnavailableError
 from crm_sync.destinations.salesforce.client import SalesforceOptions
 from sandbox.local_crm.server import LocalCrm
@@ -26,7 +27,6 @@ from tests.salesforce_kit import (
     successes,
     wire,
 )
-from core.errors import ContractError, WinbackError
 
 
 @pytest.fixture

@@ -10,13 +10,14 @@ from urllib.parse import parse_qs
 
 import pytest
 
+from core.errors import ContractError
+from core.settings import Settings, read_settings
 from crm_sync.destination import OutOfTimeError, RequestRefusedError, UnavailableError
 from crm_sync.destinations.adapter import ClientCredentials
 from crm_sync.destinations.factory import CrmFile, connect
-from crm_sync.destinations.salesforce.client import Salesforce
 from crm_sync.destinations.http.transport import RetryBudget
+from crm_sync.destinations.salesforce.client import Salesforce
 from jobs.doctor.crm import crm as examined
-from core.settings import Settings, read_settings
 from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.salesforce_kit import (
@@ -34,7 +35,6 @@ from tests.salesforce_kit import (
     wire,
 )
 from tests.sync_kit import MAPPING
-from core.errors import ContractError
 
 CREDENTIALS = ClientCredentials("local-client", KEY)
 EXPIRED = (

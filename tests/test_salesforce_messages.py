@@ -5,6 +5,7 @@ import traceback
 
 import pytest
 
+from core.errors import WinbackError
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.salesforce_kit import (
     COMPLETE,
@@ -18,7 +19,6 @@ from tests.salesforce_kit import (
     salesforce,
     successes,
 )
-from core.errors import WinbackError
 
 
 @pytest.fixture

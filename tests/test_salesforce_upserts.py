@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crm_sync.diff import Change, Value
+from core.errors import ContractError
 from crm_sync.destination import Outcome
 from crm_sync.destinations.salesforce.rows import as_csv
-from sandbox.local_crm.server import LocalCrm
+from crm_sync.diff import Change, Value
 from sandbox.local_crm.apis.salesforce import described
 from sandbox.local_crm.apis.salesforce_jobs import read
+from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Patience, saying
 from tests.local_crm import fault
 from tests.salesforce_kit import (
@@ -32,7 +33,6 @@ from tests.salesforce_kit import (
     successes,
     wire,
 )
-from core.errors import ContractError
 
 
 @pytest.fixture

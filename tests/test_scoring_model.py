@@ -9,15 +9,15 @@ import pyarrow as pa
 import pytest
 import xgboost as xgb
 
-from scoring.registry.bundles import load_bundle
-from scoring.features import Feature, FeatureContract
+from core.errors import ContractError
 from scoring.faults import Faults
+from scoring.features import Feature, FeatureContract
 from scoring.model import Model
 from scoring.reasons import COUNT_REASONS, SEPARATOR, reasons
+from scoring.registry.bundles import load_bundle
 from training.config import TrainingRules
 from training.fitting.booster import Fitter
 from training.pipeline import Trained, train
-from core.errors import ContractError
 
 COUNT = 2_000
 DEVICES = ("desktop", "mobile", "smart_tv")

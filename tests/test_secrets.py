@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from crm_sync.diff import Change
+from core.errors import WinbackError
+from core.settings import Settings
 from crm_sync.destination import UnavailableError
 from crm_sync.destinations.braze import Braze
 from crm_sync.destinations.http.rate_limiter import Pace
 from crm_sync.destinations.http.transport import RetryBudget, Transport
+from crm_sync.diff import Change
 from jobs.context import open_destination
-from core.settings import Settings
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.sync_kit import MAPPING
-from core.errors import WinbackError
 
 KEY = "kEy-7f3a9c51-canary"
 CANARY = "ada.lovelace+canary@example.org"

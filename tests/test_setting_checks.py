@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from core.settings import Settings, read_settings
 from core.errors import ContractError
+from core.settings import Settings, read_settings
 
 HUGE = "9" * 30
 REFUSED = {

@@ -9,9 +9,9 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
-from jobs.transform.funnel import Funnel, load_funnel
-from core.settings import Settings, read_settings
 from core.errors import ContractError
+from core.settings import Settings, read_settings
+from jobs.transform.funnel import Funnel, load_funnel
 
 CANARY = "kEy-7f3a9c51"
 AMBIGUOUS = [

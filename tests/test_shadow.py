@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from core.progress import Silence
 from jobs.erasure.erase import erase
 from jobs.hourly.run import Result, hourly
-from core.progress import Silence
 from jobs.hourly.shadow import Shadowed
-from scoring.registry import bundles
 from scoring.calibration import Calibration
+from scoring.registry import bundles
 from scoring.registry.folder import CHALLENGER
 from tests.challenger import VERSION, challenge, seal
 from tests.world import World, at, settings_in

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from jobs.upkeep.audit import audit
+from core.errors import ContractError
+from jobs.context import House
 from jobs.doctor.run import of_history
+from jobs.hourly.run import hourly
 from jobs.models.dataset import examples
 from jobs.transform.funnel import Funnel, load_funnel
-from jobs.hourly.run import hourly
-from jobs.context import House
-from jobs.upkeep.nightly import nightly
 from jobs.transform.shape import changed, refuse_changed, shape_of, written
+from jobs.upkeep.audit import audit
+from jobs.upkeep.nightly import nightly
 from tests.world import CONFIG, World, at
-from core.errors import ContractError
 
 FUNNEL = load_funnel(CONFIG / "funnel.yml")
 

@@ -15,6 +15,7 @@ import xgboost as xgb
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.errors import ContractError
 from scoring.features import Feature, FeatureContract
 from scoring.features_file import load_contract
 from scoring.reasons import SEPARATOR, reasons
@@ -23,7 +24,6 @@ from tests.incomes_kit import CONTRACT, DEVICE, incomes, train_on_incomes
 from training.config import TrainingRules
 from training.evaluation.psi import reference
 from training.fitting.thresholds import without_values
-from core.errors import ContractError
 
 LISTED = DEVICE.model_copy(update={"levels": ("phone", "watch", "tablet")})
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from core.errors import CircuitOpenError, ContractError
 from crm_sync import sync as sync_module
 from crm_sync.batches import Batch, Sent
-from crm_sync.diff import Change
 from crm_sync.deadline import Deadline
 from crm_sync.destination import Outcome, OutOfTimeError, Run, UnavailableError
+from crm_sync.diff import Change
 from crm_sync.workers import Workers
 from jobs.signals import stopped_by_signals
 from sandbox.local_crm.server import LocalCrm
@@ -36,7 +37,6 @@ from tests.sync_kit import (
     written,
 )
 from warehouse.duckdb.warehouse import DuckDBWarehouse
-from core.errors import CircuitOpenError, ContractError
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from crm_sync.diff import Change
+from core.errors import RetryableError
 from crm_sync.destination import BatchRefusedError, Outcome, Run
+from crm_sync.diff import Change
 from crm_sync.sync import SyncCounts, count_pending, sync
 from sandbox.local_crm.server import LocalCrm
 from tests.local_crm import fault
@@ -33,7 +34,6 @@ from tests.sync_kit import (
     run,
 )
 from warehouse.duckdb.warehouse import DuckDBWarehouse
-from core.errors import RetryableError
 from warehouse.tables import CRM_STATE
 
 

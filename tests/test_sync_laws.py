@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crm_sync.diff import Change
+from core.errors import ContractError, WinbackError
 from crm_sync.destination import BatchRefusedError, Outcome, OutOfTimeError, Run, UnavailableError
-from crm_sync.suppression import News, Recheck
+from crm_sync.diff import Change
 from crm_sync.dry_run import Rehearsal
+from crm_sync.suppression import News, Recheck
 from crm_sync.sync import sync
 from tests.sync_kit import (
     ATTEMPTED,
@@ -31,7 +32,6 @@ from tests.sync_kit import (
     written,
 )
 from warehouse.duckdb.warehouse import DuckDBWarehouse
-from core.errors import ContractError, WinbackError
 
 
 @pytest.fixture(scope="module")

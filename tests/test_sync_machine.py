@@ -17,8 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from crm_sync.destination import Destination
 from crm_sync.destinations.braze import Braze, BrazeOptions
-from crm_sync.destinations.hubspot.client import HubSpot, HubSpotOptions
 from crm_sync.destinations.http.transport import RetryBudget
+from crm_sync.destinations.hubspot.client import HubSpot, HubSpotOptions
 from sandbox.local_crm.server import LocalCrm
 from tests.sync_hours import Hours
 from tests.sync_oracle import Oracle

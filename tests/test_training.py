@@ -13,14 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from scoring.registry.bundles import load_bundle, seal, versions
+from core.errors import ContractError
 from scoring.features import Feature, FeatureContract
 from scoring.model import Model
-from training.evaluation import metrics as evaluate
+from scoring.registry.bundles import load_bundle, seal, versions
 from training.config import TrainingRules
+from training.evaluation import metrics as evaluate
 from training.fitting.search import SearchRules
 from training.pipeline import Trained, train
-from core.errors import ContractError
 
 TRAINED_AT = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 START = datetime(2026, 1, 1, tzinfo=UTC)

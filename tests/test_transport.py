@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
+from core.errors import ContractError, WinbackError
 from crm_sync.deadline import Deadline
 from crm_sync.destination import BatchRefusedError, OutOfTimeError, RequestRefusedError, UnavailableError
-from crm_sync.destinations.meanings import Meaning
 from crm_sync.destinations.http.rate_limiter import Heard, Pace, RateLimit
 from crm_sync.destinations.http.transport import Dialect, Reply, RetryBudget, Transport
+from crm_sync.destinations.meanings import Meaning
 from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Patience, Said, Script, saying
-from core.errors import ContractError, WinbackError
 
 DONE = {"done": True}
 

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crm_sync.diff import changes
+from core.errors import CircuitOpenError
 from crm_sync.delivery_log import DeliveryLog
 from crm_sync.destinations.salesforce.rows import as_csv
+from crm_sync.diff import changes
 from crm_sync.field_mapping import RIDE_ALONG
 from crm_sync.sync import SyncCounts, sync
 from jobs.transform.dbt import Window
@@ -41,7 +42,6 @@ from tests.sync_kit import (
 )
 from tests.sync_tables import SyncTables
 from warehouse.duckdb.warehouse import DuckDBWarehouse
-from core.errors import CircuitOpenError
 from warehouse.tables import CRM_STATE, TIMESTAMP
 
 NAN, INFINITE = float("nan"), float("inf")

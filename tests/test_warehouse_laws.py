@@ -12,11 +12,11 @@ import duckdb
 import pyarrow as pa
 import pytest
 
+from core.errors import ContractError
 from tests.bigquery_world import with_raw_tables
 from tests.warehouse_kit import MOMENT, VALUES, audits, epoch, full_row, numbers_in, rows_of, sparse_row
 from warehouse import ledger
 from warehouse.duckdb.warehouse import DuckDBWarehouse
-from core.errors import ContractError
 from warehouse.interface import Warehouse
 from warehouse.tables import ALL, AUDITS, DECISIONS, REPORTS, RUNS, TIMESTAMP, Table
 

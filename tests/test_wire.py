@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from crm_sync.destination import OutOfTimeError, UnavailableError
-from crm_sync.destinations.http import transport as transport_module
 from crm_sync.destinations.http import connection as wire_module
+from crm_sync.destinations.http import transport as transport_module
 from crm_sync.destinations.http.rate_limiter import Pace
 from crm_sync.destinations.http.transport import RetryBudget, Transport
 from tests.crm_wire_kit import Patience

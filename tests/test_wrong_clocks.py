@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from crm_sync.diff import Change
+from core.errors import WinbackError
 from crm_sync.destinations.braze import Braze, BrazeOptions
+from crm_sync.destinations.http.transport import RetryBudget
 from crm_sync.destinations.hubspot.client import HubSpot
 from crm_sync.destinations.klaviyo.client import Klaviyo
 from crm_sync.destinations.salesforce.client import Salesforce
-from crm_sync.destinations.http.transport import RetryBudget
+from crm_sync.diff import Change
 from sandbox.local_crm.server import LocalCrm
 from tests.crm_wire_kit import Patience, Said, saying
 from tests.laws import canonical
@@ -23,7 +24,6 @@ from tests.sync_hours import START, Hours
 from tests.sync_oracle import Oracle
 from tests.sync_tables import SyncTables
 from tests.sync_witness import Trouble
-from core.errors import WinbackError
 
 KEY = "key-of-another-time"
 RIGHT, AHEAD, BEHIND = timedelta(), timedelta(days=1), timedelta(days=-1)

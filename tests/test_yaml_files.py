@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from core.errors import ContractError
 from crm_sync.destinations.factory import load_options
 from crm_sync.field_mapping import load_fields
 from jobs.transform.funnel import load_funnel
 from scoring.features_file import load_contract
 from scoring.policy import load_policy
 from training.config import TrainingRules, load_training
-from core.errors import ContractError
 
 QUOTE = "Put it in quotes."
 DIGITS = "Write digits, without quotes."

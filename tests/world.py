@@ -12,17 +12,17 @@ from typing import Any
 
 import pyarrow as pa
 
+from core.settings import Settings
 from crm_sync.destinations.braze import Braze
 from crm_sync.destinations.http.transport import RetryBudget
 from crm_sync.field_mapping import load_fields
-from jobs.upkeep.backfill import backfill
-from jobs.transform.funnel import load_funnel
-from jobs.hourly.run import Result, hourly
 from jobs.context import House, open_house
-from jobs.transform.manifest_cache import NAME as PARSED
-from core.settings import Settings
+from jobs.hourly.run import Result, hourly
 from jobs.models.train import train
 from jobs.transform.dbt import Window
+from jobs.transform.funnel import load_funnel
+from jobs.transform.manifest_cache import NAME as PARSED
+from jobs.upkeep.backfill import backfill
 from sandbox.local_crm.server import LocalCrm
 from sandbox.synthetic_app.generate import SyntheticApp, generate
 from scoring.policy import load_policy

@@ -9,12 +9,12 @@ import shutil
 from datetime import datetime
 from pathlib import Path
 
-from scoring.registry.bundles import load_bundle, seal
 from scoring.calibration import Calibration
+from scoring.registry.bundles import load_bundle, seal
+from training.evaluation.psi import Reference
 from training.model_card.card import Report, as_markdown
 from training.model_card.html import as_html
 from training.model_card.plots import Curves, draw
-from training.evaluation.psi import Reference
 
 
 def write_bundle(

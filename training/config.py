@@ -7,13 +7,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from scoring.shared_values import MIN_USERS
-from training.promotion.comparison import ChallengeRules
-from training.leakage.screen import LeakRules
-from training.fitting.search import SearchRules
-from core.errors import ContractError
-from warehouse.loading.spelling import misspellings
 from core.config_file import read_optional_yaml
+from core.errors import ContractError
+from scoring.shared_values import MIN_USERS
+from training.fitting.search import SearchRules
+from training.leakage.screen import LeakRules
+from training.promotion.comparison import ChallengeRules
+from warehouse.loading.spelling import misspellings
 
 
 class TrainingRules(BaseModel):

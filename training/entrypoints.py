@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from scoring.registry.bundles import Bundle
 from scoring.features_file import load_contract
-from training.promotion import champion_challenger as rivals
+from scoring.registry.bundles import Bundle
 from training import pipeline as training
 from training.config import check_trusted, load_training
 from training.pipeline import Trained
+from training.promotion import champion_challenger as rivals
 from training.promotion.verdict import Verdict
 
 

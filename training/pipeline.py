@@ -20,23 +20,22 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from scoring.registry.bundles import Bundle
-from scoring.features import FeatureContract
+from core.errors import ContractError
 from scoring.faults import Faults, is_the_whole
-from training.evaluation import baselines
+from scoring.features import FeatureContract
+from scoring.registry.bundles import Bundle
+from training.bundle_writer import write_bundle
+from training.config import TrainingRules
+from training.evaluation import baselines, slices
 from training.evaluation import metrics as evaluate
 from training.evaluation import psi as shift
-from training.evaluation import slices
-from training.bundle_writer import write_bundle
-from training.model_card.card import Report, warnings
-from training.config import TrainingRules
 from training.evaluation.feature_effects import effects
 from training.evaluation.metrics import Labels
-from training.leakage.screen import screen
 from training.fitting.fit_model import learn
-from training.model_card.plots import Curves
 from training.fitting.split import Rows, Split, share, split_by_time_and_user
-from core.errors import ContractError
+from training.leakage.screen import screen
+from training.model_card.card import Report, warnings
+from training.model_card.plots import Curves
 from warehouse.tables import TIMESTAMP
 
 MART = "fct_training_examples"

@@ -14,13 +14,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from crm_sync.diff import Change
 from crm_sync.destination import BatchRefusedError, Finding, Outcome, RequestRefusedError, Run, UnavailableError
 from crm_sync.destinations.adapter import Adapter, Limit, Limits, Options, empty_request_finding, refused_finding
-from crm_sync.destinations.meanings import meaning_of, meaning_of_code
 from crm_sync.destinations.http.rate_limiter import Heard, Pace
 from crm_sync.destinations.http.reply import Reply, asked_wait, number, until
 from crm_sync.destinations.http.transport import Dialect, RetryBudget, Transport
+from crm_sync.destinations.meanings import meaning_of, meaning_of_code
+from crm_sync.diff import Change
 from crm_sync.field_mapping import Kind
 from crm_sync.redaction import code_of, redacted
 

@@ -8,17 +8,17 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, create_model
 
+from core.address import LOCAL_HOSTS, address_of
+from core.config_file import read_optional_yaml
+from core.errors import ContractError
 from crm_sync.destination import Destination
 from crm_sync.destinations import braze
+from crm_sync.destinations.adapter import Adapter, ClientCredentials
+from crm_sync.destinations.http.transport import RetryBudget
 from crm_sync.destinations.hubspot import client as hubspot
 from crm_sync.destinations.klaviyo import client as klaviyo
 from crm_sync.destinations.salesforce import client as salesforce
-from crm_sync.destinations.adapter import Adapter, ClientCredentials
-from core.address import LOCAL_HOSTS, address_of
-from crm_sync.destinations.http.transport import RetryBudget
 from crm_sync.field_mapping import FieldMapping
-from core.errors import ContractError
-from core.config_file import read_optional_yaml
 
 ADAPTERS: Mapping[str, Adapter] = {each.ADAPTER.name: each.ADAPTER for each in (braze, hubspot, klaviyo, salesforce)}
 

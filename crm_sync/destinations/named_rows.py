@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from crm_sync.diff import Change
 from crm_sync.destination import BatchRefusedError, Outcome
+from crm_sync.diff import Change
 from crm_sync.redaction import redacted
 
 # From so many rows on it counts how many of the first rows are named: where it is half of them, the fault may not be theirs.

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 import urllib3
 
 from crm_sync.destination import Finding
-from crm_sync.destinations.http.connection_faults import causes_of
 from crm_sync.destinations.http.connection import PassingFault
+from crm_sync.destinations.http.connection_faults import causes_of
 
 _START = ("Correct WINBACK_CRM_URL, or start the local CRM:", "winback crm")
 _LOOK = ("Correct WINBACK_CRM_URL, or look at the network of this machine and at the CRM's status page.",)

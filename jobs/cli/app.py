@@ -16,15 +16,15 @@ from typing import Any
 import click
 from rich.console import Console
 
-from jobs.output import load as load_screen
-from jobs.cli import models as model_commands
-from jobs.output import runs as screens
-from jobs.cli import upkeep as upkeep_commands
-from jobs.cli.runner import Moment, answer_command, as_json, in_house, print_answer
+from core.errors import BusyError, ContractError, WinbackError
 from core.progress import logger
 from core.settings import Settings, read_settings
+from jobs.cli import models as model_commands
+from jobs.cli import upkeep as upkeep_commands
+from jobs.cli.runner import Moment, answer_command, as_json, in_house, print_answer
+from jobs.output import load as load_screen
+from jobs.output import runs as screens
 from jobs.signals import interruptible
-from core.errors import BusyError, ContractError, WinbackError
 
 
 class Commands(click.Group):
@@ -146,8 +146,8 @@ def hourly(until: datetime | None, dry_run: bool, accept_audience: bool, is_json
     winback hourly --until 2026-06-01T10:00 --json
     Exit codes: 0 done, 1 failed and safe to retry, 2 configuration or contract, 3 too many rejections or a collapsed audience.
     """
-    from jobs.hourly.run import hourly as run  # noqa: PLC0415
     from jobs.context import open_house  # noqa: PLC0415
+    from jobs.hourly.run import hourly as run  # noqa: PLC0415
 
     def act(settings: Settings, voice: Any) -> Any:
         with open_house(settings, narrator=voice) as house:
@@ -227,8 +227,8 @@ def dead_letters(action: str, is_json: bool) -> None:
     winback dead-letters
     winback dead-letters retry
     """
-    from jobs.upkeep import dead_letters as letters  # noqa: PLC0415
     from jobs.context import open_house  # noqa: PLC0415
+    from jobs.upkeep import dead_letters as letters  # noqa: PLC0415
 
     def act(settings: Settings, _: Any) -> Any:
         with open_house(settings) as house:

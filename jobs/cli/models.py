@@ -6,8 +6,8 @@ from datetime import datetime
 
 import click
 
-from jobs.output import models as model_screens
 from jobs.cli.runner import Moment, answer_command, as_json, in_house
+from jobs.output import models as model_screens
 
 known_by = click.option("--until", type=Moment(), help="Use labels known by this time; default: the watermark.")
 

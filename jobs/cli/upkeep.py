@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.output import runs as screens
-from jobs.cli.runner import answer_command, as_json, in_house
-from core.settings import Settings
 from core.errors import BusyError, ContractError
+from core.settings import Settings
+from jobs.cli.runner import answer_command, as_json, in_house
+from jobs.output import runs as screens
 
 if TYPE_CHECKING:  # it brings the warehouse's libraries: `--help` stays fast
     from jobs.upkeep.migrate import Migrated

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from jobs.doctor.finding import Finding, State, size
 from jobs.doctor.bigquery_tables import findings_of_tables
+from jobs.doctor.finding import Finding, State, size
 from jobs.doctor.remediation import Wanted
 from warehouse.bigquery.facts import LAYERS, Facts, Granted, Login, Refusal
 

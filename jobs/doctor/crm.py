@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from contextlib import closing
 
+from core.errors import ContractError
+from core.settings import Settings
 from crm_sync.deadline import Deadline
 from crm_sync.destination import BatchRefusedError, Destination, OutOfTimeError, RequestRefusedError, UnavailableError
 from crm_sync.destinations.factory import ADAPTERS
 from crm_sync.field_mapping import FieldMapping, load_fields
-from jobs.doctor.finding import Finding
 from jobs.context import open_destination
-from core.settings import Settings
-from core.errors import ContractError
+from jobs.doctor.finding import Finding
 
 _PATIENCE_SECONDS = 20  # a person waits
 _RETRY_SECONDS = 2  # who does not answer at once is told so; a run is more patient

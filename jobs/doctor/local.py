@@ -7,18 +7,18 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from core.errors import ContractError
+from core.settings import Settings
 from crm_sync.destinations.factory import load_options
 from crm_sync.field_mapping import load_fields
 from jobs.doctor.finding import Finding
-from jobs.transform.funnel import load_funnel
 from jobs.models.lifecycle import aliases
-from core.settings import Settings
 from jobs.transform.dbt import PROJECT
-from scoring.registry import bundles
+from jobs.transform.funnel import load_funnel
 from scoring.features import FeatureContract
 from scoring.features_file import load_contract
 from scoring.policy import load_policy
-from core.errors import ContractError
+from scoring.registry import bundles
 
 _NO_MODEL = ("Train one, once there is history:", "winback train")
 

@@ -8,20 +8,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.doctor.finding import MIGRATE, Finding, compare, own_tables
+from core.errors import BusyError, ContractError, WinbackError
+from core.settings import Settings
+from jobs.context import bigquery_connection, open_warehouse, utc_now
 from jobs.doctor.crm import crm
+from jobs.doctor.finding import MIGRATE, Finding, compare, own_tables
 from jobs.doctor.local import dbt, files, model
 from jobs.transform.funnel import Funnel, load_funnel
-from jobs.context import bigquery_connection, open_warehouse, utc_now
 from jobs.transform.schema_version import refuse_outdated
-from jobs.upkeep.profile_coverage import Coverage, coverage_of_exits
-from core.settings import Settings
 from jobs.transform.shape import refuse_changed
 from jobs.transform.watermark import stale
-from scoring.registry import bundles
+from jobs.upkeep.profile_coverage import Coverage, coverage_of_exits
 from scoring.batch import MART
+from scoring.registry import bundles
 from warehouse import ledger
-from core.errors import BusyError, ContractError, WinbackError
 from warehouse.interface import Reader
 from warehouse.tables import ALL
 

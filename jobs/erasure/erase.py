@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from core.errors import ContractError, RetryableError, WinbackError
 from crm_sync.deadline import Deadline
 from crm_sync.destination import Outcome, OutOfTimeError, Run, UnavailableError
-from jobs.erasure.records import CRM, TOMBSTONE, Receipt, Receipts, Tombstone, buried, entomb, tombstones
 from jobs.context import House
+from jobs.erasure.records import CRM, TOMBSTONE, Receipt, Receipts, Tombstone, buried, entomb, tombstones
 from jobs.erasure.residual_data import stays
 from jobs.transform.dbt import SINCE_EVER
-from core.errors import ContractError, RetryableError, WinbackError
 from warehouse.interface import UserTable
 from warehouse.tables import DELIVERIES
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from core.errors import RetryableError, WinbackError
+from core.progress import Advance
 from crm_sync.deadline import Deadline
 from crm_sync.delivery_log import DeliveryLog
-from crm_sync.suppression import Recheck
 from crm_sync.dry_run import Rehearsal
+from crm_sync.suppression import Recheck
 from crm_sync.sync import Plan, SyncCounts, sync
-from jobs.erasure.erase import CRM_SECONDS, erase_again
 from jobs.context import House
+from jobs.erasure.erase import CRM_SECONDS, erase_again
 from jobs.hourly.lease_guard import Held
-from core.progress import Advance
 from jobs.signals import stopped_by_signals
 from jobs.transform.dbt import Transform
 from warehouse import ledger
-from core.errors import RetryableError, WinbackError
 
 
 def plan_of(house: House, run_id: str, epoch: ledger.Epoch, started: float, last_audience: int | None) -> Plan:

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from core.errors import WinbackError
 from jobs.context import House
 from warehouse import lease as leases
-from core.errors import WinbackError
 
 # A run may outlive its sending deadline by so much: the audience of the next hour, the log, the report.
 _BEYOND_DEADLINE = timedelta(minutes=15)

@@ -11,20 +11,20 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from crm_sync.sync import SyncCounts
-from jobs.hourly.deliver import deliver, plan_of, rehearse
-from jobs.context import House
-from jobs.hourly.lease_guard import leased
-from jobs.models.lifecycle import choose
-from jobs.hourly.window import end_of_window, window_to_build
-from jobs.hourly.shadow import Shadowed, discard_shadow, shadow_run
-from jobs.transform.shape import written
-from jobs.transform.dbt import Window
-from jobs.transform.watermark import committed
-from scoring.model import Model
-from scoring.batch import Run, ScoringCounts, score
-from warehouse import ledger
 from core.errors import CircuitOpenError, ContractError, WinbackError
+from crm_sync.sync import SyncCounts
+from jobs.context import House
+from jobs.hourly.deliver import deliver, plan_of, rehearse
+from jobs.hourly.lease_guard import leased
+from jobs.hourly.shadow import Shadowed, discard_shadow, shadow_run
+from jobs.hourly.window import end_of_window, window_to_build
+from jobs.models.lifecycle import choose
+from jobs.transform.dbt import Window
+from jobs.transform.shape import written
+from jobs.transform.watermark import committed
+from scoring.batch import Run, ScoringCounts, score
+from scoring.model import Model
+from warehouse import ledger
 from warehouse.tables import DECISIONS
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from core.errors import WinbackError
 from jobs.context import House
 from jobs.models.lifecycle import open_registry
+from scoring.batch import Run
 from scoring.model import Model
 from scoring.registry.folder import CHALLENGER
-from scoring.batch import Run
 from scoring.shadow import shadow
-from core.errors import WinbackError
 from warehouse.tables import SHADOW_SCORES
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from jobs.context import House, not_in_the_future
-from jobs.upkeep.missed_rows import build_from_missed, last_night
-from jobs.transform.dbt import SINCE_EVER, Window
-from warehouse import ledger
 from core.errors import ContractError
+from jobs.context import House, not_in_the_future
+from jobs.transform.dbt import SINCE_EVER, Window
+from jobs.upkeep.missed_rows import build_from_missed, last_night
+from warehouse import ledger
 
 
 def end_of_window(house: House, until: datetime | None, last: ledger.Epoch, started_at: datetime) -> datetime:

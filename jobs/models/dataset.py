@@ -10,13 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from core.errors import ContractError
 from jobs.context import House
-from jobs.transform.schema_version import refuse_before_first_hour
 from jobs.transform.dbt import SINCE_EVER, Window
+from jobs.transform.schema_version import refuse_before_first_hour
 from jobs.transform.watermark import committed
 from scoring.features import FeatureContract
 from scoring.features_file import load_contract
-from core.errors import ContractError
 
 MART = "fct_training_examples"
 # As known today, where the examples hold features as they were when the exit was first seen.

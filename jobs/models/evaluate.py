@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from jobs.models.dataset import build_examples, installed
+from core.errors import ContractError
 from jobs.context import House
+from jobs.models.dataset import build_examples, installed
 from jobs.models.lifecycle import VERDICT, open_registry
 from scoring.registry.folder import CHALLENGER, CHAMPION
 from warehouse import ledger
-from core.errors import ContractError
 
 
 @dataclass(frozen=True)

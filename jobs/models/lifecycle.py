@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.errors import ContractError, NothingToPromoteError
 from core.settings import Settings
 from scoring.registry import bundles
 from scoring.registry.bundles import Bundle
 from scoring.registry.folder import CHALLENGER, CHAMPION, PREVIOUS, Registry, RegistryUnreachableError, connect
-from core.errors import ContractError, NothingToPromoteError
 
 VERDICT = "verdict.json"
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from jobs.models.dataset import build_examples, installed
+from core.errors import ContractError
 from jobs.context import House
+from jobs.models.dataset import build_examples, installed
 from jobs.models.lifecycle import enroll, open_registry
 from jobs.upkeep.profile_coverage import coverage_of_exits
 from scoring.registry.bundles import Bundle
 from scoring.registry.folder import CHAMPION
 from warehouse import ledger
-from core.errors import ContractError
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ from rich.table import Table
 from jobs.output.tables import table_of, when
 
 if TYPE_CHECKING:  # they bring dbt's and the model's libraries, which `--help` need not wait for
-    from jobs.upkeep.audit import Audit
-    from jobs.upkeep.backfill import Backfilled
     from jobs.doctor.run import Diagnosis
     from jobs.erasure.erase import Erased
     from jobs.hourly.run import Result
+    from jobs.status import Status
+    from jobs.upkeep.audit import Audit
+    from jobs.upkeep.backfill import Backfilled
     from jobs.upkeep.migrate import Migrated
     from jobs.upkeep.nightly import Night
     from jobs.upkeep.repair_watermark import Repaired
-    from jobs.status import Status
     from warehouse.duckdb.compact import Compacted
 
 

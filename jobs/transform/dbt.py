@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from jobs.transform.manifest_cache import read_parsed, write_parsed
 from core.errors import ContractError, RetryableError, WinbackError
+from jobs.transform.manifest_cache import read_parsed, write_parsed
 
 PROJECT = Path(__file__).parents[2] / "dbt"
 SINCE_EVER = datetime(1970, 1, 1, tzinfo=UTC)

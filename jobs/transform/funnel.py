@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from core.names import unfit
 from core.config_file import read_yaml
+from core.names import unfit
 
 
 def _fit(name: str) -> str:

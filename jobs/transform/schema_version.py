@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from jobs.upkeep.migrations import LOGGED, columns, is_migrated
 from core.errors import ContractError
+from jobs.upkeep.migrations import LOGGED, columns, is_migrated
 from warehouse.interface import Reader
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from jobs.transform.funnel import Funnel
 from core.errors import ContractError
+from jobs.transform.funnel import Funnel
 
 # These say which exits a model learns from and when their outcome counts: the examples are built anew each time.
 _ONLY_EXAMPLES = {"label_window_days", "training_history_days"}

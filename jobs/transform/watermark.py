@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from jobs.upkeep.demo_mark import next_of_demo, of_demo, read_mark
 from jobs.context import House
 from jobs.transform.shape import refuse_changed
+from jobs.upkeep.demo_mark import next_of_demo, of_demo, read_mark
 from warehouse import ledger
 from warehouse.interface import Reader
 

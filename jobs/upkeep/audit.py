@@ -13,11 +13,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs.upkeep.comparison import TABLES, Kept, columns_of, in_sample, rows
+from core.errors import DriftError
 from jobs.context import House
 from jobs.transform.dbt import SINCE_EVER, Window
 from jobs.transform.watermark import committed
-from core.errors import DriftError
+from jobs.upkeep.comparison import TABLES, Kept, columns_of, in_sample, rows
 from warehouse.interface import Reader
 from warehouse.tables import AUDITS
 

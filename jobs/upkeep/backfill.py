@@ -6,13 +6,13 @@ import uuid
 from dataclasses import dataclass
 from datetime import datetime
 
+from core.errors import ContractError
 from jobs.context import House, not_in_the_future
+from jobs.transform.dbt import SINCE_EVER, Window
+from jobs.transform.shape import written
 from jobs.upkeep.migrate import record
 from jobs.upkeep.profile_coverage import Coverage, coverage_of_exits
-from jobs.transform.shape import written
-from jobs.transform.dbt import SINCE_EVER, Window
 from warehouse import ledger
-from core.errors import ContractError
 from warehouse.interface import count
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from core.errors import ContractError
 from core.progress import Narrator
 from core.settings import Settings
 from warehouse.duckdb.compact import Compacted
 from warehouse.duckdb.compact import compact as write_anew
-from core.errors import ContractError
 
 
 def compact(settings: Settings, narrator: Narrator) -> Compacted:

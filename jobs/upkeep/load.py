@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.upkeep.demo_mark import OWN_DATA, read_mark
-from jobs.transform.funnel import Funnel, load_funnel
-from jobs.context import utc_now
+from core.errors import ContractError
 from core.progress import Narrator
-from jobs.upkeep.profile_coverage import Coverage, coverage_of_events
 from core.settings import Settings
+from jobs.context import utc_now
+from jobs.transform.funnel import Funnel, load_funnel
 from jobs.transform.watermark import stale
+from jobs.upkeep.demo_mark import OWN_DATA, read_mark
+from jobs.upkeep.profile_coverage import Coverage, coverage_of_events
 from warehouse import ledger
 from warehouse.duckdb.warehouse import DuckDBWarehouse
-from core.errors import ContractError
 from warehouse.loading.load import Loaded, load
-from warehouse.loading.problems import message
 from warehouse.loading.paths import Found, find_files
-from warehouse.loading.summary import RawSummary, counts_by_name, summarise
+from warehouse.loading.problems import message
 from warehouse.loading.spelling import misspellings
+from warehouse.loading.summary import RawSummary, counts_by_name, summarise
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from jobs.context import House
 from jobs.hourly.lease_guard import leased
-from jobs.upkeep.migrations import STEPS, Step, recorded
 from jobs.transform.shape import refuse_changed
+from jobs.upkeep.migrations import STEPS, Step, recorded
 from warehouse import ledger
 from warehouse.tables import MIGRATIONS
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from core.errors import ContractError
 from jobs.transform.dbt import SINCE_EVER, Window
 from warehouse import ledger
-from core.errors import ContractError
 from warehouse.interface import Reader, count
 from warehouse.tables import MIGRATIONS, USERS
 

@@ -10,15 +10,15 @@ import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from jobs.upkeep.comparison import LOGGED, TABLES, Digest, digest
-from jobs.erasure.erase import sweep
+from core.errors import RetryableError
 from jobs.context import House
+from jobs.erasure.erase import sweep
 from jobs.hourly.lease_guard import leased
-from jobs.upkeep.missed_rows import Missed, NightRow, find_missed, write_night
 from jobs.transform.dbt import Window
 from jobs.transform.watermark import committed
+from jobs.upkeep.comparison import LOGGED, TABLES, Digest, digest
+from jobs.upkeep.missed_rows import Missed, NightRow, find_missed, write_night
 from warehouse import ledger
-from core.errors import RetryableError
 
 
 @dataclass(frozen=True)

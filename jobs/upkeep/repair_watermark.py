@@ -17,12 +17,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.upkeep.backfill import build_history
+from core.errors import ContractError, RetryableError
 from jobs.context import House
 from jobs.hourly.lease_guard import leased
 from jobs.transform.shape import written
+from jobs.upkeep.backfill import build_history
 from warehouse import ledger
-from core.errors import ContractError, RetryableError
 from warehouse.interface import Reader
 from warehouse.tables import DECISIONS, RAW, TIMESTAMP
 

@@ -5,8 +5,8 @@ from dataclasses import asdict
 
 from flask import Flask, Response, jsonify, request
 
-from sandbox.local_crm.requests import Desk, reply
 from sandbox.local_crm.faults import Fault, parse
+from sandbox.local_crm.requests import Desk, reply
 
 CONTROL = "/_control/"
 

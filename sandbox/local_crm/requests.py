@@ -16,9 +16,9 @@ from typing import Any
 
 from flask import Response, g, has_request_context, jsonify, request
 
+from sandbox.local_crm.fault_responses import Says, cut, dripping, garbled, told
 from sandbox.local_crm.faults import Fault, Faults
 from sandbox.local_crm.http import ARRIVED_AT, HangUpError
-from sandbox.local_crm.fault_responses import Says, cut, dripping, garbled, told
 from sandbox.local_crm.store.profiles import RESERVED, CrmStore
 
 _RUN = re.compile(r"\bwinback \(([^()]{1,200})\)")

@@ -10,16 +10,16 @@ from typing import Self
 
 from flask import Flask, Response
 
-from sandbox.local_crm.control_api import CONTROL, add_control
-from sandbox.local_crm.requests import Desk
 from sandbox.local_crm.access import add_doorkeeper
-from sandbox.local_crm.http import Server
-from sandbox.local_crm.web.pages import add_pages
-from sandbox.local_crm.store.profiles import CrmStore
 from sandbox.local_crm.apis.braze import BrazeWire
 from sandbox.local_crm.apis.hubspot import HubSpotWire
 from sandbox.local_crm.apis.klaviyo import KlaviyoWire
 from sandbox.local_crm.apis.salesforce import SalesforceWire
+from sandbox.local_crm.control_api import CONTROL, add_control
+from sandbox.local_crm.http import Server
+from sandbox.local_crm.requests import Desk
+from sandbox.local_crm.store.profiles import CrmStore
+from sandbox.local_crm.web.pages import add_pages
 
 
 def create_app(desk: Desk) -> Flask:

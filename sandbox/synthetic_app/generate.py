@@ -21,10 +21,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sandbox.synthetic_app import raw_tables as tables
 from sandbox.synthetic_app import behaviour as truth
-from sandbox.synthetic_app.raw_tables import Columns
+from sandbox.synthetic_app import raw_tables as tables
 from sandbox.synthetic_app.behaviour import MICROSECONDS, SECONDS_PER_DAY, Bools, Ints, People, Sessions
+from sandbox.synthetic_app.raw_tables import Columns
 
 ARRIVAL_RAMP_DAYS = 60.0
 SESSIONS_MAX = 60  # ends the loop whatever the constants; of 100,000 users none had more than 12

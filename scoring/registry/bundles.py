@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from scoring.registry.bundle_files import Manifest, Metrics, checked, read_object, read_pointer
+from core.errors import ContractError
 from scoring.calibration import Calibration
 from scoring.features import CONTRACT_VERSION, FeatureContract
-from core.errors import ContractError
+from scoring.registry.bundle_files import Manifest, Metrics, checked, read_object, read_pointer
 
 FORMAT = 2
 _NEEDED = ("model.json", "contract.json", "calibration.json", "metrics.json")

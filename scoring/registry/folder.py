@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, Protocol
 
+from core.errors import ContractError, RetryableError
 from scoring.registry import bundles
 from scoring.registry.bundle_files import NAME
 from scoring.registry.bundles import Bundle
-from core.errors import ContractError, RetryableError
 
 CHAMPION: Final = "champion"
 CHALLENGER: Final = "challenger"

@@ -19,11 +19,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from core.errors import ContractError
 from scoring.registry import bundles
 from scoring.registry.bundle_files import Manifest, checked, read_object
 from scoring.registry.bundles import Bundle
 from scoring.registry.folder import RegistryDamagedError, RegistryUnreachableError, checked_name, whole
-from core.errors import ContractError
 
 MODEL = "winback-churn"
 # Once loaded, mlflow asks nobody but the registry it was given: no telemetry. An operator may not turn that on unawares.

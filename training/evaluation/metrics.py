@@ -14,7 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from scoring.shared_values import MIN_USERS
-from training.evaluation.bootstrap import RESAMPLES, Interval, affordable, clusters, draws, interval, reflected, resampled
+from training.evaluation.bootstrap import (
+    RESAMPLES,
+    Interval,
+    affordable,
+    clusters,
+    draws,
+    interval,
+    reflected,
+    resampled,
+)
 from training.evaluation.ranking import Ranking
 
 Floats = npt.NDArray[np.float64]

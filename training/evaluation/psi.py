@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
+from scoring.features import Feature, FeatureContract, Matrix
 from scoring.registry.bundle_files import checked, read_object
 from scoring.registry.bundles import Bundle
-from scoring.features import Feature, FeatureContract, Matrix
 from scoring.shared_values import SharedNumbers
 
 COUNT_BINS = 10

@@ -9,10 +9,10 @@ import numpy as np
 
 from scoring.calibration import Calibration
 from scoring.features import FeatureContract, Matrix
-from training.fitting.calibrate import calibrate
 from training.config import TrainingRules
 from training.evaluation.metrics import Floats, Labels
 from training.fitting.booster import Fitted, Fitter
+from training.fitting.calibrate import calibrate
 from training.fitting.search import Trial, search
 from training.fitting.thresholds import without_values
 

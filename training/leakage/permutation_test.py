@@ -13,10 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 from sklearn.metrics import roc_auc_score
 
+from core.errors import ContractError
 from scoring.features import FeatureContract
 from training.evaluation.metrics import Floats, Labels
 from training.fitting.booster import Fitter
-from core.errors import ContractError
 
 Codes = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]

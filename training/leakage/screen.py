@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
+from core.errors import ContractError
 from scoring.features import FeatureContract
 from training.evaluation.bootstrap import clusters
 from training.evaluation.metrics import Labels
-from training.leakage.views import Codes, views
 from training.leakage.permutation_test import Rank, auc_error, effective, permuted_auc, short
-from core.errors import ContractError
+from training.leakage.views import Codes, views
 
 # Columns of the examples and of the outcomes that are made from what came after the exit.
 LABEL_SIDE = frozenset(

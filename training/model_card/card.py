@@ -15,11 +15,20 @@ import xgboost as xgb
 from scoring.features import FeatureContract
 from training.evaluation.baselines import LOGISTIC_REGRESSION, Baseline
 from training.evaluation.bootstrap import Interval
-from training.model_card.tables import Section, calibration, examples, making, measures, screening, searching, slice_tables
-from training.model_card.tables import baselines as baseline_table
 from training.evaluation.metrics import Slice
-from training.model_card.plots import PICTURES
 from training.evaluation.psi import LARGE
+from training.model_card.plots import PICTURES
+from training.model_card.tables import (
+    Section,
+    calibration,
+    examples,
+    making,
+    measures,
+    screening,
+    searching,
+    slice_tables,
+)
+from training.model_card.tables import baselines as baseline_table
 
 # Differences worth a warning, in shares: 5 points are more than a risk band should be off by.
 _CALIBRATION_WARNING = 0.05

@@ -12,14 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from scoring.registry.bundles import Bundle
+from core.errors import ContractError
 from scoring.model import Model
-from training.promotion.comparison import ChallengeRules, concluded, judge, said
+from scoring.registry.bundles import Bundle
 from training.evaluation.metrics import Floats
 from training.evaluation.slices import parts
 from training.pipeline import MART, hour_after
+from training.promotion.comparison import ChallengeRules, concluded, judge, said
 from training.promotion.verdict import Check, Verdict
-from core.errors import ContractError
 from warehouse.tables import TIMESTAMP
 
 _NEEDED = ("label", "is_treated", "user_id", "exited_at")

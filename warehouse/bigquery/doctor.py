@@ -21,12 +21,12 @@ from google.cloud.bigquery_storage import DataFormat, ReadSession
 from google.oauth2 import credentials as oauth2
 from google.oauth2 import service_account
 
-from warehouse.bigquery.warehouse import BigQueryWarehouse
+from core.errors import WinbackError
 from warehouse.bigquery.connection import Connection
 from warehouse.bigquery.errors import explain
 from warehouse.bigquery.facts import LAYERS, Facts, Granted, Kind, Login, Refusal, RefusalKind, TableFacts
 from warehouse.bigquery.loads import STANDARD, schema_of
-from core.errors import WinbackError
+from warehouse.bigquery.warehouse import BigQueryWarehouse
 from warehouse.tables import ALL, RUNS, USERS, VOUCHER_REDEMPTIONS
 
 Answer = TypeVar("Answer")

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from google.api_core import exceptions as api
 from google.cloud import bigquery
 
-from warehouse.bigquery.connection import Client
 from core.errors import ContractError
+from warehouse.bigquery.connection import Client
 from warehouse.tables import TIMESTAMP, Table, fitted
 
 TYPES = {

@@ -20,10 +20,10 @@ import pyarrow as pa
 from google.api_core import exceptions as api
 from google.cloud import bigquery
 
+from core.errors import ContractError
 from warehouse.bigquery.connection import Connection, ReadClient, connect, connect_storage
 from warehouse.bigquery.errors import REASONS, explained
 from warehouse.bigquery.loads import STANDARD, TYPES, load_once, schema_of, write_parquet
-from core.errors import ContractError
 from warehouse.interface import LAYERS, UserTable
 from warehouse.tables import ALL, Column, Table
 

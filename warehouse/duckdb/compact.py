@@ -13,8 +13,8 @@ from pathlib import Path
 
 import duckdb
 
-from warehouse.duckdb.warehouse import connected
 from core.errors import ContractError
+from warehouse.duckdb.warehouse import connected
 
 # Nothing of winback makes these. A file that holds one is not copied by halves.
 _OTHER_KINDS = {

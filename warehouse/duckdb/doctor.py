@@ -6,8 +6,8 @@ from pathlib import Path
 
 import duckdb
 
-from warehouse.duckdb.warehouse import TYPES, DuckDBWarehouse, connected
 from core.errors import ContractError
+from warehouse.duckdb.warehouse import TYPES, DuckDBWarehouse, connected
 from warehouse.tables import ALL
 
 

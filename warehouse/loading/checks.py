@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from warehouse.loading import id_checks
 from core.names import MAX_CHARACTERS
+from warehouse.loading import id_checks
 from warehouse.loading.problems import Check, Problem, Variant
 from warehouse.loading.spelling import misspellings
-from warehouse.tables import APP_EVENTS, TIMESTAMP, Column, Table
 from warehouse.loading.time_checks import ZONED, time_checks, utc
+from warehouse.tables import APP_EVENTS, TIMESTAMP, Column, Table
 
 _CLOCK_AHEAD = "interval 1 day"  # a device's clock may run ahead; by a day, it is another zone or a wrong clock
 _OLDEST_AGE = 130

@@ -16,10 +16,10 @@ import duckdb
 from warehouse.loading import checks
 from warehouse.loading.file_kinds import GZIP, PARQUET, TEXT, UnusableFileError, check_kind
 from warehouse.loading.gzip_files import CHUNK_BYTES, check_gzip
-from warehouse.loading.problems import Check, Problem
 from warehouse.loading.paths import ENDINGS
-from warehouse.tables import Table
+from warehouse.loading.problems import Check, Problem
 from warehouse.loading.time_checks import unit_of
+from warehouse.tables import Table
 
 MAX_ROWS_NAMED = 5
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}

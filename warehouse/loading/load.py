@@ -14,16 +14,16 @@ from pathlib import Path
 
 import duckdb
 
-from warehouse.loading import staging as stages
-from warehouse.duckdb.warehouse import DuckDBWarehouse
 from core.errors import ContractError, RetryableError
-from warehouse.loading.problems import Problem, message
+from warehouse.duckdb.warehouse import DuckDBWarehouse
+from warehouse.loading import staging as stages
 from warehouse.loading.files import RawFile, open_file
 from warehouse.loading.paths import labels
+from warehouse.loading.problems import Problem, message
 from warehouse.loading.set_aside import keeps_rows, refuse_unusable_target, write_set_aside
 from warehouse.loading.staging import Staging, Times
-from warehouse.tables import RAW, USERS
 from warehouse.loading.time_checks import EARLIEST
+from warehouse.tables import RAW, USERS
 
 
 @dataclass(frozen=True)

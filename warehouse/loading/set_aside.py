@@ -8,8 +8,8 @@ from pathlib import Path
 import duckdb
 
 from core.errors import ContractError
-from warehouse.loading.problems import Check
 from warehouse.loading.files import RawFile
+from warehouse.loading.problems import Check
 from warehouse.loading.staging import Staging
 from warehouse.tables import TIMESTAMP, Column
 

@@ -8,8 +8,8 @@ from datetime import datetime
 import duckdb
 
 from warehouse.loading import checks
-from warehouse.loading.problems import Check, Problem
 from warehouse.loading.files import MAX_ROWS_NAMED, OUT_OF_SPACE, RawFile
+from warehouse.loading.problems import Check, Problem
 from warehouse.tables import APP_EVENTS, USERS, Table
 
 

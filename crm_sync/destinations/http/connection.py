@@ -22,9 +22,9 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
+from core.errors import WinbackError
 from crm_sync.destination import Finding, OutOfTimeError, Run
 from crm_sync.destinations.connecting import connect_first
-from core.errors import WinbackError
 
 EXCHANGE_SECONDS = 120.0  # from the request's first byte to the reply's last
 # How long an exchange under way may go on when the run has to leave: less than the sync waits for it (crm_sync/sync.py).

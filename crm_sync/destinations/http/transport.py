@@ -13,15 +13,15 @@ import requests
 import urllib3
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
+from core.errors import ContractError
 from crm_sync.destination import BatchRefusedError, Finding, OutOfTimeError, RequestRefusedError, Run, UnavailableError
 from crm_sync.destinations.http.bodies import ENCODINGS, read_body
+from crm_sync.destinations.http.connection import Exchange, PassingFault, Wire
 from crm_sync.destinations.http.connection_faults import at_fault
-from crm_sync.destinations.meanings import Meaning, advice_on, meaning_of
 from crm_sync.destinations.http.rate_limiter import Heard, Pace
 from crm_sync.destinations.http.reply import Reply, asked_wait, with_value
+from crm_sync.destinations.meanings import Meaning, advice_on, meaning_of
 from crm_sync.destinations.unreachable import fault_of
-from crm_sync.destinations.http.connection import Exchange, PassingFault, Wire
-from core.errors import ContractError
 
 __all__ = ["Dialect", "Network", "PassingFault", "Reply", "RetryBudget", "Transport"]
 

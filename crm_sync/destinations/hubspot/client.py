@@ -15,9 +15,12 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from crm_sync.diff import Change, Value
+from core.errors import ContractError
 from crm_sync.destination import BatchRefusedError, Finding, Outcome, RequestRefusedError, Run, UnavailableError
 from crm_sync.destinations.adapter import Adapter, Limit, Limits, Options, empty_request_finding, refused_finding
+from crm_sync.destinations.http.rate_limiter import Pace
+from crm_sync.destinations.http.reply import Reply
+from crm_sync.destinations.http.transport import Dialect, RetryBudget, Transport
 from crm_sync.destinations.hubspot.contacts import Contacts
 from crm_sync.destinations.hubspot.properties import judged
 from crm_sync.destinations.hubspot.replies import (
@@ -31,11 +34,8 @@ from crm_sync.destinations.hubspot.replies import (
     verdicts,
     without_users,
 )
-from crm_sync.destinations.http.rate_limiter import Pace
-from crm_sync.destinations.http.reply import Reply
-from crm_sync.destinations.http.transport import Dialect, RetryBudget, Transport
+from crm_sync.diff import Change, Value
 from crm_sync.field_mapping import Kind
-from core.errors import ContractError
 
 NAME = r"[a-z][a-z0-9_]{0,99}"
 SCOPES = "crm.objects.contacts.read, crm.objects.contacts.write, crm.schemas.contacts.read"

@@ -8,9 +8,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from crm_sync.diff import Change
 from crm_sync.destination import Outcome
 from crm_sync.destinations.http.reply import Reply
+from crm_sync.diff import Change
 
 COLLISION = "collision"
 MAX_CONTACTS = 200_000  # remembered in a run; they take 30 MB

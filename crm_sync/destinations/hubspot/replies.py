@@ -11,12 +11,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from crm_sync.diff import Change
 from crm_sync.destination import BatchRefusedError, MisconfiguredError, Outcome, UnavailableError
-from crm_sync.destinations.hubspot.contacts import by_result, traced
-from crm_sync.destinations.meanings import Meaning, gravest, meaning_of_code, meaning_of_row, misconfigured, why_later
 from crm_sync.destinations.http.rate_limiter import Heard
 from crm_sync.destinations.http.reply import Reply, asked_wait, number
+from crm_sync.destinations.hubspot.contacts import by_result, traced
+from crm_sync.destinations.meanings import Meaning, gravest, meaning_of_code, meaning_of_row, misconfigured, why_later
+from crm_sync.diff import Change
 from crm_sync.redaction import redacted
 
 LOCKED, LOCK_SECONDS = 423, 2.0  # how long a lock lasts, by the page above

@@ -19,9 +19,12 @@ from urllib.parse import quote, urlencode
 
 from pydantic import AfterValidator, Field, model_validator
 
-from crm_sync.diff import Change
+from core.errors import ContractError
 from crm_sync.destination import BatchRefusedError, Finding, Outcome, RequestRefusedError, Run, UnavailableError
 from crm_sync.destinations.adapter import Adapter, Limit, Limits, Options, in_order, refused_finding
+from crm_sync.destinations.http.rate_limiter import Pace, RateLimit
+from crm_sync.destinations.http.reply import Reply
+from crm_sync.destinations.http.transport import Dialect, RetryBudget, Transport
 from crm_sync.destinations.klaviyo.replies import (
     JOBS,
     Job,
@@ -39,11 +42,8 @@ from crm_sync.destinations.klaviyo.replies import (
     verdicts,
 )
 from crm_sync.destinations.named_rows import without_named
-from crm_sync.destinations.http.rate_limiter import Pace, RateLimit
-from crm_sync.destinations.http.reply import Reply
-from crm_sync.destinations.http.transport import Dialect, RetryBudget, Transport
+from crm_sync.diff import Change
 from crm_sync.field_mapping import Kind
-from core.errors import ContractError
 
 PROFILES, DELETIONS = "/api/profiles", "/api/data-privacy-deletion-jobs"
 PERMISSIONS = "profiles:read, profiles:write, lists:read, lists:write, data-privacy:write"

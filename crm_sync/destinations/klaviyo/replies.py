@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import parse_qs, quote, urlsplit
 
-from crm_sync.diff import Change, Value
 from crm_sync.destination import MisconfiguredError, Outcome, UnavailableError
-from crm_sync.destinations.meanings import Meaning, gravest, meaning_of_code, meaning_of_row, misconfigured, why_later
 from crm_sync.destinations.http.rate_limiter import Heard
 from crm_sync.destinations.http.reply import Reply, asked_wait, number
+from crm_sync.destinations.meanings import Meaning, gravest, meaning_of_code, meaning_of_row, misconfigured, why_later
+from crm_sync.diff import Change, Value
 from crm_sync.redaction import code_of, redacted
 
 JOBS = "/api/profile-bulk-import-jobs"

@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 
 from pydantic import AfterValidator, Field, model_validator
 
-from crm_sync.diff import Change
+from core.errors import ContractError, WinbackError
 from crm_sync.destination import (
     BatchRefusedError,
     Finding,
@@ -28,14 +28,14 @@ from crm_sync.destination import (
 from crm_sync.destinations.adapter import Adapter, ClientCredentials, Limit, Limits, Options, in_order, refused_finding
 from crm_sync.destinations.http.rate_limiter import Pace
 from crm_sync.destinations.http.reply import Reply
+from crm_sync.destinations.http.transport import Dialect, RetryBudget, Transport
+from crm_sync.destinations.salesforce.errors import failure, heard, meaning, refusal, said_of_all, unfit
 from crm_sync.destinations.salesforce.fields import NAME, judged, usage
 from crm_sync.destinations.salesforce.login import SignedTransport, Tokens
 from crm_sync.destinations.salesforce.rows import FAILURES, ID, SUCCESSES, UNPROCESSED, as_csv, deleted, found, verdicts
-from crm_sync.destinations.salesforce.errors import failure, heard, meaning, refusal, said_of_all, unfit
-from crm_sync.destinations.http.transport import Dialect, RetryBudget, Transport
+from crm_sync.diff import Change
 from crm_sync.field_mapping import Kind
 from crm_sync.redaction import redacted
-from core.errors import ContractError, WinbackError
 
 WAITING, ENDED = {"Open", "UploadComplete", "InProgress"}, {"JobComplete", "Failed", "Aborted"}
 

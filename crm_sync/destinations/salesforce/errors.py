@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from core.errors import ContractError, WinbackError
 from crm_sync.destination import BatchRefusedError, RequestRefusedError, UnavailableError
-from crm_sync.destinations.meanings import Meaning, meaning_of_code
 from crm_sync.destinations.http.rate_limiter import Heard
 from crm_sync.destinations.http.reply import Reply, asked_wait, with_value
+from crm_sync.destinations.meanings import Meaning, meaning_of_code
 from crm_sync.redaction import code_of, redacted
-from core.errors import ContractError, WinbackError
 
 # In lower case. What is not here and has no word of a passing fault is about a row when said of a row, and passing when said of a
 # job: https://developer.salesforce.com/docs/atlas.en-us.api_asynch.meta/api_asynch/bulk_api_2_0_errors.htm and

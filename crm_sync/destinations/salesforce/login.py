@@ -12,14 +12,14 @@ import threading
 from typing import Any
 from urllib.parse import urlencode
 
+from core.errors import ContractError
 from crm_sync.destination import RequestRefusedError, Run, UnavailableError
 from crm_sync.destinations.adapter import ClientCredentials
-from crm_sync.destinations.meanings import Meaning, advice_on, meaning_of
 from crm_sync.destinations.http.rate_limiter import Pace
 from crm_sync.destinations.http.reply import Reply
-from crm_sync.destinations.salesforce.errors import is_session_over
 from crm_sync.destinations.http.transport import Dialect, RetryBudget, Transport
-from core.errors import ContractError
+from crm_sync.destinations.meanings import Meaning, advice_on, meaning_of
+from crm_sync.destinations.salesforce.errors import is_session_over
 
 TOKEN = "/services/oauth2/token"  # noqa: S105 - an address
 _FORM = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}

@@ -16,13 +16,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Literal
 
-from crm_sync.diff import Change, Value
-from crm_sync.destination import MisconfiguredError, Outcome, UnavailableError
-from crm_sync.destinations.meanings import Meaning, gravest, misconfigured
-from crm_sync.destinations.http.reply import Reply
-from crm_sync.destinations.salesforce.errors import CODES, code_at_start, fault_of, objects
-from crm_sync.redaction import redacted
 from core.errors import ContractError
+from crm_sync.destination import MisconfiguredError, Outcome, UnavailableError
+from crm_sync.destinations.http.reply import Reply
+from crm_sync.destinations.meanings import Meaning, gravest, misconfigured
+from crm_sync.destinations.salesforce.errors import CODES, code_at_start, fault_of, objects
+from crm_sync.diff import Change, Value
+from crm_sync.redaction import redacted
 
 SUCCESSES, FAILURES, UNPROCESSED = "successfulResults", "failedResults", "unprocessedrecords"
 EMPTIED = "#N/A"

@@ -14,8 +14,8 @@ from typing import Any
 
 from flask import Flask, Response, jsonify, request
 
-from sandbox.local_crm.requests import Allowance, Desk
 from sandbox.local_crm.apis.hubspot_properties import InvalidError, Properties
+from sandbox.local_crm.requests import Allowance, Desk
 
 INPUTS = 100
 _CONTACTS, _PROPERTIES = "/crm/v3/objects/contacts", "/crm/v3/properties/contacts"

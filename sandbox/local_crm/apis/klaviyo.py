@@ -16,8 +16,8 @@ from typing import Any
 
 from flask import Flask, Response, g, request
 
-from sandbox.local_crm.requests import Allowance, Desk
 from sandbox.local_crm.apis.klaviyo_documents import MEDIA_TYPE, at, decoded, document, encoded, page, resource, says
+from sandbox.local_crm.requests import Allowance, Desk
 
 JOBS = "/api/profile-bulk-import-jobs"
 MAX_PROFILES, MAX_BODY_BYTES, MAX_PROFILE_BYTES = 10_000, 5_000_000, 100_000

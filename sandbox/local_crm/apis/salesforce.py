@@ -13,8 +13,8 @@ from typing import Any
 
 from flask import Flask, Response, jsonify, request
 
-from sandbox.local_crm.requests import Allowance, Desk, json_value, reply
 from sandbox.local_crm.apis.salesforce_jobs import Field, Job, JobFailedError, as_csv, read, record_id, work
+from sandbox.local_crm.requests import Allowance, Desk, json_value, reply
 
 OBJECT, ID_FIELD = "Contact", "Winback_User_Id__c"
 CLIENT_ID = "local-client"

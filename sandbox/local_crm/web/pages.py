@@ -10,8 +10,8 @@ from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from sandbox.local_crm.requests import Desk, reply
-from sandbox.local_crm.store.segments import SEGMENTS
 from sandbox.local_crm.store.queries import Views, group_writes
+from sandbox.local_crm.store.segments import SEGMENTS
 
 PAGE_SIZE = 50
 RUNS_AT_HOME = 8
