@@ -15,6 +15,7 @@ COPY requirements/install.py requirements/uv.txt requirements/job.txt requiremen
 RUN python requirements/install.py --into /venv job
 # README.md because pyproject.toml names it.
 COPY pyproject.toml README.md LICENSE ./
+COPY core core
 COPY scoring scoring
 COPY crm_sync crm_sync
 COPY warehouse warehouse

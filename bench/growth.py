@@ -24,12 +24,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as Screen
 
+from core.clock import UNIX_EPOCH
 from core.settings import Settings
 from crm_sync.destinations.braze import Braze
 from jobs.context import House, open_house
 from jobs.hourly.run import hourly
 from jobs.models.train import train
-from jobs.transform.dbt import SINCE_EVER, Transform, Window
+from jobs.transform.dbt import Transform, Window
 from jobs.upkeep.backfill import backfill
 from sandbox.local_crm.server import LocalCrm
 from sandbox.synthetic_app.generate import generate
@@ -80,7 +81,7 @@ def decide_history(house: House) -> None:
             'budget_run' as eligibility_reason
         from marts.fct_unfinished_exits where not is_dissolved
     """)
-    everything = Window(from_at=SINCE_EVER, until_at=HISTORY_UNTIL, history_until=HISTORY_UNTIL)
+    everything = Window(from_at=UNIX_EPOCH, until_at=HISTORY_UNTIL, history_until=HISTORY_UNTIL)
     house.transform(everything).build("audience")
     warehouse.connection.execute(f"""
         insert into ops.deliveries by name

@@ -23,10 +23,11 @@ import numpy as np
 import pyarrow as pa
 import xgboost as xgb
 
+from core.clock import UNIX_EPOCH
 from core.settings import Settings
 from crm_sync.destinations.braze import Braze
 from jobs.context import open_house
-from jobs.transform.dbt import SINCE_EVER, Window
+from jobs.transform.dbt import Window
 from jobs.upkeep.backfill import backfill
 from sandbox.synthetic_app.generate import generate
 from sandbox.synthetic_app.optimal_predictor import unfinished_probability
@@ -73,7 +74,7 @@ def examples_of(folder: Path, files: dict[str, Path], config: Path, until: datet
     warehouse.close()
     with open_house(settings, destination=Braze("http://localhost", "unused"), now=lambda: NOW) as house:
         backfill(house, until)
-        house.transform(Window(SINCE_EVER, until, until)).build("examples")
+        house.transform(Window(UNIX_EPOCH, until, until)).build("examples")
         relation = house.warehouse.relation("marts", "fct_training_examples")
         return house.warehouse.query(f"select * from {relation} order by exited_at, exit_id")
 

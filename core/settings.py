@@ -12,8 +12,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core import setting_checks as checks
+from core.clock import EARLIEST
 from core.errors import ContractError
-from warehouse.loading.time_checks import EARLIEST
 
 
 class Settings(BaseSettings):

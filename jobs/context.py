@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from core.clock import utc_now
 from core.errors import ContractError
 from core.progress import Narrator, Silence
 from core.settings import Settings
@@ -29,11 +30,6 @@ from warehouse.interface import Warehouse
 
 if TYPE_CHECKING:
     from warehouse.bigquery.connection import Connection
-
-
-def utc_now() -> datetime:
-    """The one clock."""
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from sklearn.metrics import roc_auc_score
 
+from core.clock import UNIX_EPOCH
 from core.errors import ContractError
 from core.progress import Narrator
 from core.settings import Settings
 from crm_sync.destinations.braze import Braze
 from jobs.context import House, open_house
 from jobs.hourly.run import Result, hourly
-from jobs.transform.dbt import SINCE_EVER, Window
+from jobs.transform.dbt import Window
 from jobs.transform.funnel import load_funnel
 from jobs.transform.shape import changed
 from jobs.upkeep.demo_mark import read_mark, write_mark
@@ -88,7 +89,7 @@ def _fitting(settings: Settings) -> Settings:
 
 def _hindsight(house: House, history_until: datetime, until: datetime) -> tuple[int, float | None, float | None]:
     """AUC of the scores sent against the labels that had matured by the end."""
-    house.transform(Window(from_at=SINCE_EVER, until_at=until, history_until=history_until)).build("examples")
+    house.transform(Window(from_at=UNIX_EPOCH, until_at=until, history_until=history_until)).build("examples")
     warehouse = house.warehouse
     known = warehouse.query(
         f"""

@@ -24,8 +24,9 @@ from typing import Any
 from dbt.task.run import ModelRunner
 from dbt_common.behavior_flags import BehaviorFlagRendered
 
+from core.clock import UNIX_EPOCH
 from core.errors import ContractError
-from jobs.transform.dbt import SINCE_EVER, Window
+from jobs.transform.dbt import Window
 from jobs.transform.schema_version import refuse_outdated
 from jobs.upkeep import migrate, migrations
 from tests.forks import Child, in_a_child
@@ -77,7 +78,7 @@ class Runs:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.parsed: dict[str, Any] = {}
-        parse_ahead(settings_in(root / "parsed"), self.parsed, Window(SINCE_EVER, NOW, NOW))
+        parse_ahead(settings_in(root / "parsed"), self.parsed, Window(UNIX_EPOCH, NOW, NOW))
 
     def copy(self, name: str, source: str = "old") -> Path:
         folder = self.root / name

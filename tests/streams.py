@@ -13,7 +13,8 @@ import pyarrow as pa
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from jobs.transform.dbt import SINCE_EVER, Window
+from core.clock import UNIX_EPOCH
+from jobs.transform.dbt import Window
 from warehouse.tables import APP_EVENTS
 
 # In the long run a law that says 200 is tried on as many streams as `make increments-test` asks, others in proportion.
@@ -201,7 +202,7 @@ def steps(
     history_until: datetime, windows: Sequence[tuple[datetime, datetime]], until: datetime | None = None
 ) -> Steps:
     """The backfill, up to where history ended unless told otherwise, and the windows after it."""
-    backfill = Window(SINCE_EVER, until or history_until, history_until)
+    backfill = Window(UNIX_EPOCH, until or history_until, history_until)
     return [("backfill", backfill), *(("features", Window(*window, history_until)) for window in windows)]
 
 

@@ -240,6 +240,6 @@ def test_the_pictures_are_small_enough_to_load_at_once() -> None:
 def test_the_image_holds_the_rooms_of_the_job_and_no_other() -> None:
     dockerfile = (HOUSE / "Dockerfile").read_text()
     copied = set(re.findall(r"^COPY (\w+) \1$", dockerfile, re.MULTILINE))
-    assert copied == {"scoring", "crm_sync", "warehouse", "jobs", "dbt", "config"}
+    assert copied == {"core", "scoring", "crm_sync", "warehouse", "jobs", "dbt", "config"}
     allowed = set((HOUSE / ".dockerignore").read_text().splitlines())
     assert {f"!{room}" for room in copied} <= allowed

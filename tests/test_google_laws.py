@@ -13,7 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from jobs.transform.dbt import SINCE_EVER, Window
+from core.clock import UNIX_EPOCH
+from jobs.transform.dbt import Window
 from jobs.upkeep.missed_rows import Missed, find_missed
 from tests import google_windows, windows
 from tests.google_windows import GoogleReplay
@@ -72,7 +73,7 @@ class Pair:
 
     def night(self, window: Window) -> Missed:
         """Search for events that no window took in, and build again from the first of them."""
-        searched = SINCE_EVER + timedelta(days=99), window.until_at, window.history_until
+        searched = UNIX_EPOCH + timedelta(days=99), window.until_at, window.history_until
         here, there = (find_missed(replay.warehouse, FUNNEL, *searched) for replay in (self.duckdb, self.google))
         assert here == there
         if here.build_from:

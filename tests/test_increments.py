@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 
+from core.clock import UNIX_EPOCH
 from jobs.context import open_house
-from jobs.transform.dbt import SINCE_EVER, Window
+from jobs.transform.dbt import Window
 from jobs.transform.funnel import load_funnel
 from jobs.upkeep.missed_rows import find_missed
 from tests.streams import (
@@ -111,7 +112,7 @@ def by_windows(stream: Stream, met: Counter[str]) -> Replay:
         replay.build(selector, window)
         if is_night_next:
             history = minutes(stream.history)
-            missed = find_missed(replay.warehouse, FUNNEL, SINCE_EVER + timedelta(days=99), window.until_at, history)
+            missed = find_missed(replay.warehouse, FUNNEL, UNIX_EPOCH + timedelta(days=99), window.until_at, history)
             if missed.build_from:
                 met["a night that found missed rows"] += 1
                 met["a night that found missed rows of history"] += missed.build_from < history

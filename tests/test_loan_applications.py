@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from core.clock import UNIX_EPOCH
 from crm_sync.destinations.braze import Braze
 from jobs.context import open_house
 from jobs.hourly.run import hourly
 from jobs.models.train import train
-from jobs.transform.dbt import SINCE_EVER, Window
+from jobs.transform.dbt import Window
 from jobs.upkeep.backfill import backfill
 from sandbox.local_crm.server import LocalCrm
 from tests.streams import steps
@@ -67,7 +68,7 @@ def test_the_job_holds_over_real_loan_applications(tmp_path: Path, monkeypatch: 
         assert (again.scoring, again.sync.requests) == (None, 0)
 
         monkeypatch.delenv("DBT_EXCLUDE_RESOURCE_TYPES")
-        house.transform(Window(SINCE_EVER, ENDS_AT, HISTORY_UNTIL)).build("examples")
+        house.transform(Window(UNIX_EPOCH, ENDS_AT, HISTORY_UNTIL)).build("examples")
         known = house.warehouse.query(
             f"""
             select examples.label, decisions.churn_probability

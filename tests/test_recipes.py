@@ -24,7 +24,7 @@ from tests.stand_ins import TOOLS, install, mistake
 from tests.test_docs import HOUSE, PAGES, spans
 
 IS_ALL = os.environ.get("RECIPES") == "all"
-ROOMS = ("warehouse", "scoring", "crm_sync", "jobs", "training", "sandbox")
+ROOMS = ("core", "warehouse", "scoring", "crm_sync", "jobs", "training", "sandbox")
 # What a page says of somebody else's place, and what stands for it here.
 PLACES = {
     "https://rest.fra-01.braze.eu": "$CRM_URL",

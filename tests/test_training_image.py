@@ -17,7 +17,7 @@ def locked(name: str) -> dict[str, str]:
 def test_the_training_image_holds_the_rooms_of_the_job_and_training() -> None:
     dockerfile = (HOUSE / "training" / "Dockerfile").read_text()
     copied = set(re.findall(r"^COPY (\w+) \1$", dockerfile, re.MULTILINE))
-    assert copied == {"scoring", "crm_sync", "warehouse", "jobs", "dbt", "config", "training"}
+    assert copied == {"core", "scoring", "crm_sync", "warehouse", "jobs", "dbt", "config", "training"}
     allowed = (HOUSE / "training" / "Dockerfile.dockerignore").read_text().splitlines()
     assert {f"!{room}" for room in copied} <= set(allowed)
     assert allowed.index("training/dags") > allowed.index("!training")

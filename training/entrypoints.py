@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from scoring.features_file import load_contract
 from scoring.registry.bundles import Bundle
-from training import pipeline as training
+from training import pipeline
 from training.config import check_trusted, load_training
 from training.pipeline import Trained
 from training.promotion import champion_challenger as rivals
@@ -32,7 +32,7 @@ def train(
     """Train by `features.yml` and `training.yml` of the folder; see `training.pipeline.train`."""
     declared, rules = load_contract(config / "features.yml"), load_training(config / "training.yml")
     check_trusted(rules, declared.names)
-    return training.pipeline(
+    return pipeline.train(
         examples,
         declared,
         models,

@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
+from core.clock import UNIX_EPOCH
 from core.errors import BusyError, RetryableError
 from warehouse.interface import Reader, Warehouse
 from warehouse.tables import LEASES
 
 # Contenders that meet at one number try the next; more than a few at once is no schedule but a mistake.
 _ATTEMPTS = 5
-_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 # Clocks of two machines may differ by so much; what is further ahead of a later lease was taken by a wrong clock.
 _SKEW = timedelta(days=1)
 # A run's id: its epoch, and for an hourly run the time at which it began; others name their command there.
@@ -114,7 +114,7 @@ def unfinished_from(warehouse: Reader, before: Lease, longest: timedelta) -> dat
     # Until a run has ended well nothing is forgotten, however long ago. That run may have renewed its lease `longest` after it
     # began, and whoever is in doubt began no more than `longest` before that. What came after it is all read, whatever its clock.
     number, taken_at = (ended_well[0]["lease"], ended_well[0]["taken_at"]) if ended_well else (0, None)
-    since = min(taken_at, before.taken_at) - 2 * longest if taken_at else _LONG_AGO
+    since = min(taken_at, before.taken_at) - 2 * longest if taken_at else UNIX_EPOCH
     sql = f"select * from {leases} where (taken_at >= $since or lease >= $number) and lease < $lease order by lease"
     rows = warehouse.query(sql, {"since": since, "number": number, "lease": before.lease}).to_pylist()
     return _unfinished_from(in_order([Lease(**row) for row in rows], before.taken_at), longest)

@@ -8,9 +8,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.clock import utc_now
 from core.errors import BusyError, ContractError, WinbackError
 from core.settings import Settings
-from jobs.context import bigquery_connection, open_warehouse, utc_now
+from jobs.context import bigquery_connection, open_warehouse
 from jobs.doctor.crm import crm
 from jobs.doctor.finding import MIGRATE, Finding, compare, own_tables
 from jobs.doctor.local import dbt, files, model

@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from core.clock import UNIX_EPOCH
 from core.errors import ContractError, RetryableError, WinbackError
 from crm_sync.deadline import Deadline
 from crm_sync.destination import Outcome, OutOfTimeError, Run, UnavailableError
 from jobs.context import House
 from jobs.erasure.records import CRM, TOMBSTONE, Receipt, Receipts, Tombstone, buried, entomb, tombstones
 from jobs.erasure.residual_data import stays
-from jobs.transform.dbt import SINCE_EVER
 from warehouse.interface import UserTable
 from warehouse.tables import DELIVERIES
 
@@ -136,7 +136,7 @@ def sweep(house: House) -> dict[str, int]:
     Returns the number of rows by table. Deliveries are left to `erase_again`, which the CRM has to answer first.
     """
     warehouse = house.warehouse
-    if not tombstones(warehouse, SINCE_EVER):
+    if not tombstones(warehouse, UNIX_EPOCH):
         return {}
     recent_since = house.now() - RECENT
     is_recent = bool(tombstones(warehouse, recent_since))
@@ -145,7 +145,7 @@ def sweep(house: House) -> dict[str, int]:
     # What a build makes, it makes without the erased: only a build that began before the tombstone may bring one back.
     raw = [table for table in tables if table.layer == "raw"]
     made = [table for table in tables if table.layer != "raw"] if is_recent else []
-    return _delete(house, raw, whose, since=SINCE_EVER) | _delete(house, made, whose, since=recent_since)
+    return _delete(house, raw, whose, since=UNIX_EPOCH) | _delete(house, made, whose, since=recent_since)
 
 
 def _in_the_crm(house: House, tombstone: Tombstone, user_id: str) -> tuple[Receipt, WinbackError | None]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from core.clock import UNIX_EPOCH
 from core.errors import ContractError
 from jobs.context import House, not_in_the_future
-from jobs.transform.dbt import SINCE_EVER, Window
+from jobs.transform.dbt import Window
 from jobs.upkeep.missed_rows import build_from_missed, last_night
 from warehouse import ledger
 
@@ -58,7 +59,7 @@ def window_to_build(house: House, build_from: datetime, last: ledger.Epoch, unti
         fold_from_epoch=fold_from_epoch,
         arrivals_from=last.window_until,
         # Whatever is not folded yet was attempted after that run began. A day: clocks of two machines may differ.
-        fold_from_at=_began(reported, house.now()) - timedelta(days=1) if reported else SINCE_EVER,
+        fold_from_at=_began(reported, house.now()) - timedelta(days=1) if reported else UNIX_EPOCH,
     )
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from core.clock import UNIX_EPOCH
 from core.errors import ContractError
 from jobs.context import House
-from jobs.transform.dbt import SINCE_EVER, Window
+from jobs.transform.dbt import Window
 from jobs.transform.schema_version import refuse_before_first_hour
 from jobs.transform.watermark import committed
 from scoring.features import FeatureContract
@@ -126,7 +127,7 @@ def _build(house: House, until: datetime | None) -> tuple[FeatureContract, datet
     refuse_before_first_hour(house.warehouse, contract.names)
     until = min(until or last.window_until, last.window_until)
     house.narrator.step("Building examples", until=until)
-    window = Window(from_at=SINCE_EVER, until_at=until, history_until=first.window_until)
+    window = Window(from_at=UNIX_EPOCH, until_at=until, history_until=first.window_until)
     house.transform(window).build("examples")
     return contract, until
 

@@ -11,11 +11,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from core.clock import UNIX_EPOCH
 from core.errors import ContractError, RetryableError, WinbackError
 from jobs.transform.manifest_cache import read_parsed, write_parsed
 
 PROJECT = Path(__file__).parents[2] / "dbt"
-SINCE_EVER = datetime(1970, 1, 1, tzinfo=UTC)
 # dbt retires some of its own syntax each release; our tests see that, an operator need not.
 _QUIET = ["--log-level", "none", "--log-level-file", "none", "--no-use-colors", "--no-version-check"]
 
@@ -31,9 +31,9 @@ class Window:
     from_at: datetime
     until_at: datetime
     history_until: datetime
-    profiles_from: datetime = SINCE_EVER
+    profiles_from: datetime = UNIX_EPOCH
     fold_from_epoch: int = 0
-    fold_from_at: datetime = SINCE_EVER
+    fold_from_at: datetime = UNIX_EPOCH
     arrivals_from: datetime | None = None  # where what arrived is counted from, if not from `from_at`
 
     def as_vars(self) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from core.clock import UNIX_EPOCH
 from core.errors import DriftError
 from jobs.context import House
-from jobs.transform.dbt import SINCE_EVER, Window
+from jobs.transform.dbt import Window
 from jobs.transform.watermark import committed
 from jobs.upkeep.comparison import TABLES, Kept, columns_of, in_sample, rows
 from warehouse.interface import Reader
@@ -72,7 +73,7 @@ def audit(house: House, percent: int) -> Audit:
     first, last = committed(house)
     until = last.window_until
     house.narrator.step("Rebuilding a sample from scratch", sample_percent=percent, until=until)
-    window = Window(from_at=SINCE_EVER, until_at=until, history_until=first.window_until)
+    window = Window(from_at=UNIX_EPOCH, until_at=until, history_until=first.window_until)
     house.transform(window, audit_percent=percent).build("audit", full_refresh=True)
     house.narrator.step("Comparing")
     now = house.now()

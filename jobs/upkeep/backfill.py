@@ -6,9 +6,10 @@ import uuid
 from dataclasses import dataclass
 from datetime import datetime
 
+from core.clock import UNIX_EPOCH
 from core.errors import ContractError
 from jobs.context import House, not_in_the_future
-from jobs.transform.dbt import SINCE_EVER, Window
+from jobs.transform.dbt import Window
 from jobs.transform.shape import written
 from jobs.upkeep.migrate import record
 from jobs.upkeep.profile_coverage import Coverage, coverage_of_exits
@@ -49,7 +50,7 @@ def backfill(house: House, until: datetime) -> Backfilled:
             epoch=0,
             run_id=f"00000000-backfill-{uuid.uuid4().hex[:8]}",
             kind="backfill",
-            window_from=SINCE_EVER,
+            window_from=UNIX_EPOCH,
             window_until=until,
             count_exits=0,
             count_scored=0,
@@ -69,7 +70,7 @@ def build_history(house: House, until: datetime) -> Backfilled:
 
     Raises: ContractError when no event was loaded before then.
     """
-    window = Window(from_at=SINCE_EVER, until_at=until, history_until=until)
+    window = Window(from_at=UNIX_EPOCH, until_at=until, history_until=until)
     house.narrator.step("Building history", window_until=until)
     house.transform(window).build("backfill", full_refresh=True)
 

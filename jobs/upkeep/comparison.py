@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
+from core.clock import UNIX_EPOCH
 from jobs.context import House
 
-SINCE_EVER = date(1970, 1, 1)
+FIRST_DAY = UNIX_EPOCH.date()
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def rows(
     until: datetime,
     *,
     audited: bool = False,
-    first_day: date = SINCE_EVER,
+    first_day: date = FIRST_DAY,
 ) -> str:
     """SQL of the rows that say what was known at the watermark `until`, which is the query's parameter $until.
 
@@ -76,7 +77,7 @@ def in_sample(house: House, percent: int) -> str:
 def columns_of(house: House, table: Kept, *, audited: bool = False) -> list[str]:
     """Names of the columns, in the table's order."""
     relation = house.warehouse.relation(f"audit_{table.layer}" if audited else table.layer, table.name)
-    bound = f" where {table.day} >= date '{SINCE_EVER}'" if table.day else ""
+    bound = f" where {table.day} >= date '{FIRST_DAY}'" if table.day else ""
     return list(house.warehouse.schema(f"select * from {relation}{bound}").names)
 
 

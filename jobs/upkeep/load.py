@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.clock import utc_now
 from core.errors import ContractError
 from core.progress import Narrator
 from core.settings import Settings
-from jobs.context import utc_now
 from jobs.transform.funnel import Funnel, load_funnel
 from jobs.transform.watermark import stale
 from jobs.upkeep.demo_mark import OWN_DATA, read_mark

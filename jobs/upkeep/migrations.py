@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from core.clock import UNIX_EPOCH
 from core.errors import ContractError
-from jobs.transform.dbt import SINCE_EVER, Window
+from jobs.transform.dbt import Window
 from warehouse import ledger
 from warehouse.interface import Reader, count
 from warehouse.tables import MIGRATIONS, USERS
@@ -158,14 +159,14 @@ def _build(selector: str, *, full_refresh: bool = False) -> Callable[[House], No
     def build(house: House) -> None:
         since, _ = raw_since(house)
         # One window for all steps: dbt then parses the project once.
-        house.transform(_window(house, since or SINCE_EVER)).build(selector, full_refresh=full_refresh)
+        house.transform(_window(house, since or UNIX_EPOCH)).build(selector, full_refresh=full_refresh)
 
     return build
 
 
 def _window(house: House, from_at: datetime) -> Window:
     first, last = ledger.first_epoch(house.warehouse), _last(house)
-    return Window(from_at, last.window_until, history_until=(first or last).window_until, profiles_from=SINCE_EVER)
+    return Window(from_at, last.window_until, history_until=(first or last).window_until, profiles_from=UNIX_EPOCH)
 
 
 def _last(house: House) -> ledger.Epoch:

@@ -24,7 +24,7 @@ from sandbox.local_crm.web.pages import add_pages
 
 def create_app(desk: Desk) -> Flask:
     """Build the app: one CRM, four wire formats, each on its own paths."""
-    app = Flask(__name__)
+    app = Flask(__name__, template_folder="web/templates")
     # A hang-up must reach the handler of the connection; a bug of ours must reach the log.
     app.config["PROPAGATE_EXCEPTIONS"] = True
     add_doorkeeper(app)

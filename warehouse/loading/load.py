@@ -14,6 +14,7 @@ from pathlib import Path
 
 import duckdb
 
+from core.clock import EARLIEST
 from core.errors import ContractError, RetryableError
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.loading import staging as stages
@@ -22,7 +23,6 @@ from warehouse.loading.paths import labels
 from warehouse.loading.problems import Problem, message
 from warehouse.loading.set_aside import keeps_rows, refuse_unusable_target, write_set_aside
 from warehouse.loading.staging import Staging, Times
-from warehouse.loading.time_checks import EARLIEST
 from warehouse.tables import RAW, USERS
 
 

@@ -14,7 +14,6 @@ ZONED = rf"{_DATE}[T ]{_TIME}(Z|[+-](0\d|1[0-4])(:?[0-5]\d)?)"
 _UNZONED = rf"{_DATE}([T ]({_TIME}|\d\d:\d\d))?"
 # Python's years; outside lie DuckDB's infinities too, which no reader of the tables could hold.
 _FIRST, _LAST = "timestamptz '0001-01-02 00:00:00Z'", "timestamptz '9999-12-30 00:00:00Z'"
-EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 _FAR = "interval 50 years"  # no clock is so far ahead: such a time stands for none
 
 # How many microseconds one has: a time read in the wrong unit is off by one of these quotients.
