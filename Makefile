@@ -67,35 +67,35 @@ dags-test: $(AIRFLOW_VENV)/airflow.stamp $(VENV)/laptop.stamp  ## the Airflow DA
 
 increments-test: EXAMPLES ?= 5000
 increments-test: $(VENV)/dev.stamp  ## the laws of the tables over 5,000 streams, in an hour
-	@INCREMENTS_EXAMPLES=$(EXAMPLES) $(BIN)/pytest tests/test_increments.py tests/test_parity.py tests/test_labels.py
+	@INCREMENTS_EXAMPLES=$(EXAMPLES) $(BIN)/pytest tests/dbt/test_increments.py tests/dbt/test_parity.py tests/dbt/test_labels.py
 
 faults-test: $(VENV)/dev.stamp  ## BigQuery fails at every place of a run, in every way; it and DuckDB agree on two apps
-	@FAULTS=all $(BIN)/pytest tests/test_bigquery_faults.py tests/test_both_warehouses.py tests/test_concurrency.py
+	@FAULTS=all $(BIN)/pytest tests/resilience/test_bigquery_faults.py tests/end_to_end/test_both_warehouses.py tests/resilience/test_concurrency.py
 
 crash-test: $(VENV)/dev.stamp  ## runs killed at every effect and paused amid others, on every CRM, in an hour or two
-	@$(BIN)/python -m tests.kill_matrix --crm braze,hubspot,klaviyo,salesforce
-	@$(BIN)/python -m tests.kill_matrix --warehouse bigquery --short --lanes 1
-	@$(BIN)/python -m tests.pause_matrix --modes free,expired,held
-	@$(BIN)/python -m tests.pause_matrix --modes file --places "after request POST /users/track" --sleep-seconds 60
-	@$(BIN)/python -m tests.pause_matrix --warehouse bigquery --lanes 1
-	@SYNC_EXAMPLES=2000 $(BIN)/pytest tests/test_sync_machine.py -k laws
+	@$(BIN)/python -m tests.support.crash.kill_matrix --crm braze,hubspot,klaviyo,salesforce
+	@$(BIN)/python -m tests.support.crash.kill_matrix --warehouse bigquery --short --lanes 1
+	@$(BIN)/python -m tests.support.crash.pause_matrix --modes free,expired,held
+	@$(BIN)/python -m tests.support.crash.pause_matrix --modes file --places "after request POST /users/track" --sleep-seconds 60
+	@$(BIN)/python -m tests.support.crash.pause_matrix --warehouse bigquery --lanes 1
+	@SYNC_EXAMPLES=2000 $(BIN)/pytest tests/crm_sync/test_sync_machine.py -k laws
 
 judge-test: EXAMPLES ?= 300
 judge-test: $(VENV)/dev.stamp  ## every model over 300 random histories in Google's reference implementation of BigQuery's SQL
-	@INCREMENTS_EXAMPLES=$$((200 * $(EXAMPLES))) $(BIN)/pytest tests/test_google_laws.py
+	@INCREMENTS_EXAMPLES=$$((200 * $(EXAMPLES))) $(BIN)/pytest tests/dbt/bigquery/test_google_laws.py
 
 vendors-test: $(VENV)/dev.stamp  ## fetch the CRM vendors' published API specifications and hold every request and reply against them
-	@$(BIN)/python -m tests.vendor_specs var/vendor_specs
-	@VENDOR_SPECS=var/vendor_specs $(BIN)/pytest tests/test_vendor_specs.py tests/test_crm_server.py tests/test_hubspot_*.py tests/test_klaviyo_*.py
+	@$(BIN)/python -m tests.support.vendor_specs var/vendor_specs
+	@VENDOR_SPECS=var/vendor_specs $(BIN)/pytest tests/crm_sync/destinations/test_vendor_specs.py tests/sandbox/local_crm/test_crm_server.py tests/test_hubspot_*.py tests/test_klaviyo_*.py
 
 recipes-test: $(VENV)/dev.stamp  ## every recipe of README and docs, the long ones too, over a throw-away warehouse
-	@RECIPES=all $(BIN)/pytest tests/test_recipes.py
+	@RECIPES=all $(BIN)/pytest tests/project/test_recipes.py
 
 migrate-test: $(VENV)/dev.stamp  ## a warehouse that an earlier commit makes is migrated; killed at every table of a rebuild
-	@MIGRATE=all $(BIN)/pytest -rs tests/test_migrate.py tests/test_outdated.py
+	@MIGRATE=all $(BIN)/pytest -rs tests/jobs/upkeep/test_migrate.py tests/jobs/transform/test_outdated.py
 
 installs-test: $(VENV)/dev.stamp  ## every lock installs, whatever has been released since
-	@INSTALLS=all $(BIN)/pytest tests/test_install.py
+	@INSTALLS=all $(BIN)/pytest tests/project/test_install.py
 
 lint: $(VENV)/dev.stamp  ## ruff, import-linter, sqlfluff, workflow and Dockerfile checks
 	@$(BIN)/ruff check .

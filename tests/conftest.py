@@ -11,13 +11,13 @@ from dbt_common.behavior_flags import BehaviorFlagRendered
 from hypothesis import settings
 
 from sandbox.local_crm.server import LocalCrm
-from tests.erase_kit import told_world
-from tests.vendor_specs import not_checked
-from tests.world import API_KEY, NOW, World, copy_history, make_history, small_app
+from tests.support.builders.erase import told_world
+from tests.support.environment import API_KEY, NOW, World, copy_history, make_history, small_app
+from tests.support.vendor_specs import not_checked
 
 if TYPE_CHECKING:
-    from tests.bigquery_world import BigQueryWorld
-    from tests.emulator import Emulator
+    from tests.support.bigquery_emulator.process import Emulator
+    from tests.support.bigquery_environment import BigQueryWorld
 
 
 # Laws are tried on the same examples in every run, and a loaded machine is no counterexample.
@@ -73,7 +73,7 @@ def world(history: Path, tmp_path: Path, parsed: dict[str, Any]) -> Iterator[Wor
 
 @pytest.fixture(scope="session")
 def running_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    from tests.emulator import Emulator  # noqa: PLC0415 - two seconds that only tests of BigQuery pay
+    from tests.support.bigquery_emulator.process import Emulator  # noqa: PLC0415 - two seconds that only tests of BigQuery pay
 
     with Emulator(tmp_path_factory.mktemp("emulator")) as emulator:
         yield emulator
@@ -98,7 +98,7 @@ def twin_worlds(
     running_emulator: Emulator, parsed: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[World, BigQueryWorld]]:
     """The same history in DuckDB and in BigQuery; a test goes on from where the one before it ended, in both."""
-    from tests.bigquery_world import twins  # noqa: PLC0415
+    from tests.support.bigquery_environment import twins  # noqa: PLC0415
 
     app = small_app(3, count_users=1_500)
     with twins(running_emulator, "twins3", app, tmp_path_factory.mktemp("twins"), parsed) as worlds:

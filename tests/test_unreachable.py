@@ -18,8 +18,8 @@ from crm_sync.destinations.http import transport as transport_module
 from crm_sync.destinations.http.rate_limiter import Pace
 from crm_sync.destinations.http.transport import Network, RetryBudget, Transport
 from crm_sync.destinations.unreachable import fault_of
-from tests.crm_wire_kit import Patience
-from tests.wire_kit import Connection, Ticking, answers, hurried, ok, serving
+from tests.support.crm.local_api import Patience
+from tests.support.crm.scripted_server import Connection, Ticking, answers, hurried, ok, serving
 
 ONCE = 1e-9
 PATH = "/users/track?canary=of-a-query"

@@ -1,5 +1,5 @@
 {#- A derived value stays within its range of config/features.yml whatever it is made of: a few odd events must neither stop a run
-    nor stand out a thousandfold. tests/test_exit_features.py compares the bounds with that file. -#}
+    nor stand out a thousandfold. tests/dbt/test_exit_features.py compares the bounds with that file. -#}
 
 {#- The value, or null outside of the bounds and for NaN. -#}
 {% macro within(value, lowest, highest) -%}

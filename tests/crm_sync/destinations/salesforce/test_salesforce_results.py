@@ -1,0 +1,151 @@
+"""Is only what a job's result files say of a row taken for its outcome?"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crm_sync.destination import Outcome, UnavailableError
+from crm_sync.destinations.salesforce.rows import FAILURES, SUCCESSES, UNPROCESSED, verdicts
+from sandbox.local_crm.server import LocalCrm
+from tests.support.crm.local_api import Patience, Said, saying
+from tests.support.crm.local_crm import fault
+from tests.support.crm.salesforce import (
+    COMPLETE,
+    DELIVERED,
+    FILLED,
+    ID_FIELD,
+    JOB,
+    KEY,
+    NONE_FAILED,
+    UNCONFIRMED,
+    changes,
+    failures,
+    result,
+    salesforce,
+    successes,
+)
+
+
+@pytest.fixture
+def crm(tmp_path: Path) -> Iterator[LocalCrm]:
+    with LocalCrm(tmp_path / "crm.db", api_key=KEY) as server:
+        yield server
+
+
+@pytest.fixture
+def run() -> Patience:
+    return Patience()
+
+
+@pytest.mark.parametrize(
+    ("files", "outcomes"),
+    [
+        ({SUCCESSES: successes("eve", "ada")}, [DELIVERED, DELIVERED]),
+        ({SUCCESSES: successes("eve")}, [UNCONFIRMED, DELIVERED]),
+        ({SUCCESSES: successes("eve", "bob", "Ada")}, [UNCONFIRMED, DELIVERED]),
+        ({SUCCESSES: successes("ada", "ada")}, [DELIVERED, UNCONFIRMED]),
+        ({SUCCESSES: successes("ada"), FAILURES: failures(ada="STRING_TOO_LONG:no:--")}, [UNCONFIRMED, UNCONFIRMED]),
+        ({SUCCESSES: result(f"sf__Created,{ID_FIELD}", "true,ada")}, [UNCONFIRMED, UNCONFIRMED]),
+        ({SUCCESSES: result(f"sf__Id,{ID_FIELD}", "maybe,ada")}, [UNCONFIRMED, UNCONFIRMED]),
+        ({SUCCESSES: Said(200, b""), FAILURES: Said(200, b"")}, [UNCONFIRMED, UNCONFIRMED]),
+        ({UNPROCESSED: result(ID_FIELD, "ada", "eve")}, [Outcome("deferred", 200, "unprocessed")] * 2),
+        (
+            {FAILURES: failures(ada="UNABLE_TO_LOCK_ROW:unable to obtain exclusive access:--", eve="")},
+            [
+                Outcome(
+                    "deferred", 200, "unable_to_lock_row", "UNABLE_TO_LOCK_ROW:unable to obtain exclusive access:--"
+                ),
+                Outcome("rejected", 200, "unknown", ""),
+            ],
+        ),
+        (
+            {FAILURES: failures(ada=" UNABLE_TO_LOCK_ROW : no")},
+            [Outcome("deferred", 200, "unable_to_lock_row", "UNABLE_TO_LOCK_ROW : no"), UNCONFIRMED],
+        ),
+        ({SUCCESSES: result("WINBACK_USER_ID__C,SF__ID", "ada,003xx000004TmiQAAS")}, [DELIVERED, UNCONFIRMED]),
+    ],
+)
+def test_a_row_s_outcome_is_what_one_file_says_of_its_id(files: dict[str, Said], outcomes: list[Outcome]) -> None:
+    texts = {kind: said.content.decode() for kind, said in files.items()}
+    assert verdicts(changes("ada", "eve"), ID_FIELD, texts) == outcomes
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={kind: st.lists(st.sampled_from("abcd"), max_size=5) for kind in (SUCCESSES, FAILURES, UNPROCESSED)},
+    )
+)
+def test_no_row_is_delivered_but_one_that_succeeded_and_did_nothing_else(told: dict[str, list[str]]) -> None:
+    texts = {
+        kind: f"sf__Id,sf__Error,{ID_FIELD}\n" + "".join(f"003xx000004TmiQAAS,,{each}\n" for each in ids)
+        for kind, ids in told.items()
+    }
+    outcomes = verdicts(changes("a", "b", "c"), ID_FIELD, texts)
+    others = {*told.get(FAILURES, []), *told.get(UNPROCESSED, [])}
+    assert [outcome.kind == "delivered" for outcome in outcomes] == [
+        each in told.get(SUCCESSES, []) and each not in others for each in "abc"
+    ]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"<html>Maintenance</html>",
+        b"[]",
+        b'[{"errorCode": "UNKNOWN_EXCEPTION"}]',
+        b"sf__Id,sf__Created\n003xx000004TmiQAAS,true\n",
+        b"sf__Id,sf__Created,Winback_User_Id__c\n003xx000004TmiQAAS,ada\n",
+        b'sf__Id,Winback_User_Id__c\n003xx000004TmiQAAS,"ada\n',
+        b"sf__Id,Winback_User_Id__c,WINBACK_USER_ID__C\n003xx000004TmiQAAS,bob,ada\n",
+        b"sf__Id,Winback_User_Id__c,sf__Id\n003xx000004TmiQAAS,ada,003xx000004TmiQAAS\n",
+        b"\xff\xfe\x00",
+    ],
+)
+def test_a_result_file_of_unknown_shape_says_nothing_of_the_rows(content: bytes, run: Patience) -> None:
+    with (
+        saying(*FILLED, COMPLETE, Said(200, content), NONE_FAILED) as script,
+        pytest.raises(UnavailableError) as failure,
+    ):
+        salesforce(script.url).send(changes("ada"), run)
+    assert failure.value.code == "unknown_reply"
+
+
+def test_a_page_in_place_of_results_is_no_success(crm: LocalCrm, run: Patience) -> None:
+    fault(crm, kind="garbage", endpoint="salesforce.results")
+    with pytest.raises(UnavailableError) as failure:
+        salesforce(crm.url).send(changes("ada"), run)
+    assert failure.value.code == "unknown_reply"
+
+
+def test_a_batch_sent_again_after_its_word_was_lost_ends_in_the_same_state(crm: LocalCrm, run: Patience) -> None:
+    destination = salesforce(crm.url, budget_seconds=1e-9)
+    fault(crm, kind="lose_reply", endpoint="salesforce.results")
+    with pytest.raises(UnavailableError):
+        destination.send(changes("ada"), run)
+    assert destination.send(changes("ada"), run) == [DELIVERED]
+    assert len(crm.store.history("ada")) == 1
+
+
+def test_a_job_dropped_by_somebody_else_leaves_what_it_did_not_do_for_later(run: Patience) -> None:
+    aborted = Said(200, {"id": JOB, "state": "Aborted", "numberRecordsProcessed": 1})
+    with saying(*FILLED, aborted, successes("ada"), NONE_FAILED, result(ID_FIELD, "eve")) as script:
+        outcomes = salesforce(script.url).send(changes("ada", "eve", "zoe"), run)
+    assert outcomes == [DELIVERED, Outcome("deferred", 200, "unprocessed"), UNCONFIRMED]
+
+
+def test_a_job_that_failed_half_way_still_tells_of_its_rows(run: Patience) -> None:
+    failed = Said(
+        200, {"id": JOB, "state": "Failed", "numberRecordsProcessed": 2, "errorMessage": "InternalServerError : x"}
+    )
+    told = (successes("ada"), failures(eve="STRING_TOO_LONG:no:--"), result(ID_FIELD, "zoe"))
+    with saying(*FILLED, failed, *told) as script:
+        outcomes = salesforce(script.url).send(changes("ada", "eve", "zoe"), run)
+    assert [(outcome.kind, outcome.code) for outcome in outcomes] == [
+        ("delivered", None),
+        ("rejected", "string_too_long"),
+        ("deferred", "unprocessed"),
+    ]

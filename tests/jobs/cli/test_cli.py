@@ -1,0 +1,176 @@
+"""What do the commands print, and with which exit code do they leave?"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.support.environment import API_KEY, World, at
+
+ROOT = Path(__file__).parents[3]
+HOUR = at(1).isoformat()
+
+
+def winback(world: World, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        "PATH": "",
+        "WINBACK_WAREHOUSE": f"duckdb:///{world.folder / 'winback.duckdb'}",
+        "WINBACK_MODELS": str(world.folder / "models"),
+        "WINBACK_REGISTRY": "none",
+        "WINBACK_DBT_TARGET": str(world.folder / "dbt"),
+        "WINBACK_CRM_URL": world.crm.url,
+        "WINBACK_CRM_API_KEY": API_KEY,
+        "WINBACK_RETRY_BUDGET_SECONDS": "0.1",
+        "WINBACK_MAX_WATERMARK_AGE_SECONDS": "0",  # the data are of May 2026, whatever this machine's clock says
+        **changes,
+    }
+    command = [sys.executable, "-m", "jobs", *arguments]
+    return subprocess.run(command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def set_fault(world: World, **fault: Any) -> None:
+    requests.post(f"{world.crm.url}/_control/faults", json=fault, timeout=5).raise_for_status()
+
+
+def test_a_run_prints_one_object_on_stdout_and_lines_on_stderr(world: World) -> None:
+    done = winback(world, "hourly", "--until", HOUR, "--json")
+
+    assert done.returncode == 0
+    answer = json.loads(done.stdout)
+    assert answer["sync"]["differing"] == answer["sync"]["delivered"] + sum(answer["sync"]["suppressed"].values())
+    assert answer["sync"]["delivered"] > 0
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [line["message"] for line in lines] == [
+        "Building features",
+        "Scoring",
+        "Building the audience",
+        "Sending to the CRM",
+        "Run ended",
+    ]
+    assert lines[-1]["epoch"] == 1
+
+
+def test_a_crm_that_is_down_leaves_with_1_and_says_that_the_rest_waits(world: World) -> None:
+    set_fault(world, kind="status", status=503, times=1_000)
+    done = winback(world, "hourly", "--until", HOUR)
+
+    assert done.returncode == 1
+    assert "The CRM did not take the request within 0.1 s" in json.loads(done.stderr.splitlines()[-1])["message"]
+    assert "deferred" in done.stdout
+
+
+def test_a_wrong_key_leaves_with_2_and_names_the_setting_but_not_the_key(world: World) -> None:
+    done = winback(world, "hourly", "--until", HOUR, WINBACK_CRM_API_KEY="canary-of-a-key")
+
+    assert done.returncode == 2
+    assert "WINBACK_CRM_API_KEY" in json.loads(done.stderr.splitlines()[-1])["message"]
+    assert "canary-of-a-key" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes", "told"),
+    [
+        (["hourly"], {"WINBACK_CRM_URL": "http://crm.example"}, "WINBACK_CRM_URL: must be https"),
+        (["hourly"], {"WINBACK_WAREHOUSE": "bigquery://some-project"}, "must be bigquery://project/dataset_prefix"),
+        (["hourly", "--until", "soon"], {}, "is no time"),
+        (["hourly", "--until", "2020-01-01"], {}, "before the watermark"),
+        (["hourly"], {"WINBACK_CONFIG": "/nowhere"}, "There is no funnel.yml in /nowhere/"),
+        (["backfill", "--until", "2026-01-01"], {}, "is committed already"),
+        (["promote", "nobody"], {}, "no complete model bundle nobody. There are: 2026"),
+        (["load"], {}, "Name at least one file"),
+        (["load", "--events", "nothing.csv"], {}, "nothing.csv: there is no such file"),
+        (["fly"], {}, "No such command"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_sentence_and_leaves_with_2(
+    world: World, arguments: list[str], changes: dict[str, str], told: str
+) -> None:
+    done = winback(world, *arguments, **changes)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_most_users_rejected_leaves_with_3(world: World) -> None:
+    until = at(24).isoformat()
+    winback(world, "hourly", "--until", until, "--dry-run")
+    users = [row["user_id"] for row in world.query("select distinct user_id from marts.fct_scoring_candidates")]
+    set_fault(world, kind="row_error", external_ids=users)
+
+    done = winback(world, "hourly", "--until", until)
+
+    assert done.returncode == 3
+    assert "winback dead-letters retry" in done.stderr
+    assert not [user for user in users if user in done.stdout + done.stderr]
+
+
+def test_no_user_is_named_in_anything_a_command_prints_or_dbt_writes(world: World) -> None:
+    commands = (["hourly", "--until", HOUR], ["nightly"], ["audit"], ["status"], ["dead-letters"], ["train"])
+    printed = "".join(done.stdout + done.stderr for done in (winback(world, *command) for command in commands))
+    written = "".join(path.read_text(errors="replace") for path in (world.folder / "dbt").rglob("*") if path.is_file())
+
+    users = world.query("select distinct user_id from raw.users")
+    assert not [row for row in users if row["user_id"] in printed or row["user_id"] in written]
+
+
+def test_an_audit_leaves_with_0_when_no_row_differs_and_with_3_when_one_does(world: World) -> None:
+    healthy = winback(world, "audit", "--percent", "5", "--json")
+    world.query("update intermediate.int_sessions set count_events = count_events + 1")
+    damaged = winback(world, "audit", "--percent", "5")
+
+    assert healthy.returncode == 0
+    assert [table["count_rows_differing"] for table in json.loads(healthy.stdout)["tables"]] == [0, 0, 0, 0, 0]
+    assert damaged.returncode == 3
+    assert (
+        "Rows differ from what the raw events say: int_sessions"
+        in json.loads(damaged.stderr.splitlines()[-1])["message"]
+    )
+    assert "int_sessions" in damaged.stdout
+
+
+def test_refused_credentials_leave_a_report_that_says_so(world: World) -> None:
+    winback(world, "hourly", "--until", HOUR, WINBACK_CRM_API_KEY="wrong")
+
+    reports = world.query("select epoch, count_delivered, stopped_because from ops.reports")
+    assert [(r["epoch"], r["count_delivered"]) for r in reports] == [(1, 0)]
+    assert "WINBACK_CRM_API_KEY" in reports[0]["stopped_because"]
+
+
+def test_a_renamed_file_is_named_with_its_old_name(world: World) -> None:
+    renamed = world.folder / "other-name.duckdb"
+    (world.folder / "winback.duckdb").rename(renamed)
+
+    done = winback(world, "status", WINBACK_WAREHOUSE=f"duckdb:///{renamed}")
+
+    assert done.returncode == 2
+    assert "other-name.duckdb was made as winback.duckdb" in done.stderr
+
+
+def test_a_path_where_nothing_is_stays_empty(world: World) -> None:
+    done = winback(world, "status", WINBACK_WAREHOUSE=f"duckdb:///{world.folder / 'typo.duckdb'}")
+
+    assert done.returncode == 2
+    assert "There is no warehouse typo.duckdb" in done.stderr
+    assert not (world.folder / "typo.duckdb").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("load", "backfill", "train", "promote", "rollback", "hourly", "nightly", "audit", "status", "dead-letters"),
+        *("crm", "demo", "replay"),
+    ],
+)
+def test_every_command_has_help_with_an_example(world: World, command: str) -> None:
+    done = winback(world, command, "--help")
+
+    assert done.returncode == 0
+    assert f"  winback {command}" in done.stdout.split("Options:")[0]
+    assert "--json" in done.stdout

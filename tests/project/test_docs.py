@@ -1,0 +1,245 @@
+"""Do README and docs still tell the truth: commands, settings, links, files, words?"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import click
+import pytest
+from pydantic import SecretStr
+
+from core.settings import Settings
+from crm_sync.destinations import braze
+from crm_sync.destinations.hubspot import properties as hubspot_properties
+from crm_sync.destinations.salesforce import fields as salesforce_fields
+from crm_sync.field_mapping import Kind, load_fields
+from jobs.cli.app import cli
+from scoring.policy import ELIGIBILITY_REASONS
+
+HOUSE = Path(__file__).parents[2]
+README = HOUSE / "README.md"
+SEGMENTS = HOUSE / "docs" / "segments.md"
+PAGES = [
+    *(HOUSE / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((HOUSE / "docs").rglob("*.md")),
+    *sorted((HOUSE / "examples").rglob("*.md")),
+]
+PROJECT = tomllib.loads((HOUSE / "pyproject.toml").read_text())["project"]
+# The glossary has the words to use instead. `control` may name an arm elsewhere in the field; ours is the holdout.
+FORBIDDEN = ["bookmark", "cursor", "last_run", "risk score", "connector", "control group", "control arm"]
+# Made by running something; nothing of it is in the repository.
+MADE_LATER = {"var", ".venv"}
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(HOUSE)))
+
+
+def blocks(text: str) -> list[str]:
+    """The fenced blocks of shell commands, with continued lines joined."""
+    return [block.replace("\\\n", " ") for block in re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
+
+
+def spans(text: str) -> list[str]:
+    """What stands in backticks in running text."""
+    return re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+
+
+def lines(page: Path) -> list[str]:
+    """What a reader could type: the lines of the blocks, and the spans."""
+    text = page.read_text()
+    return [*(line for block in blocks(text) for line in block.splitlines()), *spans(text)]
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """Every `winback ...` of a page, as arguments."""
+    for line in lines(page):
+        if "winback" not in line:
+            continue
+        words = shlex.split(line, comments=True)
+        while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+            del words[0]
+        if words and Path(words[0]).name == "winback":
+            yield words[1:]
+
+
+def parse(arguments: list[str]) -> None:
+    """Let click read a command line, running nothing. A name alone stands for the command, as in running text."""
+    context = click.Context(cli, info_name="winback")
+    name, command, rest = cli.resolve_command(context, list(arguments))
+    assert command is not None
+    if rest:
+        command.make_context(name, rest, parent=context)
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors a page offers."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+def table(page: Path, first_column: str) -> list[list[str]]:
+    """The rows of the table whose first column has this name."""
+    after = page.read_text().split(f"\n| {first_column} |", 1)[1].split("\n\n", 1)[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in after.splitlines()[2:]]
+
+
+def test_the_table_of_settings_in_the_readme_is_the_settings() -> None:
+    def written(default: object) -> str:
+        return default.get_secret_value() if isinstance(default, SecretStr) else str(default)
+
+    assert table(README, "variable") == [
+        [f"`WINBACK_{name.upper()}`", f"`{written(field.default)}`".replace("``", ""), field.description]
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def test_the_table_of_commands_in_the_readme_has_every_command() -> None:
+    told = {row[0].strip("`").removeprefix("winback ") for row in table(README, "command")}
+    assert told == set(cli.list_commands(click.Context(cli)))
+
+
+def test_marketings_page_tells_of_every_field_and_what_to_create_for_it() -> None:
+    kinds = load_fields(HOUSE / "config" / "crm_fields.yml").kinds
+    assert [row[0].strip("`") for row in table(SEGMENTS, "field")] == list(kinds)
+    rows = {row[0].strip("`"): row[1:] for row in table(SEGMENTS, "field | Braze")}
+    listed = [{"name": name, "data_type": rows[name][0].lower()} for name in kinds]
+    assert braze.judged(listed, kinds).says == "Braze has all 9 attributes with fitting types"
+    assert {name: rows[name][1].split(",")[0] for name in kinds} == hubspots_types()
+    salesforces = load_fields(HOUSE / "examples" / "salesforce" / "crm_fields.yml").kinds
+    cells = {name: rows[ours][3].split(",")[0] for ours, name in zip(kinds, salesforces, strict=True)}
+    assert cells == salesforces_types(salesforces)
+
+
+def hubspots_types() -> dict[str, str]:
+    """HubSpot's own names of the types that winback doctor would have made, by property."""
+    names = {
+        ("number", "number"): "Number",
+        ("string", "text"): "Single-line text",
+        ("string", "textarea"): "Multi-line text",
+        ("bool", "booleancheckbox"): "Single checkbox",
+        ("datetime", "date"): "Date and time picker",
+    }
+    kinds = load_fields(HOUSE / "config" / "crm_fields.yml").kinds
+    (finding,) = hubspot_properties.judged({"results": []}, kinds, "the_id", "https://crm.example", "a_group")
+    made = json.loads(shlex.split(finding.do[1])[-1])["inputs"]
+    return {each["name"]: names[each["type"], each["fieldType"]] for each in made if each["name"] != "the_id"}
+
+
+def salesforces_types(kinds: Mapping[str, Kind]) -> dict[str, str]:
+    """Salesforce's own names of the types that winback doctor would have made, by field."""
+    names = {"Number": "Number", "Text": "Text (255)", "Checkbox": "Checkbox", "DateTime": "Date/Time"}
+    empty = {"fields": [], "createable": True, "updateable": True}
+    _, finding = salesforce_fields.judged(empty, kinds, "Contact", "Winback_User_Id__c", "v62.0")
+    made = [json.loads(shlex.split(command)[-1]) for command in finding.do[1:]]
+    return {each["FullName"].removeprefix("Contact."): names[each["Metadata"]["type"]] for each in made}
+
+
+def test_marketings_page_explains_every_reason_of_the_policy() -> None:
+    assert set(ELIGIBILITY_REASONS) <= {row[0].strip("`") for row in table(SEGMENTS, "code")}
+
+
+def test_own_data_goes_into_places_of_its_own_before_it_is_loaded() -> None:
+    section = README.read_text().split("\n## Use it on your data\n", 1)[1]
+    assert "demo" in section.lstrip().splitlines()[0]
+    before, loads, _ = next(block for block in blocks(section) if "winback load" in block).partition("winback load ")
+    first = before.splitlines()[-1]
+    assert loads
+    assert re.match(r"export WINBACK_WAREHOUSE=duckdb:///\S+ WINBACK_MODELS=\S+", first)
+    for name in ("warehouse", "models"):
+        assert f"={Settings.model_fields[name].default}" not in first
+
+
+@every_page
+def test_every_command_in_a_page_parses(page: Path) -> None:
+    for arguments in commands(page):
+        if arguments:
+            parse(arguments)
+
+
+def test_a_command_or_option_that_does_not_exist_is_noticed() -> None:
+    for arguments in (
+        ["hourli"],
+        ["hourly", "--untill", "2026-06-01"],
+        ["backfill", "--until", "TIME"],
+        ["backfill", "--json"],
+    ):
+        with pytest.raises(click.UsageError):
+            parse(arguments)
+
+
+def test_the_pages_show_every_command_but_the_demo_in_use() -> None:
+    used = {arguments[0] for page in PAGES for arguments in commands(page) if arguments}
+    assert used == set(cli.list_commands(click.Context(cli)))
+
+
+@every_page
+def test_every_make_target_in_a_page_exists(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (HOUSE / "Makefile").read_text(), re.MULTILINE))
+    for line in lines(page):
+        words = line.split("#")[0].split()
+        if words and words[0] == "make":
+            named = {word for word in words[1:] if "=" not in word}
+            assert named <= targets, f"no such target in {line!r}"
+
+
+@every_page
+def test_every_relative_link_and_image_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if target.startswith(("https://", "http://")):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        assert there.exists(), target
+        assert not anchor or anchor in headings(there), target
+
+
+@every_page
+def test_every_file_named_in_a_page_exists(page: Path) -> None:
+    for span in spans(page.read_text()):
+        if re.fullmatch(r"[\w.-]+(/[\w.-]+)*/[\w.-]*", span) and span.split("/")[0] not in MADE_LATER:
+            assert (HOUSE / span).exists(), span
+
+
+@every_page
+def test_no_page_uses_a_forbidden_synonym(page: Path) -> None:
+    text = page.read_text().lower()
+    assert [word for word in FORBIDDEN if re.search(rf"\b{word}s?\b", text)] == []
+
+
+def test_the_changelog_tells_of_the_version_in_pyproject() -> None:
+    assert f"\n## [{PROJECT['version']}]" in (HOUSE / "CHANGELOG.md").read_text()
+
+
+def test_every_dependency_has_its_reason() -> None:
+    groups = tomllib.loads((HOUSE / "pyproject.toml").read_text())["dependency-groups"]
+    extras = PROJECT["optional-dependencies"].values()
+    wanted = {
+        re.split(r"[<>=\[]", line)[0]
+        for group in (PROJECT["dependencies"], *extras, *groups.values())
+        for line in group
+    }
+    page = (HOUSE / "docs" / "adr" / "0004-dependencies.md").read_text()
+    assert [name for name in sorted(wanted) if not re.search(rf"(?<![\w-]){name}(?![\w-])", page)] == []
+
+
+def test_every_decision_is_in_the_index() -> None:
+    folder = HOUSE / "docs" / "adr"
+    index = (folder / "README.md").read_text()
+    assert [path.name for path in sorted(folder.glob("0*.md")) if f"]({path.name})" not in index] == []
+
+
+def test_the_pictures_are_small_enough_to_load_at_once() -> None:
+    sizes = {path.name: path.stat().st_size for path in (HOUSE / "docs" / "images").iterdir()}
+    assert {name for name, size in sizes.items() if size > 300_000} == set()
+
+
+def test_the_image_holds_the_rooms_of_the_job_and_no_other() -> None:
+    dockerfile = (HOUSE / "Dockerfile").read_text()
+    copied = set(re.findall(r"^COPY (\w+) \1$", dockerfile, re.MULTILINE))
+    assert copied == {"core", "scoring", "crm_sync", "warehouse", "jobs", "dbt", "config"}
+    allowed = set((HOUSE / ".dockerignore").read_text().splitlines())
+    assert {f"!{room}" for room in copied} <= allowed

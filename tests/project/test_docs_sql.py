@@ -1,0 +1,43 @@
+"""Do the queries in the pages run on the tables as dbt builds them?"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from textwrap import dedent
+
+import duckdb
+import pytest
+
+from tests.support.dbt.on_duckdb import prepare_empty
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def queries(page: Path) -> list[str]:
+    """Its blocks of SQL, also within a list, and the queries within a sentence; not those that only BigQuery has tables for."""
+    text = page.read_text()
+    blocks = [dedent(block) for block in re.findall(r"^ *```sql\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)]
+    return [sql for sql in [*blocks, *re.findall(r"`(select [^`]+)`", text)] if "INFORMATION_SCHEMA" not in sql]
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = prepare_empty(tmp_path_factory.mktemp("sql"))
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("create schema audit_intermediate")
+        connection.execute("create table audit_intermediate.int_sessions as from intermediate.int_sessions")
+    return path
+
+
+@pytest.mark.parametrize(("name", "count"), [("dbt.md", 0), ("runbook.md", 10), ("segments.md", 1)])
+def test_every_query_of_a_page_runs(database: Path, name: str, count: int) -> None:
+    found = queries(DOCS / name)
+    assert len(found) == count
+    with duckdb.connect(str(database)) as connection:
+        for sql in found:
+            connection.execute(sql)
+
+
+def test_no_other_page_has_a_query() -> None:
+    assert {page.name for page in DOCS.rglob("*.md") if queries(page)} == {"runbook.md", "segments.md"}

@@ -1,0 +1,31 @@
+"""A challenger beside the champion of a test's world."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from scoring.calibration import Calibration
+from scoring.registry import bundles
+from scoring.registry.folder import CHALLENGER
+from tests.support.environment import HISTORY_UNTIL, World
+
+VERSION = "20260601T000000Z-000000c2"
+
+
+def challenge(world: World) -> Path:
+    """Register a copy of the champion that says about half as much, as challenger; returns its folder."""
+    models = world.folder / "models"
+    champion = bundles.champion(models)
+    assert champion
+    folder = models / VERSION
+    shutil.copytree(models / champion, folder)
+    (folder / "calibration.json").write_text(Calibration(kind="platt", slope=0.5).model_dump_json())
+    seal(folder)
+    bundles.point(models, CHALLENGER, VERSION)
+    return folder
+
+
+def seal(folder: Path) -> None:
+    """Make the bundle whole again, whatever was changed in it."""
+    bundles.seal(folder, version=VERSION, trained_at=HISTORY_UNTIL, learned_until=HISTORY_UNTIL)

@@ -1,0 +1,66 @@
+"""Run windows built for BigQuery, in Google's reference implementation and without dbt around them: see tests/support/dbt_replay.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from jobs.context import open_house
+from jobs.transform.dbt import Window
+from tests.support.dbt_replay import FORMS, MARKS, Recording, changing, over
+from tests.support.google_sql.engine import GoogleSql, flat
+from tests.support.google_sql.environment import PREFIX, PROJECT, GoogleWarehouse, Sent, google_settings, warehouse_is
+from warehouse.tables import APP_EVENTS, Table
+
+
+@cache
+def recorded() -> Recording:
+    """Everything dbt sends to BigQuery to change tables, by selector. Once in a process; types: test_bigquery_grammar.py."""
+    sent: list[str] = []
+    google = GoogleSql(is_checking=False)
+    warehouse = GoogleWarehouse(google, Sent())
+    recording = {}
+    with (
+        TemporaryDirectory() as folder,
+        warehouse_is(warehouse, lambda node, sql: sent.append(sql)),
+        open_house(google_settings(Path(folder))) as house,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("DBT_EXCLUDE_RESOURCE_TYPES", "test")
+        for selector, is_full in FORMS.items():
+            sent.clear()
+            house.transform(Window(**MARKS)).build(selector, full_refresh=is_full)
+            # The comment in front names the model.
+            commented = [sql[: sql.index("*/") + 2] + flat(sql) for sql in sent if "*/" in sql]
+            recording[selector] = [s for sql in commented if (s := changing(sql))]
+    return recording
+
+
+class GoogleReplay:
+    """The tables of one stream of events in Google's reference implementation."""
+
+    def __init__(self, events: pa.Table) -> None:
+        """Make the tables that Python writes, and have the events arrive."""
+        self.google = GoogleSql(is_checking=False)
+        self.warehouse = GoogleWarehouse(self.google, Sent())
+        self.warehouse.prepare()
+        self.warehouse.append(APP_EVENTS, events)
+
+    def build(self, selector: str, window: Window) -> None:
+        """Do what `Transform(...).build(selector)` does, the backfill as a full refresh, without the data tests."""
+        for statement in recorded()[selector]:
+            self.google.run(over(window, statement))
+
+    def append(self, table: Table, rows: Iterable[dict[str, Any]]) -> None:
+        """Add rows to a table that Python writes, or the app."""
+        self.google.append(f"{PROJECT}.{PREFIX}_{table.layer}.{table.name}", rows)
+
+    def rows(self, title: str) -> list[dict[str, Any]]:
+        """Every row of a table or view, named as `marts.crm_profiles`."""
+        return self.google.rows(f"{PROJECT}.{PREFIX}_{title}")

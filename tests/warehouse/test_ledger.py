@@ -1,0 +1,60 @@
+"""Who wins when two runs want the same epoch, and what becomes of the other?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from jobs.hourly.run import hourly
+from tests.support.environment import NOW, World, at
+from warehouse import ledger
+from warehouse.duckdb.warehouse import DuckDBWarehouse
+from warehouse.tables import DECISIONS, RUNS, Table
+
+DECIDED = "select exit_id, run_id, churn_probability, is_eligible from staging.stg_ops__decisions order by exit_id"
+
+
+def test_the_second_to_commit_an_epoch_adopts_the_first(world: World) -> None:
+    with world.house() as house:
+        last = ledger.last_epoch(house.warehouse)
+        assert last is not None
+        mine = replace(last, epoch=1, run_id="mine", window_from=at(0), window_until=at(1), committed_at=NOW)
+        theirs = replace(mine, run_id="theirs", window_until=at(2))
+
+        assert ledger.commit(house.warehouse, theirs) == theirs
+        assert ledger.commit(house.warehouse, mine) == theirs
+        assert ledger.last_epoch(house.warehouse) == theirs
+
+
+def test_the_loser_of_two_runs_at_once_leaves_no_decision_and_sends_the_winner_s(world: World) -> None:
+    """The winner commits between the loser's scoring and the loser's commit, having decided otherwise."""
+
+    class Overtaken:
+        """A warehouse in which somebody else is always a moment faster."""
+
+        def __init__(self, warehouse: DuckDBWarehouse) -> None:
+            self.warehouse = warehouse
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.warehouse, name)
+
+        def append_once(self, table: Table, row: dict[str, Any]) -> bool:
+            assert table is RUNS
+            staged = self.warehouse.query(f"select * from ops.decisions where run_id = '{row['run_id']}'")
+            position = staged.column_names.index("run_id")
+            theirs = staged.set_column(position, "run_id", [["winner"] * staged.num_rows])
+            self.warehouse.append(DECISIONS, theirs)
+            assert self.warehouse.append_once(table, row | {"run_id": "winner"})
+            return self.warehouse.append_once(table, row)
+
+    with world.house() as house:
+        assert isinstance(house.warehouse, DuckDBWarehouse)
+        result = hourly(replace(house, warehouse=Overtaken(house.warehouse)), at(1))
+
+    decided = world.query(DECIDED)
+    assert {d["run_id"] for d in decided} == {"winner"}
+    assert world.query("select distinct run_id from ops.decisions") == [{"run_id": "winner"}]
+    assert result.scoring is not None
+    assert len(decided) == result.scoring.exits
+    assert len({d["exit_id"] for d in decided}) == len(decided)
+    assert len(world.crm.store.profiles()) == result.sync.delivered > 0
