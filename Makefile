@@ -86,7 +86,7 @@ judge-test: $(VENV)/dev.stamp  ## every model over 300 random histories in Googl
 
 vendors-test: $(VENV)/dev.stamp  ## fetch the CRM vendors' published API specifications and hold every request and reply against them
 	@$(BIN)/python -m tests.support.vendor_specs var/vendor_specs
-	@VENDOR_SPECS=var/vendor_specs $(BIN)/pytest tests/crm_sync/destinations/test_vendor_specs.py tests/sandbox/local_crm/test_crm_server.py tests/test_hubspot_*.py tests/test_klaviyo_*.py
+	@VENDOR_SPECS=var/vendor_specs $(BIN)/pytest tests/crm_sync/destinations/test_vendor_specs.py tests/sandbox/local_crm/test_crm_server.py tests/crm_sync/destinations/hubspot tests/crm_sync/destinations/klaviyo
 
 recipes-test: $(VENV)/dev.stamp  ## every recipe of README and docs, the long ones too, over a throw-away warehouse
 	@RECIPES=all $(BIN)/pytest tests/project/test_recipes.py

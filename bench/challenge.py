@@ -1,8 +1,8 @@
 """Does `winback evaluate` promote what is better, and nothing that was lucky? Real fits, on a truth that is known.
 
 A made-up app: users with one to five exits each, whose probability of not finishing follows from six features and from the user's
-own bent, which no feature shows. Champion and challenger are XGBoost fits on exits of some users, judged by `training.promotion.comparison`
-on exits of others, with the rules as they come. Two cases, 20 seeds each:
+own bent, which no feature shows. Champion and challenger are XGBoost fits on exits of some users, judged by
+`training.promotion.comparison` on exits of others, with the rules as they come. Two cases, 20 seeds each:
 
 - noise: the challenger was fitted on other exits of the same kind, with nine more features that are chance, as if somebody had
   added columns that looked good. What it gains on one test is luck.

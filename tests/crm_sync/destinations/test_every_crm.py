@@ -112,7 +112,7 @@ TROUBLES: dict[str, dict[str, Any]] = {
     "429": {"kind": "status", "status": 429},
     "page": {"kind": "garbage", "times": 2},
 }
-# A page in place of what was asked for: tests/crm_sync/destinations/klaviyo/test_klaviyo_limits.py, tests/crm_sync/destinations/salesforce/test_salesforce_results.py.
+# A page in place of what was asked for: klaviyo/test_klaviyo_limits.py, salesforce/test_salesforce_results.py.
 NO_PAGE = TROUBLES.keys() - {"page"}
 STEPS = {
     "braze.track": TROUBLES,

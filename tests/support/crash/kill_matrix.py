@@ -1,6 +1,7 @@
 """Killed at any effect of an hour, is nothing lost, nothing doubled, and all as if nothing had happened?
 
-    python -m tests.support.crash.kill_matrix [--short] [--crm braze,hubspot] [--warehouse duckdb] [--places "after build audience"] [--json]
+    python -m tests.support.crash.kill_matrix [--short] [--crm braze,hubspot] [--warehouse duckdb] \
+        [--places "after build audience"] [--json]
 
 A first run counts the places where a run may die: before and after every build by dbt, every write to the warehouse, every
 request to the CRM. Then, for each place, in a world of its own: a run is killed there by SIGKILL, another runs undisturbed, and

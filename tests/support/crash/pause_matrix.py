@@ -1,8 +1,9 @@
 """Two runs at once: one pauses at an effect, another goes through meanwhile, the first wakes up. Do the laws hold after a third?
 
-    python -m tests.support.crash.pause_matrix [--warehouse duckdb|bigquery] [--modes free,expired,held,file] [--places 'after build audience']
+    python -m tests.support.crash.pause_matrix [--warehouse duckdb|bigquery] [--modes free,expired,held,file] \
+        [--places 'after build audience']
 
-On BigQuery (tests/support/bigquery_emulator/process.py) the first is a process that is paused by SIGSTOP. A DuckDB file is held by one process: there the
+On BigQuery (the emulator) the first is a process that is paused by SIGSTOP. A DuckDB file is held by one process: there the
 second run takes place within the first, at the same point, over a warehouse that says it would let others in.
 
     free      without a lease (WINBACK_LEASE_SECONDS=0): both work, and one of them in vain

@@ -1,4 +1,4 @@
-"""Run windows built for BigQuery, in Google's reference implementation and without dbt around them: see tests/support/dbt_replay.py."""
+"""Run windows built for BigQuery, in Google's reference implementation and without dbt, as tests/support/dbt_replay.py does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs of `winback migrate` over copies of an old warehouse, some of them killed: what tests/jobs/upkeep/test_migrate.py looks at.
+"""Runs of `winback migrate` over copies of an old warehouse, some of them killed: what test_migrate.py looks at.
 
     .venv/bin/python -m tests.support.migrate.subprocess_run FOLDER [MODEL ...]
 
