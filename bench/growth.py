@@ -27,7 +27,7 @@ from rich.table import Table as Screen
 from core.clock import UNIX_EPOCH
 from core.settings import Settings
 from crm_sync.destinations.braze import Braze
-from jobs.context import House, open_house
+from jobs.context import JobContext, open_context
 from jobs.hourly.run import hourly
 from jobs.models.train import train
 from jobs.transform.dbt import Transform, Window
@@ -69,9 +69,9 @@ def make_raw(folder: Path, count_events: int) -> None:
         warehouse.close()
 
 
-def decide_history(house: House) -> None:
+def decide_history(context: JobContext) -> None:
     """Give every exit of the history a decision, and every user a delivery, as if the job had run through it all."""
-    warehouse = house.warehouse
+    warehouse = context.warehouse
     assert isinstance(warehouse, DuckDBWarehouse)
     warehouse.connection.execute("""
         insert into ops.decisions by name
@@ -82,7 +82,7 @@ def decide_history(house: House) -> None:
         from marts.fct_unfinished_exits where not is_dissolved
     """)
     everything = Window(from_at=UNIX_EPOCH, until_at=HISTORY_UNTIL, history_until=HISTORY_UNTIL)
-    house.transform(everything).build("audience")
+    context.transform(everything).build("audience")
     warehouse.connection.execute(f"""
         insert into ops.deliveries by name
         select (select run_id from ops.runs) as run_id, 0 as epoch, user_id, desired_hash, '' as fields_sent,
@@ -90,7 +90,7 @@ def decide_history(house: House) -> None:
             columns('^(churn_|is_voucher|voucher_|experiment_arm)')
         from marts.crm_profiles
     """)
-    house.transform(everything).build("acknowledged")
+    context.transform(everything).build("acknowledged")
 
 
 @contextmanager
@@ -136,12 +136,12 @@ def main() -> int:
             )
 
         for which in taken:
-            with console.status(f"Backfilling the {which} history ..."), open_house(settings(which)) as house:
-                backfilled = backfill(house, HISTORY_UNTIL)
+            with console.status(f"Backfilling the {which} history ..."), open_context(settings(which)) as context:
+                backfilled = backfill(context, HISTORY_UNTIL)
                 counts[which] = (backfilled.count_events, backfilled.count_exits)
                 if which == "short":
-                    train(house)
-                decide_history(house)
+                    train(context)
+                decide_history(context)
         for hour in range(arguments.hours + 1):
             for which, seconds in taken.items():
                 seconds.append(0)
@@ -149,10 +149,10 @@ def main() -> int:
                 with (
                     console.status(f"Hour {hour} on the {which} history ..."),
                     LocalCrm(folder / which / "crm.sqlite", api_key="key") as crm,
-                    open_house(settings(which), destination=Braze(crm.url, "key"), parsed=parsed) as house,
+                    open_context(settings(which), destination=Braze(crm.url, "key"), parsed=parsed) as context,
                     timed(seconds, walls[which]),
                 ):
-                    hourly(house, HISTORY_UNTIL + timedelta(hours=hour + 1))
+                    hourly(context, HISTORY_UNTIL + timedelta(hours=hour + 1))
     medians = {which: statistics.median(seconds[1:]) for which, seconds in taken.items()}
     screen = Screen(
         "history", "events", "exits", "dbt of an hour, median s of processors", "of each hour", "wall s, median"

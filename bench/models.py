@@ -26,7 +26,7 @@ import xgboost as xgb
 from core.clock import UNIX_EPOCH
 from core.settings import Settings
 from crm_sync.destinations.braze import Braze
-from jobs.context import open_house
+from jobs.context import open_context
 from jobs.transform.dbt import Window
 from jobs.upkeep.backfill import backfill
 from sandbox.synthetic_app.generate import generate
@@ -72,11 +72,11 @@ def examples_of(folder: Path, files: dict[str, Path], config: Path, until: datet
     warehouse = DuckDBWarehouse(folder / "winback.duckdb")
     load(warehouse, files, now=NOW)
     warehouse.close()
-    with open_house(settings, destination=Braze("http://localhost", "unused"), now=lambda: NOW) as house:
-        backfill(house, until)
-        house.transform(Window(UNIX_EPOCH, until, until)).build("examples")
-        relation = house.warehouse.relation("marts", "fct_training_examples")
-        return house.warehouse.query(f"select * from {relation} order by exited_at, exit_id")
+    with open_context(settings, destination=Braze("http://localhost", "unused"), now=lambda: NOW) as context:
+        backfill(context, until)
+        context.transform(Window(UNIX_EPOCH, until, until)).build("examples")
+        relation = context.warehouse.relation("marts", "fct_training_examples")
+        return context.warehouse.query(f"select * from {relation} order by exited_at, exit_id")
 
 
 @dataclass(frozen=True)

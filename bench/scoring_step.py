@@ -80,7 +80,7 @@ def prepare(folder: Path, rows: int) -> None:
     (bundle / "contract.json").write_text(contract.model_dump_json())
     (bundle / "calibration.json").write_text("{}")
     (bundle / "metrics.json").write_text("{}")
-    bundles.seal(bundle, version="bench", trained_at=NOW, learned_until=NOW)
+    bundles.write_manifest(bundle, version="bench", trained_at=NOW, learned_until=NOW)
     warehouse.close()
 
 

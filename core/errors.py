@@ -2,11 +2,11 @@
 
 WinbackError
 ├── RetryableError   exit 1: nothing is half done; run the same command again
-│   └── BusyError     another process holds the data; no failure where both are hourly runs: the other does the work (exit 0)
+│   └── RunInProgressError   another process holds the data; no failure where both are hourly runs (exit 0)
 ├── ContractError    exit 2: configuration, input or contract is wrong; a retry fails the same way
 │   └── WatermarkAheadError  the watermark lies beyond now; winback repair-watermark puts it back
 ├── CircuitOpenError exit 3: stopped on purpose before doing harm; a person should look
-├── DriftError       exit 3: an audit found rows that are not what the raw events say; a person should look
+├── ReconciliationError       exit 3: an audit found rows that are not what the raw events say; a person should look
 └── NothingToPromoteError exit 4: no challenger, or one that is no better; all is well, and a scheduler may go on
 
 """
@@ -38,7 +38,7 @@ class CircuitOpenError(WinbackError):
     exit_code = 3
 
 
-class DriftError(WinbackError):
+class ReconciliationError(WinbackError):
     """The tables are not what the raw events say."""
 
     exit_code = 3
@@ -50,7 +50,7 @@ class NothingToPromoteError(WinbackError):
     exit_code = 4
 
 
-class BusyError(RetryableError):
+class RunInProgressError(RetryableError):
     """Another process holds the data. `is_hourly`: it is known to be an hourly run, which does the work of this one."""
 
     def __init__(self, message: str, *, is_hourly: bool = False) -> None:

@@ -16,7 +16,7 @@ from rich.text import Text
 Advance = Callable[[int], None]
 
 
-class Narrator(Protocol):
+class ProgressReporter(Protocol):
     """Told of steps and progress. Gets counts, times and names of steps: never ids or values of users."""
 
     def step(self, what: str, **facts: Any) -> None:
@@ -35,7 +35,7 @@ class Narrator(Protocol):
         """All is done."""
 
 
-class Silence:
+class NullProgress:
     """Says nothing: for tests, and for commands that finish at once."""
 
     def step(self, what: str, **facts: Any) -> None:
@@ -65,7 +65,7 @@ class _Count(ProgressColumn):
         return Text(f"{task.completed:,.0f}/{task.total:,.0f}" if task.total > 1 else "", style="progress.download")
 
 
-class Bars:
+class RichProgress:
     """A spinner and bars for somebody who is watching; each finished step leaves one line."""
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ class Bars:
                 self._progress.update(task.id, total=done, completed=done)
 
 
-class Lines:
+class JsonProgress:
     """One JSON line a step, as Cloud Logging and its kin read them."""
 
     def __init__(self) -> None:
@@ -140,7 +140,7 @@ class Lines:
         """Nothing is held."""
 
 
-class PlainLines(Silence):
+class PlainLines(NullProgress):
     """One plain line a step on stderr, for a person without a terminal: a log of CI, a pipe."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -164,14 +164,14 @@ class PlainLines(Silence):
         print(f"{self._monotonic() - self._started:4.0f} s  {what}", file=sys.stderr, flush=True)  # noqa: T201
 
 
-def narrator() -> Narrator:
+def make_reporter() -> ProgressReporter:
     """Bars where a person watches, lines elsewhere."""
-    return Bars() if sys.stderr.isatty() else Lines()
+    return RichProgress() if sys.stderr.isatty() else JsonProgress()
 
 
-def demo_narrator() -> Narrator:
+def demo_narrator() -> ProgressReporter:
     """Bars on a terminal, plain lines elsewhere: the demo has no machine that reads its log."""
-    return Bars() if sys.stderr.isatty() else PlainLines()
+    return RichProgress() if sys.stderr.isatty() else PlainLines()
 
 
 def logger() -> Any:

@@ -18,7 +18,7 @@ def count_audience(warehouse: Reader) -> int:
     return count(warehouse, f"{warehouse.relation('marts', 'crm_profiles')} where churn_probability is not null")
 
 
-def collapse(now: int, before: int | None, min_ratio: float) -> CircuitOpenError | None:
+def check_audience_drop(now: int, before: int | None, min_ratio: float) -> CircuitOpenError | None:
     """Why not to go on, when the audience is smaller than this share of what it was at the last run."""
     if before is None or before < MIN_AUDIENCE or now >= min_ratio * before:
         return None

@@ -11,10 +11,10 @@ import pyarrow as pa
 from core.errors import CircuitOpenError, ContractError, WinbackError
 from crm_sync.destination import (
     BatchRefusedError,
+    DeadlineExceededError,
     Destination,
     MisconfiguredError,
     Outcome,
-    OutOfTimeError,
     Run,
     UnavailableError,
 )
@@ -68,7 +68,7 @@ def send(destination: Destination, batch: Batch, run: Run, taken: Taken) -> Sent
     sending = _Sending(destination, batch, run, taken)
     try:
         sending.halve()
-    except (UnavailableError, OutOfTimeError, ContractError, CircuitOpenError) as error:
+    except (UnavailableError, DeadlineExceededError, ContractError, CircuitOpenError) as error:
         sending.sent.error = error
     return sending.sent
 

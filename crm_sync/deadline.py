@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from crm_sync.destination import OutOfTimeError
+from crm_sync.destination import DeadlineExceededError
 
 
 class Deadline:
@@ -47,18 +47,18 @@ class Deadline:
         return self.is_stopped or self.clock() >= self._ends
 
     def check(self) -> None:
-        """Raises: OutOfTimeError when the run has to leave now."""
+        """Raises: DeadlineExceededError when the run has to leave now."""
         self._leave_unless_left(0)
 
     def sleep(self, seconds: float) -> None:
-        """Wait, or raise OutOfTimeError: at once when the deadline comes first, and as soon as the run is stopped."""
+        """Wait, or raise DeadlineExceededError: at once when the deadline comes first, and as soon as the run is stopped."""
         self._leave_unless_left(seconds)
         self._wait(seconds)
         self._leave_unless_left(0)
 
     def _leave_unless_left(self, seconds: float) -> None:
         if self._stopped.is_set():
-            raise OutOfTimeError(f"The run was told to stop ({self._why}); the next run goes on.", "stopped")
+            raise DeadlineExceededError(f"The run was told to stop ({self._why}); the next run goes on.", "stopped")
         if self.clock() + seconds >= self._ends:
             text = "The run's time was up before everything was sent; the next run goes on."
-            raise OutOfTimeError(text, "deadline")
+            raise DeadlineExceededError(text, "deadline")

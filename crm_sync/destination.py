@@ -105,7 +105,7 @@ class UnavailableError(RetryableError):
         self.has_answered = has_answered or code == "unknown_reply"
 
 
-class OutOfTimeError(RetryableError):
+class DeadlineExceededError(RetryableError):
     """The run has to leave before a wait would be over. `code` says why: deadline or stopped."""
 
     def __init__(self, text: str, code: str) -> None:
@@ -124,10 +124,10 @@ class Run(Protocol):
         """Seconds of a monotonic clock that all runs of the process share."""
 
     def sleep(self, seconds: float) -> None:
-        """Wait. Raises: OutOfTimeError at once when the run has to leave before the wait would be over."""
+        """Wait. Raises: DeadlineExceededError at once when the run has to leave before the wait would be over."""
 
     def check(self) -> None:
-        """Raises: OutOfTimeError when the run has to leave now."""
+        """Raises: DeadlineExceededError when the run has to leave now."""
 
 
 class Destination(Protocol):
@@ -144,7 +144,8 @@ class Destination(Protocol):
     def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
         """Upsert one batch and return an outcome for each row, in order.
 
-        Raises: BatchRefusedError, UnavailableError, OutOfTimeError, RequestRefusedError, MisconfiguredError, ContractError.
+        Raises: BatchRefusedError, UnavailableError, DeadlineExceededError, RequestRefusedError, MisconfiguredError,
+        ContractError.
         """
 
     def erase(self, external_ids: Sequence[str], run: Run) -> list[Outcome]:

@@ -12,7 +12,7 @@ from functools import reduce
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from crm_sync.field_mapping import KINDS, RIDE_ALONG, FieldMapping, Kind
+from crm_sync.field_mapping import KINDS, METADATA_FIELDS, FieldMapping, Kind
 
 LIST_SEPARATOR = "; "
 # Of four digits, as ISO 8601 and every CRM have them.
@@ -61,7 +61,7 @@ def changes(rows: pa.RecordBatch, mapping: FieldMapping) -> Changed:
         states[name] = desired if target.clearable else pc.coalesce(desired, acknowledged)
         is_told = pc.or_(pc.is_valid(states[name]), pa.scalar(target.clearable))
         differing[name] = pc.or_(_is_distinct(states[name], acknowledged), pc.and_(in_doubt, is_told))
-    is_change = reduce(pc.or_, (flags for name, flags in differing.items() if name not in RIDE_ALONG))
+    is_change = reduce(pc.or_, (flags for name, flags in differing.items() if name not in METADATA_FIELDS))
     at_fault = {
         name: pc.and_(pc.and_(differing[name], is_change), _is_unsendable(states[name], KINDS[name]))
         for name in differing

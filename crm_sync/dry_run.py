@@ -9,7 +9,7 @@ from crm_sync.diff import Change
 from crm_sync.field_mapping import Kind
 
 
-class Rehearsal:
+class DryRunDestination:
     """A Destination. Batches are as large as the real one's, so that requests are counted as they would be."""
 
     max_in_flight = 1

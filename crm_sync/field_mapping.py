@@ -11,7 +11,7 @@ from core.config_file import read_yaml
 from warehouse.tables import CRM_STATE
 
 # They ride along with a change; alone they cause none.
-RIDE_ALONG = ("churn_scored_at", "churn_model_version")
+METADATA_FIELDS = ("churn_scored_at", "churn_model_version")
 
 # What a property must be able to hold. `texts` is a list of text.
 Kind = Literal["number", "text", "flag", "time", "texts"]

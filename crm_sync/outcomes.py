@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core.errors import CircuitOpenError, RetryableError, WinbackError
-from crm_sync.destination import Outcome, OutOfTimeError, UnavailableError
+from crm_sync.destination import DeadlineExceededError, Outcome, UnavailableError
 from crm_sync.diff import Change
 
 UNSENDABLE = "unsendable"
@@ -55,7 +55,7 @@ def add(counts: dict[str, int], reason: str, number: int) -> None:
         counts[reason] = counts.get(reason, 0) + number
 
 
-def take_in(sent: Sequence[Change], outcomes: Sequence[Outcome], counts: SyncCounts) -> None:
+def record_outcomes(sent: Sequence[Change], outcomes: Sequence[Outcome], counts: SyncCounts) -> None:
     """Count the outcomes of what was sent."""
     for change, outcome in zip(sent, outcomes, strict=True):
         if outcome.kind == "delivered":
@@ -72,14 +72,16 @@ def take_in(sent: Sequence[Change], outcomes: Sequence[Outcome], counts: SyncCou
 
 def why_deferred(stopped: WinbackError | None) -> str:
     """Why what is left was not sent."""
-    if isinstance(stopped, UnavailableError | OutOfTimeError):
+    if isinstance(stopped, UnavailableError | DeadlineExceededError):
         return stopped.code
     if isinstance(stopped, CircuitOpenError):
         return "circuit_open"
     return "stopped" if stopped else "unconfirmed"
 
 
-def by_the_crm(counts: SyncCounts, max_rejected_ratio: float, *, is_at_end: bool = False) -> CircuitOpenError | None:
+def crm_rejections_breaker(
+    counts: SyncCounts, max_rejected_ratio: float, *, is_at_end: bool = False
+) -> CircuitOpenError | None:
     """Whether the CRM has rejected too many of those it was sent: then sending stops.
 
     At the end also whether it rejected all withdrawals, or all others, however many of the other kind it took.
@@ -108,7 +110,7 @@ def _all_of_a_kind(counts: SyncCounts, rejected: int, max_rejected_ratio: float)
     return None
 
 
-def by_ourselves(counts: SyncCounts, max_rejected_ratio: float) -> CircuitOpenError | None:
+def unsendable_breaker(counts: SyncCounts, max_rejected_ratio: float) -> CircuitOpenError | None:
     """Whether too many could not be sent at all. They cost no request: it is said when all the others were sent."""
     unsendable, attempts = counts.errors.get(UNSENDABLE, 0), counts.delivered + counts.rejected
     if not _are_too_many(unsendable, attempts, max_rejected_ratio, is_at_end=True):
@@ -119,7 +121,7 @@ def by_ourselves(counts: SyncCounts, max_rejected_ratio: float) -> CircuitOpenEr
     )
 
 
-def none_taken(counts: SyncCounts) -> RetryableError | None:
+def none_taken_breaker(counts: SyncCounts) -> RetryableError | None:
     """Whether the CRM answered, and took nobody: a run that ends well would hide that from hour to hour."""
     deferred = sum(counts.deferred.values())
     if counts.delivered or counts.rejected or deferred < MIN_ALL_REJECTED:

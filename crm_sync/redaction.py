@@ -42,7 +42,7 @@ def _shown(text: str) -> str:
     return " ".join(text.split())
 
 
-def code_of(text: object, *private: str) -> str:
+def slugify_error(text: object, *private: str) -> str:
     """A CRM's sentence as a code: its first eight plain words that are none of the `private` texts', joined by underscores."""
     sentence = str(text).split(":")[0].split("'")[0].split('"')[0]
     words = [word.strip(".,;!?()") for word in sentence.lower().split()]

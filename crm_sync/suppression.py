@@ -24,7 +24,7 @@ _NIGHTS = timedelta(days=2)
 _LATE = timedelta(days=1)
 
 
-class News(dict[str, str]):
+class SuppressionList(dict[str, str]):
     """By user: why they must not be told. `tombstones` are hashes of erased users of whom rows may be left, ids being gone."""
 
     tombstones: frozenset[str] = frozenset()
@@ -43,10 +43,10 @@ class Recheck:
     outcomes: Mapping[str, str]
     now: Callable[[], datetime]
     _asked_at: datetime | None = field(default=None, init=False)
-    _news: News = field(default_factory=News, init=False)
+    _news: SuppressionList = field(default_factory=SuppressionList, init=False)
     _has_arrival: bool | None = field(default=None, init=False)
 
-    def news(self) -> News:
+    def news(self) -> SuppressionList:
         """Why each of the users with news must not be told what was desired: erased, no_consent, or an outcome."""
         now = self.now()
         if self._asked_at is None or not self._asked_at <= now < self._asked_at + _FRESH:
@@ -54,7 +54,7 @@ class Recheck:
             self._news = self._ask(now)
         return self._news
 
-    def _ask(self, now: datetime) -> News:
+    def _ask(self, now: datetime) -> SuppressionList:
         relation = self.warehouse.relation
         names = {f"name_{i}": name for i, name in enumerate(self.outcomes)}
         events = f"""
@@ -69,7 +69,7 @@ class Recheck:
             having max(case when step = 'tombstone' then recorded_at end) >= $since
                 or count(case when step = 'marts.crm_profiles' and outcome = 'deleted' then 1 end) = 0
         """
-        news = News()
+        news = SuppressionList()
         news.tombstones = frozenset(
             self.warehouse.query(erasures, {"since": self.since - _NIGHTS}).column("user_hash").to_pylist()
         )
@@ -128,7 +128,7 @@ def suppressed(rows: pa.RecordBatch, news: Mapping[str, str]) -> tuple[pa.Record
     """
     reasons: Counter[str] = Counter()
     ids = rows.column("user_id")
-    news = {**news, **_buried(ids, news)}
+    news = {**news, **_erased(ids, news)}
     named = pc.is_in(ids, pa.array(list(news), pa.string()))
     if not pc.any(named).as_py():
         return rows, reasons
@@ -141,9 +141,9 @@ def suppressed(rows: pa.RecordBatch, news: Mapping[str, str]) -> tuple[pa.Record
     return rows.filter(pc.invert(held_back)), reasons
 
 
-def _buried(ids: pa.Array, news: Mapping[str, str]) -> dict[str, str]:
+def _erased(ids: pa.Array, news: Mapping[str, str]) -> dict[str, str]:
     """The ids that have a tombstone; while there is none, no id is hashed."""
-    tombstones = news.tombstones if isinstance(news, News) else frozenset()
+    tombstones = news.tombstones if isinstance(news, SuppressionList) else frozenset()
     if not tombstones:
         return {}
     return {user: "erased" for user in ids.to_pylist() if hashlib.sha256(user.encode()).hexdigest() in tombstones}

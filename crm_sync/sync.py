@@ -13,14 +13,23 @@ from datetime import datetime
 import pyarrow as pa
 
 from core.errors import WinbackError
-from crm_sync.audience_guard import collapse, count_audience
+from crm_sync.audience_guard import check_audience_drop, count_audience
 from crm_sync.batches import Batch, Sent, batches, send
 from crm_sync.deadline import Deadline
 from crm_sync.delivery_log import DeliveryLog
-from crm_sync.destination import Destination, Outcome, OutOfTimeError
+from crm_sync.destination import DeadlineExceededError, Destination, Outcome
 from crm_sync.diff import Change, Changed, changes
 from crm_sync.field_mapping import FieldMapping
-from crm_sync.outcomes import UNSENDABLE, SyncCounts, add, by_ourselves, by_the_crm, none_taken, take_in, why_deferred
+from crm_sync.outcomes import (
+    UNSENDABLE,
+    SyncCounts,
+    add,
+    crm_rejections_breaker,
+    none_taken_breaker,
+    record_outcomes,
+    unsendable_breaker,
+    why_deferred,
+)
 from crm_sync.refusals import Refusals, Taken
 from crm_sync.suppression import Recheck, suppressed
 from crm_sync.workers import Workers
@@ -102,14 +111,16 @@ class _Sync:
         counts = self.counts
         pending = self._count_differing()
         counts.audience = count_audience(self.warehouse)
-        self.stopped = collapse(counts.audience, self.plan.last_audience, self.plan.min_audience_ratio)
+        self.stopped = check_audience_drop(counts.audience, self.plan.last_audience, self.plan.min_audience_ratio)
         advance = announce(pending) if announce else lambda _: None
         if not self.stopped:
             self._send_all(advance)
         self._settle_accounts(pending)
         ratio = self.plan.max_rejected_ratio
-        self.stopped = self.stopped or by_the_crm(counts, ratio, is_at_end=True) or by_ourselves(counts, ratio)
-        self.stopped = self.stopped or none_taken(counts)
+        self.stopped = (
+            self.stopped or crm_rejections_breaker(counts, ratio, is_at_end=True) or unsendable_breaker(counts, ratio)
+        )
+        self.stopped = self.stopped or none_taken_breaker(counts)
         return counts, self.stopped
 
     def _settle_accounts(self, pending: int) -> None:
@@ -181,7 +192,7 @@ class _Sync:
         if self.log:
             for batch in self.doubtful:
                 self.log.forgo(batch.changes, batch.states)
-        self.stopped = self.stopped or by_the_crm(self.counts, self.plan.max_rejected_ratio)
+        self.stopped = self.stopped or crm_rejections_breaker(self.counts, self.plan.max_rejected_ratio)
 
     def _changed(self) -> Iterator[Changed]:
         sql = (
@@ -206,7 +217,7 @@ class _Sync:
         ]
         if self.log:
             self.log.write(rejected, changed.states, outcomes)
-        take_in(rejected, outcomes, self.counts)
+        record_outcomes(rejected, outcomes, self.counts)
 
     def _settle(
         self, workers: Workers[Batch, Sent], advance: Callable[[int], None], is_waiting: Callable[[], bool]
@@ -235,18 +246,18 @@ class _Sync:
             self.doubtful.append(Batch(sent.rest, states))
         if sent.error and not self.stopped:
             self.stopped = sent.error
-        self.stopped = self.stopped or by_the_crm(self.counts, self.plan.max_rejected_ratio)
+        self.stopped = self.stopped or crm_rejections_breaker(self.counts, self.plan.max_rejected_ratio)
 
     def _record(self, part: Sequence[Change], states: pa.RecordBatch, outcomes: list[Outcome]) -> None:
         if self.log:
             self.log.write(part, states, outcomes)
         elif len(self.counts.samples) < SAMPLES:
             self.counts.samples += [dict(change.attributes) for change in part[: SAMPLES - len(self.counts.samples)]]
-        take_in(part, outcomes, self.counts)
+        record_outcomes(part, outcomes, self.counts)
 
     def _stop_if_due(self) -> None:
         if not self.stopped:
             try:
                 self.plan.run.check()
-            except OutOfTimeError as error:
+            except DeadlineExceededError as error:
                 self.stopped = error

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.clock import utc_now
 from core.errors import ContractError
-from core.progress import Narrator, Silence
+from core.progress import NullProgress, ProgressReporter
 from core.settings import Settings
 from crm_sync.destination import Destination
 from crm_sync.destinations.adapter import ClientCredentials
@@ -23,7 +23,7 @@ from crm_sync.destinations.http.transport import Network, RetryBudget
 from crm_sync.field_mapping import FieldMapping, load_fields
 from jobs.transform.dbt import Transform, Window, release
 from jobs.transform.funnel import Funnel, load_funnel
-from jobs.transform.schema_version import refuse_outdated
+from jobs.transform.schema_version import check_schema_version
 from scoring.policy import Policy, load_policy
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.interface import Warehouse
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class House:
+class JobContext:
     """Everything a job needs."""
 
     settings: Settings
@@ -44,7 +44,7 @@ class House:
     destination: Destination
     now: Callable[[], datetime] = utc_now
     monotonic: Callable[[], float] = time.monotonic
-    narrator: Narrator = field(default_factory=Silence)
+    reporter: ProgressReporter = field(default_factory=NullProgress)
     parsed: dict[str, Any] = field(default_factory=dict)  # dbt projects already parsed by this process
 
     def transform(self, window: Window, *, audit_percent: int = 0) -> Transform:
@@ -67,12 +67,12 @@ class House:
         return Transform(environment, settings.dbt_target, variables, window, parsed=self.parsed)
 
 
-def not_in_the_future(house: House, until: datetime) -> None:
+def not_in_the_future(context: JobContext, until: datetime) -> None:
     """Refuse a window's end that lies ahead: rows loaded until then would lie in no later window.
 
     Raises: ContractError.
     """
-    if until > house.now():
+    if until > context.now():
         raise ContractError(
             f"Until {until:%Y-%m-%d %H:%M} UTC lies in the future: what is loaded before it would never be read. "
             "Choose a time that has passed."
@@ -98,7 +98,7 @@ def bigquery_connection(settings: Settings) -> Connection:
 def open_warehouse(settings: Settings) -> Warehouse:
     """Open the file or connect to BigQuery, as WINBACK_WAREHOUSE says.
 
-    Raises: ContractError when it is not there or may not be used, BusyError when another run holds the file.
+    Raises: ContractError when it is not there or may not be used, RunInProgressError when another run holds the file.
     """
     path = settings.duckdb_file
     if path is None:
@@ -124,7 +124,7 @@ def open_destination(settings: Settings, fields: FieldMapping) -> Destination:
         _key(settings),
         load_options(settings.config / "crm.yml"),
         fields,
-        more_hosts=settings.allowed_crm_hosts,
+        allowed_hosts=settings.allowed_crm_hosts,
         budget=RetryBudget(
             settings.retry_budget_seconds,
             network=Network(settings.crm_ca_file, settings.crm_proxy.get_secret_value()),
@@ -139,12 +139,12 @@ def _key(settings: Settings) -> str | ClientCredentials:
 
 
 @contextmanager
-def open_house(settings: Settings, *, is_migrating: bool = False, **parts: Any) -> Iterator[House]:
+def open_context(settings: Settings, *, is_migrating: bool = False, **parts: Any) -> Iterator[JobContext]:
     """Read the configuration, open the warehouse and connect the CRM; `parts` replace what a test or a command brings.
 
     A migration takes the warehouse as it is; for everything else it must be of this version.
 
-    Raises: ContractError for a wrong file or a warehouse to be upgraded, BusyError when another run holds the warehouse.
+    Raises: ContractError for a wrong file or a warehouse to be upgraded, RunInProgressError when another run holds the warehouse.
     """
     funnel = load_funnel(settings.config / "funnel.yml")
     policy = load_policy(settings.config / "vouchers.yml")
@@ -154,8 +154,8 @@ def open_house(settings: Settings, *, is_migrating: bool = False, **parts: Any) 
     try:
         if not is_migrating:
             warehouse.prepare()
-            refuse_outdated(warehouse)
-        yield House(settings, funnel, policy, fields, warehouse, destination, **parts)
+            check_schema_version(warehouse)
+        yield JobContext(settings, funnel, policy, fields, warehouse, destination, **parts)
     finally:
         release()
         warehouse.close()

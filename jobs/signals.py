@@ -35,7 +35,7 @@ def interruptible() -> Iterator[list[signal.Signals]]:
 
 
 @contextmanager
-def stopped_by_signals(run: Deadline) -> Iterator[None]:
+def stop_on_signals(run: Deadline) -> Iterator[None]:
     """Have SIGTERM and Ctrl-C stop the run in good order; a second one has its usual effect."""
     before = {which: signal.getsignal(which) for which in _SIGNALS}
 

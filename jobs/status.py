@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from crm_sync.sync import count_differing
-from jobs.context import House
-from jobs.erasure.records import Unconfirmed, unconfirmed
+from jobs.context import JobContext
+from jobs.erasure.records import UnconfirmedErasures, unconfirmed
 from jobs.models.lifecycle import Aliases, aliases
 from jobs.transform.watermark import stale
 from jobs.upkeep.audit import LastAudit, last_audit
@@ -36,20 +36,20 @@ class Status:
     suppressed: dict[str, int]
     dead_letters: int
     voucher_eligible: int
-    unconfirmed_erasures: Unconfirmed | None
+    unconfirmed_erasures: UnconfirmedErasures | None
     last_audit: LastAudit | None
     last_night: NightRow | None
     epochs: list[ledger.Epoch]
     reports: list[ledger.Report]
 
 
-def status(house: House, *, last: int = 5) -> Status:
+def status(context: JobContext, *, last: int = 5) -> Status:
     """Read the state; changes nothing."""
-    warehouse, models = house.warehouse, aliases(house.settings)
-    epochs, now = ledger.epochs(warehouse, last), house.now()
+    warehouse, models = context.warehouse, aliases(context.settings)
+    epochs, now = ledger.epochs(warehouse, last), context.now()
     newest = epochs[0] if epochs else None
     ahead = ledger.ahead(newest, now) if newest and newest.clock_at > now else None
-    old = stale(warehouse, newest, now, house.settings.max_watermark_age_seconds)
+    old = stale(warehouse, newest, now, context.settings.max_watermark_age_seconds)
     is_demo = old is not None and old.is_demo
 
     def users(name: str, where: str) -> int:

@@ -12,10 +12,10 @@ from sklearn.metrics import roc_auc_score
 
 from core.clock import UNIX_EPOCH
 from core.errors import ContractError
-from core.progress import Narrator
+from core.progress import ProgressReporter
 from core.settings import Settings
 from crm_sync.destinations.braze import Braze
-from jobs.context import House, open_house
+from jobs.context import JobContext, open_context
 from jobs.hourly.run import Result, hourly
 from jobs.transform.dbt import Window
 from jobs.transform.funnel import load_funnel
@@ -41,34 +41,36 @@ class Replayed:
     churn_ratio: float | None
 
 
-def replay(settings: Settings, until: datetime, every: timedelta, crm_database: Path, narrator: Narrator) -> Replayed:
+def replay(
+    settings: Settings, until: datetime, every: timedelta, crm_database: Path, reporter: ProgressReporter
+) -> Replayed:
     """Run windows of `every` from the watermark to `until` (UTC), each as its hour would have been run.
 
     Raises: ContractError where there is no history, or `until` lies before the watermark.
     """
     with (
         LocalCrm(crm_database, api_key=API_KEY) as crm,
-        open_house(_fitting(settings), narrator=narrator, destination=Braze(crm.url, API_KEY)) as house,
+        open_context(_fitting(settings), reporter=reporter, destination=Braze(crm.url, API_KEY)) as context,
     ):
-        first, last = ledger.history(house.warehouse, max(until, house.now()))
+        first, last = ledger.history(context.warehouse, max(until, context.now()))
         if until <= last.window_until:
             raise ContractError("There is nothing to replay: choose a time after the watermark.")
         count_windows = ceil((until - last.window_until) / every)
         untils = [min(last.window_until + n * every, until) for n in range(1, count_windows + 1)]
-        mark = read_mark(house.warehouse)
-        if mark and mark.is_of_demo(last) and isinstance(house.warehouse, DuckDBWarehouse):
-            write_mark(house.warehouse, replace(mark, windows_until=mark.windows_until | {*untils}))
+        mark = read_mark(context.warehouse)
+        if mark and mark.is_of_demo(last) and isinstance(context.warehouse, DuckDBWarehouse):
+            write_mark(context.warehouse, replace(mark, windows_until=mark.windows_until | {*untils}))
         runs = []
         for upto in untils:
             crm.stand_at(upto)
-            runs.append(hourly(at_the_time(house, upto), upto))
-        repeated = hourly(at_the_time(house, until), until)
-        return Replayed(runs, repeated, *_hindsight(house, first.window_until, until))
+            runs.append(hourly(at_the_time(context, upto), upto))
+        repeated = hourly(at_the_time(context, until), until)
+        return Replayed(runs, repeated, *_hindsight(context, first.window_until, until))
 
 
-def at_the_time(house: House, moment: datetime) -> House:
+def at_the_time(context: JobContext, moment: datetime) -> JobContext:
     """The same house with its clock at that moment, UTC: a run then knows nothing of what is loaded later."""
-    return replace(house, now=lambda: moment)
+    return replace(context, now=lambda: moment)
 
 
 def _fitting(settings: Settings) -> Settings:
@@ -87,10 +89,10 @@ def _fitting(settings: Settings) -> Settings:
     return settings if is_fitting else settings.model_copy(update={"config": DEMO_CONFIG})
 
 
-def _hindsight(house: House, history_until: datetime, until: datetime) -> tuple[int, float | None, float | None]:
+def _hindsight(context: JobContext, history_until: datetime, until: datetime) -> tuple[int, float | None, float | None]:
     """AUC of the scores sent against the labels that had matured by the end."""
-    house.transform(Window(from_at=UNIX_EPOCH, until_at=until, history_until=history_until)).build("examples")
-    warehouse = house.warehouse
+    context.transform(Window(from_at=UNIX_EPOCH, until_at=until, history_until=history_until)).build("examples")
+    warehouse = context.warehouse
     known = warehouse.query(
         f"""
         select examples.label, decisions.churn_probability

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from core.settings import Settings, read_settings
-from jobs.cli.runner import Moment, answer_command, as_json
+from jobs.cli.runner import DateTimeParam, as_json, run_command
 from sandbox import crm_file
 
 DEFAULT_PORT = 8765
@@ -50,7 +50,7 @@ def crm(port: int, database: Path | None, is_json: bool) -> None:
 
 
 @click.command()
-@click.option("--until", type=Moment(), required=True, help="Where to stop.")
+@click.option("--until", type=DateTimeParam(), required=True, help="Where to stop.")
 @click.option("--every", "hours", default=24, show_default=True, help="Hours in one run window.")
 @_database
 @as_json
@@ -63,10 +63,10 @@ def replay(until: datetime, hours: int, database: Path | None, is_json: bool) ->
     from sandbox import output as screens  # noqa: PLC0415 - the model libraries only when they are needed
     from sandbox.backtest import replay as run  # noqa: PLC0415
 
-    def act(settings: Settings, voice: Any) -> Any:
-        return run(settings, until, timedelta(hours=hours), database or crm_file(settings.duckdb_file), voice)
+    def act(settings: Settings, reporter: Any) -> Any:
+        return run(settings, until, timedelta(hours=hours), database or crm_file(settings.duckdb_file), reporter)
 
-    answer_command(is_json, act, screens.replayed)
+    run_command(is_json, act, screens.replayed)
 
 
 @click.command()

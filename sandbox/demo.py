@@ -10,10 +10,10 @@ from typing import Any
 
 from rich.console import Console
 
-from core.progress import Narrator, Silence, demo_narrator
+from core.progress import NullProgress, ProgressReporter, demo_narrator
 from core.settings import Settings, read_settings
 from crm_sync.destinations.braze import Braze
-from jobs.context import open_house
+from jobs.context import open_context
 from jobs.hourly.run import Result, hourly
 from jobs.models.train import Registered, train
 from jobs.upkeep.backfill import Backfilled, backfill
@@ -51,7 +51,7 @@ class Made:
 def run_demo(*, count_users: int, count_hours: int, seed: int, is_quiet: bool = False) -> dict[str, Any]:
     """Run it in the default places, so that `winback status` and `winback crm` show it afterwards.
 
-    Raises: ContractError when those places hold what no demo made, BusyError when another process holds the warehouse.
+    Raises: ContractError when those places hold what no demo made, RunInProgressError when another process holds the warehouse.
     """
     # Nothing of the demo goes into a registry that others use.
     settings = read_settings().model_copy(update={"config": DEMO_CONFIG, "registry": ""})
@@ -60,11 +60,11 @@ def run_demo(*, count_users: int, count_hours: int, seed: int, is_quiet: bool = 
     console = Console(quiet=is_quiet)
     started = time.monotonic()
     untils = [BACKFILL_UNTIL + timedelta(hours=CATCH_UP_HOURS + n) for n in range(count_hours + 1)]
-    with closing(demo_narrator()) as voice:  # before an error is printed too: it begins a line of its own
-        voice.step("Making a synthetic tax app", users=count_users)
+    with closing(demo_narrator()) as reporter:  # before an error is printed too: it begins a line of its own
+        reporter.step("Making a synthetic tax app", users=count_users)
         app = generate(seed=seed, count_users=count_users, starts_on=STARTS_ON, count_days=COUNT_DAYS)
-        _load(app, settings, places, untils, voice)
-        made = _run(app, settings, places, untils, voice)
+        _load(app, settings, places, untils, reporter)
+        made = _run(app, settings, places, untils, reporter)
     seconds, hours, repeated = time.monotonic() - started, made.hours, made.repeated
 
     console.print(
@@ -104,30 +104,34 @@ def run_demo(*, count_users: int, count_hours: int, seed: int, is_quiet: bool = 
     }
 
 
-def _load(app: SyntheticApp, settings: Settings, places: Places, untils: list[datetime], voice: Narrator) -> None:
+def _load(
+    app: SyntheticApp, settings: Settings, places: Places, untils: list[datetime], reporter: ProgressReporter
+) -> None:
     """Load the app's files into a new warehouse, whose mark comes first: a demo that is killed stays recognisable."""
     ends_at = datetime.combine(STARTS_ON + timedelta(days=COUNT_DAYS), datetime.min.time(), UTC)
     with closing(DuckDBWarehouse(places.warehouse, memory_limit=settings.memory_limit)) as warehouse:
         write_mark(warehouse, DemoMark(BACKFILL_UNTIL, frozenset({BACKFILL_UNTIL, *untils}), ends_at))
         app.write(places.data)
         files = {name: places.data / f"{name}.parquet" for name in ("events", "users", "redemptions")}
-        load(warehouse, files, now=ends_at, advance=voice.progress("Loading", None))
+        load(warehouse, files, now=ends_at, advance=reporter.progress("Loading", None))
 
 
-def _run(app: SyntheticApp, settings: Settings, places: Places, untils: list[datetime], voice: Narrator) -> Made:
+def _run(
+    app: SyntheticApp, settings: Settings, places: Places, untils: list[datetime], reporter: ProgressReporter
+) -> Made:
     """Take in history, train, and run hour after hour by the demo's clock."""
     with (
         LocalCrm(places.crm, api_key=API_KEY) as crm,
-        open_house(settings, narrator=voice, destination=Braze(crm.url, API_KEY)) as house,
+        open_context(settings, reporter=reporter, destination=Braze(crm.url, API_KEY)) as context,
     ):
-        history = backfill(house, BACKFILL_UNTIL)
-        trained = train(at_the_time(house, BACKFILL_UNTIL))
-        quiet = replace(house, narrator=Silence())
+        history = backfill(context, BACKFILL_UNTIL)
+        trained = train(at_the_time(context, BACKFILL_UNTIL))
+        quiet = replace(context, reporter=NullProgress())
         hours = []
         for until in untils:
             crm.stand_at(until)
-            voice.step(f"Running until {until:%d %B %H:%M}", until=until)
+            reporter.step(f"Running until {until:%d %B %H:%M}", until=until)
             hours.append(hourly(at_the_time(quiet, until), until))
-        voice.step("Repeating the last hour", until=untils[-1])
+        reporter.step("Repeating the last hour", until=untils[-1])
         repeated = hourly(at_the_time(quiet, untils[-1]), untils[-1])
         return Made(app.events.num_rows, history, trained, hours, repeated, crm.store.segment_counts())

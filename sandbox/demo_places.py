@@ -55,7 +55,8 @@ def places_of(settings: Settings) -> Places:
 def clear(places: Places) -> None:
     """Remove what an earlier demo made. The CRM's file stays and is emptied, so that a server that has it open sees the new one.
 
-    Raises: ContractError that names what no demo made; then nothing is removed. BusyError when another process holds the file.
+    Raises: ContractError that names what no demo made; then nothing is removed. RunInProgressError when another
+    process holds the file.
     """
     mark = None
     in_the_way = list(_of_another_kind(places))

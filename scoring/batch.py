@@ -20,7 +20,7 @@ from core.errors import ContractError
 from scoring.faults import Faults
 from scoring.features import Matrix
 from scoring.model import Model
-from scoring.policy import ARMS, ELIGIBILITY_REASONS, RISK_BANDS, Candidates, Decided, Policy, decide
+from scoring.policy import ARMS, ELIGIBILITY_REASONS, RISK_BANDS, Candidates, Decisions, Policy, decide
 from scoring.reasons import reasons
 from warehouse.interface import Warehouse
 from warehouse.interface import count as count_rows
@@ -66,7 +66,7 @@ class ScoringCounts:
 
 
 @dataclass
-class _Scored:
+class _ScoredRows:
     """The scored rows so far: narrow columns, and the features of those whose reasons may yet be asked for.
 
     `aside` are the rows that lack a value which the contract refuses to miss.
@@ -108,7 +108,7 @@ def score(
     """
     relation = warehouse.relation("marts", MART)
     model.contract.check_columns(warehouse.schema(f"select * from {relation}"), MART)
-    step = _Step(warehouse, model, policy, run, relation)
+    step = _ScoringStep(warehouse, model, policy, run, relation)
     scored = step.predict(chunk_rows, advance)
     scored.faults.check(MART)
     probability = scored.probability
@@ -140,7 +140,7 @@ def score(
 
 
 @dataclass(frozen=True)
-class _Step:
+class _ScoringStep:
     """The parts of one scoring step."""
 
     warehouse: Warehouse
@@ -149,9 +149,9 @@ class _Step:
     run: Run
     relation: str
 
-    def predict(self, chunk_rows: int, advance: Callable[[int], None] | None) -> _Scored:
+    def predict(self, chunk_rows: int, advance: Callable[[int], None] | None) -> _ScoredRows:
         """Read and score, chunk by chunk, with the reasons of the high band."""
-        model, scored, offset = self.model, _Scored(), 0
+        model, scored, offset = self.model, _ScoredRows(), 0
         lowest = self.policy.voucher.probability_range[0]
         names = ", ".join([*_KEYS, *_POLICY_INPUTS, *model.contract.names])
         sql = f"select {names} from {self.relation} where skip_reason is null"
@@ -177,7 +177,7 @@ class _Step:
             offset += len(matrix)
         return scored
 
-    def decide(self, scored: _Scored) -> Decided:
+    def decide(self, scored: _ScoredRows) -> Decisions:
         """Apply the policy to all rows at once."""
         candidates = Candidates(
             probability=scored.probability,
@@ -189,7 +189,7 @@ class _Step:
         )
         return decide(candidates, self.policy, decided_at=self.run.decided_at, granted_today=self._granted_today())
 
-    def explain(self, scored: _Scored, decided: Decided) -> pa.ChunkedArray:
+    def explain(self, scored: _ScoredRows, decided: Decisions) -> pa.ChunkedArray:
         """Add the reasons of those who get a voucher without being in the high band."""
         texts = pa.chunked_array(scored.reasons, pa.string())
         eligible = decided.is_eligible
@@ -201,7 +201,7 @@ class _Step:
         flags[rows] = True
         return pc.coalesce(texts, _spread(flags, self._reasons(np.concatenate([m for _, m in granted]))))
 
-    def scored_rows(self, scored: _Scored, decided: Decided, texts: pa.ChunkedArray) -> Iterator[pa.RecordBatch]:
+    def scored_rows(self, scored: _ScoredRows, decided: Decisions, texts: pa.ChunkedArray) -> Iterator[pa.RecordBatch]:
         """Yield the decisions of the scored exits, a chunk at a time."""
         probability = scored.probability
         bands = self.policy.bands(probability)
@@ -226,7 +226,7 @@ class _Step:
             )
             offset += keys.num_rows
 
-    def skipped_rows(self, scored: _Scored, skipped: dict[str, int]) -> Iterator[pa.RecordBatch]:
+    def skipped_rows(self, scored: _ScoredRows, skipped: dict[str, int]) -> Iterator[pa.RecordBatch]:
         """Yield the decisions of exits that are not scored, and count them by reason on the way."""
         sql = f"select {', '.join(_KEYS)}, skip_reason from {self.relation} where skip_reason is not null"
         aside = (

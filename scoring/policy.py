@@ -129,7 +129,7 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class Decided:
+class Decisions:
     """What the policy says, in the candidates' order. `reason` indexes ELIGIBILITY_REASONS, `arm` ARMS."""
 
     reason: npt.NDArray[np.int8]
@@ -143,7 +143,7 @@ class Decided:
         return granted
 
 
-def decide(candidates: Candidates, policy: Policy, *, decided_at: datetime, granted_today: int) -> Decided:
+def decide(candidates: Candidates, policy: Policy, *, decided_at: datetime, granted_today: int) -> Decisions:
     """Decide over one run's candidates.
 
     `decided_at` is the run's `until` (UTC), `granted_today` the grants already committed on its day. Ties in the ranking are
@@ -181,7 +181,7 @@ def decide(candidates: Candidates, policy: Policy, *, decided_at: datetime, gran
     reason[ranked[:granted]] = ELIGIBILITY_REASONS.index("granted")
     short = "budget_run" if rule.budget_per_run <= left_today else "budget_day"
     reason[ranked[granted:]] = ELIGIBILITY_REASONS.index(short)
-    return Decided(reason=reason, arm=arm, valid_until=decided_at + timedelta(days=rule.valid_days))
+    return Decisions(reason=reason, arm=arm, valid_until=decided_at + timedelta(days=rule.valid_days))
 
 
 def draw_arms(user_number: npt.NDArray[np.int64], experiment: Experiment) -> npt.NDArray[np.int8]:

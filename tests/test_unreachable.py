@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import urllib3
 
-from crm_sync.destination import OutOfTimeError, UnavailableError
+from crm_sync.destination import DeadlineExceededError, UnavailableError
 from crm_sync.destinations import connecting
 from crm_sync.destinations.http import transport as transport_module
-from crm_sync.destinations.http.rate_limiter import Pace
+from crm_sync.destinations.http.rate_limiter import RateLimiter
 from crm_sync.destinations.http.transport import Network, RetryBudget, Transport
 from crm_sync.destinations.unreachable import fault_of
-from tests.support.crm.local_api import Patience
+from tests.support.crm.local_api import FakeRunContext
 from tests.support.crm.scripted_server import Connection, Ticking, answers, hurried, ok, serving
 
 ONCE = 1e-9
@@ -28,8 +28,10 @@ LOOK = "Correct WINBACK_CRM_URL, or look at the network of this machine and at t
 
 
 def ask(url: str, run: Any = None, seconds: float = ONCE, network: Network | None = None) -> Any:
-    crm = Transport(url, {"X-Key": "canary"}, Pace([]), budget=RetryBudget(seconds, network=network or Network()))
-    return crm.request(run or Patience(), "POST", PATH, body={}).body
+    crm = Transport(
+        url, {"X-Key": "canary"}, RateLimiter([]), budget=RetryBudget(seconds, network=network or Network())
+    )
+    return crm.request(run or FakeRunContext(), "POST", PATH, body={}).body
 
 
 def said(url: str, **more: Any) -> str:
@@ -48,14 +50,14 @@ def free() -> int:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.0.0.7"])
 def test_a_crm_of_this_machine_that_is_not_running_is_told_at_once(host: str, free: int) -> None:
-    run = Patience()
+    run = FakeRunContext()
     text = said(f"http://{host}:{free}/base", run=run, seconds=120)
     assert text == (f"The CRM did not take the request: nothing listens at {host}:{free} (connection refused). {START}")
     assert run.waits == []
 
 
 def test_a_proxy_of_this_machine_that_is_not_running_may_start_within_the_budget(free: int) -> None:
-    run = Patience()
+    run = FakeRunContext()
     proxy = Network(proxy=f"http://user:canary@127.0.0.1:{free}")
     text = said("https://rest.crm.test", run=run, seconds=120, network=proxy)
     assert text == (
@@ -196,7 +198,7 @@ def test_an_address_that_answers_is_found_behind_some_that_do_not(
 
 def test_a_run_told_to_stop_leaves_while_it_connects(silent_addresses: Callable[[int, int], None]) -> None:
     silent_addresses(1, 0)
-    with pytest.raises(OutOfTimeError):
+    with pytest.raises(DeadlineExceededError):
         ask("http://crm.test:80", hurried(8, Ticking(1.0)))
 
 

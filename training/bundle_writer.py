@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from scoring.calibration import Calibration
-from scoring.registry.bundles import load_bundle, seal
+from scoring.registry.bundles import load_bundle, write_manifest
 from training.evaluation.psi import Reference
 from training.model_card.card import Report, as_markdown
 from training.model_card.html import as_html
@@ -58,6 +58,6 @@ def write_bundle(
     }
     for name, text in texts.items():
         (partial / name).write_text(text, encoding="utf-8")
-    seal(partial, version=version, trained_at=report.trained_at, learned_until=learned_until)
+    write_manifest(partial, version=version, trained_at=report.trained_at, learned_until=learned_until)
     os.replace(partial, folder)
     return version

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 
 from core.clock import UNIX_EPOCH
-from core.errors import BusyError, RetryableError
+from core.errors import RetryableError, RunInProgressError
 from warehouse.interface import Reader, Warehouse
 from warehouse.tables import LEASES
 
@@ -55,12 +55,12 @@ def newest(warehouse: Reader) -> Lease | None:
 def take(warehouse: Warehouse, run_id: str, window_from: datetime, now: datetime, length: timedelta) -> Lease:
     """Take the lease. A length of nothing keeps nobody out, but leaves the row that tells of this run.
 
-    Raises: BusyError while another run has it.
+    Raises: RunInProgressError while another run has it.
     """
     for _ in range(_ATTEMPTS):
         last = newest(warehouse)
         if last and last.keeps_out(now):
-            raise BusyError(
+            raise RunInProgressError(
                 f"Another run is at it: {last.run_id} has the lease until {last.expires_at:%H:%M:%S} UTC, and may renew it. "
                 "If it was killed, the first run after that goes on.",
                 is_hourly=bool(_HOURLY.match(last.run_id)),
@@ -70,7 +70,7 @@ def take(warehouse: Warehouse, run_id: str, window_from: datetime, now: datetime
             return mine
     last = newest(warehouse)
     is_hourly = bool(last and _HOURLY.match(last.run_id))
-    raise BusyError("Other runs are just beginning, and one of them has the lease.", is_hourly=is_hourly)
+    raise RunInProgressError("Other runs are just beginning, and one of them has the lease.", is_hourly=is_hourly)
 
 
 def renew(warehouse: Warehouse, mine: Lease, now: datetime, length: timedelta) -> Lease:

@@ -4,7 +4,7 @@ An epoch is a run window whose decisions count. It exists when `ops.runs` has it
 run that never committed are nobody's. The number of the next epoch follows from the last, so two runs that start from the same
 facts contend for the same number and one of them wins.
 
-An epoch of kind `repair` puts the watermark back (`winback repair-watermark`). Earlier epochs whose clock was ahead of the repair do not
+An epoch of kind `repair` puts the watermark back (`winback repair-watermark`). Earlier epochs whose clock was ahead of it do not
 count any more, and the repair holds their decisions. The macro `runs_that_count` in dbt/macros/epochs.sql is the same rule.
 """
 

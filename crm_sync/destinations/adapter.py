@@ -47,10 +47,10 @@ class Options(BaseModel):
         return [RateLimit(limit.requests, limit.seconds) for limit in self.limits]
 
 
-Chosen = TypeVar("Chosen", bound=Options)
+PinnedModel = TypeVar("PinnedModel", bound=Options)
 
 
-def in_order(options: Chosen, first: str, last: str) -> Chosen:
+def in_order(options: PinnedModel, first: str, last: str) -> PinnedModel:
     """Return the options where the number called `first` is not above the one called `last`.
 
     Raises: PydanticCustomError that names both.

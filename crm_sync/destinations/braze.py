@@ -16,13 +16,13 @@ from pydantic import Field
 
 from crm_sync.destination import BatchRefusedError, Finding, Outcome, RequestRefusedError, Run, UnavailableError
 from crm_sync.destinations.adapter import Adapter, Limit, Limits, Options, empty_request_finding, refused_finding
-from crm_sync.destinations.http.rate_limiter import Heard, Pace
-from crm_sync.destinations.http.reply import Reply, asked_wait, number, until
-from crm_sync.destinations.http.transport import Dialect, RetryBudget, Transport
+from crm_sync.destinations.http.rate_limiter import RateLimiter, RateLimitInfo
+from crm_sync.destinations.http.reply import Reply, number, retry_after, until
+from crm_sync.destinations.http.transport import ResponseParser, RetryBudget, Transport
 from crm_sync.destinations.meanings import meaning_of, meaning_of_code
 from crm_sync.diff import Change
 from crm_sync.field_mapping import Kind
-from crm_sync.redaction import code_of, redacted
+from crm_sync.redaction import redacted, slugify_error
 
 TRACK, DELETE, ATTRIBUTES = "/users/track", "/users/delete", "/custom_attributes"
 MAX_DELETES = 50  # ids in one request
@@ -47,8 +47,8 @@ class Braze:
         options = options or BrazeOptions()
         self.max_batch, self.max_in_flight = options.max_batch, options.max_in_flight
         headers = {"Authorization": f"Bearer {api_key}"}
-        dialect = Dialect(heard=heard, refusal=refusal)
-        self._transport = Transport(url, headers, Pace(options.rate_limits), budget=budget, dialect=dialect)
+        dialect = ResponseParser(heard=heard, refusal=refusal)
+        self._transport = Transport(url, headers, RateLimiter(options.rate_limits), budget=budget, dialect=dialect)
 
     def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
         """Send one batch; see Destination."""
@@ -133,7 +133,7 @@ def verdicts(reply: Reply, external_ids: Sequence[str]) -> list[Outcome]:
                 f"Braze answered HTTP {reply.status} with an error of unknown shape.", "unknown_reply"
             )
         text = error.get("type", "unknown")
-        code, reason = code_of(text, external_ids[index]), redacted(text, external_ids[index])
+        code, reason = slugify_error(text, external_ids[index]), redacted(text, external_ids[index])
         kind: Literal["deferred", "rejected"] = "deferred" if is_passing(text) else "rejected"
         rejected[index] = Outcome(kind, reply.status, code, reason)
     # Braze counts the users it took on. Where that is not all others, it is not known which of them it did.
@@ -160,13 +160,13 @@ def refusal(reply: Reply) -> tuple[str, str | None]:
     return f"http_{reply.status}", redacted(text) if text else None
 
 
-def heard(reply: Reply) -> Heard:
+def heard(reply: Reply) -> RateLimitInfo:
     """What Braze's headers say: https://www.braze.com/docs/api/api_limits/#monitoring-your-rate-limits."""
-    asked = asked_wait(reply)
+    asked = retry_after(reply)
     if asked is None and reply.status == 429:
         # Sources differ on x-ratelimit-reset: an epoch, or seconds from now.
         asked = until(reply, "x-ratelimit-retry-after") or until(reply, "x-ratelimit-reset")
-    return Heard(asked, number(reply, "x-ratelimit-limit"), number(reply, "x-ratelimit-remaining"))
+    return RateLimitInfo(asked, number(reply, "x-ratelimit-limit"), number(reply, "x-ratelimit-remaining"))
 
 
 _QUOTED = re.compile(r'"[^"]*"|(?<!\w)\'[^\']*\'|“[^”]*”|`[^`]*`')

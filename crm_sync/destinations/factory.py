@@ -49,7 +49,7 @@ def connect(
     options: BaseModel,
     mapping: FieldMapping,
     *,
-    more_hosts: tuple[str, ...],
+    allowed_hosts: tuple[str, ...],
     budget: RetryBudget,
 ) -> Destination:
     """Connect to the CRM of this name.
@@ -58,7 +58,7 @@ def connect(
     finds users by, or the CRM takes no client credentials.
     """
     adapter = ADAPTERS[name]
-    check_host(adapter, url, more_hosts)
+    check_host(adapter, url, allowed_hosts)
     check_names(adapter, mapping)
     check_id_property(adapter, getattr(options, name), mapping)
     if isinstance(key, ClientCredentials) and not adapter.takes_client_credentials:
@@ -68,14 +68,14 @@ def connect(
     return adapter.connect(url, key, getattr(options, name), budget)
 
 
-def check_host(adapter: Adapter, url: str, more_hosts: tuple[str, ...]) -> None:
+def check_host(adapter: Adapter, url: str, allowed_hosts: tuple[str, ...]) -> None:
     """Let the key go to the CRM's own hosts, to this machine, and to whatever WINBACK_CRM_HOSTS allows.
 
     Raises: ContractError.
     """
     address = address_of(url)
     host = address.host if address else ""
-    allowed = (*adapter.hosts, *more_hosts)
+    allowed = (*adapter.hosts, *allowed_hosts)
     if host in LOCAL_HOSTS or any(host.endswith(a) if a.startswith(".") else host == a for a in allowed):
         return
     raise ContractError(

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import urllib3
 
 from crm_sync.destination import Finding
-from crm_sync.destinations.http.connection import PassingFault
+from crm_sync.destinations.http.connection import TransientError
 from crm_sync.destinations.http.connection_faults import causes_of
 
 _START = ("Correct WINBACK_CRM_URL, or start the local CRM:", "winback crm")
@@ -49,18 +49,18 @@ class Place:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def fault_of(error: BaseException, url: str, proxy: str = "") -> PassingFault:
+def fault_of(error: BaseException, url: str, proxy: str = "") -> TransientError:
     """What happened to a request to `url`, by the errors that it ended with; `proxy` is the address of one, if it went by one."""
     causes = list(causes_of(error))
     if proxy and any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes):
         place = Place.of(proxy)
-        return PassingFault("", finding=Finding("failed", _happened(causes, f"the proxy at {place}"), _PROXY))
+        return TransientError("", finding=Finding("failed", _happened(causes, f"the proxy at {place}"), _PROXY))
     place = Place.of(url)
     is_here = place.is_loopback
     finding = Finding("warning" if is_here else "failed", _happened(causes, str(place)), _START if is_here else _LOOK)
     # Nobody starts a server on this machine within the retry budget, and a person may be waiting.
     is_lasting = is_here and any(isinstance(cause, ConnectionRefusedError) for cause in causes)
-    return PassingFault("", finding=finding, is_lasting=is_lasting)
+    return TransientError("", finding=finding, is_lasting=is_lasting)
 
 
 def _happened(causes: Iterable[BaseException], place: str) -> str:

@@ -16,12 +16,12 @@ from typing import Any
 import click
 from rich.console import Console
 
-from core.errors import BusyError, ContractError, WinbackError
+from core.errors import ContractError, RunInProgressError, WinbackError
 from core.progress import logger
 from core.settings import Settings, read_settings
 from jobs.cli import models as model_commands
 from jobs.cli import upkeep as upkeep_commands
-from jobs.cli.runner import Moment, answer_command, as_json, in_house, print_answer
+from jobs.cli.runner import DateTimeParam, as_json, print_answer, run_command, with_context
 from jobs.output import load as load_screen
 from jobs.output import runs as screens
 from jobs.signals import interruptible
@@ -108,13 +108,15 @@ def load(
     }
     if not files:
         raise click.UsageError("Name at least one file: --events, --users or --redemptions.")
-    answer_command(
-        is_json, lambda settings, voice: load_files(settings, files, voice, set_aside=set_aside), load_screen.loaded
+    run_command(
+        is_json,
+        lambda settings, reporter: load_files(settings, files, reporter, set_aside=set_aside),
+        load_screen.loaded,
     )
 
 
 @cli.command()
-@click.option("--until", type=Moment(), required=True, help="History is what was loaded before this time.")
+@click.option("--until", type=DateTimeParam(), required=True, help="History is what was loaded before this time.")
 @as_json
 def backfill(until: datetime, is_json: bool) -> None:
     """Take history in as one epoch; nothing is decided and nothing sent.
@@ -124,11 +126,11 @@ def backfill(until: datetime, is_json: bool) -> None:
     """
     from jobs.upkeep.backfill import backfill as run  # noqa: PLC0415
 
-    answer_command(is_json, in_house(lambda house: run(house, until)), screens.backfilled)
+    run_command(is_json, with_context(lambda context: run(context, until)), screens.backfilled)
 
 
 @cli.command()
-@click.option("--until", type=Moment(), help="End of the run window; default: now minus the safety lag.")
+@click.option("--until", type=DateTimeParam(), help="End of the run window; default: now minus the safety lag.")
 @click.option(
     "--dry-run", is_flag=True, help="Build, score, decide and rehearse the sync, but commit and send nothing."
 )
@@ -146,16 +148,16 @@ def hourly(until: datetime | None, dry_run: bool, accept_audience: bool, is_json
     winback hourly --until 2026-06-01T10:00 --json
     Exit codes: 0 done, 1 failed and safe to retry, 2 configuration or contract, 3 too many rejections or a collapsed audience.
     """
-    from jobs.context import open_house  # noqa: PLC0415
+    from jobs.context import open_context  # noqa: PLC0415
     from jobs.hourly.run import hourly as run  # noqa: PLC0415
 
-    def act(settings: Settings, voice: Any) -> Any:
-        with open_house(settings, narrator=voice) as house:
-            return run(house, until, dry_run=dry_run, accept_audience=accept_audience)
+    def act(settings: Settings, reporter: Any) -> Any:
+        with open_context(settings, reporter=reporter) as context:
+            return run(context, until, dry_run=dry_run, accept_audience=accept_audience)
 
     try:
-        result = answer_command(is_json, act, screens.ran)
-    except BusyError as busy:
+        result = run_command(is_json, act, screens.ran)
+    except RunInProgressError as busy:
         if not busy.is_hourly:
             raise
         # Not a failure: the run that holds the data does the work of this one.
@@ -178,7 +180,7 @@ def nightly(is_json: bool) -> None:
     """
     from jobs.upkeep.nightly import nightly as run  # noqa: PLC0415
 
-    answer_command(is_json, in_house(run), screens.rebuilt)
+    run_command(is_json, with_context(run), screens.rebuilt)
 
 
 @cli.command()
@@ -194,7 +196,7 @@ def audit(percent: int, is_json: bool) -> None:
     """
     from jobs.upkeep.audit import audit as run  # noqa: PLC0415
 
-    drift = answer_command(is_json, in_house(lambda house: run(house, percent)), screens.audited).drift
+    drift = run_command(is_json, with_context(lambda context: run(context, percent)), screens.audited).drift
     if drift:
         raise drift
 
@@ -207,14 +209,14 @@ def status(is_json: bool) -> None:
     \b
     winback status
     """
-    from jobs.context import open_house  # noqa: PLC0415
+    from jobs.context import open_context  # noqa: PLC0415
     from jobs.status import status as run  # noqa: PLC0415
 
     def act(settings: Settings, _: Any) -> Any:
-        with open_house(settings) as house:
-            return run(house)
+        with open_context(settings) as context:
+            return run(context)
 
-    answer_command(is_json, act, screens.status)
+    run_command(is_json, act, screens.status)
 
 
 @cli.command("dead-letters")
@@ -227,17 +229,17 @@ def dead_letters(action: str, is_json: bool) -> None:
     winback dead-letters
     winback dead-letters retry
     """
-    from jobs.context import open_house  # noqa: PLC0415
+    from jobs.context import open_context  # noqa: PLC0415
     from jobs.upkeep import dead_letters as letters  # noqa: PLC0415
 
     def act(settings: Settings, _: Any) -> Any:
-        with open_house(settings) as house:
-            return letters.listed(house) if action == "list" else {"retried": letters.retry(house)}
+        with open_context(settings) as context:
+            return letters.listed(context) if action == "list" else {"retried": letters.retry(context)}
 
-    answer_command(is_json, act, screens.dead_letters)
+    run_command(is_json, act, screens.dead_letters)
 
 
-class Discreet(click.Command):
+class RedactedArgsCommand(click.Command):
     """A command whose arguments are never repeated in an error."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -252,7 +254,7 @@ class Discreet(click.Command):
             raise click.UsageError(told, ctx) from None
 
 
-@cli.command(cls=Discreet)
+@cli.command(cls=RedactedArgsCommand)
 @click.argument("user")
 @click.option("--yes", "is_certain", is_flag=True, help="Do not ask on the terminal whether you are certain.")
 @as_json
@@ -273,7 +275,7 @@ def erase(user: str, is_certain: bool, is_json: bool) -> None:
             raise click.UsageError("Nobody is there to be asked. If you are certain, add --yes: it cannot be undone.")
         click.confirm("Erase this user here and in the CRM? It cannot be undone.", abort=True, err=True)
 
-    problem = answer_command(is_json, in_house(lambda house: run(house, user)), screens.erased).problem
+    problem = run_command(is_json, with_context(lambda context: run(context, user)), screens.erased).problem
     if problem:
         raise problem
 

@@ -6,14 +6,16 @@ from datetime import datetime
 
 import click
 
-from jobs.cli.runner import Moment, answer_command, as_json, in_house
+from jobs.cli.runner import DateTimeParam, as_json, run_command, with_context
 from jobs.output import models as model_screens
 
-known_by = click.option("--until", type=Moment(), help="Use labels known by this time; default: the watermark.")
+until_option = click.option(
+    "--until", type=DateTimeParam(), help="Use labels known by this time; default: the watermark."
+)
 
 
 @click.command()
-@known_by
+@until_option
 @as_json
 def examples(until: datetime | None, is_json: bool) -> None:
     """Build and test the examples that a model would learn from, and show what they hold; trains nothing.
@@ -25,11 +27,11 @@ def examples(until: datetime | None, is_json: bool) -> None:
     """
     from jobs.models.dataset import examples as run  # noqa: PLC0415 - commands import what they need: `--help` stays fast
 
-    answer_command(is_json, in_house(lambda house: run(house, until)), model_screens.built)
+    run_command(is_json, with_context(lambda context: run(context, until)), model_screens.built)
 
 
 @click.command()
-@known_by
+@until_option
 @as_json
 def train(until: datetime | None, is_json: bool) -> None:
     """Fit a model on matured examples, evaluate it, write its bundle and card, and register it as the challenger.
@@ -39,11 +41,11 @@ def train(until: datetime | None, is_json: bool) -> None:
     """
     from jobs.models.train import train as run  # noqa: PLC0415
 
-    answer_command(is_json, in_house(lambda house: run(house, until)), model_screens.trained)
+    run_command(is_json, with_context(lambda context: run(context, until)), model_screens.trained)
 
 
 @click.command()
-@known_by
+@until_option
 @as_json
 def evaluate(until: datetime | None, is_json: bool) -> None:
     """Judge the challenger against the champion on exits that neither learned from, and keep the verdict with it.
@@ -55,7 +57,7 @@ def evaluate(until: datetime | None, is_json: bool) -> None:
     """
     from jobs.models.evaluate import evaluate as run  # noqa: PLC0415
 
-    answer_command(is_json, in_house(lambda house: run(house, until)), model_screens.judged)
+    run_command(is_json, with_context(lambda context: run(context, until)), model_screens.judged)
 
 
 @click.command()
@@ -72,7 +74,7 @@ def promote(version: str | None, force: bool, is_json: bool) -> None:
     """
     from jobs.models.lifecycle import promote as run  # noqa: PLC0415
 
-    answer_command(is_json, lambda settings, _: run(settings, version, force=force), model_screens.promoted)
+    run_command(is_json, lambda settings, _: run(settings, version, force=force), model_screens.promoted)
 
 
 @click.command()
@@ -85,7 +87,7 @@ def rollback(is_json: bool) -> None:
     """
     from jobs.models.lifecycle import rollback as run  # noqa: PLC0415
 
-    answer_command(is_json, lambda settings, _: run(settings), model_screens.promoted)
+    run_command(is_json, lambda settings, _: run(settings), model_screens.promoted)
 
 
 ALL = (examples, train, evaluate, promote, rollback)

@@ -11,13 +11,13 @@ from typing import Any
 import click
 from rich.console import Console
 
-from core.progress import narrator
+from core.progress import make_reporter
 from core.settings import Settings, read_settings
 
 as_json = click.option("--json", "is_json", is_flag=True, help="One machine-readable object on stdout.")
 
 
-class Moment(click.ParamType["datetime"]):
+class DateTimeParam(click.ParamType["datetime"]):
     """A time: 2026-06-01, 2026-06-01T10:00, or with a zone; without one it is UTC."""
 
     name = "time"
@@ -31,26 +31,26 @@ class Moment(click.ParamType["datetime"]):
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def answer_command(is_json: bool, act: Callable[[Settings, Any], Any], show: Callable[[Console, Any], None]) -> Any:
+def run_command(is_json: bool, act: Callable[[Settings, Any], Any], show: Callable[[Console, Any], None]) -> Any:
     """Read the settings, act, and print the answer: one object, or something a person likes to read."""
     settings = read_settings()
-    voice = narrator()
+    reporter = make_reporter()
     try:
-        answer = act(settings, voice)
+        answer = act(settings, reporter)
     finally:
-        voice.close()
+        reporter.close()
     print_answer(answer, is_json, show)
     return answer
 
 
-def in_house(act: Callable[[Any], Any]) -> Callable[[Settings, Any], Any]:
+def with_context(act: Callable[[Any], Any]) -> Callable[[Settings, Any], Any]:
     """Have `act` be given an open house, which is closed after it."""
 
-    def run(settings: Settings, voice: Any) -> Any:
-        from jobs.context import open_house  # noqa: PLC0415 - the warehouse's libraries: `--help` stays fast
+    def run(settings: Settings, reporter: Any) -> Any:
+        from jobs.context import open_context  # noqa: PLC0415 - the warehouse's libraries: `--help` stays fast
 
-        with open_house(settings, narrator=voice) as house:
-            return act(house)
+        with open_context(settings, reporter=reporter) as context:
+            return act(context)
 
     return run
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from core.errors import BusyError, ContractError
+from core.errors import ContractError, RunInProgressError
 from core.settings import Settings
-from jobs.cli.runner import answer_command, as_json, in_house
+from jobs.cli.runner import as_json, run_command, with_context
 from jobs.output import runs as screens
 
 if TYPE_CHECKING:  # it brings the warehouse's libraries: `--help` stays fast
@@ -28,7 +28,7 @@ def repair_watermark(dry_run: bool, is_json: bool) -> None:
     """
     from jobs.upkeep.repair_watermark import repair_watermark as run  # noqa: PLC0415
 
-    answer_command(is_json, in_house(lambda house: run(house, dry_run=dry_run)), screens.repaired)
+    run_command(is_json, with_context(lambda context: run(context, dry_run=dry_run)), screens.repaired)
 
 
 @click.command()
@@ -43,19 +43,19 @@ def migrate(dry_run: bool, is_json: bool) -> None:
     Copy the warehouse first: an older version cannot use it afterwards. If it is killed, run it again: it goes on.
     Exit codes: 0 done or nothing to do, 1 failed and safe to retry, 2 configuration, contract, or a run is at work.
     """
-    from jobs.context import open_house  # noqa: PLC0415
+    from jobs.context import open_context  # noqa: PLC0415
     from jobs.upkeep.migrate import migrate as run  # noqa: PLC0415
 
-    def act(settings: Settings, voice: Any) -> Migrated:
+    def act(settings: Settings, reporter: Any) -> Migrated:
         try:
-            with open_house(settings, is_migrating=True, narrator=voice) as house:
-                return run(house, dry_run=dry_run)
-        except BusyError as busy:
+            with open_context(settings, is_migrating=True, reporter=reporter) as context:
+                return run(context, dry_run=dry_run)
+        except RunInProgressError as busy:
             raise ContractError(
                 f"{busy} A migration needs the warehouse for itself: stop the schedule, wait, and run winback migrate again."
             ) from None
 
-    answer_command(is_json, act, screens.migrated)
+    run_command(is_json, act, screens.migrated)
 
 
 @click.command()
@@ -69,7 +69,7 @@ def compact(is_json: bool) -> None:
     """
     from jobs.upkeep.compact import compact as run  # noqa: PLC0415
 
-    answer_command(is_json, run, screens.compacted)
+    run_command(is_json, run, screens.compacted)
 
 
 ALL = (repair_watermark, migrate, compact)

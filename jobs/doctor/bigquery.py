@@ -6,7 +6,7 @@ import re
 
 from jobs.doctor.bigquery_tables import findings_of_tables
 from jobs.doctor.finding import Finding, State, size
-from jobs.doctor.remediation import Wanted
+from jobs.doctor.remediation import BigQueryCommands
 from warehouse.bigquery.facts import LAYERS, Facts, Granted, Login, Refusal
 
 _LOGINS = {
@@ -22,7 +22,7 @@ _NOTHING = "not asked: BigQuery gives no answers yet"
 _REGIONAL = re.compile(r"bigquery(?:storage)?\.([a-z0-9-]+)\.rep\.googleapis\.com")
 
 
-def findings(facts: Facts, wanted: Wanted) -> list[Finding]:
+def findings(facts: Facts, wanted: BigQueryCommands) -> list[Finding]:
     """Judge what was found."""
     known = wanted.location or facts.location
     found = [_login(facts.login), *_endpoints(wanted, known), _queries(facts, wanted)]
@@ -58,7 +58,7 @@ def _login(login: Login | Refusal) -> Finding:
     return Finding("credentials", "ok", _LOGINS[login.kind] + account)
 
 
-def _endpoints(wanted: Wanted, known: str) -> list[Finding]:
+def _endpoints(wanted: BigQueryCommands, known: str) -> list[Finding]:
     """Two addresses that must agree with each other, and regional ones with the datasets' place."""
     pair = {
         "WINBACK_BIGQUERY_ENDPOINT": wanted.endpoint,
@@ -78,7 +78,7 @@ def _endpoints(wanted: Wanted, known: str) -> list[Finding]:
     return [Finding("endpoints", "ok", "not Google's public ones: WINBACK_BIGQUERY_ENDPOINT and its twin are set")]
 
 
-def _queries(facts: Facts, wanted: Wanted) -> Finding:
+def _queries(facts: Facts, wanted: BigQueryCommands) -> Finding:
     refusal, check = facts.queries, "queries"
     if not facts.locations and (refusal is None or refusal.kind == "login"):
         return Finding(check, "skipped", _NOTHING)
@@ -108,7 +108,7 @@ def _queries(facts: Facts, wanted: Wanted) -> Finding:
     return Finding(check, "failed", says, do)
 
 
-def _datasets(facts: Facts, wanted: Wanted, known: str) -> list[Finding]:
+def _datasets(facts: Facts, wanted: BigQueryCommands, known: str) -> list[Finding]:
     found: list[Finding] = []
     refused = {layer: one for layer, one in facts.locations.items() if isinstance(one, Refusal)}
     for layer in [layer for layer, one in refused.items() if one.kind != "missing"]:
@@ -136,7 +136,7 @@ def _datasets(facts: Facts, wanted: Wanted, known: str) -> list[Finding]:
     return found
 
 
-def _to_create(layers: list[str], project: frozenset[str] | Refusal, wanted: Wanted, known: str) -> Finding:
+def _to_create(layers: list[str], project: frozenset[str] | Refusal, wanted: BigQueryCommands, known: str) -> Finding:
     names = ", ".join(wanted.dataset(layer) for layer in layers)
     if not isinstance(project, Refusal) and "bigquery.datasets.create" in project:
         return Finding("datasets to come", "ok", f"the first run creates {names}")
@@ -153,7 +153,7 @@ def _to_create(layers: list[str], project: frozenset[str] | Refusal, wanted: Wan
     return Finding("datasets to come", state, f"not there, and {may}: {names}", do)
 
 
-def _location(facts: Facts, wanted: Wanted) -> Finding:
+def _location(facts: Facts, wanted: BigQueryCommands) -> Finding:
     places: dict[str, list[str]] = {}
     for layer, place in facts.locations.items():
         if isinstance(place, str):
@@ -173,7 +173,7 @@ def _location(facts: Facts, wanted: Wanted) -> Finding:
     return Finding("location", "ok", f"all in {place}")
 
 
-def _granted(layer: str, granted: Granted | Refusal, wanted: Wanted, known: str) -> Finding:
+def _granted(layer: str, granted: Granted | Refusal, wanted: BigQueryCommands, known: str) -> Finding:
     check = f"permissions on {wanted.dataset(layer)}"
     if isinstance(granted, Granted):
         lacking = sorted(granted.wanted - granted.given)
@@ -189,7 +189,7 @@ def _granted(layer: str, granted: Granted | Refusal, wanted: Wanted, known: str)
     return Finding(check, "failed", granted.says, ("Grant:", wanted.grant_on(layer, known)))
 
 
-def _session(facts: Facts, wanted: Wanted) -> Finding:
+def _session(facts: Facts, wanted: BigQueryCommands) -> Finding:
     check, session = "fast reading", facts.session
     if session is None:
         return Finding(check, "skipped", "no table is there to try the Storage Read API on")
@@ -207,7 +207,7 @@ def _session(facts: Facts, wanted: Wanted) -> Finding:
     return Finding(check, "failed", f"the Storage Read API did not answer. {says}", do)
 
 
-def _read(name: str, count: int | Refusal, wanted: Wanted) -> Finding:
+def _read(name: str, count: int | Refusal, wanted: BigQueryCommands) -> Finding:
     check = f"bytes to {_READERS[name]}"
     if isinstance(count, Refusal):
         if count.kind == "missing":

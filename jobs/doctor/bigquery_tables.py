@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from jobs.doctor.finding import Finding, compare, own_tables, size
-from jobs.doctor.remediation import Wanted
+from jobs.doctor.finding import Finding, check_winback_tables, compare, size
+from jobs.doctor.remediation import BigQueryCommands
 from warehouse.bigquery.facts import Facts, Refusal, TableFacts
 from warehouse.tables import ALL, RAW, Table
 
@@ -11,14 +11,14 @@ _DOLLARS_PER_TIB = 6.25  # on demand in the US: https://cloud.google.com/bigquer
 _HOURS_PER_MONTH = 730
 
 
-def findings_of_tables(facts: Facts, wanted: Wanted, known: str) -> list[Finding]:
+def findings_of_tables(facts: Facts, wanted: BigQueryCommands, known: str) -> list[Finding]:
     """Judge the app's tables and winback's own; `known` is where the datasets lie."""
     names = {table.title: table for table in RAW.values()}
     raw = [_raw(facts.tables[name], table, wanted, known) for name, table in names.items() if name in facts.tables]
     return [*raw, *_kept_by_day(facts, wanted), *_ops(facts)]
 
 
-def _raw(facts: TableFacts | Refusal, table: Table, wanted: Wanted, known: str) -> Finding:
+def _raw(facts: TableFacts | Refusal, table: Table, wanted: BigQueryCommands, known: str) -> Finding:
     """The app's own tables: winback reads them and mends nothing in them."""
     check = table.title
     if isinstance(facts, Refusal):
@@ -41,7 +41,7 @@ def _raw(facts: TableFacts | Refusal, table: Table, wanted: Wanted, known: str) 
     return Finding(check, "ok", f"its columns are as expected, {size(facts.count_bytes)}")
 
 
-def _kept_by_day(facts: Facts, wanted: Wanted) -> list[Finding]:
+def _kept_by_day(facts: Facts, wanted: BigQueryCommands) -> list[Finding]:
     """Tables that grow with time: an hour must read its days, not all of history."""
     found = []
     for table in ALL:
@@ -51,7 +51,7 @@ def _kept_by_day(facts: Facts, wanted: Wanted) -> list[Finding]:
     return found
 
 
-def _partitions(facts: TableFacts, table: Table, wanted: Wanted) -> Finding:
+def _partitions(facts: TableFacts, table: Table, wanted: BigQueryCommands) -> Finding:
     check, name = f"{table.title} by day", wanted.table(table.layer, table.name)
     if facts.kind != "TABLE":
         kind = facts.kind.lower().replace("_", " ")
@@ -71,7 +71,7 @@ def _partitions(facts: TableFacts, table: Table, wanted: Wanted) -> Finding:
     return Finding(check, "ok", f"kept by the day of {table.partition_on}, filter required, clustered by user_id")
 
 
-def _unpartitioned(check: str, facts: TableFacts, table: Table, wanted: Wanted) -> Finding:
+def _unpartitioned(check: str, facts: TableFacts, table: Table, wanted: BigQueryCommands) -> Finding:
     monthly = facts.count_bytes / (1 << 40) * _DOLLARS_PER_TIB * _HOURS_PER_MONTH
     says = (
         f"not kept by the day of {table.partition_on}: an hour reads all of it, now up to {size(facts.count_bytes)} a time; "
@@ -95,4 +95,8 @@ def _ops(facts: Facts) -> list[Finding]:
     refused = [one for name in names if isinstance(one := facts.tables.get(name), Refusal) and one.kind != "missing"]
     if refused:
         return [Finding("tables of ops", "failed", refused[0].says)]
-    return [own_tables("tables of ops", {name: compare(one.types, one.wanted) for name, one in found.items()}, names)]
+    return [
+        check_winback_tables(
+            "tables of ops", {name: compare(one.types, one.wanted) for name, one in found.items()}, names
+        )
+    ]

@@ -7,7 +7,13 @@ from contextlib import closing
 from core.errors import ContractError
 from core.settings import Settings
 from crm_sync.deadline import Deadline
-from crm_sync.destination import BatchRefusedError, Destination, OutOfTimeError, RequestRefusedError, UnavailableError
+from crm_sync.destination import (
+    BatchRefusedError,
+    DeadlineExceededError,
+    Destination,
+    RequestRefusedError,
+    UnavailableError,
+)
 from crm_sync.destinations.factory import ADAPTERS
 from crm_sync.field_mapping import FieldMapping, load_fields
 from jobs.context import open_destination
@@ -53,7 +59,7 @@ def _examined(destination: Destination, settings: Settings, fields: FieldMapping
         is_about_the_key = isinstance(error, RequestRefusedError) and error.is_about_the_key
         do = (f"The key must be allowed this: {ADAPTERS[settings.crm].permissions}.",) if is_about_the_key else ()
         return [Finding("CRM", "failed", str(error), do)]
-    except (UnavailableError, OutOfTimeError) as error:
+    except (UnavailableError, DeadlineExceededError) as error:
         if isinstance(error, UnavailableError) and error.has_answered:
             return [Finding("CRM", "failed", str(error), ("Try again later, and look at the CRM's status page.",))]
         if isinstance(error, UnavailableError) and error.finding:

@@ -21,7 +21,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Columns:
+class SchemaDiff:
     """How a table's columns differ from those this version wants: names, and of others both types as the warehouse has them."""
 
     missing: list[str]
@@ -35,15 +35,15 @@ class Columns:
         return ", ".join(parts)
 
 
-def compare(types: dict[str, str], wanted: dict[str, str]) -> Columns:
+def compare(types: dict[str, str], wanted: dict[str, str]) -> SchemaDiff:
     """Compare columns by name and type; further columns do no harm."""
-    return Columns(
+    return SchemaDiff(
         missing=[name for name in wanted if name not in types],
         other={name: (types[name], kind) for name, kind in wanted.items() if types.get(name, kind) != kind},
     )
 
 
-def own_tables(check: str, found: dict[str, Columns], names: Sequence[str]) -> Finding:
+def check_winback_tables(check: str, found: dict[str, SchemaDiff], names: Sequence[str]) -> Finding:
     """Judge the tables of these names, which winback itself makes.
 
     An upgrade may bring columns that a table made by an earlier version lacks.

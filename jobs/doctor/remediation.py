@@ -10,7 +10,7 @@ from warehouse.tables import Table
 
 
 @dataclass(frozen=True)
-class Wanted(Connection):
+class BigQueryCommands(Connection):
     """What the settings say of BigQuery, as commands and SQL. An empty location is that of the raw dataset."""
 
     def dataset(self, layer: str) -> str:

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.clock import utc_now
-from core.errors import BusyError, ContractError, WinbackError
+from core.errors import ContractError, RunInProgressError, WinbackError
 from core.settings import Settings
 from jobs.context import bigquery_connection, open_warehouse
 from jobs.doctor.crm import crm
-from jobs.doctor.finding import MIGRATE, Finding, compare, own_tables
+from jobs.doctor.finding import MIGRATE, Finding, check_winback_tables, compare
 from jobs.doctor.local import dbt, files, model
 from jobs.transform.funnel import Funnel, load_funnel
-from jobs.transform.schema_version import refuse_outdated
+from jobs.transform.schema_version import check_schema_version
 from jobs.transform.shape import refuse_changed
 from jobs.transform.watermark import stale
 from jobs.upkeep.profile_coverage import Coverage, coverage_of_exits
@@ -86,7 +86,7 @@ def _duckdb(settings: Settings, bundle: bundles.Bundle | None, now: datetime) ->
         return [Finding("warehouse", "failed", f"there is no {path.name} in {path.parent}/", load)]
     try:
         warehouse = ReadOnlyDuckDB(path)
-    except BusyError as error:
+    except RunInProgressError as error:
         do = ("If that is a run, look again when it has ended. If it is a shell or a notebook, close it.",)
         return [Finding("warehouse", "warning", str(error), do)]
     except ContractError as error:
@@ -99,16 +99,18 @@ def _duckdb(settings: Settings, bundle: bundles.Bundle | None, now: datetime) ->
         except ContractError as error:
             found.append(Finding("views", "failed", str(error), ("Rename the file.",)))
         names = [table.title for table in ALL]
-        found.append(own_tables("tables", {n: compare(*types) for n, types in warehouse.types().items()}, names))
-        return [*found, *of_history(warehouse, bundle, now, settings.max_watermark_age_seconds, _funnel(settings))]
+        found.append(
+            check_winback_tables("tables", {n: compare(*types) for n, types in warehouse.types().items()}, names)
+        )
+        return [*found, *check_history(warehouse, bundle, now, settings.max_watermark_age_seconds, _funnel(settings))]
 
 
 def _bigquery(settings: Settings, bundle: bundles.Bundle | None, now: datetime) -> list[Finding]:
     from jobs.doctor.bigquery import findings  # noqa: PLC0415 - a second that DuckDB need not pay
-    from jobs.doctor.remediation import Wanted  # noqa: PLC0415
+    from jobs.doctor.remediation import BigQueryCommands  # noqa: PLC0415
     from warehouse.bigquery.doctor import examine  # noqa: PLC0415
 
-    wanted = Wanted(**vars(bigquery_connection(settings)))
+    wanted = BigQueryCommands(**vars(bigquery_connection(settings)))
     facts = examine(replace(wanted, retry_seconds=_PATIENCE_SECONDS))
     return [*findings(facts, wanted), *_history_in_bigquery(settings, facts, bundle, now)]
 
@@ -123,7 +125,7 @@ def _history_in_bigquery(
     except WinbackError as error:
         return [Finding("history", "failed", str(error))]
     with closing(warehouse):
-        return of_history(warehouse, bundle, now, settings.max_watermark_age_seconds, _funnel(settings))
+        return check_history(warehouse, bundle, now, settings.max_watermark_age_seconds, _funnel(settings))
 
 
 def _funnel(settings: Settings) -> Funnel | None:
@@ -132,7 +134,7 @@ def _funnel(settings: Settings) -> Funnel | None:
     return None
 
 
-def of_history(
+def check_history(
     warehouse: Reader,
     bundle: bundles.Bundle | None,
     now: datetime | None = None,
@@ -195,7 +197,7 @@ def profiles(coverage: Coverage) -> Finding:
 def _audience(warehouse: Reader) -> list[Finding]:
     """Nothing where all is well: the audience's tables are the run's own business."""
     try:
-        refuse_outdated(warehouse)
+        check_schema_version(warehouse)
     except ContractError as error:
         return [Finding("version", "failed", str(error), MIGRATE)]
     return []

@@ -15,9 +15,18 @@ from typing import Any
 from core.clock import UNIX_EPOCH
 from core.errors import ContractError, RetryableError, WinbackError
 from crm_sync.deadline import Deadline
-from crm_sync.destination import Outcome, OutOfTimeError, Run, UnavailableError
-from jobs.context import House
-from jobs.erasure.records import CRM, TOMBSTONE, Receipt, Receipts, Tombstone, buried, entomb, tombstones
+from crm_sync.destination import DeadlineExceededError, Outcome, Run, UnavailableError
+from jobs.context import JobContext
+from jobs.erasure.records import (
+    CRM,
+    TOMBSTONE,
+    Receipt,
+    ReceiptLog,
+    Tombstone,
+    has_tombstone_sql,
+    tombstones,
+    write_tombstone,
+)
 from jobs.erasure.residual_data import stays
 from warehouse.interface import UserTable
 from warehouse.tables import DELIVERIES
@@ -42,22 +51,22 @@ class Erased:
         return asdict(self) | {"problem": str(self.problem) if self.problem else None}
 
 
-def erase(house: House, user_id: str) -> Erased:
+def erase(context: JobContext, user_id: str) -> Erased:
     """Forget a user, known or not. Again, it does again whatever is left to do, and adds receipts of that alone.
 
     Whatever of the CRM or a table fails does not keep the rest from being done, and is in `problem`.
 
     Raises: RetryableError, ContractError when not even the tombstone could be written, or the tables not be listed.
     """
-    house.narrator.step("Writing the tombstone")
-    tombstone = entomb(house, hashlib.sha256(user_id.encode()).hexdigest())
-    tables = house.warehouse.user_tables()
-    done, problems = Receipts(house, tombstone), list[WinbackError]()
-    whose = f"{house.warehouse.user_hash('user_id')} = $user_hash"
+    context.reporter.step("Writing the tombstone")
+    tombstone = write_tombstone(context, hashlib.sha256(user_id.encode()).hexdigest())
+    tables = context.warehouse.user_tables()
+    done, problems = ReceiptLog(context, tombstone), list[WinbackError]()
+    whose = f"{context.warehouse.user_hash('user_id')} = $user_hash"
 
     def delete(table: UserTable) -> None:
         try:
-            count = house.warehouse.delete_users(table, whose, {"user_hash": tombstone.user_hash})
+            count = context.warehouse.delete_users(table, whose, {"user_hash": tombstone.user_hash})
         except WinbackError as error:
             done.add(Receipt(table.title, "deferred"))
             kind = ContractError if isinstance(error, ContractError) else RetryableError
@@ -66,15 +75,15 @@ def erase(house: House, user_id: str) -> Erased:
             done.add(Receipt(table.title, "deleted", count))
 
     try:
-        # A delivery logged by now is of a user whom the CRM is about to erase; for what is logged later, see erase_again.
+        # A delivery logged by now is of a user whom the CRM is about to erase; for what is logged later, see re_erase_recent.
         for table in tables:
             if table.title == DELIVERIES.title:
                 delete(table)
-        house.narrator.step("Erasing in the CRM")
-        receipt, problem = _in_the_crm(house, tombstone, user_id)
+        context.reporter.step("Erasing in the CRM")
+        receipt, problem = _erase_in_crm(context, tombstone, user_id)
         done.add(receipt)
         problems += [problem] if problem else []
-        house.narrator.step("Erasing in the tables", count_tables=len(tables))
+        context.reporter.step("Erasing in the tables", count_tables=len(tables))
         for table in _in_order(tables):
             if not table.is_ours:
                 done.add(Receipt(table.title, "kept"))
@@ -83,7 +92,7 @@ def erase(house: House, user_id: str) -> Erased:
     finally:
         done.write()
     worst = next((p for p in problems if isinstance(p, ContractError)), next(iter(problems), None))
-    settings = house.settings
+    settings = context.settings
     receipts = [Receipt(TOMBSTONE, "written"), *done.receipts]
     return Erased(
         tombstone.erasure_id,
@@ -94,64 +103,64 @@ def erase(house: House, user_id: str) -> Erased:
     )
 
 
-def erase_again(house: House, since: datetime, run: Run) -> int:
+def re_erase_recent(context: JobContext, since: datetime, run: Run) -> int:
     """Have the CRM erase again whom a run told it of although they had a tombstone by then; returns how many it has erased.
 
     For a run to call at its end; `since` is when it began, UTC. A batch that was under way while the CRM erased a user makes the
     user anew, and a build under way may write rows back. Whom the CRM has not erased yet, the next run tries again. Costs one
     read of ops.erasures while nobody was erased lately.
     """
-    warehouse = house.warehouse
+    warehouse = context.warehouse
     recent = {tombstone.user_hash: tombstone for tombstone in tombstones(warehouse, since - RECENT)}
     if not recent:
         return 0
     hashed = warehouse.user_hash("user_id")
     sql = f"""
         select distinct user_id, {hashed} as user_hash from {warehouse.relation(DELIVERIES.layer, DELIVERIES.name)}
-        where attempted_at >= $since and {buried(warehouse, hashed)}
+        where attempted_at >= $since and {has_tombstone_sql(warehouse, hashed)}
     """
     told = warehouse.query(sql, {"since": since - RECENT}).to_pylist()
     erased = 0
     if told:
-        house.narrator.step("Erasing again in the CRM", count_users=len(told))
-        outcomes, _ = _asked(house, [row["user_id"] for row in told], run)
+        context.reporter.step("Erasing again in the CRM", count_users=len(told))
+        outcomes, _ = _asked(context, [row["user_id"] for row in told], run)
         deliveries = [table for table in warehouse.user_tables() if table.title == DELIVERIES.title]
         for row, outcome in zip(told, outcomes, strict=True):
-            receipts = Receipts(house, recent[row["user_hash"]])
+            receipts = ReceiptLog(context, recent[row["user_hash"]])
             receipts.add(_receipt(outcome, row["user_id"]))
             receipts.write()
             if outcome.kind == "delivered":
                 erased += 1
                 # Only now: the row is what the next run would know by that the CRM has still to erase the user.
-                _delete(house, deliveries, f"{hashed} = $user_hash", user_hash=row["user_hash"])
-        house.narrator.step("Erased again in the CRM", count_users=erased, count_left=len(told) - erased)
+                _delete(context, deliveries, f"{hashed} = $user_hash", user_hash=row["user_hash"])
+        context.reporter.step("Erased again in the CRM", count_users=erased, count_left=len(told) - erased)
     if tombstones(warehouse, since):
-        sweep(house)
+        purge_reappeared_rows(context)
     return erased
 
 
-def sweep(house: House) -> dict[str, int]:
+def purge_reappeared_rows(context: JobContext) -> dict[str, int]:
     """Delete what has come back of erased users: builds that were under way wrote it, or the same file was loaded again.
 
-    Returns the number of rows by table. Deliveries are left to `erase_again`, which the CRM has to answer first.
+    Returns the number of rows by table. Deliveries are left to `re_erase_recent`, which the CRM has to answer first.
     """
-    warehouse = house.warehouse
+    warehouse = context.warehouse
     if not tombstones(warehouse, UNIX_EPOCH):
         return {}
-    recent_since = house.now() - RECENT
+    recent_since = context.now() - RECENT
     is_recent = bool(tombstones(warehouse, recent_since))
     tables = [t for t in _in_order(warehouse.user_tables()) if t.is_ours and t.title != DELIVERIES.title]
-    whose = buried(warehouse, warehouse.user_hash("user_id"))
+    whose = has_tombstone_sql(warehouse, warehouse.user_hash("user_id"))
     # What a build makes, it makes without the erased: only a build that began before the tombstone may bring one back.
     raw = [table for table in tables if table.layer == "raw"]
     made = [table for table in tables if table.layer != "raw"] if is_recent else []
-    return _delete(house, raw, whose, since=UNIX_EPOCH) | _delete(house, made, whose, since=recent_since)
+    return _delete(context, raw, whose, since=UNIX_EPOCH) | _delete(context, made, whose, since=recent_since)
 
 
-def _in_the_crm(house: House, tombstone: Tombstone, user_id: str) -> tuple[Receipt, WinbackError | None]:
+def _erase_in_crm(context: JobContext, tombstone: Tombstone, user_id: str) -> tuple[Receipt, WinbackError | None]:
     """Have the CRM erase a user, and say what to do where it has not."""
-    run = Deadline(f"erase-{tombstone.erasure_id}", CRM_SECONDS, clock=house.monotonic)
-    (outcome,), error = _asked(house, [user_id], run)
+    run = Deadline(f"erase-{tombstone.erasure_id}", CRM_SECONDS, clock=context.monotonic)
+    (outcome,), error = _asked(context, [user_id], run)
     receipt = _receipt(outcome, user_id)
     if outcome.kind == "delivered":
         return receipt, None
@@ -160,11 +169,11 @@ def _in_the_crm(house: House, tombstone: Tombstone, user_id: str) -> tuple[Recei
     return receipt, ContractError(text) if isinstance(error, ContractError) else RetryableError(text)
 
 
-def _asked(house: House, user_ids: Sequence[str], run: Run) -> tuple[list[Outcome], WinbackError | None]:
+def _asked(context: JobContext, user_ids: Sequence[str], run: Run) -> tuple[list[Outcome], WinbackError | None]:
     """The CRM's word for each user; without one, why there is none."""
     try:
-        return house.destination.erase(user_ids, run), None
-    except (UnavailableError, OutOfTimeError) as error:
+        return context.destination.erase(user_ids, run), None
+    except (UnavailableError, DeadlineExceededError) as error:
         return [Outcome("deferred", code=error.code)] * len(user_ids), error
     except ContractError as error:
         return [Outcome("deferred", code="contract")] * len(user_ids), error
@@ -185,5 +194,5 @@ def _in_order(tables: Iterable[UserTable]) -> list[UserTable]:
     return sorted(tables, key=lambda table: _FIRST.index(table.name) if table.name in _FIRST else len(_FIRST))
 
 
-def _delete(house: House, tables: Iterable[UserTable], whose: str, **parameters: Any) -> dict[str, int]:
-    return {table.title: house.warehouse.delete_users(table, whose, parameters) for table in tables}
+def _delete(context: JobContext, tables: Iterable[UserTable], whose: str, **parameters: Any) -> dict[str, int]:
+    return {table.title: context.warehouse.delete_users(table, whose, parameters) for table in tables}

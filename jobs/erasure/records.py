@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs.context import House
+from jobs.context import JobContext
 from warehouse.interface import Reader
 from warehouse.tables import ERASURES
 
@@ -39,18 +39,18 @@ class Tombstone:
 
 
 @dataclass(frozen=True)
-class Unconfirmed:
+class UnconfirmedErasures:
     """Users whom the CRM has not said to have erased, and when the first of them was asked for, UTC."""
 
     count_users: int
     oldest_at: datetime
 
 
-class Receipts:
+class ReceiptLog:
     """Gathers an erasure's receipts, to append them at once: BigQuery takes 1,500 load jobs a table and day."""
 
-    def __init__(self, house: House, tombstone: Tombstone) -> None:
-        self._house, self._tombstone = house, tombstone
+    def __init__(self, context: JobContext, tombstone: Tombstone) -> None:
+        self._house, self._tombstone = context, tombstone
         self.receipts: list[Receipt] = []
         self._rows: list[dict[str, Any]] = []
 
@@ -72,20 +72,20 @@ class Receipts:
             self._house.warehouse.append(ERASURES, pa.Table.from_pylist(self._rows, schema=ERASURES.schema))
 
 
-def entomb(house: House, user_hash: str) -> Tombstone:
+def write_tombstone(context: JobContext, user_hash: str) -> Tombstone:
     """Write the tombstone, or find the one that is there."""
     sql = f"""
-        select erasure_id, requested_at, step, outcome from {_erasures(house.warehouse)}
+        select erasure_id, requested_at, step, outcome from {_erasures(context.warehouse)}
         where user_hash = $user_hash order by recorded_at
     """
-    rows = house.warehouse.query(sql, {"user_hash": user_hash}).to_pylist()
+    rows = context.warehouse.query(sql, {"user_hash": user_hash}).to_pylist()
     found = next((row for row in rows if row["step"] == TOMBSTONE), None)
     if found:
         told = {row["step"]: row["outcome"] for row in rows}
         return Tombstone(found["erasure_id"], user_hash, found["requested_at"], told)
-    now = house.now()
+    now = context.now()
     tombstone = Tombstone(f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}", user_hash, now)
-    receipts = Receipts(house, tombstone)
+    receipts = ReceiptLog(context, tombstone)
     receipts.add(Receipt(TOMBSTONE, "written"))
     receipts.write()
     return tombstone
@@ -100,12 +100,12 @@ def tombstones(warehouse: Reader, since: datetime) -> list[Tombstone]:
     return [Tombstone(**row) for row in warehouse.query(sql, {"since": since}).to_pylist()]
 
 
-def buried(warehouse: Reader, hashed: str) -> str:
+def has_tombstone_sql(warehouse: Reader, hashed: str) -> str:
     """SQL that is true of the hash of a user with a tombstone written since $since."""
     return f"{hashed} in (select user_hash from {_erasures(warehouse)} where step = '{TOMBSTONE}' and recorded_at >= $since)"
 
 
-def unconfirmed(warehouse: Reader) -> Unconfirmed | None:
+def unconfirmed(warehouse: Reader) -> UnconfirmedErasures | None:
     """Whom the CRM has not erased by its own last word; None where it has erased everybody.
 
     Without a receipt the erasure was cut short. A CRM that had erased a user may have been told of them by a run under way, and
@@ -124,7 +124,7 @@ def unconfirmed(warehouse: Reader) -> Unconfirmed | None:
         where asked.step = '{TOMBSTONE}' and coalesce(words.outcome, 'none') != 'deleted'
     """
     (row,) = warehouse.query(sql).to_pylist()
-    return Unconfirmed(int(row["count_users"]), row["oldest_at"]) if row["count_users"] else None
+    return UnconfirmedErasures(int(row["count_users"]), row["oldest_at"]) if row["count_users"] else None
 
 
 def _erasures(warehouse: Reader) -> str:

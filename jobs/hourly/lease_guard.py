@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from core.errors import WinbackError
-from jobs.context import House
+from jobs.context import JobContext
 from warehouse import lease as leases
 
 # A run may outlive its sending deadline by so much: the audience of the next hour, the log, the report.
@@ -16,61 +16,61 @@ _BEYOND_DEADLINE = timedelta(minutes=15)
 
 
 @dataclass
-class Held:
+class LeaseGuard:
     """A lease that is kept while work goes on. `build_from` is where the run's build must begin, UTC."""
 
-    house: House
+    context: JobContext
     build_from: datetime
     lease: leases.Lease | None = None
-    is_mixed: bool = False
+    may_have_interleaved: bool = False
     _length: timedelta = field(init=False)
 
     def __post_init__(self) -> None:
-        self._length = timedelta(seconds=self.house.settings.lease_seconds)
+        self._length = timedelta(seconds=self.context.settings.lease_seconds)
 
     def keep(self) -> None:
         """Renew the lease once a third of it has passed; called wherever work comes up for air.
 
         Raises: RetryableError when another run took over.
         """
-        now = self.house.now()
+        now = self.context.now()
         if self.lease and self._length and now >= self.lease.taken_at + self._length / 3:
-            self.lease = leases.renew(self.house.warehouse, self.lease, now, self._length)
+            self.lease = leases.renew(self.context.warehouse, self.lease, now, self._length)
 
 
 @contextmanager
-def leased(house: House, run_id: str, window_from: datetime) -> Iterator[Held]:
+def leased(context: JobContext, run_id: str, window_from: datetime) -> Iterator[LeaseGuard]:
     """Hold the lease for a run whose window begins at `window_from`, UTC, and give it back when the run came to a good end.
 
-    It merely ends when the run failed, or another one was at it meanwhile (`is_mixed`): the next run then builds again from where
-    this one began. Where the warehouse lets one process in at a time there is nothing to lease.
+    It merely ends when the run failed, or when another run may have written meanwhile (`may_have_interleaved`): the next run then
+    builds again from where this one began. Where the warehouse lets one process in at a time there is nothing to lease.
 
-    Raises: BusyError while another run has it.
+    Raises: RunInProgressError while another run has it.
     """
-    if house.warehouse.is_exclusive:
-        yield Held(house, window_from)
+    if context.warehouse.is_exclusive:
+        yield LeaseGuard(context, window_from)
         return
-    length = timedelta(seconds=house.settings.lease_seconds)
-    lease = leases.take(house.warehouse, run_id, window_from, house.now(), length)
-    longest = timedelta(seconds=house.settings.run_deadline_seconds) + _BEYOND_DEADLINE
-    unfinished = leases.unfinished_from(house.warehouse, lease, longest)
-    held = Held(house, min(window_from, unfinished or window_from), lease)
+    length = timedelta(seconds=context.settings.lease_seconds)
+    lease = leases.take(context.warehouse, run_id, window_from, context.now(), length)
+    longest = timedelta(seconds=context.settings.run_deadline_seconds) + _BEYOND_DEADLINE
+    unfinished = leases.unfinished_from(context.warehouse, lease, longest)
+    held = LeaseGuard(context, min(window_from, unfinished or window_from), lease)
     try:
         yield held
     except BaseException:
         # It failed, but it is over: nobody need wait for it. What it left is the next run's to build again.
         _expire(held)
         raise
-    if held.is_mixed:
+    if held.may_have_interleaved:
         _expire(held)
     elif held.lease:
-        leases.release(house.warehouse, held.lease, house.now())
+        leases.release(context.warehouse, held.lease, context.now())
 
 
-def _expire(held: Held) -> None:
+def _expire(held: LeaseGuard) -> None:
     """Have the lease end now, where the warehouse still answers."""
     try:
         if held.lease:
-            leases.renew(held.house.warehouse, held.lease, held.house.now(), timedelta(0))
+            leases.renew(held.context.warehouse, held.lease, held.context.now(), timedelta(0))
     except WinbackError:
         return  # it runs out by itself

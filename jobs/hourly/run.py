@@ -13,10 +13,10 @@ from typing import Any
 
 from core.errors import CircuitOpenError, ContractError, WinbackError
 from crm_sync.sync import SyncCounts
-from jobs.context import House
-from jobs.hourly.deliver import deliver, plan_of, rehearse
+from jobs.context import JobContext
+from jobs.hourly.deliver import deliver, make_sync_plan, rehearse
 from jobs.hourly.lease_guard import leased
-from jobs.hourly.shadow import Shadowed, discard_shadow, shadow_run
+from jobs.hourly.shadow import ShadowResult, discard_shadow, shadow_run
 from jobs.hourly.window import end_of_window, window_to_build
 from jobs.models.lifecycle import choose
 from jobs.transform.dbt import Window
@@ -29,7 +29,7 @@ from warehouse.tables import DECISIONS
 
 
 @dataclass(frozen=True)
-class Arrivals:
+class IngestedEvents:
     """Events loaded in the window. Late: after their session had been closed by the gap; too late: they change no session.
 
     `sharing_id` have the id of another user's, name's or day's event, and count; `differing` are copies that contradict the copy
@@ -61,11 +61,11 @@ class Result:
     epoch: int
     window_from: datetime
     window_until: datetime
-    arrivals: Arrivals
+    arrivals: IngestedEvents
     scoring: ScoringCounts | None
     model_version: str | None
     model_fallback: str | None
-    shadow: Shadowed | None
+    shadow: ShadowResult | None
     sync: SyncCounts
     seconds: float
     is_dry_run: bool
@@ -79,7 +79,7 @@ class Result:
 
 
 def hourly(
-    house: House, until: datetime | None = None, *, dry_run: bool = False, accept_audience: bool = False
+    context: JobContext, until: datetime | None = None, *, dry_run: bool = False, accept_audience: bool = False
 ) -> Result:
     """Run once, up to `until` (UTC; default now minus the safety lag, to the minute).
 
@@ -89,73 +89,75 @@ def hourly(
     Raises: ContractError (no history, `until` before the watermark, no model, broken contract), WatermarkAheadError,
     RetryableError (a failing build).
     """
-    started_at, started = house.now(), house.monotonic()
-    _, last = committed(house)
-    until = end_of_window(house, until, last, started_at)
+    started_at, started = context.now(), context.monotonic()
+    _, last = committed(context)
+    until = end_of_window(context, until, last, started_at)
     # A run that waits for this one's lease reads from its id whether this one does the work of an hour (warehouse/lease.py).
     name = "dry-run" if dry_run else f"{started_at:%Y%m%dT%H%M%SZ}"
     run = Run(f"{last.epoch + 1:08d}-{name}-{uuid.uuid4().hex[:8]}", last.epoch + 1, until)
-    with leased(house, run.run_id, last.window_until) as held:
-        window = window_to_build(house, held.build_from, last, until)
-        transform = house.transform(window)
+    with leased(context, run.run_id, last.window_until) as held:
+        window = window_to_build(context, held.build_from, last, until)
+        transform = context.transform(window)
         scoring, model_version, fallback, shadow, epoch = None, None, None, None, last
         if until > last.window_until:
-            house.narrator.step("Building features", window_from=window.from_at, window_until=until)
+            context.reporter.step("Building features", window_from=window.from_at, window_until=until)
             transform.build("features")
             held.keep()
             try:
-                scoring, model_version, fallback = _score(house, run)
+                scoring, model_version, fallback = _score(context, run)
             except ContractError:
                 held.keep()  # overtaken amid it, it saw another run's candidates: then that is what to tell
                 raise
             held.keep()
             if dry_run:
-                house.warehouse.discard(DECISIONS, run_id=run.run_id, decided_at=until)
-                held.is_mixed = window.from_at < last.window_until  # it builds no audience
+                context.warehouse.discard(DECISIONS, run_id=run.run_id, decided_at=until)
+                held.may_have_interleaved = window.from_at < last.window_until  # it builds no audience
             else:
-                shadow = shadow_run(house, run, model_version)
+                shadow = shadow_run(context, run, model_version)
                 held.keep()
-                epoch = _commit(house, run, last, scoring, model_version)
-                held.is_mixed = epoch.run_id != run.run_id
+                epoch = _commit(context, run, last, scoring, model_version)
+                held.may_have_interleaved = epoch.run_id != run.run_id
         elif window.from_at < last.window_until:
-            held.is_mixed = True  # what an earlier run left half done still is: no window, no build
-        plan = plan_of(
-            house, run.run_id, epoch, started, None if accept_audience else ledger.last_audience(house.warehouse)
+            held.may_have_interleaved = True  # what an earlier run left half done still is: no window, no build
+        plan = make_sync_plan(
+            context, run.run_id, epoch, started, None if accept_audience else ledger.last_audience(context.warehouse)
         )
-        counts, stopped = rehearse(house, plan) if dry_run else deliver(house, held, transform, plan, started_at)
+        counts, stopped = rehearse(context, plan) if dry_run else deliver(context, held, transform, plan, started_at)
         result = Result(
             run_id=run.run_id,
             epoch=epoch.epoch,
             window_from=last.window_until,
             window_until=until,
-            arrivals=_arrivals(house, window),
+            arrivals=_arrivals(context, window),
             scoring=scoring,
             model_version=model_version,
             model_fallback=fallback,
             shadow=shadow,
             sync=counts,
-            seconds=round(house.monotonic() - started, 2),
+            seconds=round(context.monotonic() - started, 2),
             is_dry_run=dry_run,
             stopped=stopped,
         )
         if not dry_run:
-            _report(house, result, started_at)
+            _report(context, result, started_at)
     told = result.as_dict()
     told["sync"].pop("samples")  # for the person who asked for a dry run, not for the log: they hold a user's values
-    house.narrator.report(**told)
+    context.reporter.report(**told)
     return result
 
 
-def _score(house: House, run: Run) -> tuple[ScoringCounts, str, str | None]:
-    chosen = choose(house.settings)
+def _score(context: JobContext, run: Run) -> tuple[ScoringCounts, str, str | None]:
+    chosen = choose(context.settings)
     if chosen.fallback:
-        house.narrator.warn(chosen.fallback, model_version=chosen.bundle.version)
-    model = Model(chosen.bundle, threads=house.settings.threads)
-    counts = score(house.warehouse, model, house.policy, run, advance=house.narrator.progress("Scoring", None))
+        context.reporter.warn(chosen.fallback, model_version=chosen.bundle.version)
+    model = Model(chosen.bundle, threads=context.settings.threads)
+    counts = score(context.warehouse, model, context.policy, run, advance=context.reporter.progress("Scoring", None))
     return counts, chosen.bundle.version, chosen.fallback
 
 
-def _commit(house: House, run: Run, last: ledger.Epoch, scoring: ScoringCounts, model_version: str) -> ledger.Epoch:
+def _commit(
+    context: JobContext, run: Run, last: ledger.Epoch, scoring: ScoringCounts, model_version: str
+) -> ledger.Epoch:
     mine = ledger.Epoch(
         epoch=run.epoch,
         run_id=run.run_id,
@@ -166,43 +168,43 @@ def _commit(house: House, run: Run, last: ledger.Epoch, scoring: ScoringCounts, 
         count_scored=scoring.scored,
         count_skipped=sum(scoring.skipped.values()),
         count_eligible=scoring.eligible,
-        committed_at=house.now(),
+        committed_at=context.now(),
         model_version=model_version,
-        policy_version=house.policy.version,
-        funnel=written(house.funnel),
+        policy_version=context.policy.version,
+        funnel=written(context.funnel),
     )
-    winner = ledger.commit(house.warehouse, mine)
+    winner = ledger.commit(context.warehouse, mine)
     if winner.run_id != run.run_id:
-        house.warehouse.discard(DECISIONS, run_id=run.run_id, decided_at=run.decided_at)
-        discard_shadow(house, run)
+        context.warehouse.discard(DECISIONS, run_id=run.run_id, decided_at=run.decided_at)
+        discard_shadow(context, run)
     return winner
 
 
-def _arrivals(house: House, window: Window) -> Arrivals:
+def _arrivals(context: JobContext, window: Window) -> IngestedEvents:
     """What the build of the window counted; nothing when nothing was built."""
     if window.until_at == window.arrivals_from:
-        return Arrivals()
+        return IngestedEvents()
     sql = f"""
         select count_events as events, count_events_late as late, count_events_too_late as too_late,
             count_events_sharing_id as sharing_id, count_events_differing as differing,
             count_users_session_too_long as users_session_too_long, coalesce(count_events_set_aside, 0) as set_aside,
             coalesce(count_profiles_late, 0) as profiles_late, coalesce(count_withdrawals_late, 0) as withdrawals_late
-        from {house.warehouse.relation("marts", "fct_arrivals")}
+        from {context.warehouse.relation("marts", "fct_arrivals")}
         where window_from = $from_at
     """
-    rows = house.warehouse.query(sql, {"from_at": window.arrivals_from}).to_pylist()
-    return Arrivals(**rows[0]) if rows else Arrivals()
+    rows = context.warehouse.query(sql, {"from_at": window.arrivals_from}).to_pylist()
+    return IngestedEvents(**rows[0]) if rows else IngestedEvents()
 
 
-def _report(house: House, result: Result, started_at: datetime) -> None:
+def _report(context: JobContext, result: Result, started_at: datetime) -> None:
     ledger.write_report(
-        house.warehouse,
+        context.warehouse,
         ledger.Report(
             run_id=result.run_id,
             epoch=result.epoch,
             window_until=result.window_until,
             started_at=started_at,
-            ended_at=house.now(),
+            ended_at=context.now(),
             count_events=result.arrivals.events,
             count_events_late=result.arrivals.late,
             count_events_too_late=result.arrivals.too_late,

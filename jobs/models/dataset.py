@@ -12,16 +12,16 @@ import pyarrow as pa
 
 from core.clock import UNIX_EPOCH
 from core.errors import ContractError
-from jobs.context import House
+from jobs.context import JobContext
 from jobs.transform.dbt import Window
-from jobs.transform.schema_version import refuse_before_first_hour
+from jobs.transform.schema_version import check_feature_columns
 from jobs.transform.watermark import committed
 from scoring.features import FeatureContract
 from scoring.features_file import load_contract
 
 MART = "fct_training_examples"
 # As known today, where the examples hold features as they were when the exit was first seen.
-KNOWN = "fct_exit_features"
+CURRENT_FEATURES = "fct_exit_features"
 CHUNK_ROWS = 65_536
 
 
@@ -45,7 +45,7 @@ def installed(name: str) -> Callable[..., Any]:
 
 
 @dataclass(frozen=True)
-class Moved:
+class ChangedFeature:
     """A feature, and of how many examples its value is known to be another today than when the exit was scored."""
 
     feature: str
@@ -68,20 +68,20 @@ class Examples:
     first_exited_at: datetime
     last_exited_at: datetime
     count_moved: int
-    moved: list[Moved]
+    moved: list[ChangedFeature]
 
 
-def examples(house: House, until: datetime | None = None) -> Examples:
+def examples(context: JobContext, until: datetime | None = None) -> Examples:
     """Build the examples known by `until` (UTC; default and at most the watermark), with the tests dbt has for them.
 
     Raises: ContractError without history, when no exit has matured, or the table breaks the feature contract or a test.
     """
-    contract, until = _build(house, until)
-    contract.check_columns(house.warehouse.schema(f"select * from {_relation(house, MART)}"), MART)
-    house.narrator.step("Comparing with what is known today")
+    contract, until = _build(context, until)
+    contract.check_columns(context.warehouse.schema(f"select * from {_relation(context, MART)}"), MART)
+    context.reporter.step("Comparing with what is known today")
     differs = [f"logged.{name} is distinct from known.{name}" for name in contract.names]
-    first_day = (until - timedelta(days=house.funnel.training_history_days)).date()
-    [found] = house.warehouse.query(
+    first_day = (until - timedelta(days=context.funnel.training_history_days)).date()
+    [found] = context.warehouse.query(
         f"""
         select
             count(*) as count_examples,
@@ -92,45 +92,45 @@ def examples(house: House, until: datetime | None = None) -> Examples:
             max(logged.exited_at) as last_exited_at,
             sum(case when {" or ".join(differs)} then 1 else 0 end) as count_moved,
             {", ".join(f"sum(case when {differ} then 1 else 0 end) as moved_{n}" for n, differ in enumerate(differs))}
-        from {_relation(house, MART)} as logged
-        left join (select * from {_relation(house, KNOWN)} where exited_on >= date '{first_day}') as known
+        from {_relation(context, MART)} as logged
+        left join (select * from {_relation(context, CURRENT_FEATURES)} where exited_on >= date '{first_day}') as known
             on logged.exit_id = known.exit_id
         """
     ).to_pylist()
     if not found["count_examples"]:
         raise ContractError(
-            f"No exit has matured by {until:%Y-%m-%d %H:%M} UTC. It becomes an example {house.funnel.label_window_days} days "
+            f"No exit has matured by {until:%Y-%m-%d %H:%M} UTC. It becomes an example {context.funnel.label_window_days} days "
             "later, once late events are in. Wait, or load older history and run winback backfill."
         )
-    counts = [Moved(name, found.pop(f"moved_{n}")) for n, name in enumerate(contract.names)]
+    counts = [ChangedFeature(name, found.pop(f"moved_{n}")) for n, name in enumerate(contract.names)]
     moved = sorted(
         (each for each in counts if each.count_examples), key=lambda each: (-each.count_examples, each.feature)
     )
     return Examples(until=until, moved=moved, **found)
 
 
-def build_examples(house: House, until: datetime | None) -> tuple[pa.Table, datetime]:
+def build_examples(context: JobContext, until: datetime | None) -> tuple[pa.Table, datetime]:
     """Build the examples known by `until` (UTC; default and at most the watermark); returns them and that moment.
 
     Raises: ContractError when nothing is backfilled, or a feature of the contract has no column yet.
     """
-    _, until = _build(house, until)
+    _, until = _build(context, until)
     # Ordered, so that training again on the same rows gives the same model.
-    rows = house.warehouse.stream(f"select * from {_relation(house, MART)} order by exited_at, exit_id", CHUNK_ROWS)
-    schema = house.warehouse.schema(f"select * from {_relation(house, MART)}")
+    rows = context.warehouse.stream(f"select * from {_relation(context, MART)} order by exited_at, exit_id", CHUNK_ROWS)
+    schema = context.warehouse.schema(f"select * from {_relation(context, MART)}")
     return pa.Table.from_batches(list(rows), schema=schema), until
 
 
-def _build(house: House, until: datetime | None) -> tuple[FeatureContract, datetime]:
-    contract = load_contract(house.settings.config / "features.yml")
-    first, last = committed(house)
-    refuse_before_first_hour(house.warehouse, contract.names)
+def _build(context: JobContext, until: datetime | None) -> tuple[FeatureContract, datetime]:
+    contract = load_contract(context.settings.config / "features.yml")
+    first, last = committed(context)
+    check_feature_columns(context.warehouse, contract.names)
     until = min(until or last.window_until, last.window_until)
-    house.narrator.step("Building examples", until=until)
+    context.reporter.step("Building examples", until=until)
     window = Window(from_at=UNIX_EPOCH, until_at=until, history_until=first.window_until)
-    house.transform(window).build("examples")
+    context.transform(window).build("examples")
     return contract, until
 
 
-def _relation(house: House, name: str) -> str:
-    return house.warehouse.relation("marts", name)
+def _relation(context: JobContext, name: str) -> str:
+    return context.warehouse.relation("marts", name)

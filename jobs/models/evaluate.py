@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from core.errors import ContractError
-from jobs.context import House
+from jobs.context import JobContext
 from jobs.models.dataset import build_examples, installed
 from jobs.models.lifecycle import VERDICT, open_registry
 from scoring.registry.folder import CHALLENGER, CHAMPION
@@ -24,7 +24,7 @@ class NoChallenger:
     says: str = "There is no challenger. Train one: winback train"
 
 
-def evaluate(house: House, until: datetime | None = None) -> Any:
+def evaluate(context: JobContext, until: datetime | None = None) -> Any:
     """Judge the challenger on the examples known by `until` (UTC; default the watermark); returns training's verdict.
 
     A verdict is no failure, whichever it is. It is kept as `verdict.json` with the challenger, in place of the one before.
@@ -32,8 +32,8 @@ def evaluate(house: House, until: datetime | None = None) -> Any:
     Raises: ContractError without history, a champion, whole bundles, or training; RegistryUnreachableError.
     """
     judge = installed("evaluate")
-    ledger.history(house.warehouse, house.now())
-    registry, models = open_registry(house.settings), house.settings.models
+    ledger.history(context.warehouse, context.now())
+    registry, models = open_registry(context.settings), context.settings.models
     champion, challenger = registry.resolve(CHAMPION), registry.resolve(CHALLENGER)
     if champion is None:
         raise ContractError(
@@ -42,14 +42,14 @@ def evaluate(house: House, until: datetime | None = None) -> Any:
     if challenger is None:
         return NoChallenger(champion)
     rivals = registry.fetch(champion, models), registry.fetch(challenger, models)
-    examples, _ = build_examples(house, until)
-    house.narrator.step("Judging", champion=champion, challenger=challenger)
+    examples, _ = build_examples(context, until)
+    context.reporter.step("Judging", champion=champion, challenger=challenger)
     verdict = judge(
         examples,
-        house.settings.config,
+        context.settings.config,
         *rivals,
-        label_window_days=house.funnel.label_window_days,
-        threads=house.settings.threads,
+        label_window_days=context.funnel.label_window_days,
+        threads=context.settings.threads,
     )
     registry.attach(challenger, VERDICT, verdict.model_dump_json(indent=2) + "\n")
     return verdict

@@ -21,7 +21,7 @@ VERDICT = "verdict.json"
 
 
 @dataclass(frozen=True)
-class Chosen:
+class PinnedModel:
     """The bundle that a run has pinned. `fallback` says why it is the last verified one on disk, if it is."""
 
     bundle: Bundle
@@ -53,7 +53,7 @@ def open_registry(settings: Settings) -> Registry:
     return connect(settings.registry_uri, settings.models)
 
 
-def choose(settings: Settings) -> Chosen:
+def choose(settings: Settings) -> PinnedModel:
     """Resolve the champion once, fetch and verify its bundle, and note it as the last that was verified here.
 
     Raises: ContractError where there is no champion, or its bundle is not what was registered; RegistryUnreachableError where
@@ -71,9 +71,11 @@ def choose(settings: Settings) -> Chosen:
             raise type(error)(
                 f"{error} No bundle was verified on this disk before, so there is none to fall back to."
             ) from None
-        return Chosen(bundles.load_bundle(settings.models, last), f"{error} Used the last verified bundle on disk.")
+        return PinnedModel(
+            bundles.load_bundle(settings.models, last), f"{error} Used the last verified bundle on disk."
+        )
     _note(settings.models, version)
-    return Chosen(bundle)
+    return PinnedModel(bundle)
 
 
 def aliases(settings: Settings) -> Aliases:
@@ -96,7 +98,7 @@ def aliases(settings: Settings) -> Aliases:
         return Aliases(shown, None, None, None, on_disk, str(error))
 
 
-def enroll(settings: Settings, version: str) -> str:
+def register_trained(settings: Settings, version: str) -> str:
     """Register a bundle that was trained, as the challenger, or as the champion where there is none; returns which it is."""
     registry = open_registry(settings)
     registry.register(bundles.load_bundle(settings.models, version))

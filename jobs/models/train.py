@@ -7,9 +7,9 @@ from datetime import datetime
 from pathlib import Path
 
 from core.errors import ContractError
-from jobs.context import House
+from jobs.context import JobContext
 from jobs.models.dataset import build_examples, installed
-from jobs.models.lifecycle import enroll, open_registry
+from jobs.models.lifecycle import open_registry, register_trained
 from jobs.upkeep.profile_coverage import coverage_of_exits
 from scoring.registry.bundles import Bundle
 from scoring.registry.folder import CHAMPION
@@ -27,41 +27,41 @@ class Registered:
     warnings: tuple[str, ...] = ()  # what speaks against trusting the figures, as on the card
 
 
-def train(house: House, until: datetime | None = None) -> Registered:
+def train(context: JobContext, until: datetime | None = None) -> Registered:
     """Build the examples known by `until` (UTC; default the watermark) and train on them, and register the bundle.
 
     Raises: ContractError when nothing is backfilled, training is not installed, or the examples do not suffice;
     RegistryUnreachableError before the work, or after it: the bundle is on disk then, and training again keeps it.
     """
-    ledger.history(house.warehouse, house.now())
+    ledger.history(context.warehouse, context.now())
     trainer = installed("train")
-    last = _in_use(house)  # now rather than after an hour's work: the registry answers
-    examples, until = build_examples(house, until)
-    if warning := coverage_of_exits(house.warehouse).warning:
-        house.narrator.warn(warning)
-    house.narrator.step("Training", examples=examples.num_rows)
+    last = _in_use(context)  # now rather than after an hour's work: the registry answers
+    examples, until = build_examples(context, until)
+    if warning := coverage_of_exits(context.warehouse).warning:
+        context.reporter.warn(warning)
+    context.reporter.step("Training", examples=examples.num_rows)
     trained = trainer(
         examples,
-        house.settings.config,
-        house.settings.models,
-        trained_at=house.now(),
+        context.settings.config,
+        context.settings.models,
+        trained_at=context.now(),
         until=until,
-        label_window_days=house.funnel.label_window_days,
+        label_window_days=context.funnel.label_window_days,
         last=last,
-        threads=house.settings.threads,
-        advance=house.narrator.step,
+        threads=context.settings.threads,
+        advance=context.reporter.step,
     )
-    house.narrator.step("Registering", model_version=trained.version)
-    alias = enroll(house.settings, trained.version)
+    context.reporter.step("Registering", model_version=trained.version)
+    alias = register_trained(context.settings, trained.version)
     return Registered(trained.version, trained.folder, trained.metrics, alias, trained.warnings)
 
 
-def _in_use(house: House) -> Bundle | None:
+def _in_use(context: JobContext) -> Bundle | None:
     """The champion, for the card to compare with; one that is not whole does not keep a better one from being trained."""
-    registry = open_registry(house.settings)
+    registry = open_registry(context.settings)
     version = registry.resolve(CHAMPION)
     try:
-        return registry.fetch(version, house.settings.models) if version else None
+        return registry.fetch(version, context.settings.models) if version else None
     except ContractError as error:
-        house.narrator.warn(f"{error} The card compares with no earlier model.")
+        context.reporter.warn(f"{error} The card compares with no earlier model.")
         return None

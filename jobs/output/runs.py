@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # they bring dbt's and the model's libraries, which `--help` 
     from jobs.upkeep.audit import Audit
     from jobs.upkeep.backfill import Backfilled
     from jobs.upkeep.migrate import Migrated
-    from jobs.upkeep.nightly import Night
+    from jobs.upkeep.nightly import NightlyResult
     from jobs.upkeep.repair_watermark import Repaired
     from warehouse.duckdb.compact import Compacted
 
@@ -119,7 +119,7 @@ def migrated(console: Console, answer: Migrated) -> None:
     )
 
 
-def rebuilt(console: Console, answer: Night) -> None:
+def rebuilt(console: Console, answer: NightlyResult) -> None:
     """What a night corrected."""
     console.print(
         f"[bold]Rebuilt[/] {when(answer.window_from)} to {when(answer.window_until)} UTC, {answer.seconds:.1f} s",

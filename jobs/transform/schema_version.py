@@ -9,7 +9,7 @@ from jobs.upkeep.migrations import LOGGED, columns, is_migrated
 from warehouse.interface import Reader
 
 
-def refuse_outdated(warehouse: Reader) -> None:
+def check_schema_version(warehouse: Reader) -> None:
     """Refuse a warehouse that has to be migrated first. Costs a look into the catalog and a query of a few rows.
 
     Raises: ContractError.
@@ -22,7 +22,7 @@ def refuse_outdated(warehouse: Reader) -> None:
         )
 
 
-def refuse_before_first_hour(warehouse: Reader, features: Iterable[str]) -> None:
+def check_feature_columns(warehouse: Reader, features: Iterable[str]) -> None:
     """Refuse to build examples of features that the first hour of this version has not appended yet. A look into the catalog.
 
     Raises: ContractError.

@@ -5,24 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from jobs.context import House
+from jobs.context import JobContext
 from jobs.transform.shape import refuse_changed
 from jobs.upkeep.demo_mark import next_of_demo, of_demo, read_mark
 from warehouse import ledger
 from warehouse.interface import Reader
 
 
-def committed(house: House) -> tuple[ledger.Epoch, ledger.Epoch]:
+def committed(context: JobContext) -> tuple[ledger.Epoch, ledger.Epoch]:
     """The first and the last epoch; tells of a watermark that is older than it should be.
 
     Raises: ContractError before the backfill or when funnel.yml has changed, WatermarkAheadError when the watermark lies
     beyond now.
     """
-    now = house.now()
-    first, last = ledger.history(house.warehouse, now)
-    if old := stale(house.warehouse, last, now, house.settings.max_watermark_age_seconds):
-        house.narrator.warn(old.told)
-    refuse_changed(last.funnel, house.funnel)
+    now = context.now()
+    first, last = ledger.history(context.warehouse, now)
+    if old := stale(context.warehouse, last, now, context.settings.max_watermark_age_seconds):
+        context.reporter.warn(old.told)
+    refuse_changed(last.funnel, context.funnel)
     return first, last
 
 

@@ -14,17 +14,17 @@ from typing import Any
 import pyarrow as pa
 
 from core.clock import UNIX_EPOCH
-from core.errors import DriftError
-from jobs.context import House
+from core.errors import ReconciliationError
+from jobs.context import JobContext
 from jobs.transform.dbt import Window
 from jobs.transform.watermark import committed
-from jobs.upkeep.comparison import TABLES, Kept, columns_of, in_sample, rows
+from jobs.upkeep.comparison import TABLES, ComparedTable, columns_of, rows, sample_predicate
 from warehouse.interface import Reader
 from warehouse.tables import AUDITS
 
 
 @dataclass(frozen=True)
-class Compared:
+class TableComparison:
     """A table's rows of the sampled users. A row that was altered differs on both sides and counts twice."""
 
     table_name: str
@@ -41,15 +41,15 @@ class Audit:
     audited_at: datetime
     audited_until: datetime
     sample_percent: int
-    tables: list[Compared]
+    tables: list[TableComparison]
 
     @property
-    def drift(self) -> DriftError | None:
+    def drift(self) -> ReconciliationError | None:
         """What to tell a person, or None when all is well."""
         wrong = [
             f"{table.table_name} {table.count_rows_differing:,}" for table in self.tables if table.count_rows_differing
         ]
-        return DriftError(f"Rows differ from what the raw events say: {', '.join(wrong)}.") if wrong else None
+        return ReconciliationError(f"Rows differ from what the raw events say: {', '.join(wrong)}.") if wrong else None
 
 
 @dataclass(frozen=True)
@@ -63,50 +63,50 @@ class LastAudit:
     count_rows_differing: int
 
 
-def audit(house: House, percent: int) -> Audit:
+def audit(context: JobContext, percent: int) -> Audit:
     """Rebuild so many percent of the users (1 to 100) from the raw events, compare, and append the counts to ops.audits.
 
     The rebuilt tables stay, to look at, until the next audit. Hours that pass meanwhile do no harm: whom they touch is left out.
 
     Raises: ContractError without history, RetryableError (a failing build).
     """
-    first, last = committed(house)
+    first, last = committed(context)
     until = last.window_until
-    house.narrator.step("Rebuilding a sample from scratch", sample_percent=percent, until=until)
+    context.reporter.step("Rebuilding a sample from scratch", sample_percent=percent, until=until)
     window = Window(from_at=UNIX_EPOCH, until_at=until, history_until=first.window_until)
-    house.transform(window, audit_percent=percent).build("audit", full_refresh=True)
-    house.narrator.step("Comparing")
-    now = house.now()
+    context.transform(window, audit_percent=percent).build("audit", full_refresh=True)
+    context.reporter.step("Comparing")
+    now = context.now()
     found = Audit(
         audit_id=f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}",
         audited_at=now,
         audited_until=until,
         sample_percent=percent,
-        tables=[_compared(house, table, percent, until) for table in TABLES],
+        tables=[_compared(context, table, percent, until) for table in TABLES],
     )
     shared = {name: getattr(found, name) for name in ("audit_id", "audited_at", "audited_until", "sample_percent")}
-    house.warehouse.append(
+    context.warehouse.append(
         AUDITS, pa.Table.from_pylist([shared | asdict(table) for table in found.tables], schema=AUDITS.schema)
     )
-    house.narrator.step("Compared", **{table.table_name: table.count_rows_differing for table in found.tables})
+    context.reporter.step("TableComparison", **{table.table_name: table.count_rows_differing for table in found.tables})
     return found
 
 
-def _compared(house: House, table: Kept, percent: int, until: datetime) -> Compared:
+def _compared(context: JobContext, table: ComparedTable, percent: int, until: datetime) -> TableComparison:
     """Count in one pass the rows of which the two sides do not hold equally many.
 
     Both sides are read since 1970. BigQuery wants a bound on the partitions and gets one that leaves none out: from scratch is
     the point, and it happens once a week.
     """
     # A column that only one side has is new, or gone from the SQL: it is no row that drifted.
-    known = set(columns_of(house, table))
-    columns = [name for name in columns_of(house, table, audited=True) if name in known]
-    names = ", ".join(columns)
+    known = set(columns_of(context, table))
+    columns = [name for name in columns_of(context, table, audited=True) if name in known]
+    names, sample = ", ".join(columns), sample_predicate(context, percent)
     sql = f"""
         with both_sides as (
-            select {names}, 1 as side from ({rows(house, table, columns, until)}) as hourly where {in_sample(house, percent)}
+            select {names}, 1 as side from ({rows(context, table, columns, until)}) as hourly where {sample}
             union all
-            select {names}, -1 as side from ({rows(house, table, columns, until, audited=True)}) as audited
+            select {names}, -1 as side from ({rows(context, table, columns, until, audited=True)}) as audited
         ),
         balanced as (
             select {names}, sum(side) as balance, sum(case when side = 1 then 1 else 0 end) as count_rows
@@ -118,7 +118,7 @@ def _compared(house: House, table: Kept, percent: int, until: datetime) -> Compa
             cast(coalesce(sum(abs(balance)), 0) as bigint) as count_rows_differing
         from balanced
     """
-    return Compared(table.name, **house.warehouse.query(sql, {"until": until}).to_pylist()[0])
+    return TableComparison(table.name, **context.warehouse.query(sql, {"until": until}).to_pylist()[0])
 
 
 def last_audit(warehouse: Reader) -> LastAudit | None:

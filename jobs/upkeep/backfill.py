@@ -8,7 +8,7 @@ from datetime import datetime
 
 from core.clock import UNIX_EPOCH
 from core.errors import ContractError
-from jobs.context import House, not_in_the_future
+from jobs.context import JobContext, not_in_the_future
 from jobs.transform.dbt import Window
 from jobs.transform.shape import written
 from jobs.upkeep.migrate import record
@@ -28,24 +28,24 @@ class Backfilled:
     profiles: Coverage
 
 
-def backfill(house: House, until: datetime) -> Backfilled:
+def backfill(context: JobContext, until: datetime) -> Backfilled:
     """Build every model over history up to `until` (UTC) and commit it as the first epoch.
 
     May be repeated until it has committed: a crash leaves tables that the next try rebuilds.
 
     Raises: ContractError when history is committed already, or there is none; WatermarkAheadError.
     """
-    ledger.refuse_ahead(ledger.last_epoch(house.warehouse), house.now())
-    committed = ledger.first_epoch(house.warehouse)
+    ledger.refuse_ahead(ledger.last_epoch(context.warehouse), context.now())
+    committed = ledger.first_epoch(context.warehouse)
     if committed:
         raise ContractError(
             f"History up to {committed.window_until:%Y-%m-%d %H:%M} is committed already. Go on with: winback hourly"
         )
-    not_in_the_future(house, until)
-    record(house)  # first: a backfill that was killed may be repeated
-    result = build_history(house, until)
+    not_in_the_future(context, until)
+    record(context)  # first: a backfill that was killed may be repeated
+    result = build_history(context, until)
     ledger.commit(
-        house.warehouse,
+        context.warehouse,
         ledger.Epoch(
             epoch=0,
             run_id=f"00000000-backfill-{uuid.uuid4().hex[:8]}",
@@ -56,31 +56,31 @@ def backfill(house: House, until: datetime) -> Backfilled:
             count_scored=0,
             count_skipped=0,
             count_eligible=0,
-            committed_at=house.now(),
-            funnel=written(house.funnel),
+            committed_at=context.now(),
+            funnel=written(context.funnel),
         ),
     )
     if result.profiles.warning:
-        house.narrator.warn(result.profiles.warning)
+        context.reporter.warn(result.profiles.warning)
     return result
 
 
-def build_history(house: House, until: datetime) -> Backfilled:
+def build_history(context: JobContext, until: datetime) -> Backfilled:
     """Build every model over history up to `until` (UTC), and commit nothing.
 
     Raises: ContractError when no event was loaded before then.
     """
     window = Window(from_at=UNIX_EPOCH, until_at=until, history_until=until)
-    house.narrator.step("Building history", window_until=until)
-    house.transform(window).build("backfill", full_refresh=True)
+    context.reporter.step("Building history", window_until=until)
+    context.transform(window).build("backfill", full_refresh=True)
 
-    relation = house.warehouse.relation
+    relation = context.warehouse.relation
     result = Backfilled(
         until=until,
-        count_events=count(house.warehouse, relation("intermediate", "int_events__deduplicated")),
-        count_sessions=count(house.warehouse, relation("intermediate", "int_sessions") + " where not is_dissolved"),
-        count_exits=count(house.warehouse, relation("marts", "fct_unfinished_exits") + " where not is_dissolved"),
-        profiles=coverage_of_exits(house.warehouse),
+        count_events=count(context.warehouse, relation("intermediate", "int_events__deduplicated")),
+        count_sessions=count(context.warehouse, relation("intermediate", "int_sessions") + " where not is_dissolved"),
+        count_exits=count(context.warehouse, relation("marts", "fct_unfinished_exits") + " where not is_dissolved"),
+        profiles=coverage_of_exits(context.warehouse),
     )
     if not result.count_events:
         raise ContractError(

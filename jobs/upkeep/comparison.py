@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 from core.clock import UNIX_EPOCH
-from jobs.context import House
+from jobs.context import JobContext
 
 FIRST_DAY = UNIX_EPOCH.date()
 
 
 @dataclass(frozen=True)
-class Kept:
+class ComparedTable:
     """An incremental table: its partitions' column, and which rows count (a row that was dissolved may stay or not)."""
 
     layer: str
@@ -22,12 +22,18 @@ class Kept:
     counts: str = "true"
 
 
-EVENTS = Kept("intermediate", "int_events__deduplicated", "occurred_on")
-OUTCOMES = Kept("intermediate", "int_outcomes", None)
-EXITS = Kept("marts", "fct_unfinished_exits", "exited_on", "not is_dissolved and closed_at <= $until")
-FEATURES = Kept("marts", "fct_exit_features", "exited_on")
-LOGGED = Kept("marts", "fct_exit_features_logged", "exited_on")
-TABLES = (EVENTS, OUTCOMES, Kept("intermediate", "int_sessions", "started_on", "not is_dissolved"), EXITS, FEATURES)
+EVENTS = ComparedTable("intermediate", "int_events__deduplicated", "occurred_on")
+OUTCOMES = ComparedTable("intermediate", "int_outcomes", None)
+EXITS = ComparedTable("marts", "fct_unfinished_exits", "exited_on", "not is_dissolved and closed_at <= $until")
+FEATURES = ComparedTable("marts", "fct_exit_features", "exited_on")
+LOGGED = ComparedTable("marts", "fct_exit_features_logged", "exited_on")
+TABLES = (
+    EVENTS,
+    OUTCOMES,
+    ComparedTable("intermediate", "int_sessions", "started_on", "not is_dissolved"),
+    EXITS,
+    FEATURES,
+)
 
 _BUCKETS = 4096  # of users: few enough to fetch, enough to tell one wrong user from a thousand
 
@@ -35,8 +41,8 @@ Digest = dict[int, tuple[int, int]]
 
 
 def rows(
-    house: House,
-    table: Kept,
+    context: JobContext,
+    table: ComparedTable,
     columns: Sequence[str],
     until: datetime,
     *,
@@ -49,14 +55,14 @@ def rows(
     users it touched nobody can say any more, so these are left out; their events or outcomes are written before anything is
     made of them. `audited` asks for the tables that an audit built, of the same users. `first_day` bounds the partitions.
     """
-    relation = house.warehouse.relation
+    relation = context.warehouse.relation
 
-    def bounded(which: Kept, since: date) -> str:
+    def bounded(which: ComparedTable, since: date) -> str:
         bound = f"{which.day} >= date '{since}' and " if which.day else ""
         return f"{relation(f'audit_{which.layer}' if audited else which.layer, which.name)} where {bound}{which.counts}"
 
     # What is loaded from `until` on and is not too late occurred no earlier; one day more, for a bound is a whole day.
-    reach = until.date() - timedelta(days=house.funnel.max_lateness_days + 1)
+    reach = until.date() - timedelta(days=context.funnel.max_lateness_days + 1)
     beyond = f"""
         select user_id from {relation(EVENTS.layer, EVENTS.name)}
         where occurred_on >= date '{reach}' and loaded_at >= $until
@@ -69,28 +75,28 @@ def rows(
     return sql
 
 
-def in_sample(house: House, percent: int) -> str:
+def sample_predicate(context: JobContext, percent: int) -> str:
     """SQL that is true of the users whom an audit of so many percent rebuilds: dbt/macros/scope.sql in the other hand."""
-    return f"mod({house.warehouse.number_of('user_id')}, 100) < {percent}"
+    return f"mod({context.warehouse.number_of('user_id')}, 100) < {percent}"
 
 
-def columns_of(house: House, table: Kept, *, audited: bool = False) -> list[str]:
+def columns_of(context: JobContext, table: ComparedTable, *, audited: bool = False) -> list[str]:
     """Names of the columns, in the table's order."""
-    relation = house.warehouse.relation(f"audit_{table.layer}" if audited else table.layer, table.name)
+    relation = context.warehouse.relation(f"audit_{table.layer}" if audited else table.layer, table.name)
     bound = f" where {table.day} >= date '{FIRST_DAY}'" if table.day else ""
-    return list(house.warehouse.schema(f"select * from {relation}{bound}").names)
+    return list(context.warehouse.schema(f"select * from {relation}{bound}").names)
 
 
-def digest(house: House, table: Kept, until: datetime, first_day: date) -> Digest:
+def digest(context: JobContext, table: ComparedTable, until: datetime, first_day: date) -> Digest:
     """Rows and a hash of them, for users in 4,096 buckets: two digests tell what changed between them, without a copy."""
-    columns = columns_of(house, table)
+    columns = columns_of(context, table)
     sql = f"""
-        select mod({house.warehouse.number_of("user_id")}, {_BUCKETS}) as bucket,
-            count(*) as count_rows, bit_xor({house.warehouse.hash_of(columns)}) as row_hash
-        from ({rows(house, table, columns, until, first_day=first_day)}) as kept
+        select mod({context.warehouse.number_of("user_id")}, {_BUCKETS}) as bucket,
+            count(*) as count_rows, bit_xor({context.warehouse.hash_of(columns)}) as row_hash
+        from ({rows(context, table, columns, until, first_day=first_day)}) as kept
         group by 1
     """
-    answer = house.warehouse.query(sql, {"until": until})
+    answer = context.warehouse.query(sql, {"until": until})
     return {
         bucket: (count_rows, row_hash)
         for bucket, count_rows, row_hash in zip(*(column.to_pylist() for column in answer.columns), strict=True)

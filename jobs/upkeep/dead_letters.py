@@ -8,22 +8,22 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs.context import House
+from jobs.context import JobContext
 from jobs.transform.dbt import Window
 from warehouse import ledger
 from warehouse.tables import DELIVERIES
 
 
-def listed(house: House) -> list[dict[str, Any]]:
+def listed(context: JobContext) -> list[dict[str, Any]]:
     """One row per code: one of the CRM's sentences, how many users, since when and until when. Nobody's id."""
-    if not house.warehouse.exists("marts", "crm_acknowledged"):
+    if not context.warehouse.exists("marts", "crm_acknowledged"):
         return []
-    rows: list[dict[str, Any]] = house.warehouse.query(
+    rows: list[dict[str, Any]] = context.warehouse.query(
         f"""
         select
             rejected_code, min(rejected_reason) as reason, count(*) as count_users,
             min(rejected_at) as first_at, max(rejected_at) as last_at
-        from {house.warehouse.relation("marts", "crm_acknowledged")}
+        from {context.warehouse.relation("marts", "crm_acknowledged")}
         where rejected_hash is not null
         group by rejected_code
         order by count_users desc, rejected_code
@@ -32,21 +32,21 @@ def listed(house: House) -> list[dict[str, Any]]:
     return rows
 
 
-def retry(house: House) -> int:
+def retry(context: JobContext) -> int:
     """Ask for every dead letter to be sent again by the next run; returns how many."""
-    epoch = ledger.last_epoch(house.warehouse)
-    if epoch is None or not house.warehouse.exists("marts", "crm_acknowledged"):
+    epoch = ledger.last_epoch(context.warehouse)
+    if epoch is None or not context.warehouse.exists("marts", "crm_acknowledged"):
         return 0
-    dead = house.warehouse.query(
+    dead = context.warehouse.query(
         f"""
         select user_id, rejected_hash as desired_hash
-        from {house.warehouse.relation("marts", "crm_acknowledged")}
+        from {context.warehouse.relation("marts", "crm_acknowledged")}
         where rejected_hash is not null
         """
     )
     if not dead.num_rows:
         return 0
-    run_id, now = f"{epoch.epoch:08d}-retry-{uuid.uuid4().hex[:8]}", house.now()
+    run_id, now = f"{epoch.epoch:08d}-retry-{uuid.uuid4().hex[:8]}", context.now()
     wishes = [
         {
             **row,
@@ -58,8 +58,8 @@ def retry(house: House) -> int:
         }
         for row in dead.to_pylist()
     ]
-    house.warehouse.append(DELIVERIES, pa.Table.from_pylist(wishes, schema=DELIVERIES.schema))
+    context.warehouse.append(DELIVERIES, pa.Table.from_pylist(wishes, schema=DELIVERIES.schema))
     until = epoch.window_until
     window = Window(until, until, until, fold_from_epoch=epoch.epoch, fold_from_at=now - timedelta(days=1))
-    house.transform(window).build("acknowledged")
+    context.transform(window).build("acknowledged")
     return len(wishes)

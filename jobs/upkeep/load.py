@@ -9,7 +9,7 @@ from typing import Any
 
 from core.clock import utc_now
 from core.errors import ContractError
-from core.progress import Narrator
+from core.progress import ProgressReporter
 from core.settings import Settings
 from jobs.transform.funnel import Funnel, load_funnel
 from jobs.transform.watermark import stale
@@ -81,7 +81,11 @@ class LoadAnswer:
 
 
 def load_files(
-    settings: Settings, named: Mapping[str, Sequence[Path]], voice: Narrator, *, set_aside: Path | None = None
+    settings: Settings,
+    named: Mapping[str, Sequence[Path]],
+    reporter: ProgressReporter,
+    *,
+    set_aside: Path | None = None,
 ) -> LoadAnswer:
     """Load files, folders and patterns into the embedded warehouse, in one transaction; see warehouse.loading.load.
 
@@ -103,9 +107,9 @@ def load_files(
         ledger.refuse_ahead(last, now)
         mark = read_mark(warehouse)
         if mark and mark.is_of_demo(last):
-            voice.warn(f"This warehouse is a demo's: what is loaded mixes with its synthetic users. {OWN_DATA}.")
+            reporter.warn(f"This warehouse is a demo's: what is loaded mixes with its synthetic users. {OWN_DATA}.")
         elif old := stale(warehouse, last, now, settings.max_watermark_age_seconds):
-            voice.warn(old.told)
+            reporter.warn(old.told)
         before = counts_by_name(warehouse)
         tables = load(
             warehouse,
@@ -114,11 +118,11 @@ def load_files(
             watermark=last.window_until if last else None,
             earliest=settings.earliest_at,
             set_aside=set_aside,
-            advance=voice.progress("Loading", _size(files)),
+            advance=reporter.progress("Loading", _size(files)),
         )
         summary, profiles = summarise(warehouse), coverage_of_events(warehouse)
         if profiles.warning:
-            voice.warn(profiles.warning)
+            reporter.warn(profiles.warning)
         by_name = {name: {"new": n - before.get(name, 0), "all": n} for name, n in summary.events.items()}
         is_set_aside = any(one.count_set_aside for one in tables.values())
         return _answer(

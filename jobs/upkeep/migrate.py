@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from jobs.context import House
+from jobs.context import JobContext
 from jobs.hourly.lease_guard import leased
 from jobs.transform.shape import refuse_changed
 from jobs.upkeep.migrations import STEPS, Step, recorded
@@ -26,55 +26,55 @@ class Migrated:
     steps: dict[str, str]
 
 
-def migrate(house: House, *, dry_run: bool = False) -> Migrated:
+def migrate(context: JobContext, *, dry_run: bool = False) -> Migrated:
     """Do every step that is not recorded yet, and record each one; nothing is decided or sent.
 
     Killed anywhere, the same command goes on with the step that it was killed in. No run may be at work; on BigQuery the
     migration takes the lease.
 
     Raises: ContractError for a table that cannot be migrated or a changed funnel.yml, RetryableError for a failing build,
-    BusyError while a run is at work.
+    RunInProgressError while a run is at work.
     """
-    warehouse = house.warehouse
+    warehouse = context.warehouse
     known = recorded(warehouse)
     # Whether tables and columns are there is asked each time: somebody may have restored an older table.
     left = [step for step in STEPS if not step.is_of_history or step.name not in known]
     # The watermark may lie beyond now: repairing it needs a warehouse of this version.
     last = ledger.last_epoch(warehouse) if warehouse.exists("ops", "runs") else None
     if last and any(step.is_of_history for step in left):
-        refuse_changed(last.funnel, house.funnel)
+        refuse_changed(last.funnel, context.funnel)
     if dry_run:
         possible = [step for step in left if last or not step.is_of_history]
-        return Migrated(dry_run, {step.name: what for step in possible if (what := step.todo(house))})
+        return Migrated(dry_run, {step.name: what for step in possible if (what := step.todo(context))})
     done: dict[str, str] = {}
     # Tables first: without ops.leases there is no lease to take.
     for step in left:
         if not step.is_of_history:
-            _do(house, step, done, is_known=step.name in known)
-    of_history = [step for step in left if step.is_of_history]
+            _do(context, step, done, is_known=step.name in known)
+    check_history = [step for step in left if step.is_of_history]
     if not last:
-        record(house, [step.name for step in of_history])
-    elif of_history:
-        with leased(house, f"{last.epoch:08d}-migrate-{uuid.uuid4().hex[:8]}", last.window_until) as held:
-            for step in of_history:
+        record(context, [step.name for step in check_history])
+    elif check_history:
+        with leased(context, f"{last.epoch:08d}-migrate-{uuid.uuid4().hex[:8]}", last.window_until) as held:
+            for step in check_history:
                 held.keep()
-                _do(house, step, done)
+                _do(context, step, done)
     return Migrated(dry_run, done)
 
 
-def record(house: House, names: Sequence[str] = NAMES) -> None:
+def record(context: JobContext, names: Sequence[str] = NAMES) -> None:
     """Write down that these steps are done, by default all: runs accept a warehouse in which all are."""
     if names:
-        house.warehouse.create(MIGRATIONS)
-        rows = [{"step": name, "migrated_at": house.now()} for name in names]
-        house.warehouse.append(MIGRATIONS, pa.Table.from_pylist(rows, schema=MIGRATIONS.schema))
+        context.warehouse.create(MIGRATIONS)
+        rows = [{"step": name, "migrated_at": context.now()} for name in names]
+        context.warehouse.append(MIGRATIONS, pa.Table.from_pylist(rows, schema=MIGRATIONS.schema))
 
 
-def _do(house: House, step: Step, done: dict[str, str], *, is_known: bool = False) -> None:
-    if what := step.todo(house):
+def _do(context: JobContext, step: Step, done: dict[str, str], *, is_known: bool = False) -> None:
+    if what := step.todo(context):
         number = 1 + [each.name for each in STEPS].index(step.name)
-        house.narrator.step(f"Step {number} of {len(STEPS)}: {what}")
-        step.apply(house)
+        context.reporter.step(f"Step {number} of {len(STEPS)}: {what}")
+        step.apply(context)
         done[step.name] = what
     if not is_known:
-        record(house, [step.name])
+        record(context, [step.name])

@@ -19,7 +19,7 @@ from warehouse.interface import Reader, count
 from warehouse.tables import MIGRATIONS, USERS
 
 if TYPE_CHECKING:  # it refuses warehouses that are not migrated
-    from jobs.context import House
+    from jobs.context import JobContext
 
 LOGGED, _RATIO = "fct_exit_features_logged", "fields_filled_ratio_per_input"
 # Columns of crm_acknowledged that came with a later version. It reads its own columns, so dbt cannot add them.
@@ -37,66 +37,66 @@ class Step:
     """
 
     name: str
-    todo: Callable[[House], str | None]
-    apply: Callable[[House], None]
+    todo: Callable[[JobContext], str | None]
+    apply: Callable[[JobContext], None]
     is_of_history: bool = True
 
 
-def _columns_todo(house: House) -> str | None:
-    lacking = [f"{table.title}.{column.name}" for table, column in house.warehouse.lacking()]
+def _columns_todo(context: JobContext) -> str | None:
+    lacking = [f"{table.title}.{column.name}" for table, column in context.warehouse.lacking()]
     return f"add {', '.join(lacking)}" if lacking else None
 
 
-def _add_columns(house: House) -> None:
-    lacking = house.warehouse.lacking()
+def _add_columns(context: JobContext) -> None:
+    lacking = context.warehouse.lacking()
     if wrong := [f"{table.title}.{column.name}" for table, column in lacking if column.required]:
         raise ContractError(
             f"{', '.join(wrong)} must have a value in every row, and no version of winback made the table without it. "
             "Restore the table from a backup, or begin a new warehouse."
         )
     for table, column in lacking:
-        house.warehouse.add_column(table, column)
+        context.warehouse.add_column(table, column)
 
 
-def _tables_todo(house: House) -> str | None:
-    absent = [table.title for table in house.warehouse.absent()]
+def _tables_todo(context: JobContext) -> str | None:
+    absent = [table.title for table in context.warehouse.absent()]
     return f"create {', '.join(absent)}" if absent else None
 
 
-def _arrivals_todo(house: House) -> str | None:
-    if house.settings.bigquery:  # the table is the app's, and staging falls back to updated_at
+def _arrivals_todo(context: JobContext) -> str | None:
+    if context.settings.bigquery:  # the table is the app's, and staging falls back to updated_at
         return None
-    if not house.warehouse.exists(USERS.layer, USERS.name):
+    if not context.warehouse.exists(USERS.layer, USERS.name):
         return None
-    lacks_it = any(table is USERS and column.name == "loaded_at" for table, column in house.warehouse.lacking())
-    profiles = count(house.warehouse, f"raw.users{'' if lacks_it else ' where loaded_at is null'}")
+    lacks_it = any(table is USERS and column.name == "loaded_at" for table, column in context.warehouse.lacking())
+    profiles = count(context.warehouse, f"raw.users{'' if lacks_it else ' where loaded_at is null'}")
     return f"set loaded_at of {profiles:,} rows in raw.users to their updated_at" if profiles else None
 
 
-def _fill_arrivals(house: House) -> None:
-    house.warehouse.change("update raw.users set loaded_at = updated_at where loaded_at is null")
+def _fill_arrivals(context: JobContext) -> None:
+    context.warehouse.change("update raw.users set loaded_at = updated_at where loaded_at is null")
 
 
-def _log_todo(house: House) -> str | None:
+def _log_todo(context: JobContext) -> str | None:
     where = f"{_ANY_DAY} and fields_filled_ratio between 0 and 1 and count_input > 0"
-    if _RATIO in columns(house.warehouse, LOGGED, "exited_on"):
+    if _RATIO in columns(context.warehouse, LOGGED, "exited_on"):
         where += f" and {_RATIO} is null"
-    exits = count(house.warehouse, f"{house.warehouse.relation('marts', LOGGED)} where {where}")
+    exits = count(context.warehouse, f"{context.warehouse.relation('marts', LOGGED)} where {where}")
     return f"add {_RATIO} to {exits:,} rows of marts.{LOGGED}, which hold both parts of it" if exits else None
 
 
-def _fill_log(house: House) -> None:
-    name = house.warehouse.relation("marts", LOGGED)
-    kind = "float64" if house.settings.bigquery else "double"
-    house.warehouse.change(f"alter table {name} add column if not exists {_RATIO} {kind}")
-    house.warehouse.change(
+def _fill_log(context: JobContext) -> None:
+    name = context.warehouse.relation("marts", LOGGED)
+    kind = "float64" if context.settings.bigquery else "double"
+    context.warehouse.change(f"alter table {name} add column if not exists {_RATIO} {kind}")
+    context.warehouse.change(
         f"update {name} set {_RATIO} = fields_filled_ratio / nullif(count_input, 0) "
         f"where {_ANY_DAY} and {_RATIO} is null and fields_filled_ratio between 0 and 1"
     )
 
 
-def _rebuild_todo(house: House) -> str:
-    since, events = raw_since(house)
+def _rebuild_todo(context: JobContext) -> str:
+    since, events = raw_since(context)
     if since:
         return (
             f"build events, sessions and exits again from the raw events, which begin at {since:%Y-%m-%d %H:%M} UTC; "
@@ -105,72 +105,72 @@ def _rebuild_todo(house: House) -> str:
     return "build events, sessions and exits again from the raw events"
 
 
-def _rebuild(house: House) -> None:
+def _rebuild(context: JobContext) -> None:
     """Build the tables from the raw events; the log of features gets the exits it lacks, and keeps its rows."""
-    since, _ = raw_since(house)
-    _build("audit", full_refresh=since is None)(house)
-    _build("logged")(house)
+    since, _ = raw_since(context)
+    _build("audit", full_refresh=since is None)(context)
+    _build("logged")(context)
 
 
-def raw_since(house: House) -> tuple[datetime | None, int]:
+def raw_since(context: JobContext) -> tuple[datetime | None, int]:
     """From when on there are raw events, where the tables hold older ones, and how many; else None and 0.
 
     An app that deletes old raw events must not lose what was built of them: a full rebuild would take it away.
     """
-    warehouse = house.warehouse
+    warehouse = context.warehouse
     if not warehouse.exists("intermediate", "int_events__deduplicated"):
         return None, 0
     events = warehouse.relation("intermediate", "int_events__deduplicated")
     sql = f"select min(loaded_at) as since from {warehouse.relation('raw', 'app_events')} where {_ANY_TIME}"
-    since = warehouse.query(sql).to_pylist()[0]["since"] or _last(house).window_until
+    since = warehouse.query(sql).to_pylist()[0]["since"] or _last(context).window_until
     older = f"{events} where occurred_on >= date '1970-01-01' and loaded_at < timestamp '{since:%Y-%m-%d %H:%M:%S.%f}'"
     return (since, found) if (found := count(warehouse, older)) else (None, 0)
 
 
-def _late_todo(house: House) -> str | None:
-    found = count(house.warehouse, _late(house)) if house.warehouse.exists("marts", "fct_late_events") else 0
+def _late_todo(context: JobContext) -> str | None:
+    found = count(context.warehouse, _late(context)) if context.warehouse.exists("marts", "fct_late_events") else 0
     return f"remove {found:,} rows of marts.fct_late_events that the next run writes again" if found else None
 
 
-def _remove_late(house: House) -> None:
-    house.warehouse.change(f"delete from {_late(house)}")
+def _remove_late(context: JobContext) -> None:
+    context.warehouse.change(f"delete from {_late(context)}")
 
 
-def _late(house: House) -> str:
+def _late(context: JobContext) -> str:
     """Late events of a window that never committed. The next run builds it again, under other ids."""
-    until = _last(house).window_until
+    until = _last(context).window_until
     return (
-        f"{house.warehouse.relation('marts', 'fct_late_events')} where loaded_on >= date '{until:%Y-%m-%d}' "
+        f"{context.warehouse.relation('marts', 'fct_late_events')} where loaded_on >= date '{until:%Y-%m-%d}' "
         f"and loaded_at >= timestamp '{until:%Y-%m-%d %H:%M:%S.%f}'"
     )
 
 
-def _acknowledged_todo(house: House) -> str | None:
-    there = house.warehouse.exists("marts", "crm_acknowledged")
-    missing = ACKNOWLEDGED_COLUMNS.difference(columns(house.warehouse, "crm_acknowledged") if there else ())
+def _acknowledged_todo(context: JobContext) -> str | None:
+    there = context.warehouse.exists("marts", "crm_acknowledged")
+    missing = ACKNOWLEDGED_COLUMNS.difference(columns(context.warehouse, "crm_acknowledged") if there else ())
     if not missing:
         return None
     return f"build marts.crm_acknowledged again from ops.deliveries; it has no {', '.join(sorted(missing))}"
 
 
-def _build(selector: str, *, full_refresh: bool = False) -> Callable[[House], None]:
+def _build(selector: str, *, full_refresh: bool = False) -> Callable[[JobContext], None]:
     """Build a selector over all raw events, decisions, profiles and deliveries that committed runs have taken in."""
 
-    def build(house: House) -> None:
-        since, _ = raw_since(house)
+    def build(context: JobContext) -> None:
+        since, _ = raw_since(context)
         # One window for all steps: dbt then parses the project once.
-        house.transform(_window(house, since or UNIX_EPOCH)).build(selector, full_refresh=full_refresh)
+        context.transform(_window(context, since or UNIX_EPOCH)).build(selector, full_refresh=full_refresh)
 
     return build
 
 
-def _window(house: House, from_at: datetime) -> Window:
-    first, last = ledger.first_epoch(house.warehouse), _last(house)
+def _window(context: JobContext, from_at: datetime) -> Window:
+    first, last = ledger.first_epoch(context.warehouse), _last(context)
     return Window(from_at, last.window_until, history_until=(first or last).window_until, profiles_from=UNIX_EPOCH)
 
 
-def _last(house: House) -> ledger.Epoch:
-    last = ledger.last_epoch(house.warehouse)
+def _last(context: JobContext) -> ledger.Epoch:
+    last = ledger.last_epoch(context.warehouse)
     if last is None:
         raise ContractError("There is no history. Begin with: winback backfill --until TIME")
     return last
@@ -184,7 +184,7 @@ def columns(warehouse: Reader, mart: str, day: str | None = None) -> set[str]:
 
 STEPS = (
     Step("columns", _columns_todo, _add_columns, is_of_history=False),
-    Step("tables", _tables_todo, lambda house: house.warehouse.prepare(), is_of_history=False),
+    Step("tables", _tables_todo, lambda context: context.warehouse.prepare(), is_of_history=False),
     Step("profiles", _arrivals_todo, _fill_arrivals, is_of_history=False),
     Step("views", lambda _: "create the views of staging and of the sync's log again", _build("views")),
     Step("log of features", _log_todo, _fill_log),

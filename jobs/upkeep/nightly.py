@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from core.errors import RetryableError
-from jobs.context import House
-from jobs.erasure.erase import sweep
+from jobs.context import JobContext
+from jobs.erasure.erase import purge_reappeared_rows
 from jobs.hourly.lease_guard import leased
 from jobs.transform.dbt import Window
 from jobs.transform.watermark import committed
@@ -22,7 +22,7 @@ from warehouse import ledger
 
 
 @dataclass(frozen=True)
-class Rebuilt:
+class TableRebuild:
     """A table's rows in reach. `count_users_corrected`: users of whom a row came, went or changed; above a thousand, too low."""
 
     table_name: str
@@ -32,12 +32,12 @@ class Rebuilt:
 
 
 @dataclass(frozen=True)
-class Night:
+class NightlyResult:
     """The window built once more, UTC, and what it corrected."""
 
     window_from: datetime
     window_until: datetime
-    tables: list[Rebuilt]
+    tables: list[TableRebuild]
     seconds: float
     missed: Missed
 
@@ -47,7 +47,7 @@ class Night:
         return any(table.count_users_corrected for table in self.tables)
 
 
-def nightly(house: House) -> Night:
+def nightly(context: JobContext) -> NightlyResult:
     """Rebuild events, sessions, exits and features of whoever was active within `max_lateness_days` of the watermark.
 
     Where raw events of the last `WINBACK_CATCH_UP_DAYS` were taken in by no run window, the window begins at the earliest of
@@ -55,47 +55,47 @@ def nightly(house: House) -> Night:
     would write the same working tables.
 
     Raises: ContractError (no history, a data test), RetryableError (a failing build, an hourly run that committed meanwhile),
-    BusyError while another run is at it.
+    RunInProgressError while another run is at it.
     """
-    started, now = house.monotonic(), house.now()
-    first, last = committed(house)
-    swept = sweep(house)
+    started, now = context.monotonic(), context.now()
+    first, last = committed(context)
+    swept = purge_reappeared_rows(context)
     if swept:
-        house.narrator.step("Swept of erased users", count_rows=sum(swept.values()))
+        context.reporter.step("Swept of erased users", count_rows=sum(swept.values()))
     until = last.window_until
-    from_at = max(until - timedelta(days=house.funnel.max_lateness_days), first.window_until)
+    from_at = max(until - timedelta(days=context.funnel.max_lateness_days), first.window_until)
     missed = find_missed(
-        house.warehouse,
-        house.funnel,
-        until - timedelta(days=house.settings.catch_up_days),
+        context.warehouse,
+        context.funnel,
+        until - timedelta(days=context.settings.catch_up_days),
         until,
         first.window_until,
     )
     if missed.build_from:
-        house.narrator.step("Found events that no run took in", count_events=missed.count_events)
+        context.reporter.step("Found events that no run took in", count_events=missed.count_events)
     window = Window(
         from_at=min(from_at, missed.build_from or from_at),
         until_at=until,
         history_until=first.window_until,
     )
     night_id = f"{last.epoch:08d}-nightly-{uuid.uuid4().hex[:8]}"
-    tables: list[Rebuilt] = []
+    tables: list[TableRebuild] = []
     if window.from_at < until:
-        house.narrator.step("Rebuilding", window_from=window.from_at, window_until=until)
-        before = _digests(house, window)
+        context.reporter.step("Rebuilding", window_from=window.from_at, window_until=until)
+        before = _digests(context, window)
         # Killed in here, it leaves nothing wrong before the watermark: the next hour builds again from there.
-        with leased(house, night_id, until):
-            house.transform(window).build("nightly")
-        newest = ledger.last_epoch(house.warehouse)
+        with leased(context, night_id, until):
+            context.transform(window).build("nightly")
+        newest = ledger.last_epoch(context.warehouse)
         if newest and newest.epoch != last.epoch:
             raise RetryableError(
                 "An hourly run committed while the night was rebuilt, and the two may have mixed. Run again, with no hourly "
                 "run beside it: winback nightly"
             )
-        tables = [_rebuilt(name, before[name], after) for name, after in _digests(house, window).items()]
-        house.narrator.step("Compared", **{t.table_name: t.count_users_corrected for t in tables})
+        tables = [_rebuilt(name, before[name], after) for name, after in _digests(context, window).items()]
+        context.reporter.step("TableComparison", **{t.table_name: t.count_users_corrected for t in tables})
         write_night(
-            house.warehouse,
+            context.warehouse,
             NightRow(
                 night_id=night_id,
                 rebuilt_at=now,
@@ -108,17 +108,17 @@ def nightly(house: House) -> Night:
                 build_from=missed.build_from,
             ),
         )
-    return Night(window.from_at, until, tables, round(house.monotonic() - started, 2), missed)
+    return NightlyResult(window.from_at, until, tables, round(context.monotonic() - started, 2), missed)
 
 
-def _digests(house: House, window: Window) -> dict[str, Digest]:
+def _digests(context: JobContext, window: Window) -> dict[str, Digest]:
     """As dbt's first_day_in_reach(): nothing older is written."""
-    first_day = window.from_at.date() - timedelta(days=house.funnel.days_in_reach)
-    return {table.name: digest(house, table, window.until_at, first_day) for table in (*TABLES, LOGGED)}
+    first_day = window.from_at.date() - timedelta(days=context.funnel.days_in_reach)
+    return {table.name: digest(context, table, window.until_at, first_day) for table in (*TABLES, LOGGED)}
 
 
-def _rebuilt(name: str, before: Digest, after: Digest) -> Rebuilt:
-    return Rebuilt(
+def _rebuilt(name: str, before: Digest, after: Digest) -> TableRebuild:
+    return TableRebuild(
         name,
         count_rows_before=sum(count for count, _ in before.values()),
         count_rows_after=sum(count for count, _ in after.values()),

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from core.errors import ContractError, RetryableError
-from jobs.context import House
+from jobs.context import JobContext
 from jobs.hourly.lease_guard import leased
 from jobs.transform.shape import written
 from jobs.upkeep.backfill import build_history
@@ -65,27 +65,28 @@ class _Plan:
     is_history_built_again: bool
 
 
-def repair_watermark(house: House, *, dry_run: bool = False) -> Repaired:
+def repair_watermark(context: JobContext, *, dry_run: bool = False) -> Repaired:
     """Put a watermark that lies beyond now back to the last one that does not.
 
     Where the backfill itself lies beyond now, history is built again, up to now minus the safety lag.
 
-    Raises: ContractError before the backfill, RetryableError when another run commits meanwhile, BusyError while one is at work.
+    Raises: ContractError before the backfill, RetryableError when another run commits meanwhile, RunInProgressError while
+    one is at work.
     """
-    now, warehouse = house.now(), house.warehouse
+    now, warehouse = context.now(), context.warehouse
     last = ledger.last_epoch(warehouse)
     if last is None:
         raise ContractError("There is no history yet, and no watermark to repair.")
-    plan = plan_of(ledger.all_that_count(warehouse), now, timedelta(seconds=house.settings.safety_lag_seconds))
+    plan = make_sync_plan(ledger.all_that_count(warehouse), now, timedelta(seconds=context.settings.safety_lag_seconds))
     run_id = f"{last.epoch + 1:08d}-repair-{uuid.uuid4().hex[:8]}"
     counts = _counts(warehouse, plan)
     if plan.aside and not dry_run:
-        with leased(house, run_id, plan.watermark):
+        with leased(context, run_id, plan.watermark):
             if plan.is_history_built_again:
-                build_history(house, plan.watermark)
-            house.narrator.step("Writing decisions again", count_decisions=counts["count_exits"])
-            warehouse.append(DECISIONS, _copies(house, plan, run_id, last.epoch + 1))
-            _commit(house, plan, last, run_id, counts)
+                build_history(context, plan.watermark)
+            context.reporter.step("Writing decisions again", count_decisions=counts["count_exits"])
+            warehouse.append(DECISIONS, _copies(context, plan, run_id, last.epoch + 1))
+            _commit(context, plan, last, run_id, counts)
     return Repaired(
         watermark_before=last.window_until,
         watermark=plan.watermark if plan.aside else last.window_until,
@@ -99,7 +100,7 @@ def repair_watermark(house: House, *, dry_run: bool = False) -> Repaired:
     )
 
 
-def plan_of(epochs: list[ledger.Epoch], now: datetime, safety_lag: timedelta) -> _Plan:
+def make_sync_plan(epochs: list[ledger.Epoch], now: datetime, safety_lag: timedelta) -> _Plan:
     """Decide what to set aside of the epochs that count, oldest first; `now` is UTC.
 
     Decisions get the time at which the next hour's window ends at the earliest, so that it takes them in. That is not before
@@ -141,10 +142,10 @@ def _counts(warehouse: Reader, plan: _Plan) -> dict[str, int]:
     return {name: int(row[name]) for name in names}
 
 
-def _copies(house: House, plan: _Plan, run_id: str, epoch: int) -> Iterator[pa.RecordBatch]:
+def _copies(context: JobContext, plan: _Plan, run_id: str, epoch: int) -> Iterator[pa.RecordBatch]:
     """Yield the decisions again, under the repair's run and at its time; a voucher is valid for as long as it was."""
     names = ", ".join(column.name for column in DECISIONS.columns)
-    for batch in house.warehouse.stream(f"select {names} {_of(plan, house.warehouse)}", _CHUNK_ROWS):
+    for batch in context.warehouse.stream(f"select {names} {_of(plan, context.warehouse)}", _CHUNK_ROWS):
         rows = pa.Table.from_batches([batch])
         decided_at = pa.scalar(plan.decided_at, TIMESTAMP)
         length = pc.subtract(rows.column("valid_until"), rows.column("decided_at"))
@@ -159,7 +160,7 @@ def _copies(house: House, plan: _Plan, run_id: str, epoch: int) -> Iterator[pa.R
         yield from rows.combine_chunks().to_batches()
 
 
-def _commit(house: House, plan: _Plan, last: ledger.Epoch, run_id: str, counts: dict[str, int]) -> None:
+def _commit(context: JobContext, plan: _Plan, last: ledger.Epoch, run_id: str, counts: dict[str, int]) -> None:
     """Make the repair count.
 
     Raises: RetryableError when another run was first; what was staged is discarded.
@@ -171,14 +172,14 @@ def _commit(house: House, plan: _Plan, last: ledger.Epoch, run_id: str, counts: 
         window_from=last.window_until,
         window_until=plan.watermark,
         committed_at=plan.repaired_at,
-        funnel=written(house.funnel) if plan.is_history_built_again else last.funnel,
+        funnel=written(context.funnel) if plan.is_history_built_again else last.funnel,
         count_exits=counts["count_exits"],
         count_scored=counts["count_scored"],
         count_skipped=counts["count_skipped"],
         count_eligible=counts["count_eligible"],
     )
-    if ledger.commit(house.warehouse, mine).run_id != run_id:
-        house.warehouse.discard(DECISIONS, run_id=run_id, decided_at=plan.decided_at)
+    if ledger.commit(context.warehouse, mine).run_id != run_id:
+        context.warehouse.discard(DECISIONS, run_id=run_id, decided_at=plan.decided_at)
         raise RetryableError(
             "Another run committed meanwhile. Stop the schedule and run again: winback repair-watermark"
         )

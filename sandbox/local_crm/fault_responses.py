@@ -7,7 +7,7 @@ from http import HTTPStatus
 from flask import Response
 
 from sandbox.local_crm.faults import Fault
-from sandbox.local_crm.http import HangUpError
+from sandbox.local_crm.http import ConnectionDroppedError
 
 Says = Callable[[int, str], Response]  # a status and a sentence in the shape of a CRM's errors
 
@@ -34,7 +34,7 @@ def cut(response: Response) -> Response:
 
     def half() -> Iterable[bytes]:
         yield content[: len(content) // 2]
-        raise HangUpError("reset")
+        raise ConnectionDroppedError("reset")
 
     return Response(half(), response.status, response.headers)
 

@@ -20,7 +20,7 @@ ARRIVED_AT = "winback.arrived_at"  # in the environ: when the request's first li
 _log = logging.getLogger(__name__)
 
 
-class HangUpError(ConnectionError):
+class ConnectionDroppedError(ConnectionError):
     """End this connection without a (further) word: in order, with a reset, or by waiting until the client leaves."""
 
     def __init__(self, how: Literal["end", "reset", "wait"]) -> None:
@@ -92,7 +92,7 @@ class Handler(WSGIRequestHandler):
                 self.close_connection = True
             else:
                 body.exhaust()
-        except HangUpError as error:
+        except ConnectionDroppedError as error:
             self._hang_up(error.how)
         except ConnectionError:
             self.close_connection = True

@@ -18,7 +18,7 @@ from flask import Response, g, has_request_context, jsonify, request
 
 from sandbox.local_crm.fault_responses import Says, cut, dripping, garbled, told
 from sandbox.local_crm.faults import Fault, Faults
-from sandbox.local_crm.http import ARRIVED_AT, HangUpError
+from sandbox.local_crm.http import ARRIVED_AT, ConnectionDroppedError
 from sandbox.local_crm.store.profiles import RESERVED, CrmStore
 
 _RUN = re.compile(r"\bwinback \(([^()]{1,200})\)")
@@ -141,7 +141,7 @@ class Desk:
                 response = over(spent) if over else says(429, "You have exceeded the rate limit.")
             else:
                 response = self._do(fault, act, says)
-        except HangUpError:
+        except ConnectionDroppedError:
             self._count(endpoint, "no reply")
             raise
         for name, value in headers().items():
@@ -204,12 +204,12 @@ class Desk:
             act()
             return act()
         if kind in {"reset", "hang"}:
-            raise HangUpError("reset" if kind == "reset" else "wait")
+            raise ConnectionDroppedError("reset" if kind == "reset" else "wait")
         if kind == "status":
             return told(fault, says)
         act()
         if kind == "lose_reply":
-            raise HangUpError("end")
+            raise ConnectionDroppedError("end")
         return garbled(fault)
 
     def _count(self, endpoint: str, status: str) -> None:

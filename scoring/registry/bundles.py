@@ -43,7 +43,7 @@ class Bundle:
         return self.folder / "model.json"
 
 
-def seal(folder: Path, *, version: str, trained_at: datetime, learned_until: datetime) -> None:
+def write_manifest(folder: Path, *, version: str, trained_at: datetime, learned_until: datetime) -> None:
     """Write the manifest, last: a folder without one is no bundle."""
     files = {p.name: _sha256(p) for p in sorted(folder.iterdir()) if p.name != "manifest.json"}
     manifest = {

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from core import progress as narration
-from core.progress import Bars, Lines, Narrator, PlainLines, Silence, logger, narrator
+from core.progress import JsonProgress, NullProgress, PlainLines, ProgressReporter, RichProgress, logger, make_reporter
 
 TEN = datetime(2026, 6, 15, 10, tzinfo=UTC)
 
@@ -20,17 +20,17 @@ class Terminal(io.StringIO):
         return True
 
 
-def tell(voice: Narrator) -> None:
+def tell(reporter: ProgressReporter) -> None:
     """A whole run."""
-    voice.step("Building features", window_from=TEN, epoch=3)
-    advance = voice.progress("Scoring", None)
+    reporter.step("Building features", window_from=TEN, epoch=3)
+    advance = reporter.progress("Scoring", None)
     advance(10)
-    advance = voice.progress("Sending to the CRM", 300)
+    advance = reporter.progress("Sending to the CRM", 300)
     advance(75)
     advance(75)
-    voice.progress("Nothing to send", 0)
-    voice.step("Done")
-    voice.close()
+    reporter.progress("Nothing to send", 0)
+    reporter.step("Done")
+    reporter.close()
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
@@ -42,7 +42,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 
 
 def test_lines_are_one_json_object_a_step_on_stderr_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
-    tell(Lines())
+    tell(JsonProgress())
     lines = said(capsys)
     times = [datetime.fromisoformat(line.pop("time")) for line in lines]
     assert {time.utcoffset() for time in times} == {TEN.utcoffset()}
@@ -70,18 +70,18 @@ def test_a_message_of_several_lines_and_letters_stays_one_line(
 
 
 def test_silence_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    tell(Silence())
+    tell(NullProgress())
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(("is_terminal", "kind"), [(True, Bars), (False, Lines)])
+@pytest.mark.parametrize(("is_terminal", "kind"), [(True, RichProgress), (False, JsonProgress)])
 def test_bars_are_for_a_terminal_and_lines_for_everything_else(
-    is_terminal: bool, kind: type[Narrator], monkeypatch: pytest.MonkeyPatch
+    is_terminal: bool, kind: type[ProgressReporter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal() if is_terminal else io.StringIO())
-    voice = narrator()
-    voice.close()
-    assert isinstance(voice, kind)
+    reporter = make_reporter()
+    reporter.close()
+    assert isinstance(reporter, kind)
 
 
 @pytest.mark.parametrize("columns", [None, "1", "20", "400"])
@@ -94,7 +94,7 @@ def test_bars_tell_a_whole_run_on_a_screen_of_any_width_or_none(
         monkeypatch.setenv("COLUMNS", columns)
     screen = Terminal() if is_terminal else io.StringIO()
     monkeypatch.setattr(narration, "Console", lambda **_: Console(file=screen))
-    tell(Bars())
+    tell(RichProgress())
     assert capsys.readouterr() == ("", "")
     if columns == "400":
         assert "Sending to the CRM" in screen.getvalue()
@@ -102,9 +102,9 @@ def test_bars_tell_a_whole_run_on_a_screen_of_any_width_or_none(
 
 def test_bars_may_be_closed_twice_and_before_anything_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(narration, "Console", lambda **_: Console(file=Terminal()))
-    voice = Bars()
-    voice.close()
-    voice.close()
+    reporter = RichProgress()
+    reporter.close()
+    reporter.close()
 
 
 def test_plain_lines_are_one_line_a_step_with_the_seconds(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,15 +6,25 @@ from pathlib import Path
 import pytest
 
 from core.errors import CircuitOpenError
-from crm_sync.audience_guard import MIN_AUDIENCE, collapse, count_audience
-from tests.support.sync.builders import GRANTED, SCORED, Notebook, crowd, deliveries, marts_in, pending, plan, run
+from crm_sync.audience_guard import MIN_AUDIENCE, check_audience_drop, count_audience
+from tests.support.sync.builders import (
+    GRANTED,
+    SCORED,
+    RecordingDestination,
+    deliveries,
+    marts_in,
+    pending,
+    pending_users,
+    plan,
+    run,
+)
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 
 
 @pytest.fixture
 def warehouse(tmp_path: Path) -> Iterator[DuckDBWarehouse]:
-    with marts_in(tmp_path) as house:
-        yield house
+    with marts_in(tmp_path) as context:
+        yield context
 
 
 def profiles(warehouse: DuckDBWarehouse, scored: int, unscored: int) -> None:
@@ -40,7 +50,7 @@ def profiles(warehouse: DuckDBWarehouse, scored: int, unscored: int) -> None:
 def test_an_audience_has_collapsed_below_the_share_of_the_last_run_s_unless_that_was_small(
     now: int, before: int | None, min_ratio: float, has_collapsed: bool
 ) -> None:
-    assert (collapse(now, before, min_ratio) is not None) == has_collapsed
+    assert (check_audience_drop(now, before, min_ratio) is not None) == has_collapsed
 
 
 def test_the_audience_is_who_has_a_score(warehouse: DuckDBWarehouse) -> None:
@@ -53,7 +63,7 @@ def test_a_collapse_stops_before_anything_is_sent_and_says_what_to_do(warehouse:
     for number in range(80):
         pending(warehouse, f"w{number}", before=SCORED | GRANTED, churn_probability=None, voucher_reason="no_consent")
     pending(warehouse, "ada", suppressed_because="erased")
-    crm = Notebook()
+    crm = RecordingDestination()
     counts, stopped = run(warehouse, crm, plan(warehouse, min_audience_ratio=0.5, last_audience=100))
     assert (crm.arrived, deliveries(warehouse)) == ([], {})
     assert isinstance(stopped, CircuitOpenError)
@@ -71,8 +81,8 @@ def test_an_audience_that_has_not_collapsed_is_counted_and_sent(
     warehouse: DuckDBWarehouse, last_audience: int | None
 ) -> None:
     profiles(warehouse, scored=20, unscored=0)
-    users = crowd(warehouse, 3)
-    crm = Notebook()
+    users = pending_users(warehouse, 3)
+    crm = RecordingDestination()
     how = plan(warehouse, min_audience_ratio=0.5, last_audience=last_audience)
     counts, stopped = run(warehouse, crm, how)
     assert (crm.arrived, counts.audience, stopped) == (users, 20, None)

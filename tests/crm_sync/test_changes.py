@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_sync.diff import Change, Value, changes
-from crm_sync.field_mapping import KINDS, RIDE_ALONG, FieldMapping
+from crm_sync.field_mapping import KINDS, METADATA_FIELDS, FieldMapping
 from tests.support.sync.builders import MAPPING, NINE, PENDING, TEN
 from warehouse.tables import CRM_STATE
 
@@ -240,7 +240,7 @@ def one_by_one(rows: Sequence[Mapping[str, Any]], mapping: FieldMapping) -> list
             is_told = state[name] is not None or target.clearable
             if state[name] != acknowledged or (each["is_in_doubt"] and is_told):
                 sent[target.property] = told(name, state[name])
-        if set(sent) - {mapping.fields[name].property for name in RIDE_ALONG}:
+        if set(sent) - {mapping.fields[name].property for name in METADATA_FIELDS}:
             found.append((Change(each["user_id"], sent, each["is_withdrawal"], number), state))
     return found
 

@@ -11,7 +11,7 @@ from crm_sync.destinations.braze import verdicts
 from crm_sync.destinations.http.reply import Reply
 from crm_sync.diff import Change
 from tests.support.crm.every_crm import change, connected
-from tests.support.crm.local_api import Patience, Said, saying
+from tests.support.crm.local_api import Canned, FakeRunContext, scripted_server
 
 IDS = ["ada", "bob", "cyd"]
 
@@ -20,11 +20,11 @@ def batch(name: str) -> list[Change]:
     return [change(name, user, churn_risk_band="high") for user in IDS]
 
 
-def sent(name: str, *replies: Said, **options: Any) -> list[tuple[str, str | None]]:
+def sent(name: str, *replies: Canned, **options: Any) -> list[tuple[str, str | None]]:
     """Send a batch of three users to a server that gives these replies; kinds and codes."""
-    with saying(*replies) as server:
+    with scripted_server(*replies) as server:
         destination = connected(name, server.url, "key", **options)
-        outcomes = destination.send(batch(name), Patience())
+        outcomes = destination.send(batch(name), FakeRunContext())
         destination.close()
     return [(outcome.kind, outcome.code) for outcome in outcomes]
 
@@ -61,12 +61,12 @@ ERROR = {"type": "bad", "input_array": "attributes", "index": 1}
 )
 def test_braze_counts_whom_it_took_on(counted: Any, errors: list[Any], expected: list[tuple[str, str | None]]) -> None:
     said = {"message": "success", "attributes_processed": counted, "errors": errors}
-    assert sent("braze", Said(201, said)) == expected
+    assert sent("braze", Canned(201, said)) == expected
 
 
 def test_without_a_count_braze_s_errors_are_all_that_is_known() -> None:
-    assert sent("braze", Said(201, {"message": "success", "errors": [ERROR]}))[1] == ("rejected", "bad")
-    assert sent("braze", Said(202, {"message": "queued"})) == [DELIVERED] * 3
+    assert sent("braze", Canned(201, {"message": "success", "errors": [ERROR]}))[1] == ("rejected", "bad")
+    assert sent("braze", Canned(202, {"message": "queued"})) == [DELIVERED] * 3
 
 
 def test_a_201_that_took_on_none_of_33_delivers_none() -> None:
@@ -77,9 +77,9 @@ def test_a_201_that_took_on_none_of_33_delivers_none() -> None:
 
 @pytest.mark.parametrize("deleted", [-1, 3, "1", None, True])
 def test_braze_cannot_have_deleted_more_than_it_was_asked_to(deleted: Any) -> None:
-    with saying(Said(201, {"message": "success", "deleted": deleted})) as server:
+    with scripted_server(Canned(201, {"message": "success", "deleted": deleted})) as server:
         with pytest.raises(UnavailableError) as left:
-            connected("braze", server.url, "key").erase(["ada", "bob"], Patience())
+            connected("braze", server.url, "key").erase(["ada", "bob"], FakeRunContext())
         assert left.value.code == "unknown_reply"
 
 
@@ -104,7 +104,7 @@ def test_hubspot_delivers_only_whom_it_names_whatever_it_counts(
     status: int, numbers: dict[str, int], results: list[int], expected: list[tuple[str, str | None]]
 ) -> None:
     said = {"status": "COMPLETE", "results": [result(number) for number in results], **numbers}
-    assert sent("hubspot", Said(status, said)) == expected
+    assert sent("hubspot", Canned(status, said)) == expected
 
 
 # Klaviyo counts, and names whom it failed
@@ -136,7 +136,7 @@ def test_klaviyo_s_counts_must_fit_the_rows_it_names(
         {"type": "import-error", "attributes": {"code": "invalid", "original_payload": {"external_id": user}}}
         for user in named
     ]
-    replies = [Said(202, job("complete", *counts)), Said(200, {"data": errors, "links": {"next": None}})]
+    replies = [Canned(202, job("complete", *counts)), Canned(200, {"data": errors, "links": {"next": None}})]
     assert sent("klaviyo", *replies) == expected
 
 
@@ -160,11 +160,11 @@ def test_salesforce_delivers_only_whom_its_files_name_whatever_the_job_counts(
     header = "sf__Id,sf__Created,Winback_User_Id__c\n"
     successes = header + "".join(f"003000000000001AAA,true,{user}\n" for user in succeeded)
     replies = [
-        Said(200, {"id": "750000000000001AAA", "state": "Open"}),
-        Said(201),
-        Said(200, {"state": "UploadComplete"}),
-        Said(200, ended),
-        Said(200, successes.encode()),
-        Said(200, b"sf__Id,sf__Error,Winback_User_Id__c\n"),
+        Canned(200, {"id": "750000000000001AAA", "state": "Open"}),
+        Canned(201),
+        Canned(200, {"state": "UploadComplete"}),
+        Canned(200, ended),
+        Canned(200, successes.encode()),
+        Canned(200, b"sf__Id,sf__Error,Winback_User_Id__c\n"),
     ]
     assert sent("salesforce", *replies) == expected

@@ -28,8 +28,8 @@ DELIVERED = Outcome("delivered", 201)
 
 @pytest.fixture
 def warehouse(tmp_path: Path) -> Iterator[DuckDBWarehouse]:
-    with marts_in(tmp_path) as house:
-        yield house
+    with marts_in(tmp_path) as context:
+        yield context
 
 
 def changed(*users: str) -> Changed:

@@ -17,7 +17,7 @@ from tests.support.sync.builders import (
     PENDING,
     SCORED,
     TEN,
-    Notebook,
+    RecordingDestination,
     marts_in,
     outcomes,
     pending,
@@ -34,8 +34,8 @@ OUTCOMES = {"filing_submitted": "finished", "filing_deleted": "gave_up", "filing
 
 @pytest.fixture
 def warehouse(tmp_path: Path) -> Iterator[DuckDBWarehouse]:
-    with marts_in(tmp_path) as house:
-        yield house
+    with marts_in(tmp_path) as context:
+        yield context
 
 
 def event(warehouse: DuckDBWarehouse, user: str, name: str, loaded_at: datetime) -> None:
@@ -226,7 +226,7 @@ def test_a_sync_holds_grants_back_and_still_sends_withdrawals(warehouse: DuckDBW
     pending(warehouse, "scored")
     pending(warehouse, "erased", before=SCORED | GRANTED, **FINISHED)
     pending(warehouse, "as ever")
-    crm = Notebook()
+    crm = RecordingDestination()
     counts, stopped = run(warehouse, crm, plan(warehouse, recheck=recheck(warehouse)))
     assert crm.arrived == ["withdrawn", "as ever"]
     assert outcomes(warehouse) == {"withdrawn": "delivered", "as ever": "delivered"}
@@ -241,7 +241,7 @@ def test_who_has_a_fresh_tombstone_is_told_nothing_and_others_are(warehouse: Duc
     warehouse.append(ERASURES, pa.Table.from_pylist([row], schema=ERASURES.schema))
     pending(warehouse, "ada", before=SCORED | GRANTED, **FINISHED)
     pending(warehouse, "zoe")
-    crm = Notebook()
+    crm = RecordingDestination()
     counts, _ = run(warehouse, crm, plan(warehouse, recheck=recheck(warehouse)))
     assert (crm.arrived, counts.suppressed) == (["zoe"], {"erased": 1})
 
@@ -262,6 +262,6 @@ def test_news_that_come_while_the_sync_is_under_way_are_heeded(
         looks.append(TEN + len(looks) * timedelta(minutes=5))
         return looks[-1]
 
-    crm = Notebook(max_batch=1)
+    crm = RecordingDestination(max_batch=1)
     counts, _ = run(warehouse, crm, plan(warehouse, recheck=Recheck(warehouse, TEN, OUTCOMES, now)))
     assert (crm.arrived, counts.suppressed) == (["ada"], {"finished": 1})

@@ -15,19 +15,19 @@ from crm_sync.destinations.hubspot.client import HubSpot, HubSpotOptions
 from crm_sync.diff import Change
 from crm_sync.sync import sync
 from sandbox.local_crm.server import LocalCrm
-from tests.support.crm.local_api import Said, saying
+from tests.support.crm.local_api import Canned, scripted_server
 from tests.support.crm.local_crm import fault
 from tests.support.sync.builders import (
     FINISHED,
     GRANTED,
     MAPPING,
     SCORED,
-    Notebook,
+    RecordingDestination,
     braze,
-    crowd,
     fill,
     marts_in,
     outcomes,
+    pending_users,
     plan,
     row_of,
     run,
@@ -59,7 +59,7 @@ def withdrawals(warehouse: DuckDBWarehouse, count: int) -> list[str]:
 def test_a_refusal_of_every_request_rejects_nobody_and_the_next_run_sends_all(
     warehouse: DuckDBWarehouse, crm: LocalCrm
 ) -> None:
-    users = crowd(warehouse, 33)
+    users = pending_users(warehouse, 33)
     fault(crm, kind="status", status=400, times=FOR_EVER, message="The workspace is closed")
     counts, stopped = run(warehouse, braze(crm))
     assert isinstance(stopped, ContractError)
@@ -74,7 +74,7 @@ def test_a_refusal_of_every_request_rejects_nobody_and_the_next_run_sends_all(
 
 def test_withdrawals_that_are_refused_stay_first_in_line(warehouse: DuckDBWarehouse, crm: LocalCrm) -> None:
     leaving = withdrawals(warehouse, 25)
-    crowd(warehouse, 30)
+    pending_users(warehouse, 30)
     fault(crm, kind="status", status=422, times=FOR_EVER)
     counts, stopped = run(warehouse, braze(crm))
     assert isinstance(stopped, ContractError)
@@ -87,8 +87,8 @@ def test_withdrawals_that_are_refused_stay_first_in_line(warehouse: DuckDBWareho
 
 @pytest.mark.parametrize("max_batch", [1, 4, 75])
 def test_of_few_users_refused_each_is_at_fault(warehouse: DuckDBWarehouse, max_batch: int) -> None:
-    users = crowd(warehouse, 9)
-    counts, stopped = run(warehouse, Notebook(max_batch=max_batch, poison=frozenset(users)))
+    users = pending_users(warehouse, 9)
+    counts, stopped = run(warehouse, RecordingDestination(max_batch=max_batch, poison=frozenset(users)))
     assert (counts.rejected, set(outcomes(warehouse).values())) == (9, {"rejected"})
     assert not isinstance(stopped, ContractError)
 
@@ -98,8 +98,8 @@ def test_of_few_users_refused_each_is_at_fault(warehouse: DuckDBWarehouse, max_b
 def test_users_of_several_small_batches_count_together(
     warehouse: DuckDBWarehouse, max_batch: int, in_flight: int
 ) -> None:
-    users = crowd(warehouse, 40)
-    crm = Notebook(max_batch=max_batch, max_in_flight=in_flight, poison=frozenset(users))
+    users = pending_users(warehouse, 40)
+    crm = RecordingDestination(max_batch=max_batch, max_in_flight=in_flight, poison=frozenset(users))
     counts, stopped = run(warehouse, crm)
     assert isinstance(stopped, ContractError)
     assert (counts.rejected, counts.deferred) == (0, {"stopped": 40})
@@ -109,30 +109,30 @@ def test_users_of_several_small_batches_count_together(
 def test_a_cluster_of_bad_users_does_not_stop_the_others_of_the_batch(
     warehouse: DuckDBWarehouse, max_batch: int
 ) -> None:
-    users = crowd(warehouse, 75)
-    crm = Notebook(max_batch=max_batch, poison=frozenset(users[:25]))
+    users = pending_users(warehouse, 75)
+    crm = RecordingDestination(max_batch=max_batch, poison=frozenset(users[:25]))
     counts, stopped = run(warehouse, crm)
     assert (counts.delivered, counts.rejected, stopped) == (50, 25, None)
     assert sorted(crm.arrived) == users[25:]
 
 
 def test_users_refused_after_others_were_taken_are_at_fault(warehouse: DuckDBWarehouse) -> None:
-    users = crowd(warehouse, 100)
-    counts, stopped = run(warehouse, Notebook(max_batch=50, poison=frozenset(users[50:90])))
+    users = pending_users(warehouse, 100)
+    counts, stopped = run(warehouse, RecordingDestination(max_batch=50, poison=frozenset(users[50:90])))
     assert (counts.delivered, counts.rejected, stopped) == (60, 40, None)
 
 
 def test_a_batch_of_bad_users_beside_good_ones_opens_the_circuit_after_fifty(warehouse: DuckDBWarehouse) -> None:
-    users = crowd(warehouse, 300)
-    counts, stopped = run(warehouse, Notebook(max_batch=150, poison=frozenset(users[150:])))
+    users = pending_users(warehouse, 300)
+    counts, stopped = run(warehouse, RecordingDestination(max_batch=150, poison=frozenset(users[150:])))
     assert isinstance(stopped, CircuitOpenError)
     assert (counts.delivered, counts.rejected) == (150, 50)
 
 
 def test_withdrawals_that_are_taken_say_nothing_of_the_others(warehouse: DuckDBWarehouse) -> None:
     leaving = withdrawals(warehouse, 25)
-    users = crowd(warehouse, 30)
-    counts, stopped = run(warehouse, Notebook(max_batch=75, poison=frozenset(users)))
+    users = pending_users(warehouse, 30)
+    counts, stopped = run(warehouse, RecordingDestination(max_batch=75, poison=frozenset(users)))
     assert isinstance(stopped, ContractError)
     assert (outcomes(warehouse), counts.deferred) == (dict.fromkeys(leaving, "delivered"), {"stopped": 30})
 
@@ -143,7 +143,7 @@ def test_withdrawals_and_others_that_are_all_refused_count_together(
 ) -> None:
     leaving, coming = counts
     withdrawals(warehouse, leaving)
-    crowd(warehouse, coming)
+    pending_users(warehouse, coming)
     fault(crm, kind="status", status=400, times=FOR_EVER)
     said, stopped = run(warehouse, braze(crm))
     assert isinstance(stopped, ContractError)
@@ -153,9 +153,11 @@ def test_withdrawals_and_others_that_are_all_refused_count_together(
 @pytest.mark.parametrize("count", [20, 33])
 def test_an_error_in_a_reply_that_names_no_user_is_a_refusal_too(warehouse: DuckDBWarehouse, count: int) -> None:
     """HubSpot tells of some faults of the whole request in a 207, whose error then names no row."""
-    crowd(warehouse, count)
+    pending_users(warehouse, count)
     error = {"status": "error", "category": "ACCOUNT_SUSPENDED", "message": "no", "context": {}}
-    with saying(Said(207, {"status": "COMPLETE", "results": [], "numErrors": 1, "errors": [error]})) as script:
+    with scripted_server(
+        Canned(207, {"status": "COMPLETE", "results": [], "numErrors": 1, "errors": [error]})
+    ) as script:
         counts, stopped = run(warehouse, HubSpot(script.url, "key", HubSpotOptions(max_in_flight=1)))
     assert isinstance(stopped, ContractError)
     assert "(HTTP 207, account_suspended)" in str(stopped)
@@ -167,9 +169,9 @@ def test_withdrawals_that_are_all_rejected_open_the_circuit_though_others_are_ta
     warehouse: DuckDBWarehouse, leaving: int, coming: int, is_open: bool
 ) -> None:
     users = withdrawals(warehouse, leaving)
-    crowd(warehouse, coming)
+    pending_users(warehouse, coming)
     counts, stopped = run(
-        warehouse, Notebook(max_batch=75, poison=frozenset(users)), plan(warehouse, max_rejected_ratio=0.95)
+        warehouse, RecordingDestination(max_batch=75, poison=frozenset(users)), plan(warehouse, max_rejected_ratio=0.95)
     )
     assert (counts.delivered, counts.rejected, counts.withdrawals_rejected) == (coming, leaving, leaving)
     assert isinstance(stopped, CircuitOpenError) is is_open
@@ -178,14 +180,14 @@ def test_withdrawals_that_are_all_rejected_open_the_circuit_though_others_are_ta
 
 def test_others_that_are_all_rejected_open_the_circuit_though_withdrawals_are_taken(warehouse: DuckDBWarehouse) -> None:
     leaving = withdrawals(warehouse, 15)
-    users = crowd(warehouse, 12)
-    counts, stopped = run(warehouse, Notebook(max_batch=75, poison=frozenset(users)))
+    users = pending_users(warehouse, 12)
+    counts, stopped = run(warehouse, RecordingDestination(max_batch=75, poison=frozenset(users)))
     assert (counts.withdrawals, counts.rejected, counts.withdrawals_rejected) == (len(leaving), 12, 0)
     assert "rejected all 12 other users, and took 15 of the rest" in str(stopped)
 
 
 @dataclass
-class Particular(Notebook):
+class Particular(RecordingDestination):
     """Refuses everybody: a batch with one code, a user alone with another."""
 
     def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
@@ -194,14 +196,14 @@ class Particular(Notebook):
 
 
 def test_users_refused_with_a_code_of_their_own_are_at_fault(warehouse: DuckDBWarehouse) -> None:
-    crowd(warehouse, 30)
+    pending_users(warehouse, 30)
     counts, stopped = run(warehouse, Particular(max_batch=75))
     assert (counts.errors, isinstance(stopped, ContractError)) == ({"bad_id": 30}, False)
 
 
 def test_a_large_batch_that_is_refused_for_the_request_costs_few_requests(warehouse: DuckDBWarehouse) -> None:
-    users = crowd(warehouse, 10_000)
-    counts, _ = run(warehouse, Notebook(max_batch=10_000, poison=frozenset(users)))
+    users = pending_users(warehouse, 10_000)
+    counts, _ = run(warehouse, RecordingDestination(max_batch=10_000, poison=frozenset(users)))
     # 14 halvings to the first user, two requests for each of the others, and one for each part that waits.
     assert counts.requests <= 14 + 2 * 20 + 14
 
@@ -211,7 +213,7 @@ def test_a_status_that_is_not_about_rows_stops_at_the_first_request(
     warehouse: DuckDBWarehouse, crm: LocalCrm, status: int
 ) -> None:
     withdrawals(warehouse, 3)
-    crowd(warehouse, 5)
+    pending_users(warehouse, 5)
     fault(crm, kind="status", status=status, times=FOR_EVER)
     counts, stopped = run(warehouse, braze(crm))
     assert isinstance(stopped, ContractError)
@@ -223,7 +225,7 @@ def test_a_property_that_was_removed_stops_the_run_and_no_withdrawal_is_lost(
     warehouse: DuckDBWarehouse, crm: LocalCrm
 ) -> None:
     leaving = withdrawals(warehouse, 3)
-    users = crowd(warehouse, 5)
+    users = pending_users(warehouse, 5)
     destination = HubSpot(crm.url, "local-key", HubSpotOptions(max_in_flight=1))
     requests.delete(
         f"{crm.url}/crm/v3/properties/contacts/churn_probability",
@@ -250,7 +252,7 @@ def test_a_property_that_was_removed_stops_the_run_and_no_withdrawal_is_lost(
 def test_a_row_that_hubspot_does_not_take_now_is_deferred(
     warehouse: DuckDBWarehouse, crm: LocalCrm, more: dict[str, str], code: str
 ) -> None:
-    users = crowd(warehouse, 4)
+    users = pending_users(warehouse, 4)
     fault(crm, kind="row_error", external_ids=[users[1]], body=more)
     counts, stopped = run(warehouse, HubSpot(crm.url, "local-key", HubSpotOptions(max_in_flight=1)))
     assert (counts.delivered, counts.rejected, counts.deferred, stopped) == (3, 0, {code: 1}, None)

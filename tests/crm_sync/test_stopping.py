@@ -12,10 +12,10 @@ from core.errors import CircuitOpenError, ContractError
 from crm_sync import sync as sync_module
 from crm_sync.batches import Batch, Sent
 from crm_sync.deadline import Deadline
-from crm_sync.destination import Outcome, OutOfTimeError, Run, UnavailableError
+from crm_sync.destination import DeadlineExceededError, Outcome, Run, UnavailableError
 from crm_sync.diff import Change
 from crm_sync.workers import Workers
-from jobs.signals import stopped_by_signals
+from jobs.signals import stop_on_signals
 from sandbox.local_crm.server import LocalCrm
 from tests.support.crm.local_crm import fault
 from tests.support.sync.builders import (
@@ -23,15 +23,15 @@ from tests.support.sync.builders import (
     GRANTED,
     RUN_ID,
     SCORED,
-    Notebook,
+    RecordingDestination,
     Time,
     braze,
-    crowd,
     deadline,
     deliveries,
     marts_in,
     outcomes,
     pending,
+    pending_users,
     plan,
     run,
     written,
@@ -41,8 +41,8 @@ from warehouse.duckdb.warehouse import DuckDBWarehouse
 
 @pytest.fixture
 def warehouse(tmp_path: Path) -> Iterator[DuckDBWarehouse]:
-    with marts_in(tmp_path) as house:
-        yield house
+    with marts_in(tmp_path) as context:
+        yield context
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def crm(tmp_path: Path) -> Iterator[LocalCrm]:
 def test_the_circuit_opens_above_the_ratio_and_not_at_it(
     warehouse: DuckDBWarehouse, crm: LocalCrm, count_refused: int, max_rejected_ratio: float, is_open: bool
 ) -> None:
-    users = crowd(warehouse, 60)
+    users = pending_users(warehouse, 60)
     fault(crm, kind="row_error", external_ids=users[:count_refused])
     how = plan(warehouse, max_rejected_ratio=max_rejected_ratio)
     counts, stopped = run(warehouse, braze(crm, max_batch=50), how)
@@ -74,7 +74,7 @@ def test_the_circuit_opens_above_the_ratio_and_not_at_it(
 def test_the_circuit_does_not_judge_a_share_of_fewer_than_50_attempts(
     warehouse: DuckDBWarehouse, crm: LocalCrm, count: int, is_open: bool
 ) -> None:
-    fault(crm, kind="row_error", external_ids=crowd(warehouse, count)[1:])
+    fault(crm, kind="row_error", external_ids=pending_users(warehouse, count)[1:])
     counts, stopped = run(warehouse, braze(crm, max_batch=7), plan(warehouse, max_rejected_ratio=0.1))
     assert isinstance(stopped, CircuitOpenError) == is_open
     assert (counts.rejected, counts.deferred) == (count - 1, {})
@@ -87,7 +87,7 @@ def test_the_circuit_does_not_judge_a_share_of_fewer_than_50_attempts(
 def test_of_few_users_the_circuit_opens_at_the_end_where_all_were_rejected(
     warehouse: DuckDBWarehouse, crm: LocalCrm, count: int, max_rejected_ratio: float, is_open: bool
 ) -> None:
-    fault(crm, kind="row_error", external_ids=crowd(warehouse, count))
+    fault(crm, kind="row_error", external_ids=pending_users(warehouse, count))
     how = plan(warehouse, max_rejected_ratio=max_rejected_ratio)
     counts, stopped = run(warehouse, braze(crm, max_batch=7), how)
     assert isinstance(stopped, CircuitOpenError) == is_open
@@ -95,7 +95,7 @@ def test_of_few_users_the_circuit_opens_at_the_end_where_all_were_rejected(
 
 
 def test_an_open_circuit_tells_how_many_and_why_and_nobody_s_id(warehouse: DuckDBWarehouse, crm: LocalCrm) -> None:
-    fault(crm, kind="row_error", external_ids=crowd(warehouse, 60))
+    fault(crm, kind="row_error", external_ids=pending_users(warehouse, 60))
     _, stopped = run(warehouse, braze(crm, max_batch=50))
     assert str(stopped) == (
         f"The CRM rejected 50 of 50 users, most with {BLACKLISTED}. Sending was stopped. "
@@ -106,7 +106,7 @@ def test_an_open_circuit_tells_how_many_and_why_and_nobody_s_id(warehouse: DuckD
 # Time
 
 
-class Slow(Notebook):
+class Slow(RecordingDestination):
     """A CRM that takes a second for each batch."""
 
     time = Time()
@@ -118,12 +118,12 @@ class Slow(Notebook):
 
 @pytest.mark.parametrize(("seconds", "delivered"), [(0.0, 0), (1.5, 4), (2.5, 8), (3.5, 10), (100.0, 10)])
 def test_when_the_time_is_up_the_rest_is_deferred(warehouse: DuckDBWarehouse, seconds: float, delivered: int) -> None:
-    users = crowd(warehouse, 10)
+    users = pending_users(warehouse, 10)
     crm = Slow(max_batch=4)
     crm.time = Time()
     counts, stopped = run(warehouse, crm, plan(warehouse, deadline(seconds, crm.time)))
     assert (counts.delivered, counts.deferred) == (delivered, {"deadline": 10 - delivered} if delivered < 10 else {})
-    assert isinstance(stopped, OutOfTimeError) == (delivered < 10)
+    assert isinstance(stopped, DeadlineExceededError) == (delivered < 10)
     assert crm.arrived == users[:delivered]
 
 
@@ -131,7 +131,7 @@ def test_when_the_time_is_up_the_rest_is_deferred(warehouse: DuckDBWarehouse, se
 
 
 def test_a_crm_that_is_down_defers_what_it_did_not_take(warehouse: DuckDBWarehouse, crm: LocalCrm) -> None:
-    crowd(warehouse, 10)
+    pending_users(warehouse, 10)
     fault(crm, kind="status", status=503, retry_after=3_599)
     counts, stopped = run(warehouse, braze(crm, max_batch=4))
     assert isinstance(stopped, UnavailableError)
@@ -139,9 +139,9 @@ def test_a_crm_that_is_down_defers_what_it_did_not_take(warehouse: DuckDBWarehou
 
 
 def test_a_crm_that_goes_down_half_way_through_a_halved_batch_keeps_what_it_took(warehouse: DuckDBWarehouse) -> None:
-    users = crowd(warehouse, 4)
+    users = pending_users(warehouse, 4)
 
-    class GoesDown(Notebook):
+    class GoesDown(RecordingDestination):
         def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
             if self.arrived:
                 raise UnavailableError("down", "throttled")
@@ -156,7 +156,7 @@ def test_a_crm_that_goes_down_half_way_through_a_halved_batch_keeps_what_it_took
 def test_what_the_crm_took_without_saying_so_is_not_logged_as_delivered(
     warehouse: DuckDBWarehouse, crm: LocalCrm
 ) -> None:
-    crowd(warehouse, 3)
+    pending_users(warehouse, 3)
     fault(crm, kind="lose_reply")
     counts, stopped = run(warehouse, braze(crm, budget_seconds=1e-9))
     assert isinstance(stopped, UnavailableError)
@@ -169,7 +169,7 @@ def test_what_the_crm_took_without_saying_so_is_not_logged_as_delivered(
 
 
 def test_a_withdrawal_that_cannot_be_sent_keeps_the_grants_back(warehouse: DuckDBWarehouse) -> None:
-    class Down(Notebook):
+    class Down(RecordingDestination):
         def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
             if batch[0].is_withdrawal:
                 raise UnavailableError("down")
@@ -183,9 +183,9 @@ def test_a_withdrawal_that_cannot_be_sent_keeps_the_grants_back(warehouse: DuckD
 
 
 def test_refused_credentials_end_the_run_and_keep_what_was_logged(warehouse: DuckDBWarehouse) -> None:
-    users = crowd(warehouse, 8)
+    users = pending_users(warehouse, 8)
 
-    class LosesPermission(Notebook):
+    class LosesPermission(RecordingDestination):
         def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
             if self.arrived:
                 raise ContractError("no permission")
@@ -200,7 +200,7 @@ def test_refused_credentials_end_the_run_and_keep_what_was_logged(warehouse: Duc
 # A person or the platform
 
 
-class Gate(Notebook):
+class Gate(RecordingDestination):
     """Calls `at_second` when the second batch comes; `hangs` for a CRM that then never answers."""
 
     hangs = False
@@ -215,7 +215,7 @@ class Gate(Notebook):
 
 
 def test_told_to_stop_a_sync_takes_in_what_is_under_way_and_sends_no_more(warehouse: DuckDBWarehouse) -> None:
-    users, how = crowd(warehouse, 10), deadline()
+    users, how = pending_users(warehouse, 10), deadline()
     crm = Gate(max_batch=2)
     crm.at_second = lambda: how.stop("SIGTERM")
     counts, stopped = run(warehouse, crm, plan(warehouse, how))
@@ -229,7 +229,7 @@ def test_a_request_that_hangs_does_not_keep_a_sync_that_was_told_to_stop(
     warehouse: DuckDBWarehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sync_module, "GRACE_SECONDS", 0.0)
-    users, how = crowd(warehouse, 10), deadline()
+    users, how = pending_users(warehouse, 10), deadline()
     crm = Gate(max_batch=2)
     crm.hangs = True
     crm.at_second = lambda: how.stop("SIGINT")
@@ -245,19 +245,19 @@ def test_a_request_that_hangs_does_not_keep_a_sync_beyond_its_deadline(
     """As at a signal: who is under way is in doubt, and who was not sent is deferred."""
     monkeypatch.setattr(sync_module, "GRACE_SECONDS", 0.0)
     time = Time()
-    users, how = crowd(warehouse, 10), deadline(60, time)
+    users, how = pending_users(warehouse, 10), deadline(60, time)
     crm = Gate(max_batch=2)
     crm.hangs = True
     crm.at_second = lambda: time.add(60)
     counts, stopped = run(warehouse, crm, plan(warehouse, how))
     assert outcomes(warehouse) == dict.fromkeys(users[:2], "delivered")
-    assert (counts.deferred, isinstance(stopped, OutOfTimeError)) == ({"deadline": 8}, True)
+    assert (counts.deferred, isinstance(stopped, DeadlineExceededError)) == ({"deadline": 8}, True)
     assert written(warehouse, "deferred") == users[4:]  # of the two that were under way it stays open
 
 
 def test_what_is_answered_within_the_grace_after_the_deadline_is_taken_in(warehouse: DuckDBWarehouse) -> None:
     time = Time()
-    users, how = crowd(warehouse, 10), deadline(60, time)
+    users, how = pending_users(warehouse, 10), deadline(60, time)
     crm = Gate(max_batch=2)
     crm.at_second = lambda: time.add(60)
     counts, _ = run(warehouse, crm, plan(warehouse, how))
@@ -267,9 +267,9 @@ def test_what_is_answered_within_the_grace_after_the_deadline_is_taken_in(wareho
 
 def test_however_many_batches_were_under_way_what_they_bring_is_logged(warehouse: DuckDBWarehouse) -> None:
     """More of them than the grace has tenths of a second."""
-    users, how = crowd(warehouse, 64), deadline()
+    users, how = pending_users(warehouse, 64), deadline()
 
-    class Together(Notebook):
+    class Together(RecordingDestination):
         met = threading.Barrier(64, action=lambda: how.stop("SIGTERM"))
 
         def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
@@ -278,7 +278,7 @@ def test_however_many_batches_were_under_way_what_they_bring_is_logged(warehouse
 
     counts, stopped = run(warehouse, Together(max_batch=1, max_in_flight=64), plan(warehouse, how))
     assert (counts.delivered, sorted(outcomes(warehouse))) == (64, users)
-    assert isinstance(stopped, OutOfTimeError)
+    assert isinstance(stopped, DeadlineExceededError)
 
 
 def test_the_grace_is_given_once_however_often_the_sync_waits(
@@ -295,7 +295,7 @@ def test_the_grace_is_given_once_however_often_the_sync_waits(
     monkeypatch.setattr(sync_module, "Workers", Watched)
     how = deadline()
 
-    class Hangs(Notebook):
+    class Hangs(RecordingDestination):
         def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
             how.stop("SIGTERM")
             threading.Event().wait()
@@ -314,9 +314,9 @@ def test_a_signal_stops_the_run_and_a_second_one_has_its_usual_effect(which: sig
     before = signal.signal(which, lambda number, _: usual.append(number))
     try:
         run = Deadline(RUN_ID, 3_600)
-        with stopped_by_signals(run):
+        with stop_on_signals(run):
             os.kill(os.getpid(), which)
-            with pytest.raises(OutOfTimeError, match=which.name) as stopped:
+            with pytest.raises(DeadlineExceededError, match=which.name) as stopped:
                 run.sleep(3_000)
             assert (stopped.value.code, usual) == ("stopped", [])
             os.kill(os.getpid(), which)
@@ -332,7 +332,7 @@ def test_on_a_thread_that_signals_do_not_go_to_nothing_is_changed() -> None:
     within: list[object] = []
 
     def work() -> None:
-        with stopped_by_signals(deadline()):
+        with stop_on_signals(deadline()):
             within.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=work)

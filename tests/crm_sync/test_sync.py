@@ -22,14 +22,14 @@ from tests.support.sync.builders import (
     MAPPING,
     NEXT_WEEK,
     SCORED,
-    Notebook,
+    RecordingDestination,
     braze,
-    crowd,
     deliveries,
     log_of,
     marts_in,
     outcomes,
     pending,
+    pending_users,
     plan,
     run,
 )
@@ -39,8 +39,8 @@ from warehouse.tables import CRM_STATE
 
 @pytest.fixture
 def warehouse(tmp_path: Path) -> Iterator[DuckDBWarehouse]:
-    with marts_in(tmp_path) as house:
-        yield house
+    with marts_in(tmp_path) as context:
+        yield context
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_with_threads_to_spare_a_grant_still_waits_for_the_answer_to_every_withd
 ) -> None:
     grant_came, overtaken = threading.Event(), list[bool]()
 
-    class Watching(Notebook):
+    class Watching(RecordingDestination):
         def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
             if batch[0].is_withdrawal:
                 overtaken.append(grant_came.wait(0.2))  # long enough for one that does not wait
@@ -185,7 +185,7 @@ def test_more_rows_than_one_read_keep_their_order_and_land_once(
 def test_no_request_holds_withdrawals_and_others(warehouse: DuckDBWarehouse) -> None:
     pending(warehouse, "ada", before=SCORED | GRANTED, **FINISHED)
     pending(warehouse, "bob")
-    counts, _ = run(warehouse, Notebook(max_batch=75))
+    counts, _ = run(warehouse, RecordingDestination(max_batch=75))
     assert (counts.delivered, counts.withdrawals, counts.requests) == (2, 1, 2)
 
 
@@ -194,8 +194,8 @@ def test_no_request_holds_withdrawals_and_others(warehouse: DuckDBWarehouse) -> 
 
 @pytest.mark.parametrize("poison", [{"u000"}, {"u031"}, {"u074"}, {"u010", "u011", "u060"}])
 def test_halving_finds_the_rows_at_fault_and_the_others_land(warehouse: DuckDBWarehouse, poison: set[str]) -> None:
-    everybody = crowd(warehouse, 75)
-    crm = Notebook(max_batch=75, poison=frozenset(poison))
+    everybody = pending_users(warehouse, 75)
+    crm = RecordingDestination(max_batch=75, poison=frozenset(poison))
     counts, stopped = run(warehouse, crm)
     assert crm.arrived == [user for user in everybody if user not in poison]
     assert {user for user, outcome in outcomes(warehouse).items() if outcome == "rejected"} == poison
@@ -206,7 +206,7 @@ def test_halving_finds_the_rows_at_fault_and_the_others_land(warehouse: DuckDBWa
 
 
 def test_what_a_refusal_of_a_batch_says_of_a_user_is_not_kept(warehouse: DuckDBWarehouse) -> None:
-    class Quoting(Notebook):
+    class Quoting(RecordingDestination):
         def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
             raise BatchRefusedError(400, "http_400", "The id ada lovelace is on no list")
 
@@ -216,7 +216,7 @@ def test_what_a_refusal_of_a_batch_says_of_a_user_is_not_kept(warehouse: DuckDBW
 
 
 def test_a_batch_too_large_for_the_crm_lands_in_halves(warehouse: DuckDBWarehouse, crm: LocalCrm) -> None:
-    crowd(warehouse, 100)
+    pending_users(warehouse, 100)
     destination = braze(crm)
     destination.max_batch = 100  # the options allow no more than the CRM documents, which it may lower
     counts, _ = run(warehouse, destination)
@@ -224,7 +224,7 @@ def test_a_batch_too_large_for_the_crm_lands_in_halves(warehouse: DuckDBWarehous
 
 
 def test_a_refusal_that_does_not_come_again_leaves_nobody_behind(warehouse: DuckDBWarehouse, crm: LocalCrm) -> None:
-    crowd(warehouse, 10)
+    pending_users(warehouse, 10)
     fault(crm, kind="status", status=400)
     counts, _ = run(warehouse, braze(crm))
     assert (counts.delivered, counts.rejected, counts.requests) == (10, 0, 3)
@@ -236,7 +236,7 @@ def test_a_refusal_that_does_not_come_again_leaves_nobody_behind(warehouse: Duck
 def test_before_a_request_goes_out_it_is_written_down_what_the_crm_may_then_hold(warehouse: DuckDBWarehouse) -> None:
     seen: list[dict[str, object]] = []
 
-    class Reading(Notebook):
+    class Reading(RecordingDestination):
         def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
             with warehouse.connection.cursor() as cursor:
                 rows = cursor.execute("select user_id, outcome, voucher_reason from ops.deliveries order by user_id")
@@ -256,11 +256,11 @@ def test_before_a_request_goes_out_it_is_written_down_what_the_crm_may_then_hold
 
 
 def test_a_row_without_the_crm_s_word_is_deferred_and_not_logged(warehouse: DuckDBWarehouse) -> None:
-    class Vague(Notebook):
+    class Vague(RecordingDestination):
         def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
             return [Outcome("delivered", 200), Outcome("deferred", 200, "unconfirmed"), Outcome("deferred")]
 
-    users = crowd(warehouse, 3)
+    users = pending_users(warehouse, 3)
     counts, stopped = run(warehouse, Vague(max_batch=3))
     assert (counts.delivered, counts.deferred, stopped) == (1, {"unconfirmed": 2}, None)
     assert outcomes(warehouse) == {users[0]: "delivered"}
@@ -273,14 +273,14 @@ def test_a_row_without_the_crm_s_word_is_deferred_and_not_logged(warehouse: Duck
 def test_a_crm_that_answers_and_takes_nobody_is_told(
     warehouse: DuckDBWarehouse, count_users: int, count_taken: int, told: bool, code: str
 ) -> None:
-    class Vague(Notebook):
+    class Vague(RecordingDestination):
         def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
             return [
                 Outcome("delivered", 200) if n < count_taken else Outcome("deferred", 200, code)
                 for n in range(len(batch))
             ]
 
-    crowd(warehouse, count_users)
+    pending_users(warehouse, count_users)
     counts, stopped = run(warehouse, Vague(max_batch=50))
     assert counts.deferred == {code: count_users - count_taken}
     assert (isinstance(stopped, RetryableError), stopped is None) == (told, not told)
@@ -288,30 +288,30 @@ def test_a_crm_that_answers_and_takes_nobody_is_told(
 
 
 def test_a_destination_that_loses_count_is_no_source_of_deliveries(warehouse: DuckDBWarehouse) -> None:
-    class Forgetful(Notebook):
+    class Forgetful(RecordingDestination):
         def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
             return super().send(batch, run)[1:]
 
-    crowd(warehouse, 2)
+    pending_users(warehouse, 2)
     with pytest.raises(ValueError, match="shorter"):
         sync(warehouse, Forgetful(), MAPPING, plan(warehouse), log=log_of(warehouse))
     assert deliveries(warehouse) == {}
 
 
 def test_a_lost_reply_within_the_budget_is_one_delivery(warehouse: DuckDBWarehouse, crm: LocalCrm) -> None:
-    crowd(warehouse, 3)
+    pending_users(warehouse, 3)
     fault(crm, kind="lose_reply", times=2)
     counts, stopped = run(warehouse, braze(crm))
     assert (counts.delivered, stopped) == (3, None)
 
 
 def test_progress_is_told_what_is_pending_and_then_of_every_batch(warehouse: DuckDBWarehouse) -> None:
-    crowd(warehouse, 5)
+    pending_users(warehouse, 5)
     told: list[int] = []
 
     def announce(pending: int) -> Callable[[int], None]:
         told.append(pending)
         return told.append
 
-    run(warehouse, Notebook(max_batch=2), announce=announce)
+    run(warehouse, RecordingDestination(max_batch=2), announce=announce)
     assert told == [5, 2, 2, 1]

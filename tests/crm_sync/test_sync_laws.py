@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import ContractError, WinbackError
-from crm_sync.destination import BatchRefusedError, Outcome, OutOfTimeError, Run, UnavailableError
+from crm_sync.destination import BatchRefusedError, DeadlineExceededError, Outcome, Run, UnavailableError
 from crm_sync.diff import Change
-from crm_sync.dry_run import Rehearsal
-from crm_sync.suppression import News, Recheck
+from crm_sync.dry_run import DryRunDestination
+from crm_sync.suppression import Recheck, SuppressionList
 from crm_sync.sync import sync
 from tests.support.sync.builders import (
     ATTEMPTED,
@@ -22,7 +22,7 @@ from tests.support.sync.builders import (
     NEXT_WEEK,
     SCORED,
     TEN,
-    Notebook,
+    RecordingDestination,
     fill,
     marts_in,
     outcomes,
@@ -37,8 +37,8 @@ from warehouse.duckdb.warehouse import DuckDBWarehouse
 @pytest.fixture(scope="module")
 def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckDBWarehouse]:
     """One file for all examples, each of which begins by emptying it: to make one takes longer than an example."""
-    with marts_in(tmp_path_factory.mktemp("laws")) as house:
-        yield house
+    with marts_in(tmp_path_factory.mktemp("laws")) as context:
+        yield context
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ PEOPLE = st.lists(
     ),
     max_size=40,
 )
-ENDS = [UnavailableError("down"), OutOfTimeError("late", "deadline"), ContractError("no permission")]
+ENDS = [UnavailableError("down"), DeadlineExceededError("late", "deadline"), ContractError("no permission")]
 
 
 @dataclass
@@ -95,12 +95,12 @@ class Known(Recheck):
 
     known: Mapping[str, str] = field(default_factory=dict)
 
-    def news(self) -> News:
-        return News(self.known)
+    def news(self) -> SuppressionList:
+        return SuppressionList(self.known)
 
 
 @dataclass
-class Moody(Notebook):
+class Moody(RecordingDestination):
     """A CRM that says of everybody what is fated, and from its n-th request on nothing but `end`."""
 
     fates: Mapping[str, str] = field(default_factory=dict)
@@ -230,11 +230,11 @@ def test_a_rehearsal_counts_what_the_sync_then_does_and_writes_nothing(
     everybody = ids(people)
     recheck = begin(warehouse, everybody)
     how = plan(warehouse, recheck=recheck)
-    rehearsed, stopped = sync(warehouse, Rehearsal(max_batch), MAPPING, how)
+    rehearsed, stopped = sync(warehouse, DryRunDestination(max_batch), MAPPING, how)
     assert (warehouse.query("select * from ops.deliveries").num_rows, stopped) == (0, None)
     assert rehearsed.is_complete
 
-    crm = Notebook(max_batch)
+    crm = RecordingDestination(max_batch)
     counts, _ = run(warehouse, crm, how)
     assert replace(rehearsed, samples=[]) == counts
     assert counts.delivered == len(crm.arrived)
@@ -242,7 +242,7 @@ def test_a_rehearsal_counts_what_the_sync_then_does_and_writes_nothing(
 
 def test_a_rehearsal_shows_a_few_of_what_would_be_told_and_nobody_s_id(warehouse: DuckDBWarehouse) -> None:
     recheck = begin(warehouse, ids([Person("grant", probability / 10) for probability in range(1, 7)]))
-    counts, _ = sync(warehouse, Rehearsal(2), MAPPING, plan(warehouse, recheck=recheck))
+    counts, _ = sync(warehouse, DryRunDestination(2), MAPPING, plan(warehouse, recheck=recheck))
     assert [sample["churn_probability"] for sample in counts.samples] == [0.6, 0.5, 0.4]
     assert {tuple(sample) for sample in counts.samples} == {
         (

@@ -138,17 +138,20 @@ class Machine(RuleBasedStateMachine):
             if user not in self.news and not reasons & {"no_consent", "erased"}:
                 self.want(user, self.before[user])
 
-    @rule(user=st.sampled_from(USERS), fate=st.sampled_from(["finished", "gave_up", "no_consent", "erased", "buried"]))
+    @rule(
+        user=st.sampled_from(USERS),
+        fate=st.sampled_from(["finished", "gave_up", "no_consent", "erased", "has_tombstone_sql"]),
+    )
     def end(self, user: str, fate: str) -> None:
         if "erased" in {self.news.get(user), self.desired[user]["voucher_reason"]}:
             return
         if fate in {"finished", "gave_up"}:
             self.hours.happens(user, "filing_submitted" if fate == "finished" else "filing_deleted")
-        elif fate == "buried":
+        elif fate == "has_tombstone_sql":
             self.hours.bury(user)
         else:
             self.hours.profile(user, consent=False, is_erased=fate == "erased")
-        self.news[user] = "erased" if fate == "buried" else fate
+        self.news[user] = "erased" if fate == "has_tombstone_sql" else fate
 
     @rule()
     def hour(self) -> None:

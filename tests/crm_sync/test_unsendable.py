@@ -16,7 +16,7 @@ from core.errors import CircuitOpenError
 from crm_sync.delivery_log import DeliveryLog
 from crm_sync.destinations.salesforce.rows import as_csv
 from crm_sync.diff import changes
-from crm_sync.field_mapping import RIDE_ALONG
+from crm_sync.field_mapping import METADATA_FIELDS
 from crm_sync.sync import SyncCounts, sync
 from jobs.transform.dbt import Window
 from sandbox.local_crm.server import LocalCrm
@@ -27,14 +27,14 @@ from tests.support.sync.builders import (
     PENDING,
     SCORED,
     TEN,
-    Notebook,
+    RecordingDestination,
     braze,
-    crowd,
     deliveries,
     fill,
     marts_in,
     outcomes,
     pending,
+    pending_users,
     plan,
     row_of,
     run,
@@ -53,8 +53,8 @@ BEFORE_1 = -62_135_596_801 * SECOND
 
 @pytest.fixture
 def warehouse(tmp_path: Path) -> Iterator[DuckDBWarehouse]:
-    with marts_in(tmp_path) as house:
-        yield house
+    with marts_in(tmp_path) as context:
+        yield context
 
 
 @pytest.fixture
@@ -132,14 +132,14 @@ def test_whatever_the_rows_hold_what_is_sent_has_words_and_no_row_is_lost(
         desired, before, is_in_doubt = drawn[number]
         assert not is_in_doubt or all(value is None for value in desired.values())
         differing = {name for name in CRM_STATE if desired[name] is not None and desired[name] != before[name]}
-        assert differing <= set(RIDE_ALONG)
+        assert differing <= set(METADATA_FIELDS)
 
 
 # A sync
 
 
 def test_it_is_one_dead_letter_and_the_rest_lands(warehouse: DuckDBWarehouse, crm: LocalCrm) -> None:
-    users = crowd(warehouse, 10)
+    users = pending_users(warehouse, 10)
     pending(warehouse, "ada", churn_probability=NAN, **GRANTED)
     pending(warehouse, "ben", churn_probability=INFINITE)
     pending(warehouse, "eve", before=SCORED | GRANTED, **FINISHED)
@@ -156,16 +156,16 @@ def test_it_is_one_dead_letter_and_the_rest_lands(warehouse: DuckDBWarehouse, cr
 
 def test_a_sync_of_nothing_else_asks_the_crm_nothing(warehouse: DuckDBWarehouse) -> None:
     pending(warehouse, "ada", churn_probability=NAN)
-    counts, stopped = run(warehouse, Notebook())
+    counts, stopped = run(warehouse, RecordingDestination())
     assert (counts, stopped) == (SyncCounts(differing=1, rejected=1, errors={"unsendable": 1}, audience=0), None)
     assert written(warehouse, "sending") == []
 
 
 def test_many_of_them_keep_nobody_from_being_sent_and_are_told_of_at_the_end(warehouse: DuckDBWarehouse) -> None:
     """They would be sent first, and the circuit breaker stops at 50: it is for what the CRM rejects."""
-    users = crowd(warehouse, 40)
+    users = pending_users(warehouse, 40)
     fill(warehouse, [row_of(f"x{number}", churn_probability=NAN) for number in range(60)])
-    crm = Notebook(max_batch=7)
+    crm = RecordingDestination(max_batch=7)
     counts, stopped = run(warehouse, crm, plan(warehouse, max_rejected_ratio=0.5))
     assert sorted(crm.arrived) == users
     assert (counts.delivered, counts.rejected, counts.deferred) == (40, 60, {})
@@ -177,9 +177,9 @@ def test_many_of_them_keep_nobody_from_being_sent_and_are_told_of_at_the_end(war
 
 
 def test_half_of_them_are_not_too_many(warehouse: DuckDBWarehouse) -> None:
-    crowd(warehouse, 50)
+    pending_users(warehouse, 50)
     fill(warehouse, [row_of(f"x{number}", churn_probability=NAN) for number in range(50)])
-    _, stopped = run(warehouse, Notebook(max_batch=50), plan(warehouse, max_rejected_ratio=0.5))
+    _, stopped = run(warehouse, RecordingDestination(max_batch=50), plan(warehouse, max_rejected_ratio=0.5))
     assert stopped is None
 
 
@@ -191,7 +191,7 @@ def test_it_is_tried_again_by_itself_once_the_score_is_another() -> None:
     window = Window(TEN, TEN, TEN, fold_from_at=TEN - timedelta(days=1))
 
     def sync_and_fold(minute: int) -> list[str]:
-        crm, run_id, at = Notebook(), f"run-{minute}", datetime(2026, 6, 15, 10, minute, tzinfo=UTC)
+        crm, run_id, at = RecordingDestination(), f"run-{minute}", datetime(2026, 6, 15, 10, minute, tzinfo=UTC)
         log = DeliveryLog(tables.warehouse, run_id, 2, lambda: at)
         sync(tables.warehouse, crm, MAPPING, replace(plan(tables.warehouse), run_id=run_id), log=log)
         tables.fold(window)

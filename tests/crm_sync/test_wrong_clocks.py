@@ -18,7 +18,7 @@ from crm_sync.destinations.klaviyo.client import Klaviyo
 from crm_sync.destinations.salesforce.client import Salesforce
 from crm_sync.diff import Change
 from sandbox.local_crm.server import LocalCrm
-from tests.support.crm.local_api import Patience, Said, saying
+from tests.support.crm.local_api import Canned, FakeRunContext, scripted_server
 from tests.support.invariants import canonical
 from tests.support.sync.hours import START, Hours
 from tests.support.sync.recorder import Trouble
@@ -169,9 +169,9 @@ SERVERS = [
 @pytest.mark.parametrize("connect", [Braze, HubSpot, Klaviyo, Salesforce])
 def test_a_wait_until_a_moment_is_by_the_crm_s_own_clock(connect: Any, server: datetime) -> None:
     date, until = (format_datetime(moment, usegmt=True) for moment in (server, server + timedelta(seconds=40)))
-    wait, stop = Said(429, {}, {"Retry-After": until}, date=date), Said(401, {})
-    run = Patience()
-    with saying(wait, stop) as script, pytest.raises(WinbackError):
+    wait, stop = Canned(429, {}, {"Retry-After": until}, date=date), Canned(401, {})
+    run = FakeRunContext()
+    with scripted_server(wait, stop) as script, pytest.raises(WinbackError):
         connect(script.url, KEY, budget=RetryBudget(60.0)).send([Change("ada", {"churn_risk_band": "high"})], run)
     assert sum(run.waits) == pytest.approx(40, abs=0.1)
 
@@ -179,8 +179,8 @@ def test_a_wait_until_a_moment_is_by_the_crm_s_own_clock(connect: Any, server: d
 @pytest.mark.parametrize("server", SERVERS, ids=["yesterday", "today", "as ours"])
 def test_braze_s_reset_is_by_braze_s_own_clock(server: datetime) -> None:
     reset = str(int(server.timestamp()) + 40)
-    wait = Said(429, {}, {"x-ratelimit-reset": reset}, date=format_datetime(server, usegmt=True))
-    run = Patience()
-    with saying(wait, Said(401, {})) as script, pytest.raises(WinbackError):
+    wait = Canned(429, {}, {"x-ratelimit-reset": reset}, date=format_datetime(server, usegmt=True))
+    run = FakeRunContext()
+    with scripted_server(wait, Canned(401, {})) as script, pytest.raises(WinbackError):
         Braze(script.url, KEY, budget=RetryBudget(60.0)).send([Change("ada", {"churn_risk_band": "high"})], run)
     assert sum(run.waits) == pytest.approx(40, abs=0.1)

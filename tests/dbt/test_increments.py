@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given
 
 from core.clock import UNIX_EPOCH
-from jobs.context import open_house
+from jobs.context import open_context
 from jobs.transform.dbt import Window
 from jobs.transform.funnel import load_funnel
 from jobs.upkeep.missed_rows import find_missed
@@ -71,9 +71,9 @@ def differences(these: DuckDBWarehouse, those: DuckDBWarehouse) -> dict[str, lis
 
 
 def built_by_dbt(folder: Path, parsed: dict[str, Any], steps: Steps, **changes: Any) -> DuckDBWarehouse:
-    with open_house(settings_in(folder, **changes), parsed=parsed) as house:
+    with open_context(settings_in(folder, **changes), parsed=parsed) as context:
         for selector, window in steps:
-            house.transform(window).build(selector, full_refresh=selector == "backfill")
+            context.transform(window).build(selector, full_refresh=selector == "backfill")
     return DuckDBWarehouse(folder / "winback.duckdb")
 
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from jobs.context import House
+from jobs.context import JobContext
 from jobs.erasure.erase import erase
 from jobs.hourly.run import hourly
 from jobs.status import status
@@ -55,9 +55,9 @@ def test_a_withdrawal_takes_the_voucher_away_however_late_it_arrives(world: Worl
     assert (result.arrivals.profiles_late, result.arrivals.withdrawals_late) == (4, 4)
 
     # What status counts is what a run over the same hour finds.
-    with world.house(now=lambda: at(3)) as house:
-        seen = status(house)
-        again = hourly(house, at(3))
+    with world.context(now=lambda: at(3)) as context:
+        seen = status(context)
+        again = hourly(context, at(3))
     assert (seen.pending, seen.suppressed) == (0, {"erased": 1})
     assert (again.sync.differing, again.sync.suppressed, again.sync.requests) == (1, {"erased": 1}, 0)
 
@@ -127,16 +127,16 @@ def test_erasing_users_hands_no_budget_back(world: World, tmp_path: Path) -> Non
         scoring = world.run(hours, settings=settings).scoring
         assert scoring
         counts.append(scoring.eligible)
-        with world.house(settings=settings) as house:
-            for user in granted_in(house):
-                erase(house, user)
-            assert granted_in(house) == []
+        with world.context(settings=settings) as context:
+            for user in granted_in(context):
+                erase(context, user)
+            assert granted_in(context) == []
 
     assert counts == [3, 2, 0]
 
 
-def granted_in(house: House) -> list[str]:
+def granted_in(context: JobContext) -> list[str]:
     users: list[str] = (
-        house.warehouse.query("select user_id from ops.decisions where is_eligible").column(0).to_pylist()
+        context.warehouse.query("select user_id from ops.decisions where is_eligible").column(0).to_pylist()
     )
     return users

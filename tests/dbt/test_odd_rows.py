@@ -76,8 +76,8 @@ def test_a_few_odd_rows_stop_and_bend_nobody_else(world: World, history: Path, t
     with LocalCrm(folder / "crm.sqlite", api_key=API_KEY, clock=lambda: NOW) as crm:
         odd = World(folder, crm, world.parsed)
         make_odd(odd)
-        with odd.house(now=lambda: at(HOURS)) as house:
-            result = hourly(house, at(HOURS))
+        with odd.context(now=lambda: at(HOURS)) as context:
+            result = hourly(context, at(HOURS))
 
         assert result.stopped is None
         assert result.arrivals.events == plain.arrivals.events + 19

@@ -12,7 +12,7 @@ import pytest
 
 from jobs.hourly.run import Result
 from jobs.upkeep.audit import Audit, audit
-from jobs.upkeep.nightly import Night, nightly
+from jobs.upkeep.nightly import NightlyResult, nightly
 from sandbox.local_crm.server import LocalCrm
 from tests.support.environment import API_KEY, HISTORY_UNTIL, NOW, World, at, copy_history
 from warehouse.duckdb.warehouse import DuckDBWarehouse
@@ -110,14 +110,14 @@ def test_another_users_completion_under_the_same_id_counts(days: World, runs: li
     assert (runs[0].arrivals.sharing_id, runs[0].arrivals.differing) == (5, 0)
 
 
-def night_of(world: World) -> Night:
-    with world.house(now=lambda: at(LAST)) as house:
-        return nightly(house)
+def night_of(world: World) -> NightlyResult:
+    with world.context(now=lambda: at(LAST)) as context:
+        return nightly(context)
 
 
 def audit_of(world: World) -> Audit:
-    with world.house(now=lambda: at(LAST)) as house:
-        return audit(house, 100)
+    with world.context(now=lambda: at(LAST)) as context:
+        return audit(context, 100)
 
 
 def test_the_night_takes_in_rows_that_became_visible_after_their_window(days: World, runs: list[Result]) -> None:
@@ -157,8 +157,8 @@ def test_a_withdrawal_of_consent_that_became_visible_late_is_taken_in_after_the_
     user = scored[0]["user_id"]
     days.append_profile(user, at(30), marketing_consent=False)
 
-    with days.house(now=lambda: at(LAST + 2)) as house:
-        assert nightly(house).missed.count_events == 0
+    with days.context(now=lambda: at(LAST + 2)) as context:
+        assert nightly(context).missed.count_events == 0
     days.run(LAST + 3)
 
     assert of_user(days, "churn_probability, voucher_reason", "marts.crm_profiles", user) == [(None, "no_consent")]

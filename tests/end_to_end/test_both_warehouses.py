@@ -68,9 +68,9 @@ def refuse(world: World, users: list[str]) -> None:
 def test_both_train_on_the_same_examples(worlds: tuple[World, BigQueryWorld]) -> None:
     versions, told = [], []
     for world in worlds:
-        with world.house() as house:
-            versions.append(train(house).version)
-            told.append(examples(house))
+        with world.context() as context:
+            versions.append(train(context).version)
+            told.append(examples(context))
     assert told[0] == told[1]
     rows = [sorted_rows(world, "marts.fct_training_examples") for world in worlds]
 
@@ -127,8 +127,8 @@ def test_both_decide_and_send_the_same_hour_by_hour(
 
     for world in worlds:
         refuse(world, [])
-        with world.house() as house:
-            assert dead_letters.retry(house) == 1
+        with world.context() as context:
+            assert dead_letters.retry(context) == 1
     results = both(9)
     assert results[0].arrivals == results[1].arrivals
     assert results[0].scoring == results[1].scoring
@@ -144,11 +144,11 @@ def test_every_statement_of_an_hour_as_it_was_sent_says_from_which_day_on_it_rea
     duckdb_world, world = worlds
     last = world.query("select max(window_until) as until from ops.runs")[0]["until"]
     until = last + timedelta(hours=6)
-    with duckdb_world.house(now=lambda: until) as house:
-        hourly(house, until)
-    with world.house(now=lambda: until) as house:
+    with duckdb_world.context(now=lambda: until) as context:
+        hourly(context, until)
+    with world.context(now=lambda: until) as context:
         emulator.forget()
-        result = hourly(house, until)
+        result = hourly(context, until)
     sent = emulator.statements
     manifest = next(found for key, (_, found) in parsed.items() if world.prefix in key).writable_manifest()
     big = partitions(manifest.to_dict(omit_none=False))
@@ -192,8 +192,8 @@ def test_both_do_the_same_over_real_loan_applications(
         monkeypatch.setenv("DBT_EXCLUDE_RESOURCE_TYPES", "test")
         for hours in (12, 36):
             for world in worlds:
-                with world.house(settings=settings_of(world).model_copy(update={"config": EXAMPLE})) as house:
-                    result = hourly(house, until + timedelta(hours=hours))
+                with world.context(settings=settings_of(world).model_copy(update={"config": EXAMPLE})) as context:
+                    result = hourly(context, until + timedelta(hours=hours))
                 assert result.stopped is None
             assert differences(*worlds, TABLES) == {}
 

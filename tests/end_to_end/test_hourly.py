@@ -165,8 +165,8 @@ def test_the_day_s_budget_holds_over_many_runs(world: World, tmp_path: Path) -> 
 
 def test_status_counts_what_the_runs_did(world: World) -> None:
     result = world.run(1)
-    with world.house() as house:
-        seen = status(house)
+    with world.context() as context:
+        seen = status(context)
 
     assert seen.watermark == at(1)
     assert seen.count_epochs == 2

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from core.clock import UNIX_EPOCH
 from crm_sync.destinations.braze import Braze
-from jobs.context import open_house
+from jobs.context import open_context
 from jobs.hourly.run import hourly
 from jobs.models.train import train
 from jobs.transform.dbt import Window
@@ -44,19 +44,19 @@ def test_the_job_holds_over_real_loan_applications(tmp_path: Path, monkeypatch: 
 
     with (
         LocalCrm(tmp_path / "crm.sqlite", api_key=API_KEY, clock=lambda: NOW) as crm,
-        open_house(settings, destination=Braze(crm.url, API_KEY), now=lambda: NOW) as house,
+        open_context(settings, destination=Braze(crm.url, API_KEY), now=lambda: NOW) as context,
     ):
-        backfill(house, HISTORY_UNTIL)
-        train(house)
-        relation = house.warehouse.relation
+        backfill(context, HISTORY_UNTIL)
+        train(context)
+        relation = context.warehouse.relation
         for hours in HOURS:
             if hours == 24:  # from here on without the data tests, which are half of a build
                 monkeypatch.setenv("DBT_EXCLUDE_RESOURCE_TYPES", "test")
-            result = hourly(house, HISTORY_UNTIL + timedelta(hours=hours))
+            result = hourly(context, HISTORY_UNTIL + timedelta(hours=hours))
 
             assert result.stopped is None
             assert result.sync.differing == result.sync.delivered + sum(result.sync.suppressed.values())
-            approved = house.warehouse.query(
+            approved = context.warehouse.query(
                 "select distinct user_id from raw.app_events where event_name = 'A_APPROVED' and loaded_at < $until",
                 {"until": result.window_until},
             ).column("user_id")
@@ -64,12 +64,12 @@ def test_the_job_holds_over_real_loan_applications(tmp_path: Path, monkeypatch: 
             assert not eligible & set(approved.to_pylist())
         assert result.window_until == ENDS_AT
 
-        again = hourly(house, ENDS_AT)
+        again = hourly(context, ENDS_AT)
         assert (again.scoring, again.sync.requests) == (None, 0)
 
         monkeypatch.delenv("DBT_EXCLUDE_RESOURCE_TYPES")
-        house.transform(Window(UNIX_EPOCH, ENDS_AT, HISTORY_UNTIL)).build("examples")
-        known = house.warehouse.query(
+        context.transform(Window(UNIX_EPOCH, ENDS_AT, HISTORY_UNTIL)).build("examples")
+        known = context.warehouse.query(
             f"""
             select examples.label, decisions.churn_probability
             from {relation("marts", "fct_training_examples")} as examples
@@ -82,7 +82,7 @@ def test_the_job_holds_over_real_loan_applications(tmp_path: Path, monkeypatch: 
         assert known.num_rows > 2_000
 
         # Exactly once: as many decisions as exits, and none twice. What was decided before a late event moved the exit stays.
-        counts = house.warehouse.query(
+        counts = context.warehouse.query(
             f"""
             with exits as (
                 select exit_id from {relation("marts", "fct_unfinished_exits")}

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from core.errors import BusyError
+from core.errors import RunInProgressError
 from sandbox.local_crm.faults import Fault
 from tests.support.environment import API_KEY, CONFIG, World
 from warehouse.duckdb.holder import Holder, describe
@@ -188,7 +188,7 @@ def test_whoever_finds_the_file_held_knows_by_which_command(tmp_path: Path, case
     arguments, name, is_hourly = HOLDERS[case]
     program, file = tmp_path / "winback", tmp_path / "w.duckdb"
     program.write_text(HOLDS.format(False))
-    with held(file, [str(program), *arguments]) as process, pytest.raises(BusyError) as busy:
+    with held(file, [str(program), *arguments]) as process, pytest.raises(RunInProgressError) as busy:
         DuckDBWarehouse(file)
     assert busy.value.is_hourly == is_hourly
     assert f"held by {name}, process {process}" in str(busy.value)

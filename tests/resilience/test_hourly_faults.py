@@ -20,15 +20,15 @@ from tests.support.environment import API_KEY, World, at
 from tests.support.run_assertions import (
     a_candidate,
     assert_crm_holds_the_desired_state,
-    be_down,
-    be_up,
     decisions,
     delivered,
+    restore_crm,
+    take_crm_down,
 )
 
 
 def test_a_crm_that_is_down_defers_and_the_next_run_delivers_the_same_decisions(world: World) -> None:
-    be_down(world)
+    take_crm_down(world)
     down = world.run(1)
     made = decisions(world)
     assert isinstance(down.stopped, RetryableError)
@@ -36,7 +36,7 @@ def test_a_crm_that_is_down_defers_and_the_next_run_delivers_the_same_decisions(
     assert (down.sync.delivered, down.sync.deferred) == (0, {"unavailable": waiting})
     assert world.crm.store.profiles() == {}
 
-    be_up(world)
+    restore_crm(world)
     up = world.run(1)
 
     assert up.stopped is None
@@ -62,11 +62,11 @@ def test_a_rejected_user_waits_as_a_dead_letter_until_a_person_asks(world: World
     first, second = world.run(1), world.run(1)
 
     assert (first.sync.rejected, second.sync.requests) == (1, 0)
-    be_up(world)
-    with world.house() as house:
-        assert [row["count_users"] for row in dead_letters.listed(house)] == [1]
-        assert dead_letters.retry(house) == 1
-        assert dead_letters.listed(house) == []
+    restore_crm(world)
+    with world.context() as context:
+        assert [row["count_users"] for row in dead_letters.listed(context)] == [1]
+        assert dead_letters.retry(context) == 1
+        assert dead_letters.listed(context) == []
     third = world.run(1)
     assert third.sync.delivered == 1
     assert world.crm.store.profile(user) is not None
@@ -76,7 +76,7 @@ def test_a_dead_letter_is_tried_again_when_there_is_something_new_to_say(world: 
     user = a_candidate(world)
     fault(world.crm, kind="row_error", external_ids=[user])
     assert world.run(1).sync.rejected == 1
-    be_up(world)
+    restore_crm(world)
 
     world.append_event(user, "help_opened", at(1.1), at(1.2))
     world.run(2)
@@ -85,8 +85,8 @@ def test_a_dead_letter_is_tried_again_when_there_is_something_new_to_say(world: 
 
 
 def test_the_circuit_opens_when_most_users_are_rejected(world: World) -> None:
-    with world.house() as house:
-        hourly(house, at(24), dry_run=True)
+    with world.context() as context:
+        hourly(context, at(24), dry_run=True)
     users = [row["user_id"] for row in world.query("select distinct user_id from marts.fct_scoring_candidates")]
     fault(world.crm, kind="row_error", external_ids=users)
 

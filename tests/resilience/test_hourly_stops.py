@@ -13,12 +13,12 @@ from core.errors import CircuitOpenError, ContractError, WatermarkAheadError
 from jobs.hourly.run import hourly
 from scoring.registry import bundles
 from tests.support.environment import HISTORY_UNTIL, NOW, World, at, settings_in
-from tests.support.run_assertions import assert_crm_holds_the_desired_state, be_down, be_up, delivered
+from tests.support.run_assertions import assert_crm_holds_the_desired_state, delivered, restore_crm, take_crm_down
 
 
 def test_a_dry_run_decides_nothing_and_sends_nothing(world: World) -> None:
-    with world.house() as house:
-        dry = hourly(house, at(1), dry_run=True)
+    with world.context() as context:
+        dry = hourly(context, at(1), dry_run=True)
     assert dry.scoring is not None
     assert dry.scoring.scored > 0
     assert world.query("select * from ops.decisions") == []
@@ -30,12 +30,12 @@ def test_a_dry_run_decides_nothing_and_sends_nothing(world: World) -> None:
 
 
 def test_a_dry_run_says_what_the_next_run_would_send_of_what_is_pending(world: World) -> None:
-    be_down(world)
+    take_crm_down(world)
     waiting = world.run(1).sync.deferred["unavailable"]
-    be_up(world)
+    restore_crm(world)
 
-    with world.house(now=lambda: at(1) + timedelta(seconds=1)) as house:
-        dry = hourly(house, at(1), dry_run=True)
+    with world.context(now=lambda: at(1) + timedelta(seconds=1)) as context:
+        dry = hourly(context, at(1), dry_run=True)
     assert (dry.is_dry_run, dry.sync.delivered, len(dry.sync.samples)) == (True, waiting, 3)
     assert (world.crm.store.profiles(), delivered(world)) == ({}, [])
 
@@ -50,10 +50,13 @@ def test_a_dry_run_says_what_the_next_run_would_send_of_what_is_pending(world: W
 def test_a_clock_behind_the_watermark_is_told_and_the_run_goes_on_once_it_is_right(world: World) -> None:
     world.run(1)
 
-    with world.house(now=lambda: at(0)) as house, pytest.raises(WatermarkAheadError, match="60 minutes ahead of now"):
-        hourly(house)
-    with world.house(now=lambda: at(1)) as house:
-        late = hourly(house)
+    with (
+        world.context(now=lambda: at(0)) as context,
+        pytest.raises(WatermarkAheadError, match="60 minutes ahead of now"),
+    ):
+        hourly(context)
+    with world.context(now=lambda: at(1)) as context:
+        late = hourly(context)
 
     assert (late.window_until, late.scoring, late.sync.requests) == (at(1), None, 0)
 
@@ -61,17 +64,17 @@ def test_a_clock_behind_the_watermark_is_told_and_the_run_goes_on_once_it_is_rig
 def test_a_run_says_what_is_missing(world: World, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(ContractError, match="winback load"), world.house(settings=settings_in(empty)):
+    with pytest.raises(ContractError, match="winback load"), world.context(settings=settings_in(empty)):
         pass
-    with world.house() as house, pytest.raises(ContractError, match="before the watermark 2026-05-20 16:00"):
-        hourly(house, at(-1))
-    with world.house() as house, pytest.raises(ContractError, match="2026-06-01 00:01 UTC lies in the future"):
-        hourly(house, NOW + timedelta(minutes=1))
+    with world.context() as context, pytest.raises(ContractError, match="before the watermark 2026-05-20 16:00"):
+        hourly(context, at(-1))
+    with world.context() as context, pytest.raises(ContractError, match="2026-06-01 00:01 UTC lies in the future"):
+        hourly(context, NOW + timedelta(minutes=1))
     with (
-        world.house(settings=settings_in(world.folder, models=empty)) as house,
+        world.context(settings=settings_in(world.folder, models=empty)) as context,
         pytest.raises(ContractError, match="winback train"),
     ):
-        hourly(house, at(1))
+        hourly(context, at(1))
 
 
 def test_a_mart_without_a_feature_stops_the_run_before_anything_is_decided(world: World) -> None:
@@ -84,10 +87,10 @@ def test_a_mart_without_a_feature_stops_the_run_before_anything_is_decided(world
         update={"features": (contract.features[0].model_copy(update={"name": "gone"}), *contract.features[1:])}
     )
     (folder / "contract.json").write_text(renamed.model_dump_json())
-    bundles.seal(folder, version=version, trained_at=HISTORY_UNTIL, learned_until=HISTORY_UNTIL)
+    bundles.write_manifest(folder, version=version, trained_at=HISTORY_UNTIL, learned_until=HISTORY_UNTIL)
 
-    with world.house() as house, pytest.raises(ContractError, match="column gone is absent"):
-        hourly(house, at(1))
+    with world.context() as context, pytest.raises(ContractError, match="column gone is absent"):
+        hourly(context, at(1))
 
     assert world.query("select * from ops.decisions") == []
     assert len(world.query("select * from ops.runs")) == 1
@@ -108,10 +111,10 @@ def test_one_score_for_everybody_stops_the_run_before_anything_is_decided(world:
         enable_categorical=True,
     )
     xgb.train({"objective": "binary:logistic"}, data, num_boost_round=1).save_model(models / version / "model.json")
-    bundles.seal(models / version, version=version, trained_at=HISTORY_UNTIL, learned_until=HISTORY_UNTIL)
+    bundles.write_manifest(models / version, version=version, trained_at=HISTORY_UNTIL, learned_until=HISTORY_UNTIL)
 
-    with world.house() as house, pytest.raises(ContractError, match=r"All \d+ scores are 0\.5000"):
-        hourly(house, at(24))
+    with world.context() as context, pytest.raises(ContractError, match=r"All \d+ scores are 0\.5000"):
+        hourly(context, at(24))
 
     assert world.query("select * from ops.decisions") == []
     assert world.crm.store.profiles() == {}
@@ -129,8 +132,8 @@ def test_an_audience_that_collapsed_is_sent_only_after_a_person_has_accepted_it(
     assert world.crm.store.profiles() == held
     assert isinstance(world.run(26).stopped, CircuitOpenError)  # of a stopped run nothing was learned
 
-    with world.house(now=lambda: at(27) + timedelta(seconds=9)) as house:
-        accepted = hourly(house, at(27), accept_audience=True)
+    with world.context(now=lambda: at(27) + timedelta(seconds=9)) as context:
+        accepted = hourly(context, at(27), accept_audience=True)
     assert accepted.stopped is None
     assert accepted.sync.withdrawals > 0
     assert_crm_holds_the_desired_state(world)

@@ -41,14 +41,14 @@ def test_free_text_of_the_app_never_reaches_the_crm(world: World) -> None:
             where loaded_at >= $since""",
             {"since": HISTORY_UNTIL.replace(tzinfo=None)},
         )
-    with world.house(now=lambda: at(HOURS)) as house:
-        result = hourly(house, at(HOURS))
+    with world.context(now=lambda: at(HOURS)) as context:
+        result = hourly(context, at(HOURS))
         held = world.crm.store.profiles()
         user = min(user for user, profile in held.items() if profile.get("churn_reasons"))
         before = bytes_of(world.folder / "models") | {
             path.name: path.read_bytes() for path in world.folder.glob("crm.sqlite*")
         }
-        erase(house, user)
+        erase(context, user)
 
     assert result.sync.delivered > 10
     reasons = [profile["churn_reasons"] for profile in held.values() if profile.get("churn_reasons")]

@@ -8,7 +8,7 @@ import pytest
 
 from core.errors import ContractError, NothingToPromoteError, WinbackError
 from core.settings import Settings
-from jobs.models.lifecycle import Aliases, Promoted, aliases, choose, enroll, promote, rollback
+from jobs.models.lifecycle import Aliases, Promoted, aliases, choose, promote, register_trained, rollback
 from scoring.registry import bundles
 from scoring.registry.folder import ALIASES, Registry, connect
 from tests.support.builders.registry import FIRST, SECOND, make_bundle, verdict
@@ -32,7 +32,7 @@ def registry(settings: Settings) -> Registry:
 
 def trained(settings: Settings, version: str) -> str:
     make_bundle(settings.models, version)
-    return enroll(settings, version)
+    return register_trained(settings, version)
 
 
 def standing(registry: Registry) -> list[str | None]:
@@ -45,7 +45,7 @@ def test_the_first_version_is_the_champion_and_the_next_one_a_challenger(registr
 
 
 def test_training_the_champion_again_makes_no_challenger_of_it(settings: Settings, registry: Registry) -> None:
-    assert enroll(settings, FIRST) == "champion"
+    assert register_trained(settings, FIRST) == "champion"
     assert standing(registry) == [FIRST, SECOND, None]
 
 

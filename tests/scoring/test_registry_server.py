@@ -14,7 +14,7 @@ import pytest
 from core.errors import ContractError
 from core.settings import Settings
 from jobs.doctor.local import model
-from jobs.models.lifecycle import Aliases, aliases, choose, enroll, promote, rollback
+from jobs.models.lifecycle import Aliases, aliases, choose, promote, register_trained, rollback
 from jobs.status import status
 from scoring.registry import bundles
 from scoring.registry.folder import RegistryUnreachableError, connect
@@ -58,7 +58,7 @@ def another(models: Path, version: str) -> str:
     first = bundles.champion(models)
     assert first
     shutil.copytree(models / first, models / version)
-    bundles.seal(models / version, version=version, trained_at=TRAINED_AT, learned_until=TRAINED_AT)
+    bundles.write_manifest(models / version, version=version, trained_at=TRAINED_AT, learned_until=TRAINED_AT)
     return version
 
 
@@ -76,7 +76,7 @@ def test_a_promotion_and_a_rollback_are_seen_by_another_machine_at_once(settings
     job = elsewhere(settings, tmp_path / "job")
     make_bundle(settings.models, FIRST)
     make_bundle(settings.models, SECOND, '{"weights": [2]}')
-    assert [enroll(settings, version) for version in (FIRST, SECOND)] == ["champion", "challenger"]
+    assert [register_trained(settings, version) for version in (FIRST, SECOND)] == ["champion", "challenger"]
     assert choose(job).bundle.version == FIRST
 
     connect(job.registry_uri, job.models).attach(SECOND, "verdict.json", verdict(FIRST, SECOND))
@@ -97,11 +97,11 @@ def test_a_corrupt_artifact_is_one_clear_error_and_the_version_on_disk_is_not_us
 ) -> None:
     job = elsewhere(settings, tmp_path / "job")
     make_bundle(settings.models, FIRST)
-    enroll(settings, FIRST)
+    register_trained(settings, FIRST)
     choose(job)
     made = set(server.artifacts.rglob(name))
     make_bundle(settings.models, SECOND, '{"weights": [2]}')
-    enroll(settings, SECOND)
+    register_trained(settings, SECOND)
     (artifact,) = set(server.artifacts.rglob(name)) - made
     artifact.write_bytes(artifact.read_bytes().replace(b"2", b"3"))
 
@@ -118,11 +118,11 @@ def test_an_hour_uses_what_was_promoted_since_the_last_one(settings: Settings, w
     first = bundles.champion(world.folder / "models")
     assert first
     settings = settings_in(world.folder, registry=settings.registry)
-    with world.house(settings=settings) as house:
-        told = status(house)
+    with world.context(settings=settings) as context:
+        told = status(context)
         assert (told.model_version, told.models.champion, told.models.on_disk) == (None, None, first)
-    enroll(settings, first)
-    enroll(settings, another(settings.models, SECOND))
+    register_trained(settings, first)
+    register_trained(settings, another(settings.models, SECOND))
     assert world.run(1, settings=settings).model_version == first
 
     promote(settings, force=True)
@@ -176,7 +176,7 @@ def test_neither_promotion_nor_rollback_pretends_while_the_server_is_down(nowher
     for act in (
         lambda: promote(settings, FIRST, force=True),
         lambda: rollback(settings),
-        lambda: enroll(settings, FIRST),
+        lambda: register_trained(settings, FIRST),
     ):
         with pytest.raises(RegistryUnreachableError):
             act()
@@ -189,7 +189,7 @@ def test_a_server_that_was_killed_leaves_the_last_verified_model_in_use_and_the_
     settings = settings_in(world.folder, registry=settings.registry)
     first = bundles.champion(settings.models)
     assert first
-    enroll(settings, first)
+    register_trained(settings, first)
     world.run(1, settings=settings)
     another(settings.models, SECOND)  # on disk and whole, but never promoted
     server.kill()
@@ -203,5 +203,5 @@ def test_a_server_that_was_killed_leaves_the_last_verified_model_in_use_and_the_
         "The model registry at WINBACK_REGISTRY gave no usable answer (INTERNAL_ERROR). "
         "Used the last verified bundle on disk."
     )
-    with world.house(settings=settings) as house:
-        assert status(house).models.problem == told.removesuffix(" Used the last verified bundle on disk.")
+    with world.context(settings=settings) as context:
+        assert status(context).models.problem == told.removesuffix(" Used the last verified bundle on disk.")

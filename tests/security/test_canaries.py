@@ -21,18 +21,18 @@ from crm_sync.destinations.http.transport import RetryBudget
 from crm_sync.field_mapping import FieldMapping, load_fields
 from crm_sync.sync import sync
 from jobs.cli import app as cli
-from jobs.context import open_house
+from jobs.context import open_context
 from jobs.models.train import train
 from jobs.upkeep.backfill import backfill
-from tests.support.crm.local_api import Said, Script, saying
+from tests.support.crm.local_api import Canned, Script, scripted_server
 from tests.support.environment import CONFIG, HISTORY_UNTIL, NOW, at, load_app, settings_in, small_app
-from tests.support.secrets_canary import EMAIL, GOSSIP, KEY, NAME, USER, VALUE, canaries_in, files_of
+from tests.support.secrets_canary import EMAIL, KEY, NAME, QUOTED_PII, USER, VALUE, canaries_in, files_of
 from tests.support.sync.builders import GRANTED, MAPPING, log_of, marts_in, pending, plan
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 
 ROOT = Path(__file__).parents[2]
 SALESFORCE_FIELDS = load_fields(ROOT / "examples/salesforce/crm_fields.yml")
-PAGE = f"<html><title>502 {USER}</title><body>{GOSSIP}</body></html>".encode()
+PAGE = f"<html><title>502 {USER}</title><body>{QUOTED_PII}</body></html>".encode()
 JOB = "7505fEXAMPLE00012A"
 HOURS = 24
 
@@ -40,61 +40,61 @@ HOURS = 24
 # What each CRM says of a row, and of a batch
 
 
-def klaviyo(status: str = "complete", failed: int = 1) -> Said:
+def klaviyo(status: str = "complete", failed: int = 1) -> Canned:
     counts = {"total_count": 1, "completed_count": 1 - failed, "failed_count": failed}
     job = {"type": "profile-bulk-import-job", "id": "job", "attributes": {"status": status, **counts}}
-    return Said(202, {"data": job})
+    return Canned(202, {"data": job})
 
 
-def salesforce(state: str, **more: Any) -> tuple[Said, ...]:
-    opened = Said(200, {"id": JOB, "state": "Open"})
-    return opened, Said(201), Said(200, {"state": "UploadComplete"}), Said(200, {"state": state, **more})
+def salesforce(state: str, **more: Any) -> tuple[Canned, ...]:
+    opened = Canned(200, {"id": JOB, "state": "Open"})
+    return opened, Canned(201), Canned(200, {"state": "UploadComplete"}), Canned(200, {"state": state, **more})
 
 
-def csv(*lines: str) -> Said:
-    return Said(200, "\n".join(lines).encode(), {"Content-Type": "text/csv"})
+def csv(*lines: str) -> Canned:
+    return Canned(200, "\n".join(lines).encode(), {"Content-Type": "text/csv"})
 
 
-_QUOTED = GOSSIP.replace('"', '""')
+_QUOTED = QUOTED_PII.replace('"', '""')
 _ERROR = {
     "status": "error",
     "category": "VALIDATION_ERROR",
-    "message": GOSSIP,
-    "errors": [{"message": GOSSIP, "code": GOSSIP}],
+    "message": QUOTED_PII,
+    "errors": [{"message": QUOTED_PII, "code": QUOTED_PII}],
 }
 _TRACED = {"context": {"objectWriteTraceId": ["0"], "ids": [USER]}}
 _IMPORT_ERROR = {
-    "code": GOSSIP,
-    "title": GOSSIP,
-    "detail": GOSSIP,
+    "code": QUOTED_PII,
+    "title": QUOTED_PII,
+    "detail": QUOTED_PII,
     "source": {"pointer": "/data/attributes/profiles/data/0"},
     "original_payload": {"external_id": USER, "email": EMAIL},
 }
-SAID: dict[str, dict[str, tuple[Said, ...]]] = {
+SAID: dict[str, dict[str, tuple[Canned, ...]]] = {
     "braze": {
         "a row": (
-            Said(
+            Canned(
                 201,
-                {"message": "success", "errors": [{"type": GOSSIP, "input_array": "attributes", "index": 0}]},
+                {"message": "success", "errors": [{"type": QUOTED_PII, "input_array": "attributes", "index": 0}]},
             ),
         ),
-        "a batch": (Said(400, {"message": GOSSIP}),),
-        "another shape": (Said(201, {"message": GOSSIP, "errors": [GOSSIP]}),),
+        "a batch": (Canned(400, {"message": QUOTED_PII}),),
+        "another shape": (Canned(201, {"message": QUOTED_PII, "errors": [QUOTED_PII]}),),
     },
     "hubspot": {
-        "a row": (Said(207, {"status": "COMPLETE", "results": [], "errors": [_ERROR | _TRACED]}),),
-        "a row, by id": (Said(207, {"status": "COMPLETE", "results": [], "errors": [_ERROR]}),),
-        "a batch": (Said(400, _ERROR),),
-        "another shape": (Said(200, {"status": GOSSIP, "results": GOSSIP}),),
+        "a row": (Canned(207, {"status": "COMPLETE", "results": [], "errors": [_ERROR | _TRACED]}),),
+        "a row, by id": (Canned(207, {"status": "COMPLETE", "results": [], "errors": [_ERROR]}),),
+        "a batch": (Canned(400, _ERROR),),
+        "another shape": (Canned(200, {"status": QUOTED_PII, "results": QUOTED_PII}),),
     },
     "klaviyo": {
         "a row": (
             klaviyo(),
-            Said(200, {"data": [{"type": "import-error", "id": GOSSIP, "attributes": _IMPORT_ERROR}]}),
+            Canned(200, {"data": [{"type": "import-error", "id": QUOTED_PII, "attributes": _IMPORT_ERROR}]}),
         ),
-        "a batch": (Said(400, {"errors": [{"code": GOSSIP, "title": GOSSIP, "detail": GOSSIP}]}),),
-        "another shape": (Said(202, {"data": {"id": GOSSIP, "attributes": {"status": GOSSIP}}}),),
-        "an error that is refused": (klaviyo(), Said(400, {"errors": [{"detail": GOSSIP}]})),
+        "a batch": (Canned(400, {"errors": [{"code": QUOTED_PII, "title": QUOTED_PII, "detail": QUOTED_PII}]}),),
+        "another shape": (Canned(202, {"data": {"id": QUOTED_PII, "attributes": {"status": QUOTED_PII}}}),),
+        "an error that is refused": (klaviyo(), Canned(400, {"errors": [{"detail": QUOTED_PII}]})),
     },
     "salesforce": {
         "a row": (
@@ -102,23 +102,23 @@ SAID: dict[str, dict[str, tuple[Said, ...]]] = {
             csv('"sf__Id","sf__Created","Winback_User_Id__c"'),
             csv('"sf__Id","sf__Error","Winback_User_Id__c"', f'"","INVALID_FIELD:{_QUOTED}:--","{USER}"'),
         ),
-        "a batch": salesforce("Failed", errorMessage=f"InvalidBatch : {GOSSIP}"),
-        "a job that is not opened": (Said(400, [{"errorCode": GOSSIP, "message": GOSSIP}]),),
+        "a batch": salesforce("Failed", errorMessage=f"InvalidBatch : {QUOTED_PII}"),
+        "a job that is not opened": (Canned(400, [{"errorCode": QUOTED_PII, "message": QUOTED_PII}]),),
         "a file of another shape": (*salesforce("JobComplete"), csv(_QUOTED, _QUOTED, f"{USER},")),
-        "another state": salesforce(GOSSIP),
+        "another state": salesforce(QUOTED_PII),
     },
 }
 OF_ALL = {
-    "no permission": (Said(401, {"message": GOSSIP}),),
-    "forbidden": (Said(403, {"message": GOSSIP, "errors": [{"detail": GOSSIP}]}),),
-    "nothing there": (Said(404, {"message": GOSSIP}),),
-    "too many": (Said(429, {"message": GOSSIP}, {"Retry-After": "9999"}),),
-    "too many, says a page": (Said(429, PAGE, {"Retry-After": GOSSIP.replace('"', "")}),),
-    "a gateway's page": (Said(502, PAGE),),
-    "a page that is no error": (Said(200, PAGE),),
-    "a redirect": (Said(302, PAGE, {"Location": f"http://127.0.0.1:9/{USER}?key={KEY}&of={EMAIL}"}),),
-    "cut off": (Said(200, PAGE, {"Content-Length": "100000"}),),
-    "unknown": (Said(418, PAGE),),
+    "no permission": (Canned(401, {"message": QUOTED_PII}),),
+    "forbidden": (Canned(403, {"message": QUOTED_PII, "errors": [{"detail": QUOTED_PII}]}),),
+    "nothing there": (Canned(404, {"message": QUOTED_PII}),),
+    "too many": (Canned(429, {"message": QUOTED_PII}, {"Retry-After": "9999"}),),
+    "too many, says a page": (Canned(429, PAGE, {"Retry-After": QUOTED_PII.replace('"', "")}),),
+    "a gateway's page": (Canned(502, PAGE),),
+    "a page that is no error": (Canned(200, PAGE),),
+    "a redirect": (Canned(302, PAGE, {"Location": f"http://127.0.0.1:9/{USER}?key={KEY}&of={EMAIL}"}),),
+    "cut off": (Canned(200, PAGE, {"Content-Length": "100000"}),),
+    "unknown": (Canned(418, PAGE),),
 }
 CASES = [(name, what, replies) for name, own in SAID.items() for what, replies in (own | OF_ALL).items()]
 
@@ -129,7 +129,7 @@ def mapping_of(name: str) -> FieldMapping:
 
 def destination(name: str, url: str) -> Destination:
     options = load_options(CONFIG / "crm.yml")
-    return connect(name, url, KEY, options, mapping_of(name), more_hosts=(), budget=RetryBudget(5.0))
+    return connect(name, url, KEY, options, mapping_of(name), allowed_hosts=(), budget=RetryBudget(5.0))
 
 
 @pytest.fixture(autouse=True)
@@ -140,22 +140,22 @@ def _without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def warehouse(tmp_path: Path) -> Iterator[DuckDBWarehouse]:
-    with marts_in(tmp_path) as house:
-        yield house
+    with marts_in(tmp_path) as context:
+        yield context
 
 
 @pytest.mark.parametrize(("name", "what", "replies"), CASES, ids=[f"{name}: {what}" for name, what, _ in CASES])
 def test_of_what_a_crm_quotes_nothing_is_kept(  # noqa: PLR0917 - fixtures
     name: str,
     what: str,
-    replies: tuple[Said, ...],
+    replies: tuple[Canned, ...],
     warehouse: DuckDBWarehouse,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     caplog.set_level(logging.DEBUG)
     pending(warehouse, USER, churn_reasons=VALUE, **GRANTED)
-    with saying(*replies) as script, closing(destination(name, script.url)) as crm:
+    with scripted_server(*replies) as script, closing(destination(name, script.url)) as crm:
         counts, stopped = sync(
             warehouse, crm, mapping_of(name), plan(warehouse, max_rejected_ratio=1.0), log=log_of(warehouse)
         )
@@ -179,10 +179,12 @@ def test_of_what_a_crm_quotes_nothing_is_kept(  # noqa: PLR0917 - fixtures
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_a_key_that_is_redirected_goes_nowhere_else(name: str, warehouse: DuckDBWarehouse) -> None:
     pending(warehouse, USER, **GRANTED)
-    with saying(Said(200, {})) as elsewhere:
+    with scripted_server(Canned(200, {})) as elsewhere:
         for status in (301, 302, 303, 307, 308):
-            there = Said(status, {}, {"Location": f"{elsewhere.url}/{USER}", "Link": f'<{elsewhere.url}/>; rel="next"'})
-            with saying(there) as script, closing(destination(name, script.url)) as crm:
+            there = Canned(
+                status, {}, {"Location": f"{elsewhere.url}/{USER}", "Link": f'<{elsewhere.url}/>; rel="next"'}
+            )
+            with scripted_server(there) as script, closing(destination(name, script.url)) as crm:
                 _, stopped = sync(warehouse, crm, mapping_of(name), plan(warehouse), log=log_of(warehouse))
                 crm.examine(mapping_of(name).kinds, plan(warehouse).run) if name != "salesforce" else None
             assert isinstance(stopped, ContractError)
@@ -239,8 +241,8 @@ def test_a_setting_that_cannot_be_used_is_named_without_its_value(
 def test_what_a_run_is_made_of_shows_no_key(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, crm_api_key=KEY)
     DuckDBWarehouse(tmp_path / "winback.duckdb").close()
-    with open_house(settings) as house:
-        texts = {"settings": f"{settings!r} {settings}", "house": repr(house), "json": settings.model_dump_json()}
+    with open_context(settings) as context:
+        texts = {"settings": f"{settings!r} {settings}", "house": repr(context), "json": settings.model_dump_json()}
     assert canaries_in(texts) == []
 
 
@@ -249,7 +251,7 @@ def test_an_unexpected_error_says_where_and_not_what(
     debug: str, is_shown: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: object) -> None:
-        raise ValueError(GOSSIP)
+        raise ValueError(QUOTED_PII)
 
     if debug:
         monkeypatch.setenv("WINBACK_DEBUG", debug)
@@ -272,10 +274,10 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("canaries")
     settings = settings_in(folder)
     load_app(small_app(count_users=1_500), folder / "app", settings)
-    with open_house(settings, now=lambda: NOW) as house:
-        backfill(house, HISTORY_UNTIL)
-        train(house)
-        execute = house.warehouse.connection.execute  # type: ignore[attr-defined]
+    with open_context(settings, now=lambda: NOW) as context:
+        backfill(context, HISTORY_UNTIL)
+        train(context)
+        execute = context.warehouse.connection.execute  # type: ignore[attr-defined]
         # Somebody who comes, leaves unfinished and may be written to is the canary now.
         sql = """
             select user_id from raw.app_events
@@ -314,13 +316,13 @@ def winback(folder: Path, script: Script, *arguments: str, **changes: str) -> di
 
 
 def test_the_command_line_tells_of_nobody(history: Path) -> None:
-    with saying(Said(200, {})) as elsewhere:
-        redirect = Said(302, PAGE, {"Location": f"{elsewhere.url}/{USER}?{KEY}"})
-        with saying(redirect) as script:
+    with scripted_server(Canned(200, {})) as elsewhere:
+        redirect = Canned(302, PAGE, {"Location": f"{elsewhere.url}/{USER}?{KEY}"})
+        with scripted_server(redirect) as script:
             redirected = winback(history, script, "hourly", "--until", at(HOURS).isoformat(), "--json")
         # Some are refused one by one; had the CRM taken nobody, the fault would not be theirs.
-        refusal, taken = Said(400, {"message": GOSSIP}), Said(201, {"message": "success"})
-        with saying(*[refusal] * 12, taken) as script:
+        refusal, taken = Canned(400, {"message": QUOTED_PII}), Canned(201, {"message": "success"})
+        with scripted_server(*[refusal] * 12, taken) as script:
             refused = winback(history, script, "hourly", "--until", at(HOURS).isoformat())
             told = [asked for asked in script.asked if USER.encode() in asked.content]
             letters = winback(history, script, "dead-letters", "--json")

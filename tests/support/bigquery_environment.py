@@ -17,7 +17,7 @@ import pytest
 from google.cloud import bigquery
 
 from core.settings import Settings
-from jobs.context import House, open_house
+from jobs.context import JobContext, open_context
 from jobs.models.train import train
 from jobs.upkeep.backfill import backfill
 from sandbox.local_crm.server import LocalCrm
@@ -81,16 +81,16 @@ class BigQueryWorld(World):
     prefix: str = "winback"
 
     @contextmanager
-    def house(self, **parts: Any) -> Iterator[House]:
+    def context(self, **parts: Any) -> Iterator[JobContext]:
         assert self.emulator is not None
         parts.setdefault("settings", bigquery_settings(self.emulator, self.prefix, self.folder))
-        with pytest.MonkeyPatch.context() as patch, super().house(**parts) as house:
+        with pytest.MonkeyPatch.context() as patch, super().context(**parts) as context:
             # dbt has no say in how long Google's client tries a request, ten minutes, and as long waits for a job.
             patch.setattr(bigquery.DEFAULT_RETRY, "_timeout", RETRY_SECONDS)
             patch.setattr("dbt.adapters.bigquery.retry._DEFAULT_POLLING_RETRY_DEADLINE", RETRY_SECONDS)
-            house.warehouse.close()
+            context.warehouse.close()
             with closing(self.warehouse()) as impatient:
-                yield replace(house, warehouse=impatient)
+                yield replace(context, warehouse=impatient)
 
     def warehouse(self) -> BigQueryWarehouse:
         """Another door to the same tables."""
@@ -128,16 +128,16 @@ def twins(
     found = {name: files / f"{name}.parquet" for name in RAW if (files / f"{name}.parquet").is_file()}
     with closing(DuckDBWarehouse(here / "winback.duckdb")) as warehouse:
         load(warehouse, found, now=NOW)
-    with open_house(settings, now=lambda: NOW, parsed=parsed) as house:
-        backfill(house, until)
-        train(house)
+    with open_context(settings, now=lambda: NOW, parsed=parsed) as context:
+        backfill(context, until)
+        train(context)
 
     with closing(with_raw_tables(emulator, name)) as bigquery_warehouse:
         for table, file in found.items():
             bigquery_warehouse.append(RAW[table], pq.read_table(file))
     shutil.copytree(here / "models", there / "models")
-    with open_house(bigquery_settings(emulator, name, there, **changes), now=lambda: NOW, parsed=parsed) as house:
-        backfill(house, until)
+    with open_context(bigquery_settings(emulator, name, there, **changes), now=lambda: NOW, parsed=parsed) as context:
+        backfill(context, until)
     with (
         LocalCrm(here / "crm.sqlite", api_key=API_KEY, clock=lambda: NOW) as crm,
         LocalCrm(there / "crm.sqlite", api_key=API_KEY, clock=lambda: NOW) as other_crm,

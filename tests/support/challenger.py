@@ -21,11 +21,11 @@ def challenge(world: World) -> Path:
     folder = models / VERSION
     shutil.copytree(models / champion, folder)
     (folder / "calibration.json").write_text(Calibration(kind="platt", slope=0.5).model_dump_json())
-    seal(folder)
+    write_manifest(folder)
     bundles.point(models, CHALLENGER, VERSION)
     return folder
 
 
-def seal(folder: Path) -> None:
+def write_manifest(folder: Path) -> None:
     """Make the bundle whole again, whatever was changed in it."""
-    bundles.seal(folder, version=VERSION, trained_at=HISTORY_UNTIL, learned_until=HISTORY_UNTIL)
+    bundles.write_manifest(folder, version=VERSION, trained_at=HISTORY_UNTIL, learned_until=HISTORY_UNTIL)

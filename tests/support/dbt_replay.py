@@ -19,7 +19,7 @@ from typing import Any, get_type_hints
 import pyarrow as pa
 import pytest
 
-from jobs.context import open_house
+from jobs.context import open_context
 from jobs.transform.dbt import Window
 from tests.support.environment import settings_in
 from warehouse.duckdb.warehouse import DuckDBWarehouse
@@ -78,10 +78,10 @@ def recorded() -> Recording:
         path = Path(folder) / "memory.duckdb"
         DuckDBWarehouse(path).close()
         patch.setattr(DuckDBCursorWrapper, "execute", record)
-        with open_house(settings_in(Path(folder), warehouse=f"duckdb:///{path}")) as house:
+        with open_context(settings_in(Path(folder), warehouse=f"duckdb:///{path}")) as context:
             for selector, is_full in FORMS.items():
                 executed.clear()
-                house.transform(Window(**MARKS)).build(selector, full_refresh=is_full)
+                context.transform(Window(**MARKS)).build(selector, full_refresh=is_full)
                 recording[selector] = [s for sql in executed if (s := changing(sql))]
     return recording
 

@@ -16,7 +16,7 @@ from core.settings import Settings
 from crm_sync.destinations.braze import Braze
 from crm_sync.destinations.http.transport import RetryBudget
 from crm_sync.field_mapping import load_fields
-from jobs.context import House, open_house
+from jobs.context import JobContext, open_context
 from jobs.hourly.run import Result, hourly
 from jobs.models.train import train
 from jobs.transform.dbt import Window
@@ -71,16 +71,16 @@ def make_history(folder: Path) -> None:
     """Load, backfill and train once; tests copy the result."""
     settings = settings_in(folder)
     load_app(small_app(), folder / "app", settings)
-    with open_house(settings, now=lambda: NOW) as house:
-        backfill(house, HISTORY_UNTIL)
-        train(house)
-        house.transform(Window(HISTORY_UNTIL, HISTORY_UNTIL, HISTORY_UNTIL)).parse()  # for the hours that follow
+    with open_context(settings, now=lambda: NOW) as context:
+        backfill(context, HISTORY_UNTIL)
+        train(context)
+        context.transform(Window(HISTORY_UNTIL, HISTORY_UNTIL, HISTORY_UNTIL)).parse()  # for the hours that follow
 
 
 def parse_ahead(settings: Settings, parsed: dict[str, Any], window: Window) -> None:
     """Parse the dbt project, so that no process forked from this one has to. Opens no warehouse."""
     nothing: Any = None
-    house = House(
+    context = JobContext(
         settings,
         load_funnel(settings.config / "funnel.yml"),
         load_policy(settings.config / "vouchers.yml"),
@@ -89,7 +89,7 @@ def parse_ahead(settings: Settings, parsed: dict[str, Any], window: Window) -> N
         destination=nothing,
         parsed=parsed,
     )
-    house.transform(window).parse()
+    context.transform(window).parse()
 
 
 @dataclass
@@ -101,12 +101,12 @@ class World:
     parsed: dict[str, Any] = field(default_factory=dict)  # shared by all tests: parsing dbt takes a second
 
     @contextmanager
-    def house(self, **parts: Any) -> Iterator[House]:
+    def context(self, **parts: Any) -> Iterator[JobContext]:
         """Open the house; `settings` and any part may be replaced."""
         settings = parts.pop("settings", None) or settings_in(self.folder)
         parts = {"destination": self.destination(), "now": lambda: NOW, "parsed": self.parsed, **parts}
-        with open_house(settings, **parts) as house:
-            yield house
+        with open_context(settings, **parts) as context:
+            yield context
 
     def destination(self) -> Braze:
         """Braze as the local CRM speaks it, trying again at once and not for long."""
@@ -115,8 +115,8 @@ class World:
     def run(self, hours: float, **parts: Any) -> Result:
         """Run until so many hours after history, at that very time: what is loaded later is not there yet."""
         parts.setdefault("now", lambda: at(hours))
-        with self.house(**parts) as house:
-            return hourly(house, at(hours))
+        with self.context(**parts) as context:
+            return hourly(context, at(hours))
 
     def query(self, sql: str) -> list[dict[str, Any]]:
         """Ask the tables."""

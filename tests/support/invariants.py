@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
-from crm_sync.field_mapping import KINDS, RIDE_ALONG, FieldMapping, Kind
+from crm_sync.field_mapping import KINDS, METADATA_FIELDS, FieldMapping, Kind
 from scoring.policy import Policy
 
 Row = dict[str, Any]
@@ -134,7 +134,7 @@ def the_crm_holds_the_desired_state(facts: Facts) -> Verdict:
             continue
         held = facts.crm.get(user, {})
         for name, target in facts.fields.fields.items():
-            if name in RIDE_ALONG:
+            if name in METADATA_FIELDS:
                 continue
             wanted, found = desired[name] if _is(desired[name]) else None, canonical(held.get(target.property), name)
             if wanted is None and not target.clearable:

@@ -51,17 +51,17 @@ def assert_crm_holds_the_desired_state(world: World) -> None:
             assert attributes["churn_probability"] == pytest.approx(row["churn_probability"], abs=0.05)
 
 
-def be_down(world: World) -> None:
+def take_crm_down(world: World) -> None:
     fault(world.crm, kind="status", status=503, times=1_000)
 
 
-def be_up(world: World) -> None:
+def restore_crm(world: World) -> None:
     requests.delete(f"{world.crm.url}/_control/faults", timeout=5).raise_for_status()
 
 
 def a_candidate(world: World) -> str:
     """Somebody of whom the next run will tell the CRM; a dry run finds out."""
-    with world.house() as house:
-        hourly(house, at(1), dry_run=True)
+    with world.context() as context:
+        hourly(context, at(1), dry_run=True)
     sql = "select user_id from marts.fct_scoring_candidates where has_marketing_consent order by user_id limit 1"
     return str(world.query(sql)[0]["user_id"])

@@ -15,7 +15,7 @@ VALUE = "margin of 48,211 kroner"  # what a property holds
 CANARIES = (KEY, USER, EMAIL, NAME, VALUE, "7f3a9c51", "9d41c0ffee", "48,211")
 
 # What a CRM that quotes everything says; a name that it neither quotes nor puts in brackets looks like any other word.
-GOSSIP = (
+QUOTED_PII = (
     f"Invalid for user {USER} <{NAME} {EMAIL}>: \"{VALUE}\" and '{NAME}' of {EMAIL} ({USER}), key {KEY}; {{{VALUE}}}"
 )
 

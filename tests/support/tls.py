@@ -67,12 +67,12 @@ class Authority:
         self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *extensions: x509.ExtensionType, days_left: int = 1
     ) -> x509.Certificate:
         ends = datetime.now(UTC) + timedelta(days=days_left)
-        known_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        until_option = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self._name).public_key(key)
         builder = builder.serial_number(x509.random_serial_number())
         builder = builder.not_valid_before(ends - timedelta(days=30)).not_valid_after(ends)
         for extension in extensions:
             builder = builder.add_extension(extension, critical=True)
-        builder = builder.add_extension(known_by, critical=False)
+        builder = builder.add_extension(until_option, critical=False)
         builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         return builder.sign(self._key, hashes.SHA256())

@@ -16,7 +16,7 @@ import pytest
 from core.errors import ContractError
 from scoring.features import Feature, FeatureContract
 from scoring.model import Model
-from scoring.registry.bundles import load_bundle, seal, versions
+from scoring.registry.bundles import load_bundle, versions, write_manifest
 from training.config import TrainingRules
 from training.evaluation import metrics as evaluate
 from training.fitting.search import SearchRules
@@ -350,7 +350,7 @@ def test_a_bundle_of_a_newer_contract_is_refused_in_one_sentence(
     shutil.copytree(trained.folder, folder)
     contract = json.loads((folder / "contract.json").read_text()) | told
     (folder / "contract.json").write_text(json.dumps(contract))
-    seal(folder, version=trained.version, trained_at=TRAINED_AT, learned_until=START)
+    write_manifest(folder, version=trained.version, trained_at=TRAINED_AT, learned_until=START)
     with pytest.raises(ContractError, match=message):
         load_bundle(tmp_path, trained.version)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from core.errors import BusyError, RetryableError
+from core.errors import RetryableError, RunInProgressError
 from jobs.hourly.run import Result, hourly
 from jobs.transform.dbt import Transform, Window
 from tests.support.environment import World, at
@@ -52,7 +52,7 @@ def test_the_first_run_takes_number_nought(warehouse: DuckDBWarehouse) -> None:
 def test_a_second_run_is_kept_out_until_the_lease_expires(warehouse: DuckDBWarehouse, moment: float) -> None:
     leases.take(warehouse, "a", TEN, TEN, QUARTER)
 
-    with pytest.raises(BusyError, match="a has the lease until 10:15:00 UTC"):
+    with pytest.raises(RunInProgressError, match="a has the lease until 10:15:00 UTC"):
         leases.take(warehouse, "b", TEN, minutes(moment), QUARTER)
 
 
@@ -78,7 +78,7 @@ def test_a_lease_of_no_length_keeps_nobody_out_and_still_leaves_its_row(warehous
 def test_a_renewed_lease_keeps_others_out_for_longer(warehouse: DuckDBWarehouse) -> None:
     leases.renew(warehouse, leases.take(warehouse, "a", TEN, TEN, QUARTER), minutes(10), QUARTER)
 
-    with pytest.raises(BusyError):
+    with pytest.raises(RunInProgressError):
         leases.take(warehouse, "b", TEN, minutes(24), QUARTER)
     assert leases.take(warehouse, "b", TEN, minutes(25), QUARTER).lease == 2
 
@@ -107,7 +107,7 @@ def test_a_lease_that_a_wrong_clock_took_in_the_future_keeps_nobody_out(warehous
 def test_a_lease_of_a_machine_whose_clock_is_a_little_ahead_is_kept(warehouse: DuckDBWarehouse) -> None:
     leases.take(warehouse, "a", TEN, minutes(10), QUARTER)
 
-    with pytest.raises(BusyError):
+    with pytest.raises(RunInProgressError):
         leases.take(warehouse, "b", TEN, TEN, QUARTER)
 
 
@@ -125,7 +125,7 @@ def test_who_is_kept_out_knows_whether_an_hourly_run_does_the_work(
 ) -> None:
     leases.take(warehouse, run_id, TEN, TEN, QUARTER)
 
-    with pytest.raises(BusyError) as busy:
+    with pytest.raises(RunInProgressError) as busy:
         leases.take(warehouse, "b", TEN, TEN, QUARTER)
     assert busy.value.is_hourly == is_hourly
 
@@ -141,14 +141,14 @@ class Contended(DuckDBWarehouse):
 def test_of_two_contenders_for_a_number_one_wins(tmp_path: Path) -> None:
     with closing(Contended(tmp_path / "leases.duckdb")) as warehouse:
         warehouse.prepare()
-        with pytest.raises(BusyError, match="rival-0"):
+        with pytest.raises(RunInProgressError, match="rival-0"):
             leases.take(warehouse, "a", TEN, TEN, QUARTER)
 
 
 def test_who_always_loses_gives_up(tmp_path: Path) -> None:
     with closing(Contended(tmp_path / "leases.duckdb")) as warehouse:
         warehouse.prepare()
-        with pytest.raises(BusyError, match="just beginning"):
+        with pytest.raises(RunInProgressError, match="just beginning"):
             leases.take(warehouse, "a", TEN, TEN, timedelta(0))
 
 
@@ -328,8 +328,8 @@ def test_a_dry_run_does_not_make_good_what_another_left(shared: World, built: li
         warehouse.prepare()
         leases.take(warehouse, "killed", at(0), at(0.5), QUARTER)
     run(shared, 1)  # may have met the killed one
-    with shared.house(now=lambda: at(2)) as house:
-        hourly(house, at(2), dry_run=True)
+    with shared.context(now=lambda: at(2)) as context:
+        hourly(context, at(2), dry_run=True)
     run(shared, 3)
 
     assert [window.from_at for window in built] == [at(0), at(0), at(0)]

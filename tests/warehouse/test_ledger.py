@@ -15,15 +15,15 @@ DECIDED = "select exit_id, run_id, churn_probability, is_eligible from staging.s
 
 
 def test_the_second_to_commit_an_epoch_adopts_the_first(world: World) -> None:
-    with world.house() as house:
-        last = ledger.last_epoch(house.warehouse)
+    with world.context() as context:
+        last = ledger.last_epoch(context.warehouse)
         assert last is not None
         mine = replace(last, epoch=1, run_id="mine", window_from=at(0), window_until=at(1), committed_at=NOW)
         theirs = replace(mine, run_id="theirs", window_until=at(2))
 
-        assert ledger.commit(house.warehouse, theirs) == theirs
-        assert ledger.commit(house.warehouse, mine) == theirs
-        assert ledger.last_epoch(house.warehouse) == theirs
+        assert ledger.commit(context.warehouse, theirs) == theirs
+        assert ledger.commit(context.warehouse, mine) == theirs
+        assert ledger.last_epoch(context.warehouse) == theirs
 
 
 def test_the_loser_of_two_runs_at_once_leaves_no_decision_and_sends_the_winner_s(world: World) -> None:
@@ -47,9 +47,9 @@ def test_the_loser_of_two_runs_at_once_leaves_no_decision_and_sends_the_winner_s
             assert self.warehouse.append_once(table, row | {"run_id": "winner"})
             return self.warehouse.append_once(table, row)
 
-    with world.house() as house:
-        assert isinstance(house.warehouse, DuckDBWarehouse)
-        result = hourly(replace(house, warehouse=Overtaken(house.warehouse)), at(1))
+    with world.context() as context:
+        assert isinstance(context.warehouse, DuckDBWarehouse)
+        result = hourly(replace(context, warehouse=Overtaken(context.warehouse)), at(1))
 
     decided = world.query(DECIDED)
     assert {d["run_id"] for d in decided} == {"winner"}

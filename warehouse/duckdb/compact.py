@@ -42,8 +42,8 @@ def compact(path: Path, *, memory_limit: str | None = None) -> Compacted:
     Killed at any moment, the old file is whole or the new one is. No other process can write meanwhile. Needs free disk space for
     a second file of the size.
 
-    Raises: BusyError when another process holds the file, ContractError when it is missing, is not a DuckDB file, or holds what
-    this cannot copy.
+    Raises: RunInProgressError when another process holds the file, ContractError when it is missing, is no DuckDB file, or holds
+    what this cannot copy.
     """
     if not path.is_file():
         raise ContractError(f"{path.name} does not exist. WINBACK_WAREHOUSE says where the warehouse is.")

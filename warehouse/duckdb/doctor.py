@@ -17,7 +17,7 @@ class ReadOnlyDuckDB(DuckDBWarehouse):
     def __init__(self, path: Path) -> None:
         """Open the file for reading.
 
-        Raises: BusyError when another process holds it for writing, ContractError when it is absent or no DuckDB file.
+        Raises: RunInProgressError when another process holds it for writing, ContractError when it is absent or no DuckDB file.
         """
         if not path.is_file():
             raise ContractError(f"There is no warehouse {path.name} in {path.parent.absolute()}/.")

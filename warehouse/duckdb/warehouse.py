@@ -1,7 +1,7 @@
 """How does the embedded warehouse, one DuckDB file, keep the tables?
 
 DuckDB stores UTC without a zone; this door adds the zone on the way out and takes it off on the way in.
-One process at a time holds the file: the second gets a BusyError that says who holds it.
+One process at a time holds the file: the second gets a RunInProgressError that says who holds it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from core.errors import BusyError, ContractError
+from core.errors import ContractError, RunInProgressError
 from warehouse.duckdb.holder import Holder, holder
 from warehouse.interface import LAYERS, UserTable
 from warehouse.tables import ALL, TIMESTAMP, Column, Table, fitted
@@ -35,7 +35,7 @@ _NAIVE = pa.timestamp("us")
 def connected(path: Path, *, is_read_only: bool) -> duckdb.DuckDBPyConnection:
     """Open a file, in UTC.
 
-    Raises: BusyError when another process holds the file, ContractError when it is not a DuckDB file.
+    Raises: RunInProgressError when another process holds the file, ContractError when it is not a DuckDB file.
     """
     try:
         connection = duckdb.connect(str(path), read_only=is_read_only)
@@ -50,15 +50,17 @@ def connected(path: Path, *, is_read_only: bool) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def _busy(name: str, message: str) -> BusyError:
+def _busy(name: str, message: str) -> RunInProgressError:
     """Say who holds the file. What DuckDB does not tell, the operating system may."""
     found = re.search(r"held in (?:(.*?) )?\(?PID (\d+)\)?", message)
     program, process = (Path(found[1] or "").name, int(found[2])) if found else ("", 0)
     who = (holder(process) if process else None) or Holder(program or "an unknown program")
     held = f"{name} is held by {who.name}, process {process or 'unknown'}"
     if who.is_hourly:
-        return BusyError(f"{held}: another run is at it.", is_hourly=True)
-    return BusyError(f"{held}. That is no hourly run, and nothing was done. Run again when it has ended, or close it.")
+        return RunInProgressError(f"{held}: another run is at it.", is_hourly=True)
+    return RunInProgressError(
+        f"{held}. That is no hourly run, and nothing was done. Run again when it has ended, or close it."
+    )
 
 
 class DuckDBWarehouse:
@@ -71,7 +73,7 @@ class DuckDBWarehouse:
     def __init__(self, path: Path, *, memory_limit: str | None = None) -> None:
         """Open the file, creating it and its folder where missing.
 
-        Raises: BusyError when another process holds the file, ContractError when it is not a DuckDB file.
+        Raises: RunInProgressError when another process holds the file, ContractError when it is not a DuckDB file.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path

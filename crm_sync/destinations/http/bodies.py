@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import urllib3
 
-from crm_sync.destinations.http.connection import PassingFault
+from crm_sync.destinations.http.connection import TransientError
 
 ENCODINGS = "gzip, deflate"  # what is asked for
 _PART_BYTES = 64 << 10
@@ -23,7 +23,7 @@ _GZIP, _ZLIB, _DEFLATE = 31, 15, -15  # https://docs.python.org/3/library/zlib.h
 def read_body(raw: urllib3.BaseHTTPResponse, encoding: str, limit: int, look: Callable[[], None]) -> bytes:
     """Read a body as it comes and unpack it; `look` is called after each part and ends what lasts too long.
 
-    Raises: PassingFault for what is larger than `limit` bytes or cannot be unpacked, urllib3's HTTPError for what is cut off, and
+    Raises: TransientError for what is larger than `limit` bytes or cannot be unpacked, urllib3's HTTPError for what is cut off, and
     what `look` raises.
     """
     content = bytearray()
@@ -37,11 +37,11 @@ def read_body(raw: urllib3.BaseHTTPResponse, encoding: str, limit: int, look: Ca
 def unpacked(content: bytes, encoding: str, limit: int) -> bytes:
     """Undo what a Content-Encoding names, the last one first; of more than `limit` bytes no more are made.
 
-    Raises: PassingFault.
+    Raises: TransientError.
     """
     names = [name for each in encoding.lower().split(",") if (name := each.strip()) not in ("", "identity")]
     if len(names) > _MAX_LAYERS:
-        raise PassingFault(f"a reply that was packed {len(names)} times")
+        raise TransientError(f"a reply that was packed {len(names)} times")
     for name in reversed(names):
         content = _unpacked_once(content, name, limit)
     return content
@@ -50,7 +50,7 @@ def unpacked(content: bytes, encoding: str, limit: int) -> bytes:
 def _unpacked_once(content: bytes, name: str, limit: int) -> bytes:
     frame = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": _frame_of_deflate(content)}.get(name)
     if frame is None:
-        raise PassingFault("a reply packed in a way that was not asked for")
+        raise TransientError("a reply packed in a way that was not asked for")
     whole, members = bytearray(), 0
     # Whatever follows a gzip member and does not begin like one is padding.
     while content and (not members or (frame == _GZIP and content.startswith(b"\x1f\x8b"))):
@@ -58,11 +58,11 @@ def _unpacked_once(content: bytes, name: str, limit: int) -> bytes:
         try:
             whole += unpacking.decompress(content, limit + 1 - len(whole))
         except zlib.error:
-            raise PassingFault("a reply that cannot be unpacked") from None
+            raise TransientError("a reply that cannot be unpacked") from None
         _see_size(len(whole), limit)
         members += 1
         if not unpacking.eof or members > _MAX_MEMBERS:
-            raise PassingFault("a packed reply that was cut off")
+            raise TransientError("a packed reply that was cut off")
         content = unpacking.unused_data
     return bytes(whole)
 
@@ -75,4 +75,4 @@ def _frame_of_deflate(content: bytes) -> int:
 
 def _see_size(size: int, limit: int) -> None:
     if size > limit:
-        raise PassingFault(f"a reply of more than {limit >> 20} MiB")
+        raise TransientError(f"a reply of more than {limit >> 20} MiB")

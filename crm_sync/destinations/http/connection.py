@@ -23,7 +23,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
 from core.errors import WinbackError
-from crm_sync.destination import Finding, OutOfTimeError, Run
+from crm_sync.destination import DeadlineExceededError, Finding, Run
 from crm_sync.destinations.connecting import connect_first
 
 EXCHANGE_SECONDS = 120.0  # from the request's first byte to the reply's last
@@ -34,7 +34,7 @@ SEND_BYTES = 64 << 10  # between two looks at the time
 MAX_INTERIM_REPLIES = 32
 
 
-class PassingFault(WinbackError):  # noqa: N818 - it is an order to try again, not an error anyone sees
+class TransientError(WinbackError):
     """The request may succeed if repeated. `wait_seconds` is what the server asked for; `has_answered`: it replied.
 
     `finding` says what happened to the connection and what to do; then there is no other `why`. `is_lasting`: to repeat it within
@@ -69,13 +69,13 @@ class Exchange:
         self._over_at: float | None = None
 
     def look(self) -> None:
-        """Raises: PassingFault when it lasts too long, OutOfTimeError when the run has to leave and the grace is over."""
+        """Raises: TransientError when it lasts too long, DeadlineExceededError when the run must leave and the grace is over."""
         now = self._run.clock()
         if now - self._began > EXCHANGE_SECONDS:
-            raise PassingFault(f"a request and a reply that took longer than {EXCHANGE_SECONDS:g} s")
+            raise TransientError(f"a request and a reply that took longer than {EXCHANGE_SECONDS:g} s")
         try:
             self._run.check()
-        except OutOfTimeError:
+        except DeadlineExceededError:
             if self._over_at is None:
                 self._over_at = now
             if now - self._over_at >= GRACE_SECONDS:

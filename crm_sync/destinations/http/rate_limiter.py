@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from crm_sync.destination import OutOfTimeError, Run, UnavailableError
+from crm_sync.destination import DeadlineExceededError, Run, UnavailableError
 
 # How often a thread looks again whether another one's reply has come, when all of the budget is in flight.
 _LOOK_SECONDS = 0.005
@@ -23,20 +23,20 @@ class RateLimit:
 
 
 @dataclass(frozen=True)
-class Heard:
+class RateLimitInfo:
     """What a reply's headers say of the budget; None where they say nothing.
 
     `wait_seconds`: the server asks for no request for so long. `limit` and `remaining` are of the first of the limits.
-    `is_spent`: waiting within this run cannot help, such as a limit per day.
+    `is_exhausted`: waiting within this run cannot help, such as a limit per day.
     """
 
     wait_seconds: float | None = None
     limit: int | None = None
     remaining: int | None = None
-    is_spent: bool = False
+    is_exhausted: bool = False
 
 
-class Pace:
+class RateLimiter:
     """Requests spread over the first limit's window, and never more than any limit in any window, by the server's clock.
 
     A request counts from before it is sent until a whole window after its reply: the server received it in between, so whatever
@@ -59,7 +59,7 @@ class Pace:
     def wait(self, run: Run, patience_seconds: float = float("inf")) -> None:
         """Return when the next request may go out; `heard` must follow, whatever becomes of it.
 
-        Raises: OutOfTimeError when the run has to leave before, UnavailableError when the server asked some thread of ours for a
+        Raises: DeadlineExceededError when the run has to leave before, UnavailableError when the server asked some thread for a
         longer pause than `patience_seconds`: all of them leave, not only the one that was told.
         """
         run.check()
@@ -69,17 +69,17 @@ class Pace:
                 raise UnavailableError(text, "throttled")
             try:
                 run.sleep(delay)
-            except OutOfTimeError as left:
+            except DeadlineExceededError as left:
                 raise self.why_left(left, run.clock()) from None
 
-    def why_left(self, left: OutOfTimeError, now: float) -> OutOfTimeError:
+    def why_left(self, left: DeadlineExceededError, now: float) -> DeadlineExceededError:
         """The same with a text that says so where the server asked for the wait, which is longer than the run's time."""
         if left.code == "deadline" and self._paused_until > now:
             text = "The CRM asks for a pause that is longer than the run may last; the next run goes on."
-            return OutOfTimeError(text, left.code)
+            return DeadlineExceededError(text, left.code)
         return left
 
-    def heard(self, heard: Heard | None, now: float) -> None:
+    def heard(self, heard: RateLimitInfo | None, now: float) -> None:
         """Count a request as over, and adapt to what its reply's headers say; None when there was no reply."""
         with self._lock:
             self._in_flight -= 1

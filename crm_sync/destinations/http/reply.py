@@ -21,7 +21,7 @@ class Reply:
     body: Any = None
 
 
-def with_value(reply: Reply) -> Reply:
+def parse_json(reply: Reply) -> Reply:
     """The reply with its body as a value, where it is JSON that does not contradict itself."""
     try:
         value = json.loads(reply.text, parse_constant=_refuse, object_pairs_hook=_object) if reply.text else None
@@ -46,7 +46,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def asked_wait(reply: Reply) -> float | None:
+def retry_after(reply: Reply) -> float | None:
     """Seconds that a reply asks to wait by Retry-After (RFC 9110, 10.2.3); None when it does not. See `until`."""
     return until(reply, "retry-after")
 

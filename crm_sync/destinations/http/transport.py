@@ -14,16 +14,23 @@ import urllib3
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from core.errors import ContractError
-from crm_sync.destination import BatchRefusedError, Finding, OutOfTimeError, RequestRefusedError, Run, UnavailableError
+from crm_sync.destination import (
+    BatchRefusedError,
+    DeadlineExceededError,
+    Finding,
+    RequestRefusedError,
+    Run,
+    UnavailableError,
+)
 from crm_sync.destinations.http.bodies import ENCODINGS, read_body
-from crm_sync.destinations.http.connection import Exchange, PassingFault, Wire
+from crm_sync.destinations.http.connection import Exchange, TransientError, Wire
 from crm_sync.destinations.http.connection_faults import at_fault
-from crm_sync.destinations.http.rate_limiter import Heard, Pace
-from crm_sync.destinations.http.reply import Reply, asked_wait, with_value
+from crm_sync.destinations.http.rate_limiter import RateLimiter, RateLimitInfo
+from crm_sync.destinations.http.reply import Reply, parse_json, retry_after
 from crm_sync.destinations.meanings import Meaning, advice_on, meaning_of
 from crm_sync.destinations.unreachable import fault_of
 
-__all__ = ["Dialect", "Network", "PassingFault", "Reply", "RetryBudget", "Transport"]
+__all__ = ["Network", "Reply", "ResponseParser", "RetryBudget", "TransientError", "Transport"]
 
 TIMEOUT_SECONDS = (5.0, 30.0)  # to connect; between two parts of a request or a reply
 MAX_WAIT_SECONDS = 60.0
@@ -54,14 +61,14 @@ class RetryBudget:
 
 
 @dataclass(frozen=True)
-class Dialect:
+class ResponseParser:
     """How a CRM words what every CRM says. Pure functions of a reply.
 
     `heard` reads the rate limit's headers, `refusal` the code and the redacted reason of a 4xx, `named_rows` the same of each row
     that it names, by its place in the batch, `meaning` what the CRM's own code asks of the sync, None where the status decides.
     """
 
-    heard: Callable[[Reply], Heard] = lambda reply: Heard(wait_seconds=asked_wait(reply))
+    heard: Callable[[Reply], RateLimitInfo] = lambda reply: RateLimitInfo(wait_seconds=retry_after(reply))
     refusal: Callable[[Reply], tuple[str, str | None]] = lambda reply: (f"http_{reply.status}", None)
     meaning: Callable[[Reply], Meaning | None] = lambda reply: None  # noqa: ARG005 - the signature of all
     named_rows: Callable[[Reply], Mapping[int, tuple[str, str | None]]] = lambda reply: {}  # noqa: ARG005 - none named
@@ -74,17 +81,17 @@ class Transport:
         self,
         url: str,
         headers: dict[str, str],
-        pace: Pace,
+        pace: RateLimiter,
         *,
         budget: RetryBudget | None = None,
-        dialect: Dialect | None = None,
+        dialect: ResponseParser | None = None,
     ) -> None:
         """Prepare to speak to `url` (scheme and host); `headers` carry the key. JSON is asked for where they ask for nothing."""
         self._url = url.rstrip("/")
         self._headers = {"Accept": "application/json"} | headers
         self._pace = pace
         self._budget = budget or RetryBudget()
-        self._dialect = dialect or Dialect()
+        self._dialect = dialect or ResponseParser()
         self._local = threading.local()
         self._wires: list[Wire] = []
 
@@ -105,8 +112,8 @@ class Transport:
         `body` goes as JSON, `data` as it is. A reply without a body has neither text nor value. Statuses in `answers` are
         returned whatever they are: where a 404 is an answer, for instance.
 
-        Raises: BatchRefusedError for an unknown 4xx, UnavailableError after the retry budget, OutOfTimeError when the run has to
-        leave, ContractError for credentials and redirects.
+        Raises: BatchRefusedError for an unknown 4xx, UnavailableError after the retry budget, DeadlineExceededError when the run
+        must leave, ContractError for credentials and redirects.
         """
         content = (
             json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
@@ -116,7 +123,7 @@ class Transport:
         more = {"Content-Type": "application/json"} if body is not None else {}
         request = _Request(method, path, content, {**more, **(headers or {})}, expects, answers)
         retrying = Retrying(
-            retry=retry_if_exception(lambda error: isinstance(error, PassingFault) and not error.is_lasting),
+            retry=retry_if_exception(lambda error: isinstance(error, TransientError) and not error.is_lasting),
             wait=_wait(self._budget),
             stop=_stop(self._budget, run),
             sleep=partial(self._sleep, run),
@@ -124,7 +131,7 @@ class Transport:
         )
         try:
             return retrying(self._once, run, request)
-        except PassingFault as fault:
+        except TransientError as fault:
             within = "" if fault.is_lasting else f" within {self._budget.seconds:g} s"
             text = f"The CRM did not take the request{within}: {fault}.{_remedy(fault.finding)}"
             raise UnavailableError(text, fault.code, has_answered=fault.has_answered, finding=fault.finding) from None
@@ -145,12 +152,12 @@ class Transport:
     def _sleep(self, run: Run, seconds: float) -> None:
         try:
             run.sleep(seconds)
-        except OutOfTimeError as left:
+        except DeadlineExceededError as left:
             raise self._pace.why_left(left, run.clock()) from None
 
     def _once(self, run: Run, request: _Request) -> Reply:
         self._pace.wait(run, self._budget.seconds)
-        heard: Heard | None = None
+        heard: RateLimitInfo | None = None
         try:
             reply = self._exchange(run, request)
             heard = self._dialect.heard(reply)
@@ -189,19 +196,19 @@ class Transport:
         text = content.decode("utf-8-sig", errors="replace")
         return Reply(response.status_code, _lower(response.headers), text)
 
-    def _verdict(self, request: _Request, reply: Reply, heard: Heard) -> Reply:
+    def _verdict(self, request: _Request, reply: Reply, heard: RateLimitInfo) -> Reply:
         """Sort a reply: returned as an answer, or raised as what the caller must do."""
         status = reply.status
-        if 200 <= status < 300 or (status in request.answers and not heard.is_spent):
+        if 200 <= status < 300 or (status in request.answers and not heard.is_exhausted):
             return self._parsed(request, reply)
-        if heard.is_spent:
+        if heard.is_exhausted:
             text = "The CRM's limit for today is used up; the rest waits for a later run."
             raise UnavailableError(text, "throttled", has_answered=True)
-        parsed = with_value(reply)
+        parsed = parse_json(reply)
         meaning = self._dialect.meaning(parsed) or meaning_of(status)
         if meaning == "later":
             code = "throttled" if status in (403, 429) else "unavailable"
-            raise PassingFault(f"HTTP {status}", heard.wait_seconds, code, has_answered=True)
+            raise TransientError(f"HTTP {status}", heard.wait_seconds, code, has_answered=True)
         code, reason = self._dialect.refusal(parsed)
         if meaning == "person":
             text = f"The CRM answered HTTP {status} to {request.path.split('?')[0]}. {advice_on(status, code)}"
@@ -213,11 +220,11 @@ class Transport:
             # A text that ended with the connection may have broken off within a row.
             has_end = reply.text.endswith("\n") or {"content-length", "transfer-encoding"} & reply.headers.keys()
             if request.method == "GET" and reply.text and not has_end:
-                raise PassingFault("a text that may have been cut off", has_answered=True)
+                raise TransientError("a text that may have been cut off", has_answered=True)
             return reply
-        parsed = with_value(reply)
+        parsed = parse_json(reply)
         if parsed.body is None and 200 <= reply.status < 300:
-            raise PassingFault(f"HTTP {reply.status} without JSON", has_answered=True)
+            raise TransientError(f"HTTP {reply.status} without JSON", has_answered=True)
         return parsed
 
 
@@ -247,7 +254,7 @@ def _body(response: requests.Response, limit: int, exchange: Exchange) -> bytes:
     """Read the body. Where the status alone says that it may pass, a broken one does not hide the wait of the headers."""
     try:
         return read_body(response.raw, response.headers.get("Content-Encoding", ""), limit, exchange.look)
-    except (PassingFault, urllib3.exceptions.HTTPError):
+    except (TransientError, urllib3.exceptions.HTTPError):
         if response.status_code < 300 or meaning_of(response.status_code) != "later":
             raise
         return b""
@@ -258,7 +265,7 @@ def _wait(budget: RetryBudget) -> Callable[[RetryCallState], float]:
 
     def wait(state: RetryCallState) -> float:
         fault = state.outcome.exception() if state.outcome else None
-        asked = fault.wait_seconds if isinstance(fault, PassingFault) else None
+        asked = fault.wait_seconds if isinstance(fault, TransientError) else None
         # What the server asks for is never shortened. Next to nothing, or a time that is over, is no wait: else we would hammer.
         return asked if asked is not None and asked >= LEAST_WAIT_SECONDS else float(backoff(state))
 

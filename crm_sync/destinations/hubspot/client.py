@@ -18,9 +18,9 @@ from pydantic import Field
 from core.errors import ContractError
 from crm_sync.destination import BatchRefusedError, Finding, Outcome, RequestRefusedError, Run, UnavailableError
 from crm_sync.destinations.adapter import Adapter, Limit, Limits, Options, empty_request_finding, refused_finding
-from crm_sync.destinations.http.rate_limiter import Pace
+from crm_sync.destinations.http.rate_limiter import RateLimiter
 from crm_sync.destinations.http.reply import Reply
-from crm_sync.destinations.http.transport import Dialect, RetryBudget, Transport
+from crm_sync.destinations.http.transport import ResponseParser, RetryBudget, Transport
 from crm_sync.destinations.hubspot.contacts import Contacts
 from crm_sync.destinations.hubspot.properties import judged
 from crm_sync.destinations.hubspot.replies import (
@@ -72,10 +72,10 @@ class HubSpot:
         self._objects = f"{options.api_path}/objects/{options.object_type}"
         self._properties = f"{options.api_path}/properties/{options.object_type}"
         window = options.limits[0].seconds if options.limits else None
-        dialect = Dialect(heard=partial(heard, window_seconds=window), refusal=refusal, meaning=meaning)
+        dialect = ResponseParser(heard=partial(heard, window_seconds=window), refusal=refusal, meaning=meaning)
         headers = {"Authorization": f"Bearer {api_key}"}
         self._contacts = Contacts()
-        self._transport = Transport(url, headers, Pace(options.rate_limits), budget=budget, dialect=dialect)
+        self._transport = Transport(url, headers, RateLimiter(options.rate_limits), budget=budget, dialect=dialect)
 
     def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
         """Send one batch; see Destination."""

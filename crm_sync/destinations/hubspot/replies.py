@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from crm_sync.destination import BatchRefusedError, MisconfiguredError, Outcome, UnavailableError
-from crm_sync.destinations.http.rate_limiter import Heard
-from crm_sync.destinations.http.reply import Reply, asked_wait, number
+from crm_sync.destinations.http.rate_limiter import RateLimitInfo
+from crm_sync.destinations.http.reply import Reply, number, retry_after
 from crm_sync.destinations.hubspot.contacts import by_result, traced
 from crm_sync.destinations.meanings import Meaning, gravest, meaning_of_code, meaning_of_row, misconfigured, why_later
 from crm_sync.diff import Change
@@ -169,26 +169,26 @@ def meaning(reply: Reply) -> Meaning | None:
     return gravest(meaning_of_code(code, CODES) for code in _codes(reply.body))
 
 
-def heard(reply: Reply, window_seconds: float | None = 10) -> Heard:
+def heard(reply: Reply, window_seconds: float | None = 10) -> RateLimitInfo:
     """What HubSpot's headers say of the limit that counts in a window so long, and how long a 429 asks to wait.
 
     Only the body names the limit exceeded, and Retry-After is not promised: a limit per second is waited out, one per ten seconds
     too, one per day is not.
     """
-    asked = asked_wait(reply)
+    asked = retry_after(reply)
     interval = number(reply, "x-hubspot-ratelimit-interval-milliseconds")
     is_ours = interval is None or window_seconds is None or interval == window_seconds * 1000
     limit, remaining = (
         number(reply, f"x-hubspot-ratelimit-{name}") if is_ours else None for name in ("max", "remaining")
     )
     if reply.status == LOCKED:
-        return Heard(max(asked or 0, LOCK_SECONDS), limit, remaining)
+        return RateLimitInfo(max(asked or 0, LOCK_SECONDS), limit, remaining)
     if reply.status != 429:
-        return Heard(asked, limit, remaining)
+        return RateLimitInfo(asked, limit, remaining)
     policy = _policy(reply)
-    is_spent = policy == "DAILY" or (not policy and number(reply, "x-hubspot-ratelimit-daily-remaining") == 0)
+    is_exhausted = policy == "DAILY" or (not policy and number(reply, "x-hubspot-ratelimit-daily-remaining") == 0)
     by_policy = 1.0 if policy == "SECONDLY" else (interval or 10_000) / 1000
-    return Heard(asked if asked and asked > 0 else by_policy, limit, remaining, is_spent)
+    return RateLimitInfo(asked if asked and asked > 0 else by_policy, limit, remaining, is_exhausted)
 
 
 def _policy(reply: Reply) -> str:

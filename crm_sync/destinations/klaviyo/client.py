@@ -22,9 +22,9 @@ from pydantic import AfterValidator, Field, model_validator
 from core.errors import ContractError
 from crm_sync.destination import BatchRefusedError, Finding, Outcome, RequestRefusedError, Run, UnavailableError
 from crm_sync.destinations.adapter import Adapter, Limit, Limits, Options, in_order, refused_finding
-from crm_sync.destinations.http.rate_limiter import Pace, RateLimit
+from crm_sync.destinations.http.rate_limiter import RateLimit, RateLimiter
 from crm_sync.destinations.http.reply import Reply
-from crm_sync.destinations.http.transport import Dialect, RetryBudget, Transport
+from crm_sync.destinations.http.transport import ResponseParser, RetryBudget, Transport
 from crm_sync.destinations.klaviyo.replies import (
     JOBS,
     Job,
@@ -97,9 +97,9 @@ class Klaviyo:
         self.max_batch, self.max_in_flight = options.max_batch, options.max_in_flight
         headers = {"Authorization": f"Klaviyo-API-Key {api_key}", "revision": options.revision}
         headers |= {"Accept": MEDIA_TYPE["Content-Type"]}
-        dialect = Dialect(heard=heard, refusal=refusal, meaning=meaning, named_rows=named_rows)
+        dialect = ResponseParser(heard=heard, refusal=refusal, meaning=meaning, named_rows=named_rows)
         self._imports, self._lookups, self._deletions = (
-            Transport(url, headers, Pace(limits), budget=budget, dialect=dialect)
+            Transport(url, headers, RateLimiter(limits), budget=budget, dialect=dialect)
             for limits in (options.rate_limits, _rates(options.lookup_limits), _rates(options.deletion_limits))
         )
 

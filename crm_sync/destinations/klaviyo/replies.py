@@ -12,11 +12,11 @@ from typing import Any, Literal
 from urllib.parse import parse_qs, quote, urlsplit
 
 from crm_sync.destination import MisconfiguredError, Outcome, UnavailableError
-from crm_sync.destinations.http.rate_limiter import Heard
-from crm_sync.destinations.http.reply import Reply, asked_wait, number
+from crm_sync.destinations.http.rate_limiter import RateLimitInfo
+from crm_sync.destinations.http.reply import Reply, number, retry_after
 from crm_sync.destinations.meanings import Meaning, gravest, meaning_of_code, meaning_of_row, misconfigured, why_later
 from crm_sync.diff import Change, Value
-from crm_sync.redaction import code_of, redacted
+from crm_sync.redaction import redacted, slugify_error
 
 JOBS = "/api/profile-bulk-import-jobs"
 # Klaviyo's codes; one that is not here and has no word of a passing fault says nothing beyond the status or the row.
@@ -116,7 +116,7 @@ def _row(error: Any, positions: Mapping[str, int]) -> int | None:
 def _refused(error: Any, change: Change) -> tuple[Meaning, Outcome]:
     """What an import error asks of the sync, and the outcome of the row that it is about."""
     detail = at(error, "attributes", "detail") or at(error, "attributes", "title") or "unknown"
-    code, status = code_of(at(error, "attributes", "code") or "unknown"), at(error, "attributes", "status")
+    code, status = slugify_error(at(error, "attributes", "code") or "unknown"), at(error, "attributes", "status")
     meaning = meaning_of_row([code], CODES, status)
     code = why_later([code], CODES, status) if meaning == "later" else code
     kind: Literal["deferred", "rejected"] = "rejected" if meaning == "rows" else "deferred"
@@ -174,15 +174,15 @@ def refusal(reply: Reply) -> tuple[str, str | None]:
     words = f"{title or ''} {field if field.isidentifier() else ''}".strip()
     if _is_about_the_revision(first):
         code = "invalid_revision"
-    return code_of(code) if isinstance(code, str) else f"http_{reply.status}", redacted(words) if words else None
+    return slugify_error(code) if isinstance(code, str) else f"http_{reply.status}", redacted(words) if words else None
 
 
-def heard(reply: Reply) -> Heard:
+def heard(reply: Reply) -> RateLimitInfo:
     """What Klaviyo's headers say of the limit per minute; a 429 has Retry-After alone.
 
     https://developers.klaviyo.com/en/docs/rate_limits_and_error_handling
     """
-    return Heard(asked_wait(reply), number(reply, "ratelimit-limit"), number(reply, "ratelimit-remaining"))
+    return RateLimitInfo(retry_after(reply), number(reply, "ratelimit-limit"), number(reply, "ratelimit-remaining"))
 
 
 def next_cursor(reply: Reply) -> str | None:

@@ -18,17 +18,17 @@ from pydantic import AfterValidator, Field, model_validator
 from core.errors import ContractError, WinbackError
 from crm_sync.destination import (
     BatchRefusedError,
+    DeadlineExceededError,
     Finding,
     Outcome,
-    OutOfTimeError,
     RequestRefusedError,
     Run,
     UnavailableError,
 )
 from crm_sync.destinations.adapter import Adapter, ClientCredentials, Limit, Limits, Options, in_order, refused_finding
-from crm_sync.destinations.http.rate_limiter import Pace
+from crm_sync.destinations.http.rate_limiter import RateLimiter
 from crm_sync.destinations.http.reply import Reply
-from crm_sync.destinations.http.transport import Dialect, RetryBudget, Transport
+from crm_sync.destinations.http.transport import ResponseParser, RetryBudget, Transport
 from crm_sync.destinations.salesforce.errors import failure, heard, meaning, refusal, said_of_all, unfit
 from crm_sync.destinations.salesforce.fields import NAME, judged, usage
 from crm_sync.destinations.salesforce.login import SignedTransport, Tokens
@@ -77,14 +77,14 @@ class SalesforceOptions(Options):
 
 
 @dataclass(frozen=True)
-class _Farewell:
+class _LastRequest:
     """A run that is over, for one last request without a wait."""
 
     run_id: str
     clock: Callable[[], float]
 
     def sleep(self, seconds: float) -> None:  # noqa: ARG002 - Run's signature
-        raise OutOfTimeError("The run is over.", "deadline")
+        raise DeadlineExceededError("The run is over.", "deadline")
 
     def check(self) -> None:
         """The request may go out."""
@@ -108,14 +108,14 @@ class Salesforce:
         self._options = options = options or SalesforceOptions()
         self.max_batch, self.max_in_flight = options.max_batch, options.max_in_flight
         self._root = f"/services/data/{options.api_version}"
-        dialect = Dialect(heard=heard, refusal=refusal, meaning=meaning)
+        dialect = ResponseParser(heard=heard, refusal=refusal, meaning=meaning)
         self._tokens = tokens = Tokens(url, key, budget)
         self._transport = SignedTransport(
-            Transport(url, {}, Pace(options.rate_limits), budget=budget, dialect=dialect), tokens
+            Transport(url, {}, RateLimiter(options.rate_limits), budget=budget, dialect=dialect), tokens
         )
         # Outside the pace, at most once a job: when the run has to leave there is no time to wait.
         at_once = replace(budget or RetryBudget(), seconds=0)
-        self._farewell = SignedTransport(Transport(url, {}, Pace(()), budget=at_once, dialect=dialect), tokens)
+        self._farewell = SignedTransport(Transport(url, {}, RateLimiter(()), budget=at_once, dialect=dialect), tokens)
 
     def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
         """Send one batch as one job and wait until it has ended; see Destination."""
@@ -218,7 +218,7 @@ class Salesforce:
     def _abort(self, job: str, run: Run) -> None:
         """Have a job dropped that nobody waits for: worked on after the next run's, it would bring an old state back."""
         with suppress(WinbackError):
-            farewell = _Farewell(run.run_id, run.clock)
+            farewell = _LastRequest(run.run_id, run.clock)
             self._farewell.request(farewell, "PATCH", job, body={"state": "Aborted"})
 
     def erase(self, external_ids: Sequence[str], run: Run) -> list[Outcome]:

@@ -8,10 +8,10 @@ from typing import Any
 
 from core.errors import ContractError, WinbackError
 from crm_sync.destination import BatchRefusedError, RequestRefusedError, UnavailableError
-from crm_sync.destinations.http.rate_limiter import Heard
-from crm_sync.destinations.http.reply import Reply, asked_wait, with_value
+from crm_sync.destinations.http.rate_limiter import RateLimitInfo
+from crm_sync.destinations.http.reply import Reply, parse_json, retry_after
 from crm_sync.destinations.meanings import Meaning, meaning_of_code
-from crm_sync.redaction import code_of, redacted
+from crm_sync.redaction import redacted, slugify_error
 
 # In lower case. What is not here and has no word of a passing fault is about a row when said of a row, and passing when said of a
 # job: https://developer.salesforce.com/docs/atlas.en-us.api_asynch.meta/api_asynch/bulk_api_2_0_errors.htm and
@@ -105,7 +105,7 @@ def _inner(found: re.Match[str]) -> tuple[str, Meaning | None] | None:
         return None if code in _WRAPPERS else (code, meaning_of_code(code, CODES))
     if limit := found["limit"] or found["other"]:
         # A governor limit counts a whole transaction: the other rows in it as much as this one.
-        return code_of(limit), "later"
+        return slugify_error(limit), "later"
     return "record_currently_unavailable" if found["lock"] else "query_timeout", "later"
 
 
@@ -164,14 +164,14 @@ def is_session_over(refused: RequestRefusedError) -> bool:
     return refused.http_status == 401 or refused.code in SESSION_ENDED
 
 
-def heard(reply: Reply) -> Heard:
+def heard(reply: Reply) -> RateLimitInfo:
     """Whether a wait is asked for, and whether the org's requests of the day are used up: a 403 that is no matter of permissions.
 
     REQUEST_LIMIT_EXCEEDED names the limit in its text. Only TotalRequests is the day's; the others count requests under way.
     """
-    code, text = _error(with_value(reply)) if reply.status == 403 else ("", "")
-    is_spent = code_at_start(code) == "request_limit_exceeded" and "TotalRequests" in text
-    return Heard(asked_wait(reply), is_spent=is_spent)
+    code, text = _error(parse_json(reply)) if reply.status == 403 else ("", "")
+    is_exhausted = code_at_start(code) == "request_limit_exceeded" and "TotalRequests" in text
+    return RateLimitInfo(retry_after(reply), is_exhausted=is_exhausted)
 
 
 def _error(reply: Reply) -> tuple[str, str]:

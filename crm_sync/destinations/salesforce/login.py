@@ -15,9 +15,9 @@ from urllib.parse import urlencode
 from core.errors import ContractError
 from crm_sync.destination import RequestRefusedError, Run, UnavailableError
 from crm_sync.destinations.adapter import ClientCredentials
-from crm_sync.destinations.http.rate_limiter import Pace
+from crm_sync.destinations.http.rate_limiter import RateLimiter
 from crm_sync.destinations.http.reply import Reply
-from crm_sync.destinations.http.transport import Dialect, RetryBudget, Transport
+from crm_sync.destinations.http.transport import ResponseParser, RetryBudget, Transport
 from crm_sync.destinations.meanings import Meaning, advice_on, meaning_of
 from crm_sync.destinations.salesforce.errors import is_session_over
 
@@ -33,8 +33,8 @@ class Tokens:
         self._credentials = None if isinstance(key, str) else key
         self._token = key if isinstance(key, str) else ""
         self._lock = threading.Lock()
-        dialect = Dialect(refusal=_refusal, meaning=_meaning)
-        self._transport = Transport(url, {}, Pace(()), budget=budget, dialect=dialect)
+        dialect = ResponseParser(refusal=_refusal, meaning=_meaning)
+        self._transport = Transport(url, {}, RateLimiter(()), budget=budget, dialect=dialect)
 
     @property
     def can_renew(self) -> bool:
@@ -44,14 +44,14 @@ class Tokens:
     def current(self, run: Run) -> str:
         """Return the token; the first use of client credentials asks for it.
 
-        Raises: ContractError when the credentials are refused, UnavailableError, OutOfTimeError.
+        Raises: ContractError when the credentials are refused, UnavailableError, DeadlineExceededError.
         """
         return self._token or self.renewed(run, "")
 
     def renewed(self, run: Run, ended: str) -> str:
         """Return another token than the one that has ended; a thread that comes second gets the first one's.
 
-        Raises: ContractError where there is none to be had, UnavailableError, OutOfTimeError.
+        Raises: ContractError where there is none to be had, UnavailableError, DeadlineExceededError.
         """
         if self._credentials is None:
             raise ContractError("Salesforce's access token has ended, and there are no client credentials to renew it.")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_sync.destinations.http.bodies import unpacked
-from crm_sync.destinations.http.connection import PassingFault
+from crm_sync.destinations.http.connection import TransientError
 
 LIMIT = 1 << 20
 TEXT = b'{"id": "user-12"}\r\n' * 20
@@ -65,7 +65,7 @@ def test_nothing_is_nothing(encoding: str) -> None:
     ],
 )
 def test_what_is_not_whole_or_too_large_is_tried_again(content: bytes, encoding: str, why: str) -> None:
-    with pytest.raises(PassingFault, match=why):
+    with pytest.raises(TransientError, match=why):
         unpacked(content, encoding, LIMIT)
 
 
@@ -77,5 +77,5 @@ def test_a_body_of_just_the_limit_is_taken() -> None:
 def test_every_body_that_was_cut_off_is_noticed(text: bytes, encoding: str, data: st.DataObject) -> None:
     packed = gzip.compress(text, mtime=0) if encoding == "gzip" else zlib.compress(text)
     assert unpacked(packed, encoding, LIMIT) == text
-    with pytest.raises(PassingFault):
+    with pytest.raises(TransientError):
         unpacked(packed[: data.draw(st.integers(1, len(packed) - 1))], encoding, LIMIT)

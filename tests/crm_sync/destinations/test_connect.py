@@ -81,7 +81,7 @@ def test_the_key_goes_nowhere_else_and_the_error_does_not_name_where(url: str) -
 
 
 @pytest.mark.parametrize(
-    ("more_hosts", "is_allowed"),
+    ("allowed_hosts", "is_allowed"),
     [
         (("proxy.example",), True),
         (("other.example", "proxy.example"), True),
@@ -90,12 +90,12 @@ def test_the_key_goes_nowhere_else_and_the_error_does_not_name_where(url: str) -
         (("my-proxy.example",), False),
     ],
 )
-def test_further_hosts_may_be_allowed(more_hosts: tuple[str, ...], is_allowed: bool) -> None:
+def test_further_hosts_may_be_allowed(allowed_hosts: tuple[str, ...], is_allowed: bool) -> None:
     if is_allowed:
-        check_host(ADAPTER, "https://proxy.example", more_hosts)
+        check_host(ADAPTER, "https://proxy.example", allowed_hosts)
     else:
         with pytest.raises(ContractError):
-            check_host(ADAPTER, "https://proxy.example", more_hosts)
+            check_host(ADAPTER, "https://proxy.example", allowed_hosts)
 
 
 # Property names
@@ -191,7 +191,7 @@ def test_a_wrong_file_is_refused_with_its_name_and_the_key(tmp_path: Path, conte
 def test_connecting_gives_the_crm_with_its_options(tmp_path: Path) -> None:
     chosen = options(tmp_path, {"braze": {"max_batch": 20, "max_in_flight": 3}})
     url = "https://rest.fra-01.braze.eu"
-    crm = connect("braze", url, "key", chosen, MAPPING, more_hosts=(), budget=RetryBudget())
+    crm = connect("braze", url, "key", chosen, MAPPING, allowed_hosts=(), budget=RetryBudget())
     assert isinstance(crm, Braze)
     assert (crm.max_batch, crm.max_in_flight) == (20, 3)
     crm.close()
@@ -204,4 +204,6 @@ def test_nothing_is_connected_to_a_strange_host_or_with_names_the_crm_cannot_hav
     fields = mapping("arm").model_copy(deep=True)
     object.__setattr__(fields.fields["experiment_arm"], "property", name)
     with pytest.raises(ContractError):
-        connect("braze", url, "key", load_options(tmp_path / "none.yml"), fields, more_hosts=(), budget=RetryBudget())
+        connect(
+            "braze", url, "key", load_options(tmp_path / "none.yml"), fields, allowed_hosts=(), budget=RetryBudget()
+        )

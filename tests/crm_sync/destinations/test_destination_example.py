@@ -16,7 +16,7 @@ from crm_sync.destination import BatchRefusedError, Finding, Outcome, Unavailabl
 from crm_sync.destinations.adapter import Adapter
 from crm_sync.destinations.http.transport import RetryBudget
 from crm_sync.diff import Change
-from tests.support.crm.local_api import Patience, Said, Script, saying
+from tests.support.crm.local_api import Canned, FakeRunContext, Script, scripted_server
 
 PAGE = Path(__file__).parents[3] / "docs" / "destinations.md"
 UNCONFIRMED = Outcome("deferred", 200, "unconfirmed")
@@ -44,14 +44,14 @@ def post(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
 def sent(post: ModuleType, script: Script, batch: Sequence[Change] = BATCH) -> list[Outcome]:
     destination = post.Post(script.url, "a-key", budget=RetryBudget(20))
     try:
-        outcomes: list[Outcome] = destination.send(batch, Patience())
+        outcomes: list[Outcome] = destination.send(batch, FakeRunContext())
     finally:
         destination.close()
     return outcomes
 
 
 def test_a_batch_goes_as_one_array_with_only_ids_and_changed_properties(post: ModuleType) -> None:
-    with saying(Said(200, [{"id": "anna", "ok": True}, {"id": "bert@example.org", "ok": True}])) as script:
+    with scripted_server(Canned(200, [{"id": "anna", "ok": True}, {"id": "bert@example.org", "ok": True}])) as script:
         assert sent(post, script) == [DELIVERED, DELIVERED]
     (asked,) = script.asked
     assert (asked.method, asked.path, asked.headers["authorization"]) == ("POST", "/people", "Bearer a-key")
@@ -88,28 +88,30 @@ def test_a_batch_goes_as_one_array_with_only_ids_and_changed_properties(post: Mo
 def test_a_row_is_delivered_only_when_its_own_answer_says_so(
     post: ModuleType, answer: list[Any], outcomes: list[Outcome]
 ) -> None:
-    with saying(Said(200, answer)) as script:
+    with scripted_server(Canned(200, answer)) as script:
         assert sent(post, script) == outcomes
 
 
 @pytest.mark.parametrize(
     ("said", "error"),
     [
-        (Said(200, {"accepted": 2}), UnavailableError),
-        (Said(200, b"thank you"), UnavailableError),
-        (Said(503), UnavailableError),
-        (Said(422, {"message": "no"}), BatchRefusedError),
-        (Said(401), ContractError),
+        (Canned(200, {"accepted": 2}), UnavailableError),
+        (Canned(200, b"thank you"), UnavailableError),
+        (Canned(503), UnavailableError),
+        (Canned(422, {"message": "no"}), BatchRefusedError),
+        (Canned(401), ContractError),
     ],
 )
-def test_what_it_does_not_understand_is_no_success(post: ModuleType, said: Said, error: type[Exception]) -> None:
-    with saying(said) as script, pytest.raises(error):
+def test_what_it_does_not_understand_is_no_success(post: ModuleType, said: Canned, error: type[Exception]) -> None:
+    with scripted_server(said) as script, pytest.raises(error):
         sent(post, script)
 
 
 def test_it_waits_as_long_as_it_is_asked_to(post: ModuleType) -> None:
-    run = Patience()
-    with saying(Said(429, headers={"Retry-After": "7"}), Said(200, [{"id": "anna", "ok": True}])) as script:
+    run = FakeRunContext()
+    with scripted_server(
+        Canned(429, headers={"Retry-After": "7"}), Canned(200, [{"id": "anna", "ok": True}])
+    ) as script:
         destination = post.Post(script.url, "a-key")
         assert destination.send(BATCH[:1], run) == [DELIVERED]
         destination.close()
@@ -119,18 +121,18 @@ def test_it_waits_as_long_as_it_is_asked_to(post: ModuleType) -> None:
 @pytest.mark.parametrize(
     ("said", "outcomes"),
     [
-        (Said(200, [{"id": "anna", "ok": True}]), [DELIVERED]),
+        (Canned(200, [{"id": "anna", "ok": True}]), [DELIVERED]),
         (
-            Said(200, [{"id": "anna", "ok": False, "error": "Unknown person"}]),
+            Canned(200, [{"id": "anna", "ok": False, "error": "Unknown person"}]),
             [Outcome("delivered", 200, "not_found")],
         ),
-        (Said(409), [Outcome("rejected", 409, "http_409")]),
+        (Canned(409), [Outcome("rejected", 409, "http_409")]),
     ],
 )
-def test_a_user_is_erased_or_was_not_there(post: ModuleType, said: Said, outcomes: list[Outcome]) -> None:
-    with saying(said) as script:
+def test_a_user_is_erased_or_was_not_there(post: ModuleType, said: Canned, outcomes: list[Outcome]) -> None:
+    with scripted_server(said) as script:
         destination = post.Post(script.url, "a-key")
-        assert destination.erase(["anna"], Patience()) == outcomes
+        assert destination.erase(["anna"], FakeRunContext()) == outcomes
         destination.close()
     assert (script.asked[0].path, script.asked[0].body) == ("/people/delete", ["anna"])
 
@@ -147,9 +149,11 @@ def test_a_user_is_erased_or_was_not_there(post: ModuleType, said: Said, outcome
     ],
 )
 def test_doctor_is_told_which_fields_are_missing(post: ModuleType, fields: Any, findings: list[Finding]) -> None:
-    with saying(Said(200, fields)) as script:
+    with scripted_server(Canned(200, fields)) as script:
         destination = post.Post(script.url, "a-key")
-        assert destination.examine({"churn_probability": "number", "voucher_reason": "text"}, Patience()) == findings
+        assert (
+            destination.examine({"churn_probability": "number", "voucher_reason": "text"}, FakeRunContext()) == findings
+        )
         destination.close()
 
 

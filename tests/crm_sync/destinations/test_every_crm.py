@@ -17,7 +17,7 @@ from crm_sync.destinations.factory import ADAPTERS
 from sandbox.local_crm.server import LocalCrm
 from tests.support.crm.every_crm import ODD_IDS, change, connected
 from tests.support.crm.klaviyo import described_crm
-from tests.support.crm.local_api import Patience, Said, saying
+from tests.support.crm.local_api import Canned, FakeRunContext, scripted_server
 from tests.support.crm.local_crm import fault
 
 KEY = "kEy-7f3a9c51-canary"
@@ -25,12 +25,12 @@ Connect = Callable[..., Destination]
 
 
 @pytest.fixture
-def run() -> Patience:
-    return Patience()
+def run() -> FakeRunContext:
+    return FakeRunContext()
 
 
 @pytest.fixture
-def crm(tmp_path: Path, run: Patience) -> Iterator[LocalCrm]:
+def crm(tmp_path: Path, run: FakeRunContext) -> Iterator[LocalCrm]:
     with described_crm(tmp_path, run, KEY) as server:
         yield server
 
@@ -55,7 +55,7 @@ def kinds(outcomes: list[Outcome]) -> list[str]:
 
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_a_property_is_cleared_where_it_is_told_and_kept_where_it_is_not(
-    name: str, crm: LocalCrm, connect: Connect, run: Patience
+    name: str, crm: LocalCrm, connect: Connect, run: FakeRunContext
 ) -> None:
     destination = connect(name, crm.url)
     told: dict[str, Any] = {
@@ -75,7 +75,7 @@ def test_a_property_is_cleared_where_it_is_told_and_kept_where_it_is_not(
 
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_an_external_id_of_any_characters_is_that_user_s_alone(
-    name: str, crm: LocalCrm, connect: Connect, run: Patience
+    name: str, crm: LocalCrm, connect: Connect, run: FakeRunContext
 ) -> None:
     destination = connect(name, crm.url)
     batch = [change(name, each, churn_probability=0.5) for each in (*ODD_IDS, "plain")]
@@ -96,7 +96,9 @@ ERASED = {
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_whom_a_crm_does_not_know_is_erased_already(name: str, crm: LocalCrm, connect: Connect, run: Patience) -> None:
+def test_whom_a_crm_does_not_know_is_erased_already(
+    name: str, crm: LocalCrm, connect: Connect, run: FakeRunContext
+) -> None:
     destination = connect(name, crm.url)
     destination.send([change(name, each, churn_probability=0.5) for each in ("ada", "bob")], run)
     assert destination.erase(["ada", "who"], run) + destination.erase(["ada"], run) == ERASED[name]
@@ -124,7 +126,7 @@ STEPS = {
 
 @pytest.mark.parametrize(("step", "trouble"), [(step, each) for step, found in STEPS.items() for each in sorted(found)])
 def test_trouble_at_any_step_passes_and_the_state_is_applied_once(
-    step: str, trouble: str, crm: LocalCrm, connect: Connect, run: Patience
+    step: str, trouble: str, crm: LocalCrm, connect: Connect, run: FakeRunContext
 ) -> None:
     fault(crm, endpoint=step, **TROUBLES[trouble])
     name = step.partition(".")[0]
@@ -138,7 +140,7 @@ def test_trouble_at_any_step_passes_and_the_state_is_applied_once(
 
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_a_wrong_key_names_the_settings_and_changes_nothing(
-    name: str, crm: LocalCrm, connect: Connect, run: Patience
+    name: str, crm: LocalCrm, connect: Connect, run: FakeRunContext
 ) -> None:
     with pytest.raises(ContractError, match=r"HTTP 401 to /\S+\. Check WINBACK_CRM_URL, WINBACK_CRM_API_KEY"):
         connect(name, crm.url, key="another").send([change(name, "ada", churn_probability=0.5)], run)
@@ -157,10 +159,10 @@ REFUSALS: dict[str, Any] = {
 @pytest.mark.parametrize("name", ADAPTERS)
 @pytest.mark.parametrize("status", [301, 302, 307, 308, 401, 403, 404])
 def test_a_refused_key_or_address_or_a_redirect_names_the_settings_at_once(
-    name: str, status: int, connect: Connect, run: Patience
+    name: str, status: int, connect: Connect, run: FakeRunContext
 ) -> None:
-    said = Said(status, REFUSALS[name], {"Location": "http://127.0.0.1:9/"})
-    with saying(said) as script, pytest.raises(ContractError, match="WINBACK_CRM_API_KEY"):
+    said = Canned(status, REFUSALS[name], {"Location": "http://127.0.0.1:9/"})
+    with scripted_server(said) as script, pytest.raises(ContractError, match="WINBACK_CRM_API_KEY"):
         connect(name, script.url).send([change(name, "ada", churn_probability=0.5)], run)
     assert (len(script.asked), run.waits) == (1, [])
 
@@ -175,10 +177,10 @@ def test_a_refused_key_or_address_or_a_redirect_names_the_settings_at_once(
     ],
 )
 def test_each_request_says_which_form_of_a_reply_it_takes(
-    name: str, accepts: str, connect: Connect, run: Patience
+    name: str, accepts: str, connect: Connect, run: FakeRunContext
 ) -> None:
     """A server that has several forms would choose one by itself."""
-    with saying(Said(401, {})) as server:
+    with scripted_server(Canned(401, {})) as server:
         destination = connect(name, server.url)
         with pytest.raises(ContractError):
             destination.send([change(name, "ada", churn_risk_band="high")], run)

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from crm_sync.destination import BatchRefusedError, RequestRefusedError, UnavailableError
-from crm_sync.destinations.http.rate_limiter import Pace
+from crm_sync.destinations.http.rate_limiter import RateLimiter
 from crm_sync.destinations.http.transport import MAX_REPLY_BYTES, Network, RetryBudget, Transport
 from tests.crm_sync.destinations.test_wire import FIRST, HEAD, SECOND, ask, transport, wire
-from tests.support.crm.local_api import Patience, Said, saying
+from tests.support.crm.local_api import Canned, FakeRunContext, scripted_server
 from tests.support.crm.scripted_server import Connection, Script, answers, serving
 from tests.support.tls import Authority
 
@@ -57,7 +57,7 @@ UNCLEAR = {
 
 @pytest.mark.parametrize("content", UNCLEAR.values(), ids=UNCLEAR)
 def test_a_head_that_does_not_say_where_the_body_ends_is_a_passing_fault(content: bytes) -> None:
-    run = Patience()
+    run = FakeRunContext()
     with serving(says_and_leaves(content), answers(wire(SECOND))) as server:
         assert ask(transport(server, budget_seconds=120), run) == SECOND
     assert len(run.waits) == 1
@@ -121,7 +121,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
 def test_a_body_that_is_not_whole_or_too_large_or_no_json_is_a_passing_fault(content: bytes) -> None:
-    run = Patience()
+    run = FakeRunContext()
     with serving(says_and_leaves(content), answers(wire(SECOND))) as server:
         assert ask(transport(server, budget_seconds=120), run) == SECOND
     assert run.waits
@@ -144,7 +144,9 @@ def test_a_text_that_may_have_been_cut_off_within_a_row_is_not_taken(head: bytes
         says_and_leaves(HEAD + head + b"\r\n" + text),
         says_and_leaves(HEAD + b"Content-Length: %d\r\n\r\n" % len(whole) + whole),
     ) as server:
-        reply = Transport(server.url, {}, Pace([])).request(Patience(), "GET", "/?{}", expects="text", data=b"{}")
+        reply = Transport(server.url, {}, RateLimiter([])).request(
+            FakeRunContext(), "GET", "/?{}", expects="text", data=b"{}"
+        )
     assert reply.text.encode() == (text if is_taken else whole)
 
 
@@ -152,7 +154,7 @@ def test_a_text_that_may_have_been_cut_off_within_a_row_is_not_taken(head: bytes
 @pytest.mark.parametrize("body", [b"Content-Length: 99\r\n\r\n{", b"Content-Encoding: gzip\r\n\r\n{"])
 def test_a_broken_body_does_not_hide_the_wait_that_was_asked_for(status: int, body: bytes) -> None:
     refusal = b"HTTP/1.1 %d No\r\nRetry-After: 42\r\n" % status
-    run = Patience()
+    run = FakeRunContext()
     with serving(says_and_leaves(refusal + body), answers(wire(SECOND))) as server:
         assert ask(transport(server, budget_seconds=120), run) == SECOND
     assert run.waits == [42]
@@ -174,7 +176,7 @@ def test_a_refusal_before_the_request_was_sent_whole_counts(has_tls: bool, tmp_p
     with serving(refuses_early, answers(wire(SECOND)), wrap=wrap) as server:
         url = f"https://127.0.0.1:{server.port}" if has_tls else server.url
         budget = RetryBudget(network=Network(str(authority.file)))
-        crm = Transport(url, {}, Pace([]), budget=budget)
+        crm = Transport(url, {}, RateLimiter([]), budget=budget)
         with pytest.raises(BatchRefusedError) as refusal:
             ask(crm, content=b" " * (8 << 20))
         assert ask(crm) == SECOND
@@ -221,8 +223,8 @@ def test_the_body_of_a_redirect_is_bounded_like_every_other() -> None:
 
 def test_no_cookie_is_kept() -> None:
     """Of one account's reply, nothing goes along with another's request."""
-    with saying(Said(200, json.loads(ONE), {"Set-Cookie": "session=1; Path=/"})) as script:
-        crm = Transport(script.url, {}, Pace([]))
+    with scripted_server(Canned(200, json.loads(ONE), {"Set-Cookie": "session=1; Path=/"})) as script:
+        crm = Transport(script.url, {}, RateLimiter([]))
         replies: list[Any] = [ask(crm), ask(crm)]
     assert replies == [FIRST, FIRST]
     assert "cookie" not in script.asked[1].headers

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from core.errors import ContractError
-from crm_sync.destination import OutOfTimeError, UnavailableError
+from crm_sync.destination import DeadlineExceededError, UnavailableError
 from crm_sync.destinations.http import transport as transport_module
-from crm_sync.destinations.http.rate_limiter import Pace
+from crm_sync.destinations.http.rate_limiter import RateLimiter
 from crm_sync.destinations.http.transport import Network, RetryBudget, Transport
 from tests.crm_sync.destinations.test_wire import DRIPS, FIRST, SECOND, dripping, wire
-from tests.support.crm.local_api import Patience
+from tests.support.crm.local_api import FakeRunContext
 from tests.support.crm.scripted_server import Connection, Script, Ticking, answers, hurried, serving
 from tests.support.tls import Authority
 
@@ -29,8 +29,8 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 def ask(port: int, network: Network, run: Any = None, seconds: float = 120) -> Any:
-    crm = Transport(f"https://127.0.0.1:{port}", {}, Pace([]), budget=RetryBudget(seconds, network=network))
-    return crm.request(run or Patience(), "POST", "/", body={}).body
+    crm = Transport(f"https://127.0.0.1:{port}", {}, RateLimiter([]), budget=RetryBudget(seconds, network=network))
+    return crm.request(run or FakeRunContext(), "POST", "/", body={}).body
 
 
 # A private authority
@@ -46,7 +46,7 @@ def test_a_certificate_of_another_authority_is_told_at_once(
     authority: Authority, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, str(authority.file))  # only winback's own setting counts
-    run = Patience()
+    run = FakeRunContext()
     with serving(answers(wire(FIRST)), wrap=authority.serves()) as server, pytest.raises(ContractError) as refusal:
         ask(server.port, Network(), run)
     assert str(refusal.value) == (
@@ -88,7 +88,7 @@ def test_a_server_without_tls_is_told_at_once() -> None:
         connection.says(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
         _idle(connection)
 
-    run = Patience()
+    run = FakeRunContext()
     with serving(plain) as server, pytest.raises(ContractError) as refusal:
         ask(server.port, Network(), run)
     assert str(refusal.value) == "What answers at WINBACK_CRM_URL speaks no TLS. Correct its host and port."
@@ -121,7 +121,7 @@ def test_a_handshake_that_breaks_off_may_pass(authority: Authority) -> None:
             raise OSError
         return serves(raw)
 
-    run = Patience()
+    run = FakeRunContext()
     with serving(answers(wire(FIRST)), wrap=wrap) as server:
         assert ask(server.port, Network(str(authority.file)), run) == FIRST
     assert len(run.waits) == 1
@@ -145,7 +145,7 @@ def test_a_reply_that_drips_through_tls_ends_soon_after_the_run_s_deadline(
     clock = Ticking(2.0)
     with (
         serving(dripping(content), wrap=authority.serves()) as server,
-        pytest.raises(OutOfTimeError) as left,
+        pytest.raises(DeadlineExceededError) as left,
     ):
         ask(server.port, Network(str(authority.file)), hurried(60, clock))
     assert (left.value.code, clock.now <= 60 + 2 * 6) == ("deadline", True)
@@ -183,8 +183,8 @@ def test_https_goes_by_the_proxy_with_its_user_and_reuses_the_connection(authori
         serving(tunnel(server.port, asked)) as proxy,
     ):
         network = Network(str(authority.file), f"http://user:word@127.0.0.1:{proxy.port}")
-        crm = Transport("https://127.0.0.1:9", {}, Pace([]), budget=RetryBudget(network=network))
-        replies = [crm.request(Patience(), "POST", "/", body={}).body for _ in range(2)]
+        crm = Transport("https://127.0.0.1:9", {}, RateLimiter([]), budget=RetryBudget(network=network))
+        replies = [crm.request(FakeRunContext(), "POST", "/", body={}).body for _ in range(2)]
     assert (replies, len(asked)) == ([FIRST, SECOND], 1)
     assert asked[0].startswith(b"CONNECT 127.0.0.1:9 HTTP/1.")
     assert b"Proxy-Authorization: Basic " + base64.b64encode(b"user:word") in asked[0]
@@ -214,8 +214,8 @@ def test_the_proxy_s_user_and_password_may_be_any_text(authority: Authority, use
 def test_http_to_this_machine_goes_by_no_proxy() -> None:
     with serving(answers(wire(FIRST))) as server:
         network = Network(proxy="http://127.0.0.1:9")
-        crm = Transport(server.url, {}, Pace([]), budget=RetryBudget(network=network))
-        assert crm.request(Patience(), "POST", "/", body={}).body == FIRST
+        crm = Transport(server.url, {}, RateLimiter([]), budget=RetryBudget(network=network))
+        assert crm.request(FakeRunContext(), "POST", "/", body={}).body == FIRST
 
 
 @pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
@@ -242,7 +242,7 @@ def test_a_proxy_that_refuses_is_told_at_once_without_its_password(status: bytes
         connection.socket.recv(65_536)
         connection.says(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
 
-    run = Patience()
+    run = FakeRunContext()
     with serving(refuses) as proxy, pytest.raises(ContractError) as refusal:
         ask(9, Network(proxy=f"http://user:canary@127.0.0.1:{proxy.port}"), run)
     assert str(refusal.value) == (
@@ -258,7 +258,7 @@ def test_a_proxy_that_is_busy_may_take_it_later(authority: Authority, status: by
         connection.socket.recv(65_536)
         connection.says(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
 
-    run, asked = Patience(), list[bytes]()
+    run, asked = FakeRunContext(), list[bytes]()
     with (
         serving(answers(wire(FIRST)), wrap=authority.serves()) as server,
         serving(busy, tunnel(server.port, asked)) as proxy,
@@ -275,7 +275,7 @@ def test_a_proxy_that_drips_ends_soon_after_the_run_s_deadline(content: bytes) -
         connection.drips(content)
 
     clock = Ticking(2.0)
-    with serving(drips) as proxy, pytest.raises(OutOfTimeError):
+    with serving(drips) as proxy, pytest.raises(DeadlineExceededError):
         ask(9, Network(proxy=f"http://127.0.0.1:{proxy.port}"), hurried(60, clock))
     assert clock.now <= 60 + 2 * 6
 

@@ -11,16 +11,16 @@ import pytest
 
 from crm_sync.destination import UnavailableError
 from crm_sync.destinations.factory import ADAPTERS
-from crm_sync.destinations.http.reply import Reply, with_value
+from crm_sync.destinations.http.reply import Reply, parse_json
 from crm_sync.destinations.hubspot.replies import verdicts
 from crm_sync.destinations.klaviyo.replies import next_cursor
 from crm_sync.redaction import redacted
 from tests.support.crm.every_crm import change, connected
 from tests.support.crm.hubspot import ID, changes, complete, result
 from tests.support.crm.klaviyo import job
-from tests.support.crm.local_api import Patience, Said, saying
+from tests.support.crm.local_api import Canned, FakeRunContext, scripted_server
 from tests.support.crm.salesforce import FILLED, OPENED
-from tests.support.sync.builders import crowd, marts_in, outcomes, run
+from tests.support.sync.builders import marts_in, outcomes, pending_users, run
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 
 ALONE = "\ud800"  # half of a pair: JSON may name it, and no text can be stored with it
@@ -32,11 +32,11 @@ def warehouse(tmp_path: Path) -> Iterator[DuckDBWarehouse]:
         yield made
 
 
-def sent(name: str, *replies: Said) -> list[str]:
-    with saying(*replies) as server:
+def sent(name: str, *replies: Canned) -> list[str]:
+    with scripted_server(*replies) as server:
         destination = connected(name, server.url, "key", limits=())
         try:
-            outcomes = destination.send([change(name, "ada", churn_risk_band="high")], Patience(seconds_left=200))
+            outcomes = destination.send([change(name, "ada", churn_risk_band="high")], FakeRunContext(seconds_left=200))
         finally:
             destination.close()
     return [f"{outcome.kind} {outcome.code}" for outcome in outcomes]
@@ -56,23 +56,23 @@ TWICE = {
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_a_reply_that_says_two_things_under_one_key_delivers_nobody(name: str) -> None:
     with pytest.raises(UnavailableError) as left:
-        sent(name, Said(201, TWICE[name]))
+        sent(name, Canned(201, TWICE[name]))
     assert left.value.has_answered
 
 
 def test_a_key_that_says_the_same_twice_says_it() -> None:
-    assert with_value(Reply(200, {}, '{"a": [1], "a": [1]}')).body == {"a": [1]}
-    assert with_value(Reply(200, {}, '{"a": [1], "a": [2]}')).body is None
-    assert with_value(Reply(200, {}, '{"b": {"a": 1, "a": true}}')).body is None
+    assert parse_json(Reply(200, {}, '{"a": [1], "a": [1]}')).body == {"a": [1]}
+    assert parse_json(Reply(200, {}, '{"a": [1], "a": [2]}')).body is None
+    assert parse_json(Reply(200, {}, '{"b": {"a": 1, "a": true}}')).body is None
 
 
 # Half a character, and what else no table and no address can hold
 
 
 def test_a_reason_that_no_table_can_hold_is_kept_without_it(warehouse: DuckDBWarehouse) -> None:
-    (user,) = crowd(warehouse, 1)
+    (user,) = pending_users(warehouse, 1)
     error = {"type": f"bad {ALONE} value\u0000here", "input_array": "attributes", "index": 0}
-    with saying(Said(201, {"message": "success", "attributes_processed": 0, "errors": [error]})) as server:
+    with scripted_server(Canned(201, {"message": "success", "attributes_processed": 0, "errors": [error]})) as server:
         counts, _ = run(warehouse, connected("braze", server.url, "key", max_in_flight=1))
     assert (counts.rejected, outcomes(warehouse)) == (1, {user: "rejected"})
 
@@ -85,7 +85,7 @@ def test_a_reason_holds_no_sign_that_does_not_show(text: str) -> None:
 @pytest.mark.parametrize("name", [ALONE, "a\nb", "a b", "é", "x" * 1_000])
 def test_a_job_of_klaviyo_s_with_an_unknown_id_is_not_asked_after(name: str) -> None:
     with pytest.raises(UnavailableError) as left:
-        sent("klaviyo", Said(202, job("queued", 1, 0, name=name)))
+        sent("klaviyo", Canned(202, job("queued", 1, 0, name=name)))
     assert left.value.code == "unknown_reply"
 
 
@@ -97,10 +97,10 @@ def test_a_next_page_that_no_address_can_name_is_none(address: Any) -> None:
 
 
 def test_pages_that_lead_in_a_circle_are_left() -> None:
-    pages = [Said(200, {"data": [None], "links": {"next": f"/?page[cursor]={n}"}}) for n in "abcab"]
-    with saying(Said(202, job("complete", 1, 0, 1)), *pages, pages[2]) as server:
+    pages = [Canned(200, {"data": [None], "links": {"next": f"/?page[cursor]={n}"}}) for n in "abcab"]
+    with scripted_server(Canned(202, job("complete", 1, 0, 1)), *pages, pages[2]) as server:
         destination = connected("klaviyo", server.url, "key", limits=())
-        destination.send([change("klaviyo", "ada", churn_risk_band="high")], Patience(seconds_left=200))
+        destination.send([change("klaviyo", "ada", churn_risk_band="high")], FakeRunContext(seconds_left=200))
     assert len(server.asked) <= 6
 
 
@@ -113,24 +113,24 @@ ODD = [["JobComplete"], {"JobComplete": True}, None, 7, True]
 @pytest.mark.parametrize("state", ODD)
 def test_a_job_of_salesforce_s_in_an_unknown_state_has_not_ended(state: Any) -> None:
     with pytest.raises(UnavailableError) as left:
-        sent("salesforce", *FILLED, Said(200, {"state": state}))
+        sent("salesforce", *FILLED, Canned(200, {"state": state}))
     assert left.value.code == "unknown_reply"
 
 
 @pytest.mark.parametrize("name", ODD)
 def test_the_doctor_reads_a_list_of_attributes_with_names_of_any_type(name: Any) -> None:
-    empty = Said(400, {"message": "no"})
-    with saying(empty, Said(200, {"attributes": [{"name": name, "data_type": name}]})) as server:
-        findings = connected("braze", server.url, "key").examine({"score": "number"}, Patience())
+    empty = Canned(400, {"message": "no"})
+    with scripted_server(empty, Canned(200, {"attributes": [{"name": name, "data_type": name}]})) as server:
+        findings = connected("braze", server.url, "key").examine({"score": "number"}, FakeRunContext())
     assert [each.state for each in findings] == ["ok", "ok"]
 
 
 @pytest.mark.parametrize("kind", ["upload", "close"])
 def test_a_step_that_is_answered_with_half_a_character_goes_on(kind: str) -> None:
-    said = Said(400, json.dumps([{"errorCode": ALONE, "message": ALONE}]).encode())
+    said = Canned(400, json.dumps([{"errorCode": ALONE, "message": ALONE}]).encode())
     replies = (OPENED, said) if kind == "upload" else (*FILLED[:2], said)
     with pytest.raises(Exception) as left:  # noqa: PT011 - whichever it is, a person can read it
-        sent("salesforce", *replies, Said(200, {"state": "Open"}))
+        sent("salesforce", *replies, Canned(200, {"state": "Open"}))
     str(left.value).encode()
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from crm_sync.destinations.http.rate_limiter import Heard, Pace, RateLimit
+from crm_sync.destinations.http.rate_limiter import RateLimit, RateLimiter, RateLimitInfo
 from tests.support.builders.pacing import Asleep, Thread, World
 
 
@@ -38,7 +38,7 @@ DELAYS = st.lists(st.sampled_from([0.0, 0.001, 0.3]) | st.floats(0, 20), min_siz
 def test_no_window_of_the_server_holds_more_than_the_limit(
     limits: list[RateLimit], delays: list[float], threads: int, phase: float, speaks: bool
 ) -> None:
-    world = World(Pace(limits), limits, delays, threads, phase, speaks)
+    world = World(RateLimiter(limits), limits, delays, threads, phase, speaks)
     world.run(seconds=8 * max(limit.seconds for limit in limits) + 4 * max(delays), max_requests=300)
     assert world.arrivals
     assert_no_window_holds_more(world.arrivals, limits)
@@ -56,7 +56,7 @@ def test_where_the_network_is_fast_against_the_window_19_of_20_requests_granted_
     """Fast: neither way takes longer than a hundredth of the window."""
     delays = [share * limit.seconds for share in shares]
     threads = math.ceil(limit.requests * 2 * max(delays) / limit.seconds) + spare_threads
-    world = World(Pace([limit]), [limit], delays, threads, phase)
+    world = World(RateLimiter([limit]), [limit], delays, threads, phase)
     world.run(seconds=20 * limit.seconds)
     assert len(world.arrivals) >= 0.95 * 20 * limit.requests
     assert_no_window_holds_more(world.arrivals, [limit])
@@ -68,7 +68,7 @@ def test_the_documented_limits_are_reached_over_a_usual_network(
 ) -> None:
     """HubSpot's 190 in 10 s at 300 ms there and back, and Braze's 3,000 in 3 s at 20 ms, for five windows."""
     limit = RateLimit(requests, seconds)
-    world = World(Pace([limit]), [limit], [latency / 2], threads)
+    world = World(RateLimiter([limit]), [limit], [latency / 2], threads)
     world.run(5 * seconds, max_requests=20_000)
     assert len(world.arrivals) >= 0.95 * 5 * requests
     assert_no_window_holds_more(world.arrivals, [limit])
@@ -76,14 +76,14 @@ def test_the_documented_limits_are_reached_over_a_usual_network(
 
 def test_requests_are_spread_over_the_window() -> None:
     limit = RateLimit(10, 5)
-    world = World(Pace([limit]), [limit], [0.0], threads=4)
+    world = World(RateLimiter([limit]), [limit], [0.0], threads=4)
     world.run(2.4)
     # The first two are two tenths of a second nearer: what a thread that wakes up late may catch up.
     assert world.arrivals == pytest.approx([0, 0.3, 0.8, 1.3, 1.8, 2.3])
 
 
 def test_without_limits_nothing_waits() -> None:
-    world = World(Pace([]), [], [0.0], threads=1)
+    world = World(RateLimiter([]), [], [0.0], threads=1)
     world.run(1.0, max_requests=1_000)
     assert world.arrivals == [0.0] * 1_000
 
@@ -91,7 +91,7 @@ def test_without_limits_nothing_waits() -> None:
 # What the headers say
 
 
-def rate(pace: Pace, limit: RateLimit, said: Heard, windows: int = 10, begins: float = 0.0) -> float:
+def rate(pace: RateLimiter, limit: RateLimit, said: RateLimitInfo, windows: int = 10, begins: float = 0.0) -> float:
     """How many requests a window holds on average when every reply says so."""
     arrivals = 0
     now, run = begins, Thread()
@@ -110,27 +110,29 @@ def rate(pace: Pace, limit: RateLimit, said: Heard, windows: int = 10, begins: f
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
-        (Heard(), 100),
-        (Heard(limit=50), 50),
-        (Heard(limit=1), 1),
+        (RateLimitInfo(), 100),
+        (RateLimitInfo(limit=50), 50),
+        (RateLimitInfo(limit=1), 1),
         # More than we were told to use, or nothing at all, is not heeded.
-        (Heard(limit=101), 100),
-        (Heard(limit=1_000_000), 100),
-        (Heard(limit=0), 100),
-        (Heard(limit=-5), 100),
-        (Heard(remaining=3), 100),
+        (RateLimitInfo(limit=101), 100),
+        (RateLimitInfo(limit=1_000_000), 100),
+        (RateLimitInfo(limit=0), 100),
+        (RateLimitInfo(limit=-5), 100),
+        (RateLimitInfo(remaining=3), 100),
     ],
 )
-def test_a_server_that_grants_less_is_heeded_and_one_that_grants_more_is_not(said: Heard, expected: float) -> None:
+def test_a_server_that_grants_less_is_heeded_and_one_that_grants_more_is_not(
+    said: RateLimitInfo, expected: float
+) -> None:
     limit = RateLimit(100, 10)
-    assert rate(Pace([limit]), limit, said) == pytest.approx(expected, rel=0.11)
+    assert rate(RateLimiter([limit]), limit, said) == pytest.approx(expected, rel=0.11)
 
 
 def test_a_limit_that_is_raised_again_is_used_again() -> None:
     limit = RateLimit(100, 10)
-    pace = Pace([limit])
-    assert rate(pace, limit, Heard(limit=10)) == pytest.approx(10, rel=0.11)
-    assert rate(pace, limit, Heard(limit=100), begins=100) == pytest.approx(100, rel=0.11)
+    pace = RateLimiter([limit])
+    assert rate(pace, limit, RateLimitInfo(limit=10)) == pytest.approx(10, rel=0.11)
+    assert rate(pace, limit, RateLimitInfo(limit=100), begins=100) == pytest.approx(100, rel=0.11)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +146,7 @@ def test_what_others_use_of_the_limit_is_left_to_them(
     """Others send steadily, before we begin and after."""
     limit, windows = RateLimit(100, 10), 12
     others = [moment * 10 / (100 * share) for moment in range(int(-100 * share), int(100 * share * windows))]
-    world = World(Pace([limit]), [limit], [0.01], threads, speaks=True, foreign=others)
+    world = World(RateLimiter([limit]), [limit], [0.01], threads, speaks=True, foreign=others)
     world.run(windows * limit.seconds)
     ours = len([moment for moment in world.arrivals if moment > limit.seconds]) / (windows - 1)
     assert ours == pytest.approx(expected, abs=1)
@@ -154,6 +156,6 @@ def test_what_others_use_of_the_limit_is_left_to_them(
 def test_the_budget_that_others_no_longer_use_is_taken() -> None:
     limit = RateLimit(100, 10)
     others = [moment / 8 for moment in range(-80, 80)]  # 80 in a window, until ten seconds after we began
-    world = World(Pace([limit]), [limit], [0.01], 2, speaks=True, foreign=others)
+    world = World(RateLimiter([limit]), [limit], [0.01], 2, speaks=True, foreign=others)
     world.run(120)
     assert len([moment for moment in world.arrivals if moment >= 40]) >= 0.95 * 800

@@ -14,19 +14,19 @@ from core.errors import ContractError
 from crm_sync.destination import MisconfiguredError, UnavailableError
 from tests.support.crm.every_crm import change, connected
 from tests.support.crm.klaviyo import job
-from tests.support.crm.local_api import Patience, Said, saying
+from tests.support.crm.local_api import Canned, FakeRunContext, scripted_server
 from tests.support.crm.salesforce import COMPLETE, FILLED, ID_FIELD, failures, refused, result, successes
 
 USERS = ["ada", "bob", "cyd"]
 CONFIGURATION = "configuration"
 
 
-def braze_said(**said: Any) -> list[Said]:
+def braze_said(**said: Any) -> list[Canned]:
     error = {"input_array": "attributes", "index": 1, **said}
-    return [Said(201, {"message": "success", "attributes_processed": 2, "errors": [error]})]
+    return [Canned(201, {"message": "success", "attributes_processed": 2, "errors": [error]})]
 
 
-def hubspot_said(**said: Any) -> list[Said]:
+def hubspot_said(**said: Any) -> list[Canned]:
     error = {
         "status": "error",
         "category": "VALIDATION_ERROR",
@@ -34,16 +34,16 @@ def hubspot_said(**said: Any) -> list[Said]:
         "context": {"objectWriteTraceId": ["1"]},
     }
     results = [{"id": f"9{row}", "objectWriteTraceId": row, "properties": {}} for row in ("0", "2")]
-    return [Said(207, {"status": "COMPLETE", "results": results, "numErrors": 1, "errors": [error | said]})]
+    return [Canned(207, {"status": "COMPLETE", "results": results, "numErrors": 1, "errors": [error | said]})]
 
 
-def klaviyo_said(**said: Any) -> list[Said]:
+def klaviyo_said(**said: Any) -> list[Canned]:
     words = {"code": "invalid", "title": "Invalid input.", "detail": "no", "original_payload": {"external_id": "bob"}}
     errors = {"data": [{"type": "import-error", "id": "E1", "attributes": words | said}]}
-    return [Said(202, job("complete", 3, 2, 1)), Said(200, errors)]
+    return [Canned(202, job("complete", 3, 2, 1)), Canned(200, errors)]
 
 
-def salesforce_said(**said: Any) -> list[Said]:
+def salesforce_said(**said: Any) -> list[Canned]:
     return [*FILLED, COMPLETE, successes("ada", "cyd"), failures(bob=said["error"])]
 
 
@@ -116,11 +116,13 @@ ROWS: list[tuple[str, dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-def sent(name: str, replies: list[Said]) -> list[str]:
-    with saying(*replies) as server:
+def sent(name: str, replies: list[Canned]) -> list[str]:
+    with scripted_server(*replies) as server:
         destination = connected(name, server.url, "key", limits=())
         try:
-            outcomes = destination.send([change(name, user, churn_risk_band="high") for user in USERS], Patience())
+            outcomes = destination.send(
+                [change(name, user, churn_risk_band="high") for user in USERS], FakeRunContext()
+            )
         finally:
             destination.close()
     return [f"{outcome.kind} {outcome.code}" for outcome in outcomes]
@@ -141,13 +143,13 @@ def test_what_is_said_of_one_row_is_that_row_s_alone(name: str, said: dict[str, 
 # Of the request as a whole, in the statuses that can be about a row
 
 VALIDATION = {"status": "error", "category": "VALIDATION_ERROR", "message": "no"}
-FOUND = Said(200, {"data": [{"type": "profile", "id": "P1", "attributes": {"external_id": "ada"}}]})
-RECORD = Said(200, {"totalSize": 1, "done": True, "records": [{"Id": "003xx000004TmiQAAS", ID_FIELD: "ada"}]})
+FOUND = Canned(200, {"data": [{"type": "profile", "id": "P1", "attributes": {"external_id": "ada"}}]})
+RECORD = Canned(200, {"totalSize": 1, "done": True, "records": [{"Id": "003xx000004TmiQAAS", ID_FIELD: "ada"}]})
 
 
 @pytest.mark.parametrize("status", [400, 403, 409, 413, 422])
 def test_a_property_that_hubspot_lacks_is_nobody_s_fault_whatever_the_status(status: int) -> None:
-    said = Said(status, VALIDATION | {"errors": [{"message": "no", "code": "PROPERTY_DOESNT_EXIST"}]})
+    said = Canned(status, VALIDATION | {"errors": [{"message": "no", "code": "PROPERTY_DOESNT_EXIST"}]})
     with pytest.raises(ContractError, match="lacks a property"):
         sent("hubspot", [said])
 
@@ -156,43 +158,43 @@ def test_a_property_that_hubspot_lacks_is_nobody_s_fault_whatever_the_status(sta
 @pytest.mark.parametrize("step", [1, 2])
 def test_a_permission_that_is_missing_at_any_step_of_a_job_is_nobody_s_fault(code: str, step: int) -> None:
     with pytest.raises(ContractError, match=code.lower()):
-        sent("salesforce", [*FILLED[:step], refused(400, code), Said(200, {"state": "Open"})])
+        sent("salesforce", [*FILLED[:step], refused(400, code), Canned(200, {"state": "Open"})])
 
 
 @pytest.mark.parametrize("step", [0, 1, 2])
 def test_a_quota_that_is_used_up_at_any_step_of_a_job_waits_for_a_later_run(step: int) -> None:
     said = refused(400, "ExceededQuota", "ApiBatchItems Limit exceeded")
     with pytest.raises(UnavailableError) as left:
-        sent("salesforce", [*FILLED[:step], said, Said(200, {"state": "Open"})])
+        sent("salesforce", [*FILLED[:step], said, Canned(200, {"state": "Open"})])
     assert left.value.code == "throttled"
 
 
 # In erasure
 
-ERASURES: list[tuple[str, list[Said], str]] = [
-    ("hubspot", [Said(404, {"category": "OBJECT_NOT_FOUND", "correlationId": "c"})], "delivered not_found"),
-    ("hubspot", [Said(404, {"category": "OBJECT_TYPE_NOT_FOUND", "correlationId": "c"})], CONFIGURATION),
-    ("hubspot", [Said(404, {"category": "PROPERTY_DOESNT_EXIST", "correlationId": "c"})], CONFIGURATION),
-    ("hubspot", [Said(404, {"category": "TRANSIENT_ERROR", "correlationId": "c"})], "deferred transient_error"),
-    ("hubspot", [Said(422, {"category": "MISSING_SCOPES", "correlationId": "c"})], CONFIGURATION),
-    ("hubspot", [Said(400, VALIDATION | {"message": "OBJECT_LOCKED is no id"})], "rejected validation_error"),
-    ("klaviyo", [FOUND, Said(400, {"errors": [{"code": "permission_denied"}]})], CONFIGURATION),
-    ("klaviyo", [FOUND, Said(400, {"errors": [{"code": "invalid", "detail": "throttled"}]})], "rejected invalid"),
+ERASURES: list[tuple[str, list[Canned], str]] = [
+    ("hubspot", [Canned(404, {"category": "OBJECT_NOT_FOUND", "correlationId": "c"})], "delivered not_found"),
+    ("hubspot", [Canned(404, {"category": "OBJECT_TYPE_NOT_FOUND", "correlationId": "c"})], CONFIGURATION),
+    ("hubspot", [Canned(404, {"category": "PROPERTY_DOESNT_EXIST", "correlationId": "c"})], CONFIGURATION),
+    ("hubspot", [Canned(404, {"category": "TRANSIENT_ERROR", "correlationId": "c"})], "deferred transient_error"),
+    ("hubspot", [Canned(422, {"category": "MISSING_SCOPES", "correlationId": "c"})], CONFIGURATION),
+    ("hubspot", [Canned(400, VALIDATION | {"message": "OBJECT_LOCKED is no id"})], "rejected validation_error"),
+    ("klaviyo", [FOUND, Canned(400, {"errors": [{"code": "permission_denied"}]})], CONFIGURATION),
+    ("klaviyo", [FOUND, Canned(400, {"errors": [{"code": "invalid", "detail": "throttled"}]})], "rejected invalid"),
     ("salesforce", [RECORD, refused(400, "API_DISABLED_FOR_ORG")], CONFIGURATION),
     ("salesforce", [RECORD, refused(400, "MALFORMED_ID", "UNABLE_TO_LOCK_ROW")], "rejected malformed_id"),
 ]
 
 
 @pytest.mark.parametrize(("name", "replies", "outcome"), ERASURES)
-def test_an_erasure_is_read_by_the_same_words(name: str, replies: list[Said], outcome: str) -> None:
-    with saying(*replies) as server:
+def test_an_erasure_is_read_by_the_same_words(name: str, replies: list[Canned], outcome: str) -> None:
+    with scripted_server(*replies) as server:
         destination = connected(name, server.url, "key", limits=())
         try:
             if outcome == CONFIGURATION:
                 with pytest.raises(ContractError):
-                    destination.erase(["ada"], Patience())
+                    destination.erase(["ada"], FakeRunContext())
             else:
-                (said,) = destination.erase(["ada"], Patience())
+                (said,) = destination.erase(["ada"], FakeRunContext())
                 assert f"{said.kind} {said.code}" == outcome
         finally:
             destination.close()
@@ -200,9 +202,9 @@ def test_an_erasure_is_read_by_the_same_words(name: str, replies: list[Said], ou
 
 @pytest.mark.parametrize("total", [1, 2, "0", None, 0.0, True])
 def test_a_query_that_counts_other_records_than_it_lists_erases_nobody(total: Any) -> None:
-    said = Said(200, {"totalSize": total, "done": True, "records": []})
-    with saying(said) as server, pytest.raises(UnavailableError) as left:
-        connected("salesforce", server.url, "key").erase(["ada"], Patience())
+    said = Canned(200, {"totalSize": total, "done": True, "records": []})
+    with scripted_server(said) as server, pytest.raises(UnavailableError) as left:
+        connected("salesforce", server.url, "key").erase(["ada"], FakeRunContext())
     assert left.value.code == "unknown_reply"
 
 
@@ -211,6 +213,8 @@ def test_a_query_that_counts_other_records_than_it_lists_erases_nobody(total: An
 
 @pytest.mark.parametrize("processed", [0, "0", None, 3, "3", [], 3.0])
 def test_a_failed_job_without_a_row_s_outcome_says_why_it_failed(processed: Any) -> None:
-    ended = Said(200, {"state": "Failed", "numberRecordsProcessed": processed, "errorMessage": "InvalidVersion : gone"})
+    ended = Canned(
+        200, {"state": "Failed", "numberRecordsProcessed": processed, "errorMessage": "InvalidVersion : gone"}
+    )
     with pytest.raises(ContractError, match="invalidversion"):
         sent("salesforce", [*FILLED, ended, successes(), failures(), result(ID_FIELD, *USERS)])

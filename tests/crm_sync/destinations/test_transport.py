@@ -10,21 +10,21 @@ import pytest
 
 from core.errors import ContractError, WinbackError
 from crm_sync.deadline import Deadline
-from crm_sync.destination import BatchRefusedError, OutOfTimeError, RequestRefusedError, UnavailableError
-from crm_sync.destinations.http.rate_limiter import Heard, Pace, RateLimit
-from crm_sync.destinations.http.transport import Dialect, Reply, RetryBudget, Transport
+from crm_sync.destination import BatchRefusedError, DeadlineExceededError, RequestRefusedError, UnavailableError
+from crm_sync.destinations.http.rate_limiter import RateLimit, RateLimiter, RateLimitInfo
+from crm_sync.destinations.http.transport import Reply, ResponseParser, RetryBudget, Transport
 from crm_sync.destinations.meanings import Meaning
 from sandbox.local_crm.server import LocalCrm
-from tests.support.crm.local_api import Patience, Said, Script, saying
+from tests.support.crm.local_api import Canned, FakeRunContext, Script, scripted_server
 
 DONE = {"done": True}
 
 
-def transport(url: str, budget_seconds: float = 120.0, dialect: Dialect | None = None) -> Transport:
-    return Transport(url, {"X-Key": "k"}, Pace([]), budget=RetryBudget(budget_seconds), dialect=dialect)
+def transport(url: str, budget_seconds: float = 120.0, dialect: ResponseParser | None = None) -> Transport:
+    return Transport(url, {"X-Key": "k"}, RateLimiter([]), budget=RetryBudget(budget_seconds), dialect=dialect)
 
 
-def ask(script: Script, run: Patience, budget_seconds: float = 120.0, **more: Any) -> Reply:
+def ask(script: Script, run: FakeRunContext, budget_seconds: float = 120.0, **more: Any) -> Reply:
     """Send one small request until it is over."""
     return transport(script.url, budget_seconds).request(run, "POST", "/path?page=2", **({"body": {"a": 1}} | more))
 
@@ -34,8 +34,8 @@ def ask(script: Script, run: Patience, budget_seconds: float = 120.0, **more: An
 
 @pytest.mark.parametrize("status", [200, 201, 202, 207, 299])
 def test_a_success_is_returned_as_it_came(status: int) -> None:
-    run = Patience()
-    with saying(Said(status, DONE, {"X-SoMe": "header"})) as script:
+    run = FakeRunContext()
+    with scripted_server(Canned(status, DONE, {"X-SoMe": "header"})) as script:
         reply = ask(script, run)
     assert (reply.status, reply.body, json.loads(reply.text)) == (status, DONE, DONE)
     assert reply.headers["x-some"] == "header"
@@ -43,27 +43,27 @@ def test_a_success_is_returned_as_it_came(status: int) -> None:
 
 
 def test_a_byte_order_mark_before_a_reply_is_not_part_of_it() -> None:
-    with saying(Said(200, b'\xef\xbb\xbf{"done": true}'), Said(200, b"\xef\xbb\xbfid,ok\n")) as script:
-        assert ask(script, Patience()).body == DONE
-        assert ask(script, Patience(), expects="text").text == "id,ok\n"
+    with scripted_server(Canned(200, b'\xef\xbb\xbf{"done": true}'), Canned(200, b"\xef\xbb\xbfid,ok\n")) as script:
+        assert ask(script, FakeRunContext()).body == DONE
+        assert ask(script, FakeRunContext(), expects="text").text == "id,ok\n"
 
 
 @pytest.mark.parametrize("status", [200, 204])
 def test_a_success_without_a_body_is_one_without_a_value(status: int) -> None:
-    with saying(Said(status)) as script:
-        reply = ask(script, Patience())
+    with scripted_server(Canned(status)) as script:
+        reply = ask(script, FakeRunContext())
     assert (reply.status, reply.text, reply.body) == (status, "", None)
 
 
 @pytest.mark.parametrize("status", [404, 409, 303])
 def test_a_status_that_the_caller_takes_for_an_answer_is_returned(status: int) -> None:
-    with saying(Said(status, DONE)) as script:
-        assert ask(script, Patience(), answers=frozenset({status})).body == DONE
+    with scripted_server(Canned(status, DONE)) as script:
+        assert ask(script, FakeRunContext(), answers=frozenset({status})).body == DONE
 
 
 def test_a_request_goes_out_as_json_with_the_run_s_name_and_our_headers() -> None:
-    with saying(Said(200, DONE)) as script:
-        ask(script, Patience(), body={"name": "Zoë", "list": [1.5, None]}, headers={"revision": "2026-07-15"})
+    with scripted_server(Canned(200, DONE)) as script:
+        ask(script, FakeRunContext(), body={"name": "Zoë", "list": [1.5, None]}, headers={"revision": "2026-07-15"})
     asked = script.asked[0]
     assert (asked.method, asked.path) == ("POST", "/path?page=2")
     assert asked.content == '{"name":"Zoë","list":[1.5,null]}'.encode()
@@ -77,15 +77,17 @@ def test_a_request_goes_out_as_json_with_the_run_s_name_and_our_headers() -> Non
 
 
 def test_bytes_go_out_as_they_are_and_a_text_comes_back_as_it_is() -> None:
-    with saying(Said(200, "Zoë,1\n".encode())) as script:
-        reply = ask(script, Patience(), body=None, data=b"a,b\n", headers={"Content-Type": "text/csv"}, expects="text")
+    with scripted_server(Canned(200, "Zoë,1\n".encode())) as script:
+        reply = ask(
+            script, FakeRunContext(), body=None, data=b"a,b\n", headers={"Content-Type": "text/csv"}, expects="text"
+        )
     assert (script.asked[0].content, script.asked[0].headers["content-type"]) == (b"a,b\n", "text/csv")
     assert (reply.text, reply.body) == ("Zoë,1\n", None)
 
 
 def test_what_is_no_number_in_json_is_not_sent() -> None:
-    with saying(Said(200, DONE)) as script, pytest.raises(ValueError, match="JSON compliant"):
-        ask(script, Patience(), body={"score": float("nan")})
+    with scripted_server(Canned(200, DONE)) as script, pytest.raises(ValueError, match="JSON compliant"):
+        ask(script, FakeRunContext(), body={"score": float("nan")})
     assert script.asked == []
 
 
@@ -94,27 +96,27 @@ def test_what_is_no_number_in_json_is_not_sent() -> None:
 
 @pytest.mark.parametrize("status", [400, 409, 413, 422])
 def test_a_refusal_of_what_was_sent_is_not_tried_again(status: int) -> None:
-    run = Patience()
-    with saying(Said(status, {"message": "no"})) as script, pytest.raises(BatchRefusedError) as refusal:
+    run = FakeRunContext()
+    with scripted_server(Canned(status, {"message": "no"})) as script, pytest.raises(BatchRefusedError) as refusal:
         ask(script, run)
     assert (refusal.value.http_status, refusal.value.code, refusal.value.reason) == (status, f"http_{status}", None)
     assert (len(script.asked), run.waits) == (1, [])
 
 
 def test_a_refusal_is_worded_by_the_dialect_also_when_it_is_no_json() -> None:
-    dialect = Dialect(refusal=lambda reply: (f"code_{reply.body}", "reason"))
+    dialect = ResponseParser(refusal=lambda reply: (f"code_{reply.body}", "reason"))
     for content, code in ((b'"x"', "code_x"), (b"<html>", "code_None"), (b"", "code_None")):
-        with saying(Said(400, content)) as script, pytest.raises(BatchRefusedError) as refusal:
-            transport(script.url, dialect=dialect).request(Patience(), "POST", "/", body={})
+        with scripted_server(Canned(400, content)) as script, pytest.raises(BatchRefusedError) as refusal:
+            transport(script.url, dialect=dialect).request(FakeRunContext(), "POST", "/", body={})
         assert (refusal.value.code, refusal.value.reason) == (code, "reason")
 
 
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308, 401, 403, 404])
 def test_wrong_credentials_address_or_a_redirect_name_the_settings(status: int) -> None:
-    run = Patience()
-    with saying(Said(200, DONE)) as elsewhere:
-        redirect = Said(status, None if status == 304 else {}, {"Location": elsewhere.url + "/stolen"})
-        with saying(redirect) as script, pytest.raises(ContractError) as refusal:
+    run = FakeRunContext()
+    with scripted_server(Canned(200, DONE)) as elsewhere:
+        redirect = Canned(status, None if status == 304 else {}, {"Location": elsewhere.url + "/stolen"})
+        with scripted_server(redirect) as script, pytest.raises(ContractError) as refusal:
             ask(script, run)
     assert str(refusal.value) == (
         f"The CRM answered HTTP {status} to /path. "
@@ -147,8 +149,8 @@ def test_wrong_credentials_address_or_a_redirect_name_the_settings(status: int) 
     ],
 )
 def test_a_refusal_that_is_not_about_rows_stops_the_run_and_says_what_to_do(status: int, advice: str) -> None:
-    run = Patience()
-    with saying(Said(status, {"message": "no"})) as script, pytest.raises(RequestRefusedError) as refusal:
+    run = FakeRunContext()
+    with scripted_server(Canned(status, {"message": "no"})) as script, pytest.raises(RequestRefusedError) as refusal:
         ask(script, run)
     assert f"HTTP {status} to /path. " in str(refusal.value)
     assert advice in str(refusal.value)
@@ -161,15 +163,15 @@ def test_a_refusal_that_is_not_about_rows_stops_the_run_and_says_what_to_do(stat
     [("rows", BatchRefusedError), ("person", RequestRefusedError), ("later", UnavailableError)],
 )
 def test_the_crm_s_own_code_counts_more_than_the_status(meaning: Meaning, error: type[WinbackError]) -> None:
-    dialect = Dialect(meaning=lambda reply: meaning if reply.body == {"code": "x"} else None)
+    dialect = ResponseParser(meaning=lambda reply: meaning if reply.body == {"code": "x"} else None)
     for status in (400, 403, 418):
-        with saying(Said(status, {"code": "x"})) as script, pytest.raises(error):
-            transport(script.url, dialect=dialect, budget_seconds=1e-9).request(Patience(), "POST", "/", body={})
+        with scripted_server(Canned(status, {"code": "x"})) as script, pytest.raises(error):
+            transport(script.url, dialect=dialect, budget_seconds=1e-9).request(FakeRunContext(), "POST", "/", body={})
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:canary", "http://*canary.example", "http://127.0.0.1:99999"])
 def test_what_is_no_address_names_the_setting_without_its_value(url: str) -> None:
-    run = Patience()
+    run = FakeRunContext()
     with pytest.raises(ContractError) as refusal:
         transport(url).request(run, "POST", "/", body={})
     assert str(refusal.value) == "WINBACK_CRM_URL is no address that a request could be sent to."
@@ -181,8 +183,8 @@ def test_what_is_no_address_names_the_setting_without_its_value(url: str) -> Non
 
 @pytest.mark.parametrize("status", [408, 423, 424, 425, 429, 500, 501, 502, 503, 504, 505, 507, 520, 522, 529, 599])
 def test_a_passing_fault_is_tried_again_until_it_has_passed(status: int) -> None:
-    run = Patience()
-    with saying(*[Said(status, {})] * 3, Said(200, DONE)) as script:
+    run = FakeRunContext()
+    with scripted_server(*[Canned(status, {})] * 3, Canned(200, DONE)) as script:
         assert ask(script, run).body == DONE
     assert len(run.waits) == 3
     assert all(wait <= most for wait, most in zip(run.waits, [0.5, 1, 2], strict=True))
@@ -190,8 +192,8 @@ def test_a_passing_fault_is_tried_again_until_it_has_passed(status: int) -> None
 
 
 def test_the_waits_of_our_own_grow_and_stay_below_a_minute() -> None:
-    run = Patience()
-    with saying(*[Said(500)] * 20, Said(200, DONE)) as script:
+    run = FakeRunContext()
+    with scripted_server(*[Canned(500)] * 20, Canned(200, DONE)) as script:
         ask(script, run, budget_seconds=3_600)
     assert len(run.waits) == 20
     assert 0 < max(run.waits) <= 60
@@ -201,8 +203,8 @@ def test_the_waits_of_our_own_grow_and_stay_below_a_minute() -> None:
     ("status", "code"), [(429, "throttled"), (503, "unavailable"), (500, "unavailable"), (408, "unavailable")]
 )
 def test_a_fault_that_does_not_pass_ends_with_the_budget(status: int, code: str) -> None:
-    run = Patience()
-    with saying(Said(status)) as script, pytest.raises(UnavailableError, match=f"HTTP {status}") as left:
+    run = FakeRunContext()
+    with scripted_server(Canned(status)) as script, pytest.raises(UnavailableError, match=f"HTTP {status}") as left:
         ask(script, run)
     assert left.value.code == code
     assert str(left.value) == f"The CRM did not take the request within 120 s: HTTP {status}."
@@ -211,15 +213,15 @@ def test_a_fault_that_does_not_pass_ends_with_the_budget(status: int, code: str)
 
 
 def test_a_storm_of_429_with_waits_ends_before_the_wait_that_would_end_outside_of_the_budget() -> None:
-    run = Patience()
-    with saying(Said(429, {}, {"Retry-After": "50"})) as script, pytest.raises(UnavailableError) as left:
+    run = FakeRunContext()
+    with scripted_server(Canned(429, {}, {"Retry-After": "50"})) as script, pytest.raises(UnavailableError) as left:
         ask(script, run)
     assert (run.waits, left.value.code) == ([50, 50], "throttled")
 
 
 def test_the_run_s_time_ends_a_wait_before_it_begins() -> None:
-    run = Patience(seconds_left=40)
-    with saying(Said(503, {}, {"Retry-After": "50"})) as script, pytest.raises(OutOfTimeError):
+    run = FakeRunContext(seconds_left=40)
+    with scripted_server(Canned(503, {}, {"Retry-After": "50"})) as script, pytest.raises(DeadlineExceededError):
         ask(script, run)
     assert run.waits == []
 
@@ -227,43 +229,43 @@ def test_the_run_s_time_ends_a_wait_before_it_begins() -> None:
 # A limit per day
 
 
-SPENT = Dialect(heard=lambda _: Heard(is_spent=True))
+SPENT = ResponseParser(heard=lambda _: RateLimitInfo(is_exhausted=True))
 
 
 @pytest.mark.parametrize("status", [400, 403, 429])
 def test_a_limit_that_no_wait_within_the_run_opens_again_defers_the_rest(status: int) -> None:
-    run = Patience()
-    with saying(Said(status)) as script, pytest.raises(UnavailableError, match="limit for today") as left:
+    run = FakeRunContext()
+    with scripted_server(Canned(status)) as script, pytest.raises(UnavailableError, match="limit for today") as left:
         transport(script.url, dialect=SPENT).request(run, "POST", "/", body={})
     assert (left.value.code, run.waits) == ("throttled", [])
 
 
 def test_the_last_request_of_the_day_is_still_a_success() -> None:
-    with saying(Said(200, DONE)) as script:
-        assert transport(script.url, dialect=SPENT).request(Patience(), "POST", "/", body={}).body == DONE
+    with scripted_server(Canned(200, DONE)) as script:
+        assert transport(script.url, dialect=SPENT).request(FakeRunContext(), "POST", "/", body={}).body == DONE
 
 
 # Threads
 
 
 def test_every_attempt_counts_against_the_limit() -> None:
-    run = Patience()
-    with saying(Said(503), Said(503), Said(200, DONE)) as script:
-        limited = Transport(script.url, {}, Pace([RateLimit(1, 10)]), budget=RetryBudget(100, 1e-3))
+    run = FakeRunContext()
+    with scripted_server(Canned(503), Canned(503), Canned(200, DONE)) as script:
+        limited = Transport(script.url, {}, RateLimiter([RateLimit(1, 10)]), budget=RetryBudget(100, 1e-3))
         limited.request(run, "POST", "/", body={})
     assert sum(run.waits) == pytest.approx(20, abs=0.1)
 
 
 def test_a_request_that_failed_does_not_keep_its_place() -> None:
     """With one place and requests that end in every way, each still finds it free."""
-    run = Patience()
-    endings: list[tuple[Said, Callable[[], Any]]] = [
-        (Said(400), lambda: pytest.raises(BatchRefusedError)),
-        (Said(401), lambda: pytest.raises(ContractError)),
-        (Said(200, b"x", {"Content-Length": "9", "Connection": "close"}), lambda: pytest.raises(UnavailableError)),
+    run = FakeRunContext()
+    endings: list[tuple[Canned, Callable[[], Any]]] = [
+        (Canned(400), lambda: pytest.raises(BatchRefusedError)),
+        (Canned(401), lambda: pytest.raises(ContractError)),
+        (Canned(200, b"x", {"Content-Length": "9", "Connection": "close"}), lambda: pytest.raises(UnavailableError)),
     ]
-    with saying(*[said for said, _ in endings], Said(200, DONE)) as script:
-        limited = Transport(script.url, {}, Pace([RateLimit(1, 10)]), budget=RetryBudget(1e-9))
+    with scripted_server(*[said for said, _ in endings], Canned(200, DONE)) as script:
+        limited = Transport(script.url, {}, RateLimiter([RateLimit(1, 10)]), budget=RetryBudget(1e-9))
         for _, ending in endings:
             with ending():
                 limited.request(run, "POST", "/", body={})
@@ -275,7 +277,7 @@ def test_all_threads_share_one_limit_and_the_server_has_none_to_refuse(tmp_path:
     with LocalCrm(tmp_path / "crm.db") as crm:
         allowance = crm.desk.allowances["braze.track"]
         allowance.requests, allowance.seconds = 4, 0.1
-        limited = Transport(crm.url, {"Authorization": "Bearer local-key"}, Pace([RateLimit(4, 0.1)]))
+        limited = Transport(crm.url, {"Authorization": "Bearer local-key"}, RateLimiter([RateLimit(4, 0.1)]))
         body = {"attributes": [{"external_id": "ada"}]}
 
         def work() -> None:

@@ -12,19 +12,19 @@ from typing import Any
 
 import pytest
 
-from crm_sync.destination import OutOfTimeError, UnavailableError
+from crm_sync.destination import DeadlineExceededError, UnavailableError
 from crm_sync.destinations.http import transport as transport_module
-from crm_sync.destinations.http.rate_limiter import Pace
+from crm_sync.destinations.http.rate_limiter import RateLimiter
 from crm_sync.destinations.http.transport import Reply, RetryBudget, Transport
-from tests.support.crm.local_api import Patience, Said, saying
+from tests.support.crm.local_api import Canned, FakeRunContext, scripted_server
 
 DONE = {"done": True}
 WIRE = json.dumps(DONE).encode()
 
 
-def ask(url: str, run: Patience | None = None, budget_seconds: float = 120.0, **more: Any) -> Reply:
-    transport = Transport(url, {}, Pace([]), budget=RetryBudget(budget_seconds))
-    return transport.request(run or Patience(), "POST", "/", body={}, **more)
+def ask(url: str, run: FakeRunContext | None = None, budget_seconds: float = 120.0, **more: Any) -> Reply:
+    transport = Transport(url, {}, RateLimiter([]), budget=RetryBudget(budget_seconds))
+    return transport.request(run or FakeRunContext(), "POST", "/", body={}, **more)
 
 
 @contextmanager
@@ -81,7 +81,7 @@ WHOLE = HEAD + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(WIRE) + 
 def test_a_reply_that_breaks_off_or_contradicts_itself_is_tried_again(broken: bytes, resets: bool) -> None:
     """Also where a text is expected, which ends nowhere by itself: half a file of results would be taken for all of it."""
     for expects in ("json", "text"):
-        run = Patience()
+        run = FakeRunContext()
         with raw(broken, WHOLE, resets=resets) as url:
             assert ask(url, run, expects=expects).text == WIRE.decode()
         assert run.waits
@@ -124,20 +124,23 @@ def test_a_whole_reply_is_read_however_it_comes(reply: bytes) -> None:
     ],
 )
 def test_a_success_that_is_no_json_is_tried_again(content: bytes) -> None:
-    run = Patience()
-    with saying(Said(201, content), Said(201, DONE)) as script:
+    run = FakeRunContext()
+    with scripted_server(Canned(201, content), Canned(201, DONE)) as script:
         assert ask(script.url, run).body == DONE
     assert len(run.waits) == 1
 
 
 def test_a_success_that_never_is_json_ends_as_unavailable() -> None:
-    with saying(Said(201, b"garbage")) as script, pytest.raises(UnavailableError, match="HTTP 201 without JSON"):
+    with (
+        scripted_server(Canned(201, b"garbage")) as script,
+        pytest.raises(UnavailableError, match="HTTP 201 without JSON"),
+    ):
         ask(script.url)
 
 
 @pytest.mark.parametrize("content", [b'"success"', b"[]", b"0", b"false", b'{"a": 1e999}'])
 def test_json_of_whatever_shape_is_for_the_destination_to_judge(content: bytes) -> None:
-    with saying(Said(200, content)) as script:
+    with scripted_server(Canned(200, content)) as script:
         assert ask(script.url).body == json.loads(content)
 
 
@@ -146,21 +149,24 @@ def test_json_of_whatever_shape_is_for_the_destination_to_judge(content: bytes) 
 
 def test_an_endless_body_ends_with_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(transport_module.MAX_REPLY_BYTES, "json", 1 << 20)
-    with saying(Said(200, b" " * (1 << 20) + WIRE)) as script, pytest.raises(UnavailableError, match="more than 1 MiB"):
+    with (
+        scripted_server(Canned(200, b" " * (1 << 20) + WIRE)) as script,
+        pytest.raises(UnavailableError, match="more than 1 MiB"),
+    ):
         ask(script.url, budget_seconds=1e-9)
-    with saying(Said(200, b" " * ((1 << 20) - len(WIRE)) + WIRE)) as script:
+    with scripted_server(Canned(200, b" " * ((1 << 20) - len(WIRE)) + WIRE)) as script:
         assert ask(script.url).body == DONE
 
 
 def test_a_body_that_is_small_until_it_is_unpacked_ends_with_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(transport_module.MAX_REPLY_BYTES, "json", 1 << 20)
-    bomb = Said(200, gzip.compress(b" " * (20 << 20) + WIRE, mtime=0), {"Content-Encoding": "gzip"})
-    with saying(bomb) as script, pytest.raises(UnavailableError, match="more than 1 MiB"):
+    bomb = Canned(200, gzip.compress(b" " * (20 << 20) + WIRE, mtime=0), {"Content-Encoding": "gzip"})
+    with scripted_server(bomb) as script, pytest.raises(UnavailableError, match="more than 1 MiB"):
         ask(script.url, budget_seconds=1e-9)
 
 
 @dataclass
-class Hurried(Patience):
+class Hurried(FakeRunContext):
     """A run for which each look at the clock is `step` seconds later than the last."""
 
     step: float = 0.0
@@ -172,16 +178,16 @@ class Hurried(Patience):
 
     def check(self) -> None:
         if self.looks * self.step >= self.seconds_left:
-            raise OutOfTimeError("late", "deadline")
+            raise DeadlineExceededError("late", "deadline")
 
 
 def test_a_body_that_drips_ends_with_its_time() -> None:
-    large = Said(200, b" " * (8 << 20) + WIRE)
-    with saying(large) as script, pytest.raises(UnavailableError, match="took longer than 120 s"):
+    large = Canned(200, b" " * (8 << 20) + WIRE)
+    with scripted_server(large) as script, pytest.raises(UnavailableError, match="took longer than 120 s"):
         ask(script.url, Hurried(step=50), budget_seconds=1e-9)
 
 
 def test_a_body_that_drips_ends_with_the_run() -> None:
-    large = Said(200, b" " * (8 << 20) + WIRE)
-    with saying(large) as script, pytest.raises(OutOfTimeError):
+    large = Canned(200, b" " * (8 << 20) + WIRE)
+    with scripted_server(large) as script, pytest.raises(DeadlineExceededError):
         ask(script.url, Hurried(step=1, seconds_left=20))

@@ -7,19 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crm_sync.destination import OutOfTimeError, UnavailableError
+from crm_sync.destination import DeadlineExceededError, UnavailableError
 from crm_sync.destinations.http import reply as replies_module
-from crm_sync.destinations.http.rate_limiter import Heard, Pace
-from crm_sync.destinations.http.reply import Reply, asked_wait, number
+from crm_sync.destinations.http.rate_limiter import RateLimiter, RateLimitInfo
+from crm_sync.destinations.http.reply import Reply, number, retry_after
 from crm_sync.destinations.http.transport import RetryBudget, Transport
-from tests.support.crm.local_api import DATE, DATE_SECONDS, Patience, Said, Script, saying
+from tests.support.crm.local_api import DATE, DATE_SECONDS, Canned, FakeRunContext, Script, scripted_server
 
 DONE = {"done": True}
 
 
-def ask(script: Script, run: Patience) -> Reply:
+def ask(script: Script, run: FakeRunContext) -> Reply:
     """Send one small request until it is over."""
-    return Transport(script.url, {}, Pace([]), budget=RetryBudget(120)).request(run, "POST", "/", body={})
+    return Transport(script.url, {}, RateLimiter([]), budget=RetryBudget(120)).request(run, "POST", "/", body={})
 
 
 def date(seconds: int) -> str:
@@ -57,8 +57,8 @@ def date(seconds: int) -> str:
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("name", ["Retry-After", "retry-after", "RETRY-AFTER"])
 def test_the_wait_that_is_asked_for_is_kept_to_the_second(asked: str, seconds: float, status: int, name: str) -> None:
-    run = Patience()
-    with saying(Said(status, {}, {name: asked}), Said(200, DONE)) as script:
+    run = FakeRunContext()
+    with scripted_server(Canned(status, {}, {name: asked}), Canned(200, DONE)) as script:
         ask(script, run)
     assert run.waits == [seconds]
 
@@ -71,15 +71,15 @@ def test_a_date_is_read_by_the_server_s_clock_whatever_ours_says(year: int, monk
             return datetime(year, 1, 1, tzinfo=tz)
 
     monkeypatch.setattr(replies_module, "datetime", Wrong)
-    run = Patience()
-    with saying(Said(503, {}, {"Retry-After": date(42)}), Said(200, DONE)) as script:
+    run = FakeRunContext()
+    with scripted_server(Canned(503, {}, {"Retry-After": date(42)}), Canned(200, DONE)) as script:
         ask(script, run)
     assert run.waits == [42]
 
 
 def test_a_server_without_a_clock_is_asked_again_after_the_seconds_it_names() -> None:
-    run = Patience()
-    with saying(Said(429, {}, {"Retry-After": "7"}, date=None), Said(200, DONE)) as script:
+    run = FakeRunContext()
+    with scripted_server(Canned(429, {}, {"Retry-After": "7"}, date=None), Canned(200, DONE)) as script:
         ask(script, run)
     assert run.waits == [7]
 
@@ -89,8 +89,8 @@ def test_a_server_without_a_clock_is_asked_again_after_the_seconds_it_names() ->
     ["soon", "\u00b2", "0", "0.001", "-5", "nan", "inf", "1e3", "0x10", "", date(0), "Mon, 15 Jun 2026 09:59:00 GMT"],
 )
 def test_a_wait_that_is_none_or_over_or_cannot_be_read_falls_back_to_our_own(asked: str) -> None:
-    run = Patience()
-    with saying(Said(429, {}, {"Retry-After": asked}), Said(200, DONE)) as script:
+    run = FakeRunContext()
+    with scripted_server(Canned(429, {}, {"Retry-After": asked}), Canned(200, DONE)) as script:
         ask(script, run)
     assert len(run.waits) == 1
     assert 0 < run.waits[0] <= 0.5
@@ -99,7 +99,7 @@ def test_a_wait_that_is_none_or_over_or_cannot_be_read_falls_back_to_our_own(ask
 @given(st.text(st.characters(max_codepoint=255)), st.text(st.characters(max_codepoint=255)) | st.just(date(0)))
 def test_no_header_makes_us_stumble(text: str, clock: str) -> None:
     reply = Reply(429, {"retry-after": text, "date": clock})
-    assert isinstance(asked_wait(reply), float | None)
+    assert isinstance(retry_after(reply), float | None)
     assert isinstance(number(reply, "retry-after"), int | None)
 
 
@@ -125,31 +125,34 @@ def test_a_header_that_is_a_whole_number_is_read_as_one(text: str, value: int | 
 
 @pytest.mark.parametrize("asked", ["121", "9" * 400])
 def test_a_wait_longer_than_the_budget_is_not_begun(asked: str) -> None:
-    run = Patience()
-    with saying(Said(429, {}, {"Retry-After": asked})) as script, pytest.raises(UnavailableError) as left:
+    run = FakeRunContext()
+    with scripted_server(Canned(429, {}, {"Retry-After": asked})) as script, pytest.raises(UnavailableError) as left:
         ask(script, run)
     assert (run.waits, left.value.code) == ([], "throttled")
 
 
 @pytest.mark.parametrize("clock", ["Mon Jun 15 10:00:00 2026", "Mon, 15 Jun 2026 10:00:00 -0000", f"{DATE}, {DATE}"])
 def test_the_server_s_clock_is_read_in_every_form(clock: str) -> None:
-    assert asked_wait(Reply(429, {"retry-after": date(42), "date": clock})) == 42
+    assert retry_after(Reply(429, {"retry-after": date(42), "date": clock})) == 42
 
 
 @pytest.mark.parametrize("asked", ["100", date(100), f"{DATE_SECONDS + 100}000"])
 def test_a_wait_longer_than_the_run_is_not_begun_and_the_error_says_so(asked: str) -> None:
     """The retry budget would allow it, the run has 50 s."""
-    run = Patience(seconds_left=50)
-    with saying(Said(503, {}, {"Retry-After": asked})) as script, pytest.raises(OutOfTimeError) as left:
+    run = FakeRunContext(seconds_left=50)
+    with (
+        scripted_server(Canned(503, {}, {"Retry-After": asked})) as script,
+        pytest.raises(DeadlineExceededError) as left,
+    ):
         ask(script, run)
     assert (run.waits, left.value.code) == ([], "deadline")
     assert str(left.value) == "The CRM asks for a pause that is longer than the run may last; the next run goes on."
 
 
 def test_every_thread_leaves_before_a_wait_longer_than_the_run() -> None:
-    pace, run = Pace([]), Patience(seconds_left=50)
+    pace, run = RateLimiter([]), FakeRunContext(seconds_left=50)
     pace.wait(run)
-    pace.heard(Heard(wait_seconds=100), run.clock())
-    with pytest.raises(OutOfTimeError, match="longer than the run may last"):
+    pace.heard(RateLimitInfo(wait_seconds=100), run.clock())
+    with pytest.raises(DeadlineExceededError, match="longer than the run may last"):
         pace.wait(run)
     assert run.waits == []

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from crm_sync.destination import OutOfTimeError, UnavailableError
+from crm_sync.destination import DeadlineExceededError, UnavailableError
 from crm_sync.destinations.http import connection as wire_module
 from crm_sync.destinations.http import transport as transport_module
-from crm_sync.destinations.http.rate_limiter import Pace
+from crm_sync.destinations.http.rate_limiter import RateLimiter
 from crm_sync.destinations.http.transport import RetryBudget, Transport
-from tests.support.crm.local_api import Patience
+from tests.support.crm.local_api import FakeRunContext
 from tests.support.crm.scripted_server import Connection, Script, Server, Ticking, answers, hurried, ok, serving
 
 ONCE = 1e-9  # a retry budget for one attempt
@@ -25,11 +25,11 @@ def wire(value: Any) -> bytes:
 
 
 def transport(server: Server, budget_seconds: float = ONCE) -> Transport:
-    return Transport(server.url, {}, Pace([]), budget=RetryBudget(budget_seconds))
+    return Transport(server.url, {}, RateLimiter([]), budget=RetryBudget(budget_seconds))
 
 
 def ask(crm: Transport, run: Any = None, content: bytes = b"{}") -> Any:
-    return crm.request(run or Patience(), "POST", "/", data=content).body
+    return crm.request(run or FakeRunContext(), "POST", "/", data=content).body
 
 
 # Each request gets its own reply
@@ -116,7 +116,7 @@ def test_interim_replies_without_end_are_a_passing_fault(interim: bytes) -> None
 
     with serving(endless, answers(wire(SECOND))) as server:
         crm = transport(server, budget_seconds=120)
-        run = Patience()
+        run = FakeRunContext()
         assert ask(crm, run) == SECOND
     assert len(run.waits) == 1
 
@@ -156,7 +156,7 @@ def dripping(content: bytes) -> Script:
 def test_a_reply_that_drips_ends_soon_after_the_run_s_deadline(content: bytes) -> None:
     """Two seconds at each look: a limit between two bytes alone would never end it."""
     clock = Ticking(2.0)
-    with serving(dripping(content)) as server, pytest.raises(OutOfTimeError) as left:
+    with serving(dripping(content)) as server, pytest.raises(DeadlineExceededError) as left:
         ask(transport(server, 120), hurried(60, clock))
     assert left.value.code == "deadline"
     assert 60 <= clock.now <= 60 + 2 * 6  # the deadline, then the grace of 2 s, of looks that take 2 s each
@@ -180,7 +180,7 @@ def test_a_run_told_to_stop_leaves_a_server_that_says_nothing_more(sent: bytes) 
         run.stop("SIGTERM")
         connection.asked()
 
-    with serving(falls_silent) as server, pytest.raises(OutOfTimeError) as left:
+    with serving(falls_silent) as server, pytest.raises(DeadlineExceededError) as left:
         ask(transport(server), run)
     assert left.value.code == "stopped"
 
@@ -206,7 +206,7 @@ def test_a_server_that_reads_nothing_is_left_soon_after_the_run_s_deadline(monke
         connection.socket.recv(1)
         left.wait()
 
-    with serving(deaf) as server, pytest.raises(OutOfTimeError) as error:
+    with serving(deaf) as server, pytest.raises(DeadlineExceededError) as error:
         ask(transport(server, 120), hurried(60, clock), content=b" " * (64 << 20))
     left.set()
     assert (error.value.code, clock.now <= 60 + 2 * 6) == ("deadline", True)

@@ -21,9 +21,9 @@ from dbt.cli.main import dbtRunner
 from zetasql.core.exceptions import ServerError
 
 from crm_sync.deadline import Deadline
-from jobs.context import House
-from jobs.doctor.run import of_history
-from jobs.erasure.erase import erase, erase_again, sweep
+from jobs.context import JobContext
+from jobs.doctor.run import check_history
+from jobs.erasure.erase import erase, purge_reappeared_rows, re_erase_recent
 from jobs.models.dataset import build_examples, examples
 from jobs.models.lifecycle import choose
 from jobs.status import status
@@ -149,11 +149,11 @@ def life(world: World) -> Iterator[Any]:
     """Do it all, and tell of each step what must be equal on every warehouse."""
     settings = world.settings if isinstance(world, GoogleWorld) else settings_in(world.folder)
     challenge(world)
-    with pytest.MonkeyPatch.context() as patch, world.house() as house:
+    with pytest.MonkeyPatch.context() as patch, world.context() as context:
         # Each of its data tests runs in the first hour, at night or over the examples too.
         patch.setenv("DBT_EXCLUDE_RESOURCE_TYPES", "test")
-        yield backfill(house, HISTORY_UNTIL)
-        yield raw_summary.summarise(house.warehouse), raw_summary.counts_by_name(house.warehouse)
+        yield backfill(context, HISTORY_UNTIL)
+        yield raw_summary.summarise(context.warehouse), raw_summary.counts_by_name(context.warehouse)
     first = world.run(6, settings=settings.model_copy(update={"shadow": True}))
     yield first.scoring, first.shadow, first.sync, first.arrivals
     decided = "select user_id from ops.decisions where disposition = 'scored' order by is_eligible desc, user_id"
@@ -164,13 +164,13 @@ def life(world: World) -> Iterator[Any]:
         patch.setenv("DBT_EXCLUDE_RESOURCE_TYPES", "test")
         second = world.run(7)
         yield second.scoring, second.sync, second.arrivals
-        with world.house(now=lambda: at(8)) as house:
-            yield dead_letters.listed(house)
-            yield dead_letters.retry(house)
+        with world.context(now=lambda: at(8)) as context:
+            yield dead_letters.listed(context)
+            yield dead_letters.retry(context)
             # The raw tables are the app's on BigQuery and ours on DuckDB.
-            receipts = erase(house, users[3]).receipts
+            receipts = erase(context, users[3]).receipts
             yield sorted((r.step, r.outcome, r.count_rows or 0) for r in receipts if not r.step.startswith("raw."))
-            yield from races(house)
+            yield from races(context)
         yield world.query("select * from marts.crm_pending order by user_id")
         requests.delete(f"{world.crm.url}/_control/faults", timeout=5).raise_for_status()
         last = world.run(24 * 18)
@@ -178,28 +178,28 @@ def life(world: World) -> Iterator[Any]:
     # Both say that they were loaded before; only a search finds them.
     world.append_event(users[4], "help_opened", at(24 * 18 - 30), at(24 * 18 - 20))
     world.append_event(users[5], "help_opened", at(24 * 12), at(24 * 17))
-    with world.house(now=lambda: at(24 * 18)) as house:
-        night = nightly(house)
+    with world.context(now=lambda: at(24 * 18)) as context:
+        night = nightly(context)
         yield night.missed, [vars(table) for table in night.tables]
-        yield [vars(table) for table in audit(house, 100).tables]
-        yield coverage_of_exits(house.warehouse)
-        yield examples(house)
-        table, until = build_examples(house, None)
+        yield [vars(table) for table in audit(context, 100).tables]
+        yield coverage_of_exits(context.warehouse)
+        yield examples(context)
+        table, until = build_examples(context, None)
         yield table.num_rows, until
-        yield vars(status(house)).keys()
-        found = last_audit(house.warehouse)
+        yield vars(status(context)).keys()
+        found = last_audit(context.warehouse)
         assert found
-        yield of_history(house.warehouse, choose(house.settings).bundle)
+        yield check_history(context.warehouse, choose(context.settings).bundle)
         for step in STEPS:  # what a migration asks; of raw tables it asks on DuckDB alone
-            step.todo(house)
+            step.todo(context)
     # As if the last hour's clock had been ahead. Raw rows of the erased user are gone from DuckDB alone.
-    with world.house(now=lambda: at(9)) as house:
-        yield replace(repair_watermark(house), count_rows_ahead={})
+    with world.context(now=lambda: at(9)) as context:
+        yield replace(repair_watermark(context), count_rows_ahead={})
 
 
-def races(house: House) -> Iterator[Any]:
+def races(context: JobContext) -> Iterator[Any]:
     """What a run asks only when another is faster, when it was for trial, or when one before it came to no good end."""
-    warehouse, last = house.warehouse, ledger.last_epoch(house.warehouse)
+    warehouse, last = context.warehouse, ledger.last_epoch(context.warehouse)
     assert last
     yield ledger.commit(warehouse, replace(last, run_id="the-slower-one")).run_id == last.run_id
     yield ledger.first_epoch_after(warehouse, at(6))
@@ -209,8 +209,8 @@ def races(house: House) -> Iterator[Any]:
     for _ in range(2):  # the second time as after a lost reply
         newer = lease.renew(warehouse, mine, at(8), length)
     yield lease.release(warehouse, newer, at(8))
-    yield erase_again(house, at(7), Deadline("a-run", 60))
-    yield sum(sweep(house).values())
+    yield re_erase_recent(context, at(7), Deadline("a-run", 60))
+    yield sum(purge_reappeared_rows(context).values())
 
 
 def spoil(world: World, users: list[str]) -> None:

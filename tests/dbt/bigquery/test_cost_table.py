@@ -26,7 +26,7 @@ from sqlglot.optimizer.scope import Scope, traverse_scope
 from bench import bytes_an_hour as cost
 from bench.bytes_an_hour import Read
 from crm_sync.deadline import Deadline
-from crm_sync.dry_run import Rehearsal
+from crm_sync.dry_run import DryRunDestination
 from crm_sync.suppression import Recheck
 from crm_sync.sync import Plan, sync
 from tests.support.dbt.on_bigquery import Recording, Statement, partitions, record
@@ -176,7 +176,7 @@ def asked_by_the_sync() -> list[Statement]:
     run = Deadline("00000001-cost", 60)
     recheck = Recheck(asked, HOUR_ENDS, {"finished": "finished"}, lambda: HOUR_ENDS + timedelta(minutes=5))
     plan = Plan("00000001-cost", 1, run, lambda: HOUR_ENDS, recheck, max_rejected_ratio=1.0)
-    sync(asked, Rehearsal(1), SimpleNamespace(), plan)  # type: ignore[arg-type]
+    sync(asked, DryRunDestination(1), SimpleNamespace(), plan)  # type: ignore[arg-type]
     recheck.news()
     return asked.statements  # type: ignore[no-any-return]
 

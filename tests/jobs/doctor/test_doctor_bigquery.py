@@ -12,10 +12,10 @@ import pytest
 from google.api_core import exceptions as api
 from google.cloud import bigquery
 
-from jobs.context import open_house
+from jobs.context import open_context
 from jobs.doctor.bigquery import findings
 from jobs.doctor.finding import Finding
-from jobs.doctor.remediation import Wanted
+from jobs.doctor.remediation import BigQueryCommands
 from jobs.doctor.run import doctor
 from jobs.upkeep.migrate import migrate
 from tests.support.bigquery_emulator.process import PROJECT, Emulator
@@ -38,7 +38,7 @@ def warehouse(emulator: Emulator, request: pytest.FixtureRequest) -> Iterator[Bi
 
 def looked(warehouse: BigQueryWarehouse, emulator: Emulator, **changes: Any) -> list[Finding]:
     prefix = warehouse.connection.prefix
-    wanted = Wanted(PROJECT, prefix, "US", 1 << 40, emulator.url, emulator.storage_endpoint)
+    wanted = BigQueryCommands(PROJECT, prefix, "US", 1 << 40, emulator.url, emulator.storage_endpoint)
     return findings(examine(connection_to(emulator, prefix, **changes)), wanted)
 
 
@@ -91,8 +91,8 @@ def test_the_command_it_prescribes_mends_what_it_found(
     assert sick.says == "ops.runs has no column policy_version"
     assert sick.do[1:] == ("winback migrate --dry-run", "winback migrate")
 
-    with open_house(bigquery_settings(emulator, prefix, tmp_path), is_migrating=True) as house:
-        migrate(house)
+    with open_context(bigquery_settings(emulator, prefix, tmp_path), is_migrating=True) as context:
+        migrate(context)
 
     # Asked of the table: the emulator's metadata goes without columns that came later.
     assert warehouse.query(f"select policy_version from {warehouse.relation('ops', 'runs')}").num_rows == 0

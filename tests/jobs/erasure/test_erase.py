@@ -12,7 +12,7 @@ from crm_sync.destination import Outcome
 from crm_sync.destinations.braze import Braze
 from tests.support.builders.erase import RECEIPTS, eligible, erased, erased_and_killed, outcomes, places_of
 from tests.support.environment import API_KEY, NOW, World
-from tests.support.run_assertions import be_down, be_up
+from tests.support.run_assertions import restore_crm, take_crm_down
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 
 
@@ -81,9 +81,9 @@ def test_an_id_that_nobody_knows_gets_a_tombstone_and_the_crm_is_asked(told: Wor
 
 def test_a_crm_that_is_down_is_told_by_the_next_command_and_the_tables_are_done_already(told: World) -> None:
     user = eligible(told)
-    be_down(told)
+    take_crm_down(told)
     first = erased(told, user)
-    be_up(told)
+    restore_crm(told)
 
     assert isinstance(first.problem, RetryableError)
     assert "Run the same command again" in str(first.problem)

@@ -16,7 +16,7 @@ from jobs.cli.app import cli
 from jobs.erasure.residual_data import stays
 from tests.support.builders.erase import eligible
 from tests.support.environment import API_KEY, World
-from tests.support.run_assertions import be_down, be_up
+from tests.support.run_assertions import restore_crm, take_crm_down
 
 ROOT = Path(__file__).parents[3]
 
@@ -35,9 +35,9 @@ def winback(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_command_leaves_with_1_until_all_is_done_and_never_prints_the_id(told: World) -> None:
     user = eligible(told)
-    be_down(told)
+    take_crm_down(told)
     failed = winback(told, user, "--yes")
-    be_up(told)
+    restore_crm(told)
     done = winback(told, user, "--yes", "--json")
 
     assert failed.returncode == 1

@@ -11,7 +11,7 @@ import pytest
 from crm_sync.deadline import Deadline
 from crm_sync.diff import Change
 from crm_sync.suppression import Recheck, suppressed
-from jobs.erasure.erase import Erased, erase, erase_again, sweep
+from jobs.erasure.erase import Erased, erase, purge_reappeared_rows, re_erase_recent
 from jobs.hourly.run import hourly
 from jobs.transform.dbt import Transform
 from jobs.upkeep.nightly import nightly
@@ -26,7 +26,7 @@ from tests.support.builders.erase import (
     places_of,
 )
 from tests.support.environment import NOW, World, at
-from tests.support.run_assertions import be_down, be_up
+from tests.support.run_assertions import restore_crm, take_crm_down
 
 
 def test_what_arrives_later_of_an_erased_user_is_neither_decided_nor_sent(told: World) -> None:
@@ -54,20 +54,20 @@ def test_the_night_deletes_what_arrived_of_an_erased_user_and_what_a_build_wrote
     told.query("drop table kept")
     assert "intermediate.int_sessions.user_id" in places_of(told, user)
 
-    with told.house() as house:
-        night = nightly(house)
+    with told.context() as context:
+        night = nightly(context)
 
     assert places_of(told, user) == []
     assert not night.is_corrected
 
 
 def test_a_sweep_long_after_looks_only_where_rows_may_still_arrive(told: World) -> None:
-    with told.house() as house:
-        assert sweep(house) == {}
+    with told.context() as context:
+        assert purge_reappeared_rows(context) == {}
     erased(told, eligible(told))
 
-    with told.house(now=lambda: NOW + timedelta(days=9)) as house:
-        assert sweep(house) == {"raw.app_events": 0, "raw.users": 0, "raw.voucher_redemptions": 0}
+    with told.context(now=lambda: NOW + timedelta(days=9)) as context:
+        assert purge_reappeared_rows(context) == {"raw.app_events": 0, "raw.users": 0, "raw.voucher_redemptions": 0}
 
 
 @pytest.mark.parametrize("selector", ["features", "audience", "acknowledged"])
@@ -81,12 +81,12 @@ def test_a_user_erased_in_the_middle_of_a_run_is_gone_at_its_end(
 
     def interrupted(self: Transform, selected: str, **options: Any) -> None:
         if selected == selector and not asked:
-            asked.append(erase(house, user))
+            asked.append(erase(context, user))
         build(self, selected, **options)
 
     monkeypatch.setattr(Transform, "build", interrupted)
-    with told.house() as house:
-        hourly(house, at(8))
+    with told.context() as context:
+        hourly(context, at(8))
 
     assert len(asked) == 1
     assert places_of(told, user) == []
@@ -94,9 +94,9 @@ def test_a_user_erased_in_the_middle_of_a_run_is_gone_at_its_end(
 
 
 def test_an_erasure_that_came_no_further_than_its_tombstone_keeps_the_user_from_the_crm(world: World) -> None:
-    be_down(world)
+    take_crm_down(world)
     world.run(6)
-    be_up(world)
+    restore_crm(world)
     user = world.query(ELIGIBLE)[0]["user_id"]
     erased_and_killed(world, user, 2)
     assert outcomes(world) == {"tombstone": "written"}
@@ -123,8 +123,8 @@ def test_of_a_finished_erasure_a_sync_need_not_know_once_two_nights_have_passed(
         ]
     )
     erased(told, user)
-    with told.house() as house:
-        news = Recheck(house.warehouse, NOW + timedelta(days=days), {}, lambda: NOW).news()
+    with told.context() as context:
+        news = Recheck(context.warehouse, NOW + timedelta(days=days), {}, lambda: NOW).news()
 
     kept, reasons = suppressed(rows, news)
 
@@ -152,9 +152,9 @@ def test_whom_a_batch_under_way_made_anew_the_run_erases_again(told: World) -> N
     overtake(told, user, NOW)
     assert told.crm.store.profile(user)
 
-    with told.house() as house:
-        assert erase_again(house, NOW, Deadline("run", 60)) == 1
-        assert erase_again(house, NOW, Deadline("run", 60)) == 0
+    with told.context() as context:
+        assert re_erase_recent(context, NOW, Deadline("run", 60)) == 1
+        assert re_erase_recent(context, NOW, Deadline("run", 60)) == 0
 
     assert told.crm.store.profile(user) is None
     assert places_of(told, user) == []
@@ -166,15 +166,15 @@ def test_where_the_crm_does_not_answer_the_next_run_erases_again(told: World) ->
     user = eligible(told)
     erased(told, user)
     overtake(told, user, NOW)
-    be_down(told)
-    with told.house() as house:
-        assert erase_again(house, NOW, Deadline("run", 60)) == 0
-    be_up(told)
+    take_crm_down(told)
+    with told.context() as context:
+        assert re_erase_recent(context, NOW, Deadline("run", 60)) == 0
+    restore_crm(told)
     assert outcomes(told)["crm"] == "deferred"
 
-    with told.house() as house:
-        sweep(house)
-        assert erase_again(house, NOW + timedelta(hours=1), Deadline("run", 60)) == 1
+    with told.context() as context:
+        purge_reappeared_rows(context)
+        assert re_erase_recent(context, NOW + timedelta(hours=1), Deadline("run", 60)) == 1
 
     assert told.crm.store.profile(user) is None
     assert places_of(told, user) == []
@@ -193,6 +193,6 @@ def test_without_a_recent_tombstone_nobody_is_erased_again(told: World) -> None:
         'written' as outcome, timestamp '2026-05-01' as requested_at, timestamp '2026-05-01' as recorded_at
         """
     )
-    with told.house() as house:
-        assert erase_again(house, NOW, Deadline("run", 60)) == 0
+    with told.context() as context:
+        assert re_erase_recent(context, NOW, Deadline("run", 60)) == 0
     assert told.crm.store.profile(user)

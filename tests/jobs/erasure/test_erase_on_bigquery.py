@@ -8,8 +8,8 @@ from datetime import timedelta
 import pytest
 
 from crm_sync.deadline import Deadline
-from jobs.context import House
-from jobs.erasure.erase import erase, erase_again, sweep
+from jobs.context import JobContext
+from jobs.erasure.erase import erase, purge_reappeared_rows, re_erase_recent
 from jobs.hourly.run import hourly
 from tests.support.bigquery_environment import BigQueryWorld
 from tests.support.builders.erase import eligible
@@ -24,14 +24,14 @@ def test_on_bigquery_the_app_s_tables_are_kept_and_what_they_hold_is_read_no_mor
     last = twin_worlds[1].query("select max(window_until) as until from ops.runs")[0]["until"]
     until = last + timedelta(hours=6)
     for world in twin_worlds:  # both, for other tests compare the two
-        with world.house() as house:
-            hourly(house, until)
+        with world.context() as context:
+            hourly(context, until)
             user = eligible(world)
-            answer = erase(house, user)
+            answer = erase(context, user)
             assert answer.problem is None
-            assert "raw.app_events" not in sweep(house) or world is twin_worlds[0]
-            assert erase_again(house, NOW, Deadline("run", 60)) == 0
-            left = rows_of(house, user)
+            assert "raw.app_events" not in purge_reappeared_rows(context) or world is twin_worlds[0]
+            assert re_erase_recent(context, NOW, Deadline("run", 60)) == 0
+            left = rows_of(context, user)
     assert {r.step for r in answer.receipts if r.outcome == "kept"} == {
         *("raw.app_events", "raw.users", "raw.voucher_redemptions"),
     }
@@ -55,13 +55,13 @@ def test_on_bigquery_the_app_s_tables_are_kept_and_what_they_hold_is_read_no_mor
     assert world.crm.store.profile(user) is None
 
 
-def rows_of(house: House, user: str) -> set[str]:
+def rows_of(context: JobContext, user: str) -> set[str]:
     """The tables with rows of a user."""
     return {
         table.title
-        for table in house.warehouse.user_tables()
+        for table in context.warehouse.user_tables()
         if count(
-            house.warehouse,
-            f"{house.warehouse.relation(table.layer, table.name)} where {table.bound} and user_id = '{user}'",
+            context.warehouse,
+            f"{context.warehouse.relation(table.layer, table.name)} where {table.bound} and user_id = '{user}'",
         )
     }

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from jobs.context import open_house
-from jobs.erasure.records import Unconfirmed, unconfirmed
+from jobs.context import open_context
+from jobs.erasure.records import UnconfirmedErasures, unconfirmed
 from jobs.output import runs as screens
 from jobs.status import status
 from tests.support.environment import settings_in
-from tests.support.sync.builders import Notebook
+from tests.support.sync.builders import RecordingDestination
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.tables import ERASURES
 
@@ -63,7 +63,7 @@ def receipts(warehouse: DuckDBWarehouse, user: str, hour: int, *told: str) -> No
 )
 def test_the_crm_s_last_word_counts(warehouse: DuckDBWarehouse, told: list[str], is_confirmed: bool) -> None:
     receipts(warehouse, "ada", 9, *told)
-    assert unconfirmed(warehouse) == (None if is_confirmed else Unconfirmed(1, NINE))
+    assert unconfirmed(warehouse) == (None if is_confirmed else UnconfirmedErasures(1, NINE))
 
 
 def test_users_are_counted_and_the_oldest_wish_is_told(warehouse: DuckDBWarehouse) -> None:
@@ -71,7 +71,7 @@ def test_users_are_counted_and_the_oldest_wish_is_told(warehouse: DuckDBWarehous
     receipts(warehouse, "ben", 10, "crm deferred")
     receipts(warehouse, "eve", 9, "crm rejected")
     receipts(warehouse, "eve", 11)  # two commands at once may each write a tombstone
-    assert unconfirmed(warehouse) == Unconfirmed(2, NINE)
+    assert unconfirmed(warehouse) == UnconfirmedErasures(2, NINE)
 
 
 def test_nobody_asked_is_nobody_open(warehouse: DuckDBWarehouse) -> None:
@@ -79,8 +79,8 @@ def test_nobody_asked_is_nobody_open(warehouse: DuckDBWarehouse) -> None:
 
 
 def lines_of_status(folder: Path) -> list[str]:
-    with open_house(settings_in(folder), destination=Notebook()) as house:
-        answer = status(house)
+    with open_context(settings_in(folder), destination=RecordingDestination()) as context:
+        answer = status(context)
     out = io.StringIO()
     screens.status(Console(file=out, width=80), answer)
     return [line for line in out.getvalue().splitlines() if "erase" in line]

@@ -87,7 +87,7 @@ def make_bundle(
     (folder / "contract.json").write_text(contract.model_dump_json())
     (folder / "calibration.json").write_text(Calibration(kind="none").model_dump_json())
     (folder / "metrics.json").write_text("{}")
-    bundles.seal(folder, version=version, trained_at=learned_until, learned_until=learned_until)
+    bundles.write_manifest(folder, version=version, trained_at=learned_until, learned_until=learned_until)
     return bundles.load_bundle(models, version)
 
 
@@ -172,7 +172,7 @@ def test_a_challenger_whose_column_is_gone_is_no_better_and_no_crash(weak: Bundl
     gone = FeatureContract(features=(NUMBERS[0], NUMBERS[1].model_copy(update={"name": "gone"})))
     folder = make_bundle(tmp_path, CHALLENGER_VERSION).folder
     (folder / "contract.json").write_text(gone.model_dump_json())
-    bundles.seal(folder, version=CHALLENGER_VERSION, trained_at=LEARNED_UNTIL, learned_until=LEARNED_UNTIL)
+    bundles.write_manifest(folder, version=CHALLENGER_VERSION, trained_at=LEARNED_UNTIL, learned_until=LEARNED_UNTIL)
     verdict = judge(make(), weak, bundles.load_bundle(tmp_path, CHALLENGER_VERSION))
     assert not verdict.is_better
     assert [check.name for check in verdict.checks] == ["contract"]
@@ -185,7 +185,7 @@ def test_a_unit_that_changed_for_the_challenger_is_a_broken_contract(
     narrow = FeatureContract(features=(NUMBERS[0], NUMBERS[1].model_copy(update={"range": (100.0, 900.0)})))
     folder = make_bundle(tmp_path, CHALLENGER_VERSION).folder
     (folder / "contract.json").write_text(narrow.model_dump_json())
-    bundles.seal(folder, version=CHALLENGER_VERSION, trained_at=LEARNED_UNTIL, learned_until=LEARNED_UNTIL)
+    bundles.write_manifest(folder, version=CHALLENGER_VERSION, trained_at=LEARNED_UNTIL, learned_until=LEARNED_UNTIL)
     assert "Has its unit changed?" in judge(make(), weak, bundles.load_bundle(tmp_path, CHALLENGER_VERSION)).says
 
 
@@ -193,7 +193,7 @@ def test_a_champion_that_cannot_be_scored_is_an_error_that_says_how_to_go_on(str
     gone = FeatureContract(features=(NUMBERS[0], NUMBERS[1].model_copy(update={"name": "gone"})))
     folder = make_bundle(tmp_path, CHAMPION_VERSION).folder
     (folder / "contract.json").write_text(gone.model_dump_json())
-    bundles.seal(folder, version=CHAMPION_VERSION, trained_at=LEARNED_UNTIL, learned_until=LEARNED_UNTIL)
+    bundles.write_manifest(folder, version=CHAMPION_VERSION, trained_at=LEARNED_UNTIL, learned_until=LEARNED_UNTIL)
     with pytest.raises(ContractError, match=f"column gone is absent.*winback promote {CHALLENGER_VERSION} --force"):
         judge(make(), bundles.load_bundle(tmp_path, CHAMPION_VERSION), strong)
 
@@ -247,7 +247,7 @@ def challenged(world: World) -> tuple[str, str]:
     until = datetime(2026, 4, 3, tzinfo=UTC)
     shutil.copytree(models / champion, models / CHALLENGER_VERSION)
     for version in (champion, CHALLENGER_VERSION):
-        bundles.seal(models / version, version=version, trained_at=until, learned_until=until)
+        bundles.write_manifest(models / version, version=version, trained_at=until, learned_until=until)
     bundles.point(models, CHALLENGER, CHALLENGER_VERSION)
     return champion, CHALLENGER_VERSION
 
@@ -257,7 +257,7 @@ def spoil(world: World, version: str) -> None:
     folder = world.folder / "models" / version
     (folder / "calibration.json").write_text(Calibration(kind="platt", slope=0.05, intercept=0.0).model_dump_json())
     until = datetime(2026, 4, 3, tzinfo=UTC)
-    bundles.seal(folder, version=version, trained_at=until, learned_until=until)
+    bundles.write_manifest(folder, version=version, trained_at=until, learned_until=until)
 
 
 def strict(world: World, **challenge: Any) -> Path:
@@ -273,21 +273,21 @@ def test_a_better_challenger_gets_a_verdict_that_promotes_it(world: World) -> No
     champion, challenger = challenged(world)
     spoil(world, champion)
     config = strict(world, min_examples=300, max_calibration_error=0.2)
-    with world.house(settings=settings_in(world.folder, config=config)) as house:
-        verdict = evaluate(house)
+    with world.context(settings=settings_in(world.folder, config=config)) as context:
+        verdict = evaluate(context)
         assert verdict.is_better, verdict.says
         kept = (world.folder / "models" / "attached" / challenger / "verdict.json").read_text()
         assert Verdict.model_validate_json(kept) == verdict
-        assert promote(house.settings).champion == challenger
+        assert promote(context.settings).champion == challenger
 
 
 def test_a_worse_challenger_gets_a_verdict_that_keeps_it_out(world: World) -> None:
     _, challenger = challenged(world)
     spoil(world, challenger)
-    with world.house(settings=settings_in(world.folder, config=strict(world, min_examples=300))) as house:
-        assert not evaluate(house).is_better
+    with world.context(settings=settings_in(world.folder, config=strict(world, min_examples=300))) as context:
+        assert not evaluate(context).is_better
         with pytest.raises(NothingToPromoteError, match="is not better"):
-            promote(house.settings)
+            promote(context.settings)
 
 
 def test_the_command_leaves_with_0_whatever_the_verdict_and_prints_it(world: World) -> None:
@@ -320,12 +320,12 @@ def test_without_a_challenger_there_is_nothing_to_judge_and_nothing_fails(world:
 
 def test_without_a_champion_training_is_what_to_do(world: World) -> None:
     (world.folder / "models" / CHAMPION).unlink()
-    with world.house() as house, pytest.raises(ContractError, match="There is no champion to compare with"):
-        evaluate(house)
+    with world.context() as context, pytest.raises(ContractError, match="There is no champion to compare with"):
+        evaluate(context)
 
 
 def test_an_altered_challenger_is_refused_before_anything_is_built(world: World) -> None:
     _, challenger = challenged(world)
     (world.folder / "models" / challenger / "model.json").write_text("{}")
-    with world.house() as house, pytest.raises(ContractError, match=r"model\.json is missing or was altered"):
-        evaluate(house)
+    with world.context() as context, pytest.raises(ContractError, match=r"model\.json is missing or was altered"):
+        evaluate(context)

@@ -13,7 +13,7 @@ import yaml
 from rich.console import Console
 
 from core.errors import ContractError
-from jobs.models.dataset import Examples, Moved, examples
+from jobs.models.dataset import ChangedFeature, Examples, examples
 from jobs.output import models as model_screens
 from scoring.features_file import load_contract
 from tests.support.environment import CONFIG, World, at, settings_in
@@ -40,8 +40,8 @@ def test_features_that_a_late_event_changed_are_counted_row_by_row(world: World)
     world.append_event(late["user_id"], "help_opened", late["exited_at"] - timedelta(seconds=1), at(0.5))
     world.run(1)
     world.run(24 * 20)
-    with world.house(now=lambda: at(24 * 20)) as house:
-        found = examples(house)
+    with world.context(now=lambda: at(24 * 20)) as context:
+        found = examples(context)
 
     logged, known = by_exit(world, "fct_training_examples"), by_exit(world, "fct_exit_features")
     differing = {n: sum(row[n] != known[exit_id][n] for exit_id, row in logged.items()) for n in NAMES}
@@ -62,8 +62,8 @@ def test_features_that_a_late_event_changed_are_counted_row_by_row(world: World)
 
 
 def test_before_any_exit_has_matured_there_is_nothing_to_learn_from(world: World) -> None:
-    with world.house() as house, pytest.raises(ContractError, match=r"No exit has matured by 2026-04-10 00:00 UTC"):
-        examples(house, datetime(2026, 4, 10, tzinfo=UTC))
+    with world.context() as context, pytest.raises(ContractError, match=r"No exit has matured by 2026-04-10 00:00 UTC"):
+        examples(context, datetime(2026, 4, 10, tzinfo=UTC))
 
 
 def test_a_feature_that_the_mart_lacks_is_named(world: World) -> None:
@@ -73,10 +73,10 @@ def test_a_feature_that_the_mart_lacks_is_named(world: World) -> None:
     contract["features"].append({"name": "moon_phase", "type": "category"})
     (config / "features.yml").write_text(yaml.safe_dump(contract))
     with (
-        world.house(settings=settings_in(world.folder, config=config)) as house,
+        world.context(settings=settings_in(world.folder, config=config)) as context,
         pytest.raises(ContractError, match="has no column moon_phase, which"),
     ):
-        examples(house)
+        examples(context)
 
 
 def test_a_person_reads_counts_first_and_then_what_moved() -> None:
@@ -89,7 +89,7 @@ def test_a_person_reads_counts_first_and_then_what_moved() -> None:
         first_exited_at=at(-48),
         last_exited_at=at(-24),
         count_moved=50,
-        moved=[Moved("count_events", 40), Moved("count_help", 10)],
+        moved=[ChangedFeature("count_events", 40), ChangedFeature("count_help", 10)],
     )
     assert told(answer).splitlines() == [
         "2,000 examples of 900 users, exits 2026-05-18 16:00 to 2026-05-19 16:00 UTC; 40.0% unfinished",

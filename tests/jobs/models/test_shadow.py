@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from core.progress import Silence
+from core.progress import NullProgress
 from jobs.erasure.erase import erase
 from jobs.hourly.run import Result, hourly
-from jobs.hourly.shadow import Shadowed
+from jobs.hourly.shadow import ShadowResult
 from scoring.calibration import Calibration
 from scoring.registry import bundles
 from scoring.registry.folder import CHALLENGER
-from tests.support.challenger import VERSION, challenge, seal
+from tests.support.challenger import VERSION, challenge, write_manifest
 from tests.support.environment import World, at, settings_in
 from warehouse.ledger import Epoch
 
@@ -28,7 +28,7 @@ SCORED = """
 """
 
 
-class Heard(Silence):
+class RateLimitInfo(NullProgress):
     """Remembers warnings."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ def test_the_challenger_scores_the_exits_that_the_champion_scores_and_nothing_of
 
     scores = world.query(SCORES)
     scored = world.query(SCORED)
-    assert result.shadow == Shadowed(VERSION, len(scored))
+    assert result.shadow == ShadowResult(VERSION, len(scored))
     assert [(r["exit_id"], r["user_id"], r["run_id"], r["scored_at"]) for r in scores] == [
         tuple(r.values()) for r in scored
     ]
@@ -76,16 +76,16 @@ def test_a_shadow_changes_no_decision(world: World, history: Path, tmp_path_fact
 def test_by_default_and_in_a_dry_run_there_is_no_shadow(world: World) -> None:
     challenge(world)
     assert world.run(1).shadow is None
-    with world.house(settings=settings_in(world.folder, shadow=True), now=lambda: at(2)) as house:
-        assert hourly(house, at(2), dry_run=True).shadow is None
+    with world.context(settings=settings_in(world.folder, shadow=True), now=lambda: at(2)) as context:
+        assert hourly(context, at(2), dry_run=True).shadow is None
     assert world.query("select * from ops.shadow_scores") == []
 
 
 def test_without_a_challenger_nothing_is_scored_and_nothing_warned_of(world: World) -> None:
-    heard = Heard()
-    assert run(world, 1, narrator=heard).shadow == Shadowed(None)
+    heard = RateLimitInfo()
+    assert run(world, 1, reporter=heard).shadow == ShadowResult(None)
     bundles.point(world.folder / "models", CHALLENGER, bundles.champion(world.folder / "models"))
-    assert run(world, 2, narrator=heard).shadow == Shadowed(None)
+    assert run(world, 2, reporter=heard).shadow == ShadowResult(None)
     assert heard.warnings == []
 
 
@@ -103,19 +103,19 @@ def ask_for_another_column(folder: Path) -> None:
     contract = json.loads((folder / "contract.json").read_text())
     contract["features"][0]["name"] = "gone"
     (folder / "contract.json").write_text(json.dumps(contract))
-    seal(folder)
+    write_manifest(folder)
 
 
 def say_the_same_of_all(folder: Path) -> None:
     (folder / "calibration.json").write_text(
         Calibration(kind="isotonic", raw=(0.0, 1.0), true=(0.5, 0.5)).model_dump_json()
     )
-    seal(folder)
+    write_manifest(folder)
 
 
 def be_no_model(folder: Path) -> None:
     (folder / "model.json").write_text("{}")
-    seal(folder)
+    write_manifest(folder)
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,8 @@ def test_a_challenger_that_fails_is_warned_of_once_and_the_run_is_whole(
     spoil: Callable[[Path], None], says: str, world: World
 ) -> None:
     spoil(challenge(world))
-    heard = Heard()
-    result = run(world, 24, narrator=heard)
+    heard = RateLimitInfo()
+    result = run(world, 24, reporter=heard)
 
     assert result.shadow
     assert (result.shadow.model_version, result.shadow.scored) == (VERSION, 0)
@@ -194,8 +194,8 @@ def test_an_erased_users_shadow_scores_are_deleted(world: World) -> None:
     run(world, 6)
     before = world.query(SCORES)
     user = before[0]["user_id"]
-    with world.house() as house:
-        erased = erase(house, user)
+    with world.context() as context:
+        erased = erase(context, user)
     left = world.query("select user_id from ops.shadow_scores")
     assert user not in {row["user_id"] for row in left}
     receipt = next(r for r in erased.receipts if r.step == "ops.shadow_scores")

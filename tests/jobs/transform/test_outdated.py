@@ -10,8 +10,8 @@ import pytest
 
 from core.errors import ContractError
 from jobs.doctor.finding import Finding
-from jobs.doctor.run import of_history
-from jobs.transform.schema_version import refuse_before_first_hour, refuse_outdated
+from jobs.doctor.run import check_history
+from jobs.transform.schema_version import check_feature_columns, check_schema_version
 from jobs.upkeep.migrate import record
 from tests.support.environment import NOW
 from tests.support.migrate import old_warehouse
@@ -53,30 +53,30 @@ def test_tables_of_ours_without_a_column_are_refused_by_name(tmp_path: Path) -> 
 
 def test_a_warehouse_that_is_not_migrated_is_refused_though_its_tables_have_every_column(old: DuckDBWarehouse) -> None:
     with pytest.raises(ContractError) as refused:
-        refuse_outdated(old)
+        check_schema_version(old)
     assert str(refused.value) == SAYS
 
 
 def test_a_warehouse_that_is_migrated_in_part_is_refused(tmp_path: Path, old: DuckDBWarehouse) -> None:
     old.close()
-    with migrating(tmp_path, {}) as house:
-        record(house, ["columns", "tables"])
+    with migrating(tmp_path, {}) as context:
+        record(context, ["columns", "tables"])
         with pytest.raises(ContractError) as refused:
-            refuse_outdated(house.warehouse)
-        record(house)
-        refuse_outdated(house.warehouse)
+            check_schema_version(context.warehouse)
+        record(context)
+        check_schema_version(context.warehouse)
     assert str(refused.value) == SAYS
 
 
 def test_doctor_finds_it_and_names_the_command(old: DuckDBWarehouse) -> None:
-    found = of_history(old, None, NOW)
+    found = check_history(old, None, NOW)
     assert [finding for finding in found if finding.check == "version"] == [Finding("version", "failed", SAYS, DO)]
 
 
 def test_examples_of_a_feature_that_no_hour_has_appended_are_refused(old: DuckDBWarehouse) -> None:
-    refuse_before_first_hour(old, ["age"])
+    check_feature_columns(old, ["age"])
     with pytest.raises(ContractError, match="fct_exit_features_logged has no column shoe_size"):
-        refuse_before_first_hour(old, ["age", "shoe_size"])
+        check_feature_columns(old, ["age", "shoe_size"])
 
 
 def test_the_changelog_names_the_command_and_has_no_steps_by_hand() -> None:

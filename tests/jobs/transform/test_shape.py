@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from core.errors import ContractError
-from jobs.context import House
-from jobs.doctor.run import of_history
+from jobs.context import JobContext
+from jobs.doctor.run import check_history
 from jobs.hourly.run import hourly
 from jobs.models.dataset import examples
 from jobs.transform.funnel import Funnel, load_funnel
@@ -87,11 +87,11 @@ def test_the_error_says_what_to_do() -> None:
     assert error.value.exit_code == 2
 
 
-BUILDING: dict[str, Callable[[House], Any]] = {
-    "hourly": lambda house: hourly(house, at(1)),
-    "a dry run": lambda house: hourly(house, at(1), dry_run=True),
+BUILDING: dict[str, Callable[[JobContext], Any]] = {
+    "hourly": lambda context: hourly(context, at(1)),
+    "a dry run": lambda context: hourly(context, at(1), dry_run=True),
     "nightly": nightly,
-    "audit": lambda house: audit(house, 1),
+    "audit": lambda context: audit(context, 1),
     "examples": examples,
 }
 
@@ -99,14 +99,14 @@ BUILDING: dict[str, Callable[[House], Any]] = {
 def test_nothing_is_built_with_another_gap_and_the_old_one_goes_on(world: World) -> None:
     sessions = world.query("select * from intermediate.int_sessions order by all")
     for name, command in BUILDING.items():
-        with world.house(now=lambda: at(1)) as house, pytest.raises(ContractError, match="session_gap_minutes"):
-            command(replace(house, funnel=other(session_gap_minutes=240)))
+        with world.context(now=lambda: at(1)) as context, pytest.raises(ContractError, match="session_gap_minutes"):
+            command(replace(context, funnel=other(session_gap_minutes=240)))
         assert world.query("select * from intermediate.int_sessions order by all") == sessions, name
 
-    with world.house() as house:
-        found = of_history(house.warehouse, None, at(0), 0, other(session_gap_minutes=240))
+    with world.context() as context:
+        found = check_history(context.warehouse, None, at(0), 0, other(session_gap_minutes=240))
         assert [(one.check, one.state) for one in found if one.state != "ok"] == [("funnel", "failed")]
-        assert {one.state for one in of_history(house.warehouse, None, at(0), 0, house.funnel)} == {"ok"}
+        assert {one.state for one in check_history(context.warehouse, None, at(0), 0, context.funnel)} == {"ok"}
 
     assert world.run(1).epoch == 1
     kept = [row["funnel"] for row in world.query("select funnel from ops.runs order by epoch")]
@@ -116,5 +116,8 @@ def test_nothing_is_built_with_another_gap_and_the_old_one_goes_on(world: World)
 def test_a_warehouse_made_before_keeps_its_shape_from_the_next_hour_on(world: World) -> None:
     world.query("update ops.runs set funnel = null")
     world.run(1)
-    with world.house(now=lambda: at(2)) as house, pytest.raises(ContractError, match="pause_seconds was 120 and is 60"):
-        hourly(replace(house, funnel=other(pause_seconds=60)), at(2))
+    with (
+        world.context(now=lambda: at(2)) as context,
+        pytest.raises(ContractError, match="pause_seconds was 120 and is 60"),
+    ):
+        hourly(replace(context, funnel=other(pause_seconds=60)), at(2))

@@ -15,7 +15,7 @@ import duckdb
 import pytest
 from click.testing import CliRunner
 
-from core.errors import BusyError, ContractError
+from core.errors import ContractError, RunInProgressError
 from jobs.cli.app import cli
 from tests.support.builders.erase import eligible, erased
 from tests.support.crash.subprocesses import Child
@@ -102,7 +102,7 @@ def test_a_file_in_use_is_left_alone(told: World) -> None:
         assert holder.stdout
         assert holder.stdout.readline() == "held\n"
 
-        with pytest.raises(BusyError, match=rf"winback\.duckdb is held by python[^,]*, process {holder.pid}"):
+        with pytest.raises(RunInProgressError, match=rf"winback\.duckdb is held by python[^,]*, process {holder.pid}"):
             compact(file)
 
 

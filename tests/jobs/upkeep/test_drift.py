@@ -16,13 +16,13 @@ import pytest
 from rich.console import Console
 
 from core.errors import RetryableError
-from core.progress import Silence
-from jobs.context import House
+from core.progress import NullProgress
+from jobs.context import JobContext
 from jobs.hourly.run import hourly
 from jobs.output import runs as screens
 from jobs.status import Status, status
 from jobs.upkeep.audit import Audit, audit
-from jobs.upkeep.nightly import Night, nightly
+from jobs.upkeep.nightly import NightlyResult, nightly
 from sandbox.local_crm.server import LocalCrm
 from tests.support.environment import API_KEY, HISTORY_UNTIL, NOW, World, at, copy_history
 from warehouse import ledger
@@ -85,14 +85,14 @@ def damage(world: World, *statements: str) -> int:
     return sum(world.query(statement)[0]["Count"] for statement in statements)
 
 
-def rebuild(world: World) -> Night:
-    with world.house() as house:
-        return nightly(house)
+def rebuild(world: World) -> NightlyResult:
+    with world.context() as context:
+        return nightly(context)
 
 
 def run_audit(world: World, percent: int) -> Audit:
-    with world.house() as house:
-        return audit(house, percent)
+    with world.context() as context:
+        return audit(context, percent)
 
 
 def differing(found: Audit) -> dict[str, int]:
@@ -100,8 +100,8 @@ def differing(found: Audit) -> dict[str, int]:
 
 
 def seen(world: World) -> Status:
-    with world.house() as house:
-        return status(house)
+    with world.context() as context:
+        return status(context)
 
 
 def shown(screen: Any, answer: Any) -> str:
@@ -199,24 +199,24 @@ def test_a_night_right_after_the_backfill_has_nothing_to_do(history: Path, world
     assert (night.window_from, night.window_until, night.tables) == (HISTORY_UNTIL, HISTORY_UNTIL, [])
 
 
-class Meanwhile(Silence):
+class Meanwhile(NullProgress):
     """Commits another epoch when the rebuilding begins, as an hourly run beside it would."""
 
-    house: House
+    context: JobContext
 
     def step(self, what: str, **facts: Any) -> None:
-        last = ledger.last_epoch(self.house.warehouse)
+        last = ledger.last_epoch(self.context.warehouse)
         assert last is not None
         changes = {"epoch": last.epoch + 1, "run_id": "another", "window_until": last.window_until + timedelta(hours=1)}
-        self.house.warehouse.append(RUNS, pa.Table.from_pylist([asdict(last) | changes], schema=RUNS.schema))
+        self.context.warehouse.append(RUNS, pa.Table.from_pylist([asdict(last) | changes], schema=RUNS.schema))
 
 
 def test_a_night_into_which_an_hour_committed_asks_to_be_run_again(world: World) -> None:
     meanwhile = Meanwhile()
-    with world.house(narrator=meanwhile) as house:
-        meanwhile.house = house
+    with world.context(reporter=meanwhile) as context:
+        meanwhile.context = context
         with pytest.raises(RetryableError, match="Run again"):
-            nightly(house)
+            nightly(context)
 
 
 def test_an_audit_of_healthy_tables_finds_nothing(world: World) -> None:
@@ -263,8 +263,8 @@ def test_an_audit_counts_the_damaged_rows_of_the_sampled_users(world: World) -> 
 
 
 def test_what_a_dry_run_built_beyond_the_watermark_is_no_drift(world: World) -> None:
-    with world.house() as house:
-        hourly(house, at(LAST + 6), dry_run=True)
+    with world.context() as context:
+        hourly(context, at(LAST + 6), dry_run=True)
 
     found, night = run_audit(world, 50), rebuild(world)
 
@@ -295,8 +295,8 @@ def test_an_event_too_late_is_counted_wherever_one_would_look(world: World) -> N
 
 
 def test_a_window_built_again_up_to_another_end_is_counted_once(world: World) -> None:
-    with world.house() as house:
-        dry = hourly(house, at(LAST + 1), dry_run=True)
+    with world.context() as context:
+        dry = hourly(context, at(LAST + 1), dry_run=True)
     wet, again = world.run(LAST + 2), world.run(LAST + 2)
 
     windows = world.query("select window_from, window_until, count_events from marts.fct_arrivals order by 1")

@@ -23,9 +23,9 @@ from click.testing import CliRunner
 from core.errors import ContractError
 from jobs.cli.app import cli
 from jobs.models.dataset import examples
-from jobs.models.lifecycle import enroll
+from jobs.models.lifecycle import register_trained
 from jobs.models.train import train as train_again
-from jobs.transform.schema_version import refuse_outdated
+from jobs.transform.schema_version import check_schema_version
 from jobs.upkeep import migrations
 from jobs.upkeep.audit import audit
 from jobs.upkeep.backfill import backfill
@@ -236,22 +236,22 @@ def train_small(folder: Path, count: int = 600) -> None:
     made = train(
         rows, contract, folder / "models", trained_at=at(0), until=at(0), label_window_days=14, threads=1, rules=rules
     )
-    enroll(settings_in(folder), made.version)
+    register_trained(settings_in(folder), made.version)
 
 
 def test_nothing_differs_from_a_rebuild_and_the_next_hour_goes_on(new: Path, parsed: dict[str, Any]) -> None:
     train_small(new)
     with LocalCrm(new / "crm.sqlite", api_key=API_KEY, clock=lambda: NOW) as crm:
         world = World(new, crm, parsed)
-        with world.house() as house:
-            assert {table.table_name: table.count_rows_differing for table in audit(house, 100).tables} == {
+        with world.context() as context:
+            assert {table.table_name: table.count_rows_differing for table in audit(context, 100).tables} == {
                 "int_events__deduplicated": 0,
                 "int_outcomes": 0,
                 "int_sessions": 0,
                 "fct_unfinished_exits": 0,
                 "fct_exit_features": 0,
             }
-            assert examples(house).count_examples == 4
+            assert examples(context).count_examples == 4
         repeated, following = world.run(HOURS), world.run(HOURS + 6)
     # The withdrawal that the old code missed, and no user is sent again because something has another name now.
     assert (repeated.sync.delivered, repeated.sync.withdrawals, repeated.sync.rejected) == (1, 1, 0)
@@ -364,12 +364,12 @@ def test_a_backfill_that_was_killed_leaves_no_warehouse_to_be_migrated(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("jobs.upkeep.backfill.build_history", killed)
-    with migrating(old, parsed) as house:
-        house.warehouse.prepare()
+    with migrating(old, parsed) as context:
+        context.warehouse.prepare()
         with pytest.raises(KeyboardInterrupt):
-            backfill(house, at(0))
+            backfill(context, at(0))
     with closing(DuckDBWarehouse(old / "winback.duckdb")) as warehouse:
-        refuse_outdated(warehouse)
+        check_schema_version(warehouse)
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -438,9 +438,9 @@ def test_a_warehouse_made_by_the_old_code_itself_is_migrated_and_trained_on(
     assert is_now == was
     with LocalCrm(tmp_path / "crm.sqlite", api_key=API_KEY, clock=lambda: NOW) as crm:
         world = World(tmp_path, crm, parsed)
-        with world.house() as house:
-            assert [table.count_rows_differing for table in audit(house, 100).tables] == [0] * 5
-            assert train_again(house).alias == "challenger"
+        with world.context() as context:
+            assert [table.count_rows_differing for table in audit(context, 100).tables] == [0] * 5
+            assert train_again(context).alias == "challenger"
         repeated, following = world.run(HOURS), world.run(HOURS + 6)
     assert (repeated.sync.delivered, repeated.sync.rejected) == (0, 0)
     assert following.scoring

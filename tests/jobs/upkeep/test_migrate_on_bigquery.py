@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from core.errors import ContractError
-from jobs.transform.schema_version import refuse_outdated
+from jobs.transform.schema_version import check_schema_version
 from tests.support.bigquery_emulator.process import PROJECT, Emulator
 from tests.support.bigquery_environment import BigQueryWorld, bigquery_settings, connection_to
 from tests.support.migrate import old_warehouse
@@ -101,7 +101,7 @@ def test_it_is_migrated_to_the_rows_of_duckdb(  # noqa: PLR0917 - fixtures
     old_warehouse.restore(here / "winback.duckdb")
     settings = bigquery_settings(emulator, prefix, there)
     with pytest.raises(ContractError, match="winback migrate --dry-run, then winback migrate"):
-        refuse_outdated(old)
+        check_schema_version(old)
     # raw.users is the app's: it stays without a time of arrival.
     steps = {
         "columns": "add ops.runs.funnel",
@@ -116,7 +116,7 @@ def test_it_is_migrated_to_the_rows_of_duckdb(  # noqa: PLR0917 - fixtures
     assert migrated(there, parsed, settings=settings).steps == steps
 
     assert migrated(there, parsed, settings=settings).steps == {}
-    refuse_outdated(old)
+    check_schema_version(old)
     migrated(here, parsed)
     world = BigQueryWorld(there, None, parsed, emulator=emulator, prefix=prefix)  # type: ignore[arg-type]
     assert [table for table in TABLES if rows(world, table) != rows(here, table)] == []

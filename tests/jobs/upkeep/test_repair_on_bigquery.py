@@ -47,7 +47,7 @@ def test_the_watermark_in_bigquery_goes_back_and_the_decisions_stay(
     ]
     with (
         closing(with_raw_tables(emulator, prefix)) as warehouse,
-        world.house(now=lambda: at(3)) as house,
+        world.context(now=lambda: at(3)) as context,
     ):
         for number, until in enumerate((at(0), at(1), at(2) + AHEAD)):
             kind = "hourly" if number else "backfill"
@@ -66,7 +66,7 @@ def test_the_watermark_in_bigquery_goes_back_and_the_decisions_stay(
         warehouse.append(ERASURES, pa.Table.from_pylist([tombstone], schema=ERASURES.schema))
         redeemed = {"redemption_id": "r", "user_id": "u", "campaign": "c", "redeemed_at": at(2), "loaded_at": at(4)}
         warehouse.append(VOUCHER_REDEMPTIONS, pa.Table.from_pylist([redeemed], schema=VOUCHER_REDEMPTIONS.schema))
-        there = replace(house, warehouse=warehouse)
+        there = replace(context, warehouse=warehouse)
 
         planned = repair_watermark(there, dry_run=True)
         repaired = repair_watermark(there)

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from core.errors import RetryableError, WatermarkAheadError
-from core.progress import Silence
-from jobs.context import House
-from jobs.doctor.run import of_history
+from core.progress import NullProgress
+from jobs.context import JobContext
+from jobs.doctor.run import check_history
 from jobs.hourly.run import hourly
 from jobs.models.dataset import examples
 from jobs.models.train import train
@@ -25,7 +25,7 @@ from jobs.upkeep.audit import audit
 from jobs.upkeep.backfill import backfill
 from jobs.upkeep.load import load_files
 from jobs.upkeep.nightly import nightly
-from jobs.upkeep.repair_watermark import plan_of, repair_watermark
+from jobs.upkeep.repair_watermark import make_sync_plan, repair_watermark
 from tests.support.builders.erase import told_world
 from tests.support.environment import HISTORY_UNTIL, World, at
 from tests.support.run_assertions import assert_crm_holds_the_desired_state, decisions, granted
@@ -67,13 +67,13 @@ def reveal(world: World, hours: float) -> None:
 def run(world: World, hours: float, *, ahead: timedelta = timedelta()) -> Any:
     """An hour's run at that time, by a clock that may be ahead."""
     reveal(world, hours)
-    with world.house(now=lambda: at(hours) + ahead) as house:
-        return hourly(house)
+    with world.context(now=lambda: at(hours) + ahead) as context:
+        return hourly(context)
 
 
 def repair(world: World, hours: float, **options: Any) -> Any:
-    with world.house(now=lambda: at(hours)) as house:
-        return repair_watermark(house, **options)
+    with world.context(now=lambda: at(hours)) as context:
+        return repair_watermark(context, **options)
 
 
 @pytest.fixture(scope="module")
@@ -106,15 +106,15 @@ def ahead(two_hours: Path, tmp_path: Path, parsed: dict[str, Any]) -> Iterator[W
         yield world
 
 
-COMMANDS: dict[str, Callable[[House], Any]] = {
+COMMANDS: dict[str, Callable[[JobContext], Any]] = {
     "hourly": hourly,
-    "a dry run": lambda house: hourly(house, dry_run=True),
-    "hourly with a time": lambda house: hourly(house, at(3)),
+    "a dry run": lambda context: hourly(context, dry_run=True),
+    "hourly with a time": lambda context: hourly(context, at(3)),
     "nightly": nightly,
-    "audit": lambda house: audit(house, 1),
+    "audit": lambda context: audit(context, 1),
     "examples": examples,
     "train": train,
-    "backfill": lambda house: backfill(house, at(2)),
+    "backfill": lambda context: backfill(context, at(2)),
 }
 
 
@@ -122,10 +122,10 @@ def test_every_command_that_works_from_the_watermark_refuses_one_beyond_now(ahea
     before = ahead.query("select * from ops.runs order by epoch")
     for name, command in COMMANDS.items():
         with (
-            ahead.house(now=lambda: at(3)) as house,
+            ahead.context(now=lambda: at(3)) as context,
             pytest.raises(WatermarkAheadError, match=r"400 days ahead of now .* winback repair-watermark") as error,
         ):
-            command(house)
+            command(context)
         assert error.value.exit_code == 2, name
     assert ahead.query("select * from ops.runs order by epoch") == before
     assert ahead.query("select count(*) as n from ops.reports") == [{"n": 2}]
@@ -137,19 +137,19 @@ def test_load_names_the_remedy_and_stores_nothing(ahead: World, monkeypatch: pyt
     file.write_text(
         "event_id,user_id,event_name,occurred_at,loaded_at\ne,u,app_opened,2026-05-20 18:30,2026-05-20 18:31\n"
     )
-    with ahead.house() as house:
-        settings = house.settings
+    with ahead.context() as context:
+        settings = context.settings
 
     with pytest.raises(WatermarkAheadError, match="winback repair-watermark"):
-        load_files(settings, {"events": [file]}, Silence())
+        load_files(settings, {"events": [file]}, NullProgress())
 
     assert ahead.query("select count(*) as n from raw.app_events where user_id = 'u'") == [{"n": 0}]
 
 
 def test_status_and_doctor_compare_the_watermark_with_now(ahead: World) -> None:
-    with ahead.house(now=lambda: at(3)) as house:
-        seen = status(house)
-        [finding] = [one for one in of_history(house.warehouse, None, at(3)) if one.check == "watermark"]
+    with ahead.context(now=lambda: at(3)) as context:
+        seen = status(context)
+        [finding] = [one for one in check_history(context.warehouse, None, at(3)) if one.check == "watermark"]
     assert (seen.is_watermark_ahead, seen.is_watermark_stale) == (True, False)
     assert "400 days ahead of now" in str(seen.watermark_problem)
     assert finding.state == "failed"
@@ -160,16 +160,16 @@ def test_status_and_doctor_compare_the_watermark_with_now(ahead: World) -> None:
 def test_a_watermark_older_than_the_setting_is_told(good: World, hours: float, is_stale: bool) -> None:
     told: list[str] = []
 
-    class Listening(Silence):
+    class Listening(NullProgress):
         def warn(self, what: str, **facts: Any) -> None:
             told.append(what)
 
     now = at(hours)
-    with good.house(now=lambda: now, narrator=Listening()) as house:
-        seen = status(house)
-        checks = [one.state for one in of_history(house.warehouse, None, now, 7_200) if one.check == "watermark"]
-        committed(house)
-        never = replace(house, settings=house.settings.model_copy(update={"max_watermark_age_seconds": 0}))
+    with good.context(now=lambda: now, reporter=Listening()) as context:
+        seen = status(context)
+        checks = [one.state for one in check_history(context.warehouse, None, now, 7_200) if one.check == "watermark"]
+        committed(context)
+        never = replace(context, settings=context.settings.model_copy(update={"max_watermark_age_seconds": 0}))
         committed(never)
         assert not status(never).is_watermark_stale
     assert seen.is_watermark_stale == is_stale
@@ -250,9 +250,9 @@ def test_the_day_s_budget_counts_what_the_wrong_clock_granted(ahead: World) -> N
     [row] = ahead.query("select count(*) as n from staging.stg_ops__decisions where is_eligible")
     repair(ahead, 3)
     reveal(ahead, 5)
-    with ahead.house(now=lambda: at(5)) as house:
-        budget = house.policy.voucher.model_copy(update={"budget_per_day": row["n"]})
-        spent = replace(house, policy=house.policy.model_copy(update={"voucher": budget}))
+    with ahead.context(now=lambda: at(5)) as context:
+        budget = context.policy.voucher.model_copy(update={"budget_per_day": row["n"]})
+        spent = replace(context, policy=context.policy.model_copy(update={"voucher": budget}))
         result = hourly(spent)
     assert result.scoring is not None
     assert result.scoring.eligible == 0
@@ -320,8 +320,8 @@ def test_several_hours_of_a_wrong_clock_are_set_aside_at_once(ahead: World) -> N
 def test_a_repair_by_a_clock_that_was_still_ahead_is_repaired_in_turn(ahead: World) -> None:
     made = {row["exit_id"] for row in decisions(ahead)}
     repair(ahead, 2 + 300 * 24)
-    with ahead.house(now=lambda: at(3)) as house, pytest.raises(WatermarkAheadError, match="put back at"):
-        hourly(house)
+    with ahead.context(now=lambda: at(3)) as context, pytest.raises(WatermarkAheadError, match="put back at"):
+        hourly(context)
 
     repaired = repair(ahead, 3)
     run(ahead, 3)
@@ -337,8 +337,8 @@ def test_a_backfill_that_lies_ahead_is_built_again(world: World) -> None:
     reveal(world, 0)
     with opened(world) as warehouse:
         warehouse.connection.execute("delete from ops.runs")
-    with world.house(now=lambda: at(0) + AHEAD) as house:
-        backfill(house, at(0) + AHEAD)
+    with world.context(now=lambda: at(0) + AHEAD) as context:
+        backfill(context, at(0) + AHEAD)
 
     repaired = repair(world, 1)
     results = [run(world, hours) for hours in (1, 2)]
@@ -365,8 +365,8 @@ def test_a_run_that_commits_meanwhile_is_not_overwritten(ahead: World) -> None:
             assert self.warehouse.append_once(table, row | {"run_id": "another", "kind": "hourly"})
             return bool(self.warehouse.append_once(table, row))
 
-    with ahead.house(now=lambda: at(3)) as house, pytest.raises(RetryableError, match="Another run committed"):
-        repair_watermark(replace(house, warehouse=Overtaken(house.warehouse)))
+    with ahead.context(now=lambda: at(3)) as context, pytest.raises(RetryableError, match="Another run committed"):
+        repair_watermark(replace(context, warehouse=Overtaken(context.warehouse)))
     assert ahead.query("select distinct run_id from ops.decisions where run_id like '%repair%'") == []
 
 
@@ -405,7 +405,7 @@ PLANS: dict[str, tuple[list[ledger.Epoch], list[int], datetime, datetime]] = {
 @pytest.mark.parametrize("case", PLANS)
 def test_the_plan_sets_aside_what_is_ahead_and_nothing_else(case: str) -> None:
     epochs, aside, watermark, decided_at = PLANS[case]
-    plan = plan_of(epochs, NOW, LAG)
+    plan = make_sync_plan(epochs, NOW, LAG)
     assert [one.epoch for one in plan.aside] == aside
     assert plan.watermark == watermark
     assert timedelta() <= plan.decided_at - decided_at <= timedelta(microseconds=1)

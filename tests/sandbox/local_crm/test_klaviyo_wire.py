@@ -12,16 +12,16 @@ import requests
 
 from sandbox.local_crm.server import LocalCrm
 from tests.support.crm.klaviyo import DELETIONS, HEADERS, JOBS, KEY, PROFILES, at, described_crm, description
-from tests.support.crm.local_api import Patience
+from tests.support.crm.local_api import FakeRunContext
 
 
 @pytest.fixture
-def run() -> Patience:
-    return Patience()
+def run() -> FakeRunContext:
+    return FakeRunContext()
 
 
 @pytest.fixture
-def crm(tmp_path: Path, run: Patience) -> Iterator[LocalCrm]:
+def crm(tmp_path: Path, run: FakeRunContext) -> Iterator[LocalCrm]:
     with described_crm(tmp_path, run) as server:
         yield server
 
@@ -109,7 +109,9 @@ def test_a_request_without_its_headers_is_refused(crm: LocalCrm, headers: dict[s
     assert ask(crm, "POST", JOBS, import_of(user()), **headers).status_code == status
 
 
-def test_a_request_over_the_limit_is_told_when_to_come_back_and_nothing_else(crm: LocalCrm, run: Patience) -> None:
+def test_a_request_over_the_limit_is_told_when_to_come_back_and_nothing_else(
+    crm: LocalCrm, run: FakeRunContext
+) -> None:
     replies = [ask(crm, "GET", JOBS) for _ in range(11)]
     assert [reply.status_code for reply in replies] == [200] * 10 + [429]
     assert [replies[9].headers[f"RateLimit-{name}"] for name in ("Limit", "Remaining", "Reset")] == ["150", "140", "60"]

@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 from jobs.doctor.finding import Finding
-from jobs.doctor.remediation import Wanted
+from jobs.doctor.remediation import BigQueryCommands
 from warehouse.bigquery.facts import LAYERS, Facts, Granted, Login, Refusal, TableFacts
 from warehouse.tables import ALL
 
 TYPES = {"string": "STRING", "double": "FLOAT64", "int64": "INT64", "bool": "BOOL"}
-WANTED = Wanted("shop", "winback", location="", max_bytes_billed=1 << 40)
+WANTED = BigQueryCommands("shop", "winback", location="", max_bytes_billed=1 << 40)
 ALL_RIGHTS = frozenset({"bigquery.jobs.create", "bigquery.readsessions.create", "bigquery.datasets.create"})
 DENIED = Refusal("denied", "BigQuery refused for want of a permission.")
 MISSING = Refusal("missing", "A dataset or table is missing.")

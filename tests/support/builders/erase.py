@@ -38,8 +38,8 @@ def eligible(world: World) -> str:
 
 
 def erased(world: World, user: str, **parts: Any) -> Erased:
-    with world.house(**parts) as house:
-        return erase(house, user)
+    with world.context(**parts) as context:
+        return erase(context, user)
 
 
 def places_of(world: World, text: str) -> list[str]:

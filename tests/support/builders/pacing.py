@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from crm_sync.destination import Run
-from crm_sync.destinations.http.rate_limiter import Heard, Pace, RateLimit
+from crm_sync.destinations.http.rate_limiter import RateLimit, RateLimiter, RateLimitInfo
 
 
 class Asleep(Exception):  # noqa: N818 - it hands a thread's wait to the simulation
@@ -45,7 +45,7 @@ class World:
     tell of its first limit; `foreign` are arrivals of others.
     """
 
-    pace: Pace
+    pace: RateLimiter
     limits: Sequence[RateLimit]
     delays: Sequence[float]
     threads: int
@@ -81,18 +81,18 @@ class World:
                 self.pace.heard(self._heard(arrived), now)
                 at(now, "send")
 
-    def _heard(self, arrived: float) -> Heard:
+    def _heard(self, arrived: float) -> RateLimitInfo:
         if not self.speaks:
-            return Heard()
+            return RateLimitInfo()
         first = self.limits[0]
         of_others = [moment for moment in self.foreign if arrived - first.seconds < moment <= arrived]
         of_ours = [moment for moment in self.arrivals if arrived - first.seconds < moment <= arrived]
         remaining = first.requests - len(of_others) - len(of_ours)
         self.refused += remaining < 0
-        return Heard(limit=first.requests, remaining=max(0, remaining))
+        return RateLimitInfo(limit=first.requests, remaining=max(0, remaining))
 
 
-def asleep(pace: Pace, run: Run) -> float:
+def asleep(pace: RateLimiter, run: Run) -> float:
     """How long a thread would sleep now; 0 when its request may go out."""
     try:
         pace.wait(run)

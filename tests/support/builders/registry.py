@@ -18,7 +18,7 @@ import requests
 
 from scoring.calibration import Calibration
 from scoring.features import Feature, FeatureContract
-from scoring.registry.bundles import Bundle, load_bundle, seal
+from scoring.registry.bundles import Bundle, load_bundle, write_manifest
 
 FIRST, SECOND = "20260601T100000Z-00000001", "20260608T100000Z-00000002"
 TRAINED_AT = datetime(2026, 6, 1, 10, tzinfo=UTC)
@@ -40,7 +40,7 @@ def make_bundle(models: Path, version: str, model: str = "{}") -> Bundle:
     }
     for name, text in texts.items():
         (folder / name).write_text(text)
-    seal(folder, version=version, trained_at=TRAINED_AT, learned_until=TRAINED_AT)
+    write_manifest(folder, version=version, trained_at=TRAINED_AT, learned_until=TRAINED_AT)
     return load_bundle(models, version)
 
 

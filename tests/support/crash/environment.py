@@ -27,7 +27,7 @@ import yaml
 
 from core.settings import Settings
 from crm_sync.field_mapping import load_fields
-from jobs.context import open_house, open_warehouse
+from jobs.context import open_context, open_warehouse
 from jobs.hourly.run import hourly
 from jobs.models.train import train
 from jobs.transform.dbt import Window
@@ -124,12 +124,12 @@ class Trial:
 
         def act() -> object:
             with (
-                self.world.house(destination=None, settings=settings, now=clock) as house,
+                self.world.context(destination=None, settings=settings, now=clock) as context,
                 places.watched() if places else nullcontext(),
             ):
                 # A log of every batch: as it comes about, the log of so few rows would be one append at the end.
-                house.warehouse.rows_per_append = MAX_BATCH
-                return hourly(house, at(hours)).as_dict()
+                context.warehouse.rows_per_append = MAX_BATCH
+                return hourly(context, at(hours)).as_dict()
 
         return act
 
@@ -227,9 +227,9 @@ def make_history(folder: Path) -> None:
     app.write(folder / "app")
     settings = settings_in(folder)
     load_app(arrived(folder, until=at(BEFORE_HOURS)), folder / "arrived", settings)
-    with open_house(settings, now=lambda: FIRST_RUN) as house:
-        backfill(house, HISTORY_UNTIL)
-        train(house)
+    with open_context(settings, now=lambda: FIRST_RUN) as context:
+        backfill(context, HISTORY_UNTIL)
+        train(context)
 
 
 def arrived(history: Path, until: datetime, since: datetime | None = None) -> SyntheticApp:
@@ -298,14 +298,14 @@ def _before(base: Base, history: Path) -> Iterator[Trial]:
     with servers(base, base.folder) as trial:
         world = cast("BigQueryWorld", trial.world)
 
-        def take_in() -> None:
+        def record_outcomes() -> None:
             app = arrived(history, until=at(BEFORE_HOURS))
             with closing(with_raw_tables(cast("Emulator", world.emulator), world.prefix)) as warehouse:
                 _append(warehouse, app)
-            with world.house(destination=None, settings=trial.settings, now=lambda: FIRST_RUN) as house:
-                backfill(house, HISTORY_UNTIL)
+            with world.context(destination=None, settings=trial.settings, now=lambda: FIRST_RUN) as context:
+                backfill(context, HISTORY_UNTIL)
 
-        in_a_child(take_in, base.folder)
+        in_a_child(record_outcomes, base.folder)
         yield trial
 
 

@@ -29,7 +29,7 @@ from typing import Any
 
 import click
 
-from core.errors import BusyError, WinbackError
+from core.errors import RunInProgressError, WinbackError
 from tests.support.crash.environment import FIRST_RUN, HOURS, Base, Trial, make_base, workshop
 from tests.support.crash.subprocesses import Child
 from tests.support.invariants import Facts, Verdict, judged
@@ -162,7 +162,7 @@ def ended(run: Callable[[], object]) -> str:
     """How a run ended: done, busy, overtaken, or by which error."""
     try:
         run()
-    except BusyError:
+    except RunInProgressError:
         return "busy"
     except WinbackError as error:
         return "overtaken" if "took over" in str(error) else f"{type(error).__name__}: {error}"

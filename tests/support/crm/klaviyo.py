@@ -18,7 +18,7 @@ from crm_sync.destinations.http.transport import RetryBudget
 from crm_sync.destinations.klaviyo.client import Klaviyo, KlaviyoOptions
 from crm_sync.diff import Change
 from sandbox.local_crm.server import LocalCrm
-from tests.support.crm.local_api import Patience, Said
+from tests.support.crm.local_api import Canned, FakeRunContext
 from tests.support.vendor_specs import find, find_or_skip
 
 KEY = "kEy-7f3a9c51-canary"
@@ -67,7 +67,7 @@ def held_against_the_description(response: Response, contradictions: list[str]) 
 
 
 @contextmanager
-def described_crm(folder: Path, run: Patience, key: str = KEY) -> Iterator[LocalCrm]:
+def described_crm(folder: Path, run: FakeRunContext, key: str = KEY) -> Iterator[LocalCrm]:
     """The local CRM, living by the run's clock, so that waits and limits agree without time passing.
 
     What is asked of it as Klaviyo, and what it says, is held against Klaviyo's own description where that is to be had.
@@ -107,4 +107,4 @@ def rejected(reason: str = "It is invalid.") -> Outcome:
     return Outcome("rejected", 200, "invalid", reason)
 
 
-QUEUED, COMPLETE = Said(202, job("queued", 1, 0)), Said(200, job())
+QUEUED, COMPLETE = Canned(202, job("queued", 1, 0)), Canned(200, job())

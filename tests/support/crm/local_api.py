@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from crm_sync.destination import OutOfTimeError
+from crm_sync.destination import DeadlineExceededError
 
 DATE = "Mon, 15 Jun 2026 10:00:00 GMT"
 DATE_SECONDS = 1_781_517_600  # DATE as an epoch second
 
 
 @dataclass
-class Patience:
+class FakeRunContext:
     """A Run whose waits take no time and are remembered; after `seconds_left` of them it has to leave."""
 
     run_id: str = "00000007-test"
@@ -31,16 +31,20 @@ class Patience:
     def sleep(self, seconds: float) -> None:
         assert seconds >= 0
         if sum(self.waits) + seconds >= self.seconds_left:
-            raise OutOfTimeError("The run's time was up before everything was sent; the next run goes on.", "deadline")
+            raise DeadlineExceededError(
+                "The run's time was up before everything was sent; the next run goes on.", "deadline"
+            )
         self.waits.append(seconds)
 
     def check(self) -> None:
         if sum(self.waits) >= self.seconds_left:
-            raise OutOfTimeError("The run's time was up before everything was sent; the next run goes on.", "deadline")
+            raise DeadlineExceededError(
+                "The run's time was up before everything was sent; the next run goes on.", "deadline"
+            )
 
 
 @dataclass
-class Said:
+class Canned:
     """One reply. Bytes as body go as they are, all else as JSON; `date` is the server's clock, None where it has none."""
 
     status: int = 200
@@ -78,7 +82,7 @@ class Script:
 
 
 @contextmanager
-def saying(*replies: Said) -> Iterator[Script]:
+def scripted_server(*replies: Canned) -> Iterator[Script]:
     """Serve these replies in order, the last one for ever, to whatever request comes."""
     queue, asked, lock = deque(replies), list[Asked](), threading.Lock()
 

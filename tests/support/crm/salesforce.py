@@ -6,7 +6,7 @@ from crm_sync.destinations.salesforce.client import Salesforce, SalesforceOption
 from crm_sync.diff import Change, Value
 from sandbox.local_crm.apis.salesforce import SalesforceWire
 from sandbox.local_crm.server import LocalCrm
-from tests.support.crm.local_api import Said
+from tests.support.crm.local_api import Canned
 
 KEY = "00Dxx0000001gPL!kEy.7f3a9c51-canary"
 
@@ -33,25 +33,25 @@ def changes(*external_ids: str, **attributes: Value) -> list[Change]:
     return [Change(each, dict(attributes) or {"Churn_Risk_Band__c": "high"}) for each in external_ids]
 
 
-def result(*lines: str) -> Said:
-    return Said(200, "".join(f"{line}\n" for line in lines).encode(), {"Content-Type": "text/csv"})
+def result(*lines: str) -> Canned:
+    return Canned(200, "".join(f"{line}\n" for line in lines).encode(), {"Content-Type": "text/csv"})
 
 
-def successes(*external_ids: str) -> Said:
+def successes(*external_ids: str) -> Canned:
     return result(
         f'"sf__Id","sf__Created",{ID_FIELD}', *(f'"003xx000004TmiQAAS","true",{each}' for each in external_ids)
     )
 
 
-def failures(**errors: str) -> Said:
+def failures(**errors: str) -> Canned:
     return result(f'"sf__Id","sf__Error",{ID_FIELD}', *(f'"","{error}",{each}' for each, error in errors.items()))
 
 
-OPENED, UPLOADED = Said(200, {"id": JOB, "state": "Open"}), Said(201)
-CLOSED, COMPLETE = Said(200, {"id": JOB, "state": "UploadComplete"}), Said(200, {"id": JOB, "state": "JobComplete"})
+OPENED, UPLOADED = Canned(200, {"id": JOB, "state": "Open"}), Canned(201)
+CLOSED, COMPLETE = Canned(200, {"id": JOB, "state": "UploadComplete"}), Canned(200, {"id": JOB, "state": "JobComplete"})
 FILLED = (OPENED, UPLOADED, CLOSED)
 NONE_FAILED = failures()
 
 
-def refused(status: int, code: str, text: str = "no") -> Said:
-    return Said(status, [{"errorCode": code, "message": text}])
+def refused(status: int, code: str, text: str = "no") -> Canned:
+    return Canned(status, [{"errorCode": code, "message": text}])

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from jobs.context import open_house
+from jobs.context import open_context
 from jobs.transform.dbt import Window
 from tests.support.dbt_replay import FORMS, MARKS, Recording, changing, over
 from tests.support.google_sql.engine import GoogleSql, flat
@@ -29,13 +29,13 @@ def recorded() -> Recording:
     with (
         TemporaryDirectory() as folder,
         warehouse_is(warehouse, lambda node, sql: sent.append(sql)),
-        open_house(google_settings(Path(folder))) as house,
+        open_context(google_settings(Path(folder))) as context,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setenv("DBT_EXCLUDE_RESOURCE_TYPES", "test")
         for selector, is_full in FORMS.items():
             sent.clear()
-            house.transform(Window(**MARKS)).build(selector, full_refresh=is_full)
+            context.transform(Window(**MARKS)).build(selector, full_refresh=is_full)
             # The comment in front names the model.
             commented = [sql[: sql.index("*/") + 2] + flat(sql) for sql in sent if "*/" in sql]
             recording[selector] = [s for sql in commented if (s := changing(sql))]

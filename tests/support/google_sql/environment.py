@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from core.settings import Settings
-from jobs.context import House
+from jobs.context import JobContext
 from tests.support.dbt.on_google_sql import Note, dbt_reaches
 from tests.support.environment import World, settings_in
 from tests.support.google_sql.engine import GoogleSql
@@ -175,11 +175,11 @@ class GoogleWorld(World):
         return google_settings(self.folder)
 
     @contextmanager
-    def house(self, **parts: Any) -> Iterator[House]:
+    def context(self, **parts: Any) -> Iterator[JobContext]:
         parts.setdefault("settings", self.settings)
         with (
             warehouse_is(self.warehouse(), lambda node, sql: self.by_dbt.append((node, sql))),
-            super().house(**parts) as h,
+            super().context(**parts) as h,
         ):
             yield h
 

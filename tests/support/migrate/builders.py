@@ -7,10 +7,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from core.progress import Silence
+from core.progress import NullProgress
 from crm_sync.destinations.braze import Braze
 from crm_sync.destinations.http.transport import RetryBudget
-from jobs.context import House, open_house
+from jobs.context import JobContext, open_context
 from jobs.upkeep.migrate import Migrated, migrate
 from tests.support.environment import API_KEY, NOW, at, settings_in
 from tests.support.migrate.old_warehouse import COUNT_HOURS
@@ -28,7 +28,7 @@ HOURS = 2 * COUNT_HOURS
 TRIMMED_AT = at(-24)
 
 
-class Steps(Silence):
+class Steps(NullProgress):
     """Keeps the lines that a person would see."""
 
     def __init__(self) -> None:
@@ -39,17 +39,17 @@ class Steps(Silence):
 
 
 @contextmanager
-def migrating(folder: Path, parsed: dict[str, Any], **parts: Any) -> Iterator[House]:
+def migrating(folder: Path, parsed: dict[str, Any], **parts: Any) -> Iterator[JobContext]:
     """Open the warehouse in the folder as it is. Nothing is sent: nobody answers there."""
     parts.setdefault("destination", Braze("http://127.0.0.1:9", API_KEY, budget=RetryBudget(seconds=0.1)))
     settings = parts.pop("settings", None) or settings_in(folder)
-    with open_house(settings, is_migrating=True, parsed=parsed, now=lambda: NOW, **parts) as house:
-        yield house
+    with open_context(settings, is_migrating=True, parsed=parsed, now=lambda: NOW, **parts) as context:
+        yield context
 
 
 def migrated(folder: Path, parsed: dict[str, Any], *, dry_run: bool = False, **parts: Any) -> Migrated:
-    with migrating(folder, parsed, **parts) as house:
-        return migrate(house, dry_run=dry_run)
+    with migrating(folder, parsed, **parts) as context:
+        return migrate(context, dry_run=dry_run)
 
 
 def query(folder: Path, sql: str) -> list[dict[str, Any]]:

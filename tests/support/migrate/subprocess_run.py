@@ -27,7 +27,7 @@ from dbt_common.behavior_flags import BehaviorFlagRendered
 from core.clock import UNIX_EPOCH
 from core.errors import ContractError
 from jobs.transform.dbt import Window
-from jobs.transform.schema_version import refuse_outdated
+from jobs.transform.schema_version import check_schema_version
 from jobs.upkeep import migrate, migrations
 from tests.support.crash.subprocesses import Child, in_a_child
 from tests.support.environment import NOW, parse_ahead, settings_in
@@ -41,8 +41,8 @@ def killed_after(place: int) -> None:
     """Have this process die when a step has done its work, before it is recorded."""
     step = migrations.STEPS[place]
 
-    def apply(house: Any) -> None:
-        step.apply(house)
+    def apply(context: Any) -> None:
+        step.apply(context)
         os.kill(os.getpid(), signal.SIGKILL)
 
     steps = (*migrations.STEPS[:place], replace(step, apply=apply), *migrations.STEPS[place + 1 :])
@@ -66,7 +66,7 @@ def is_refused(folder: Path) -> bool:
     """Whether every other command refuses the warehouse."""
     with closing(DuckDBWarehouse(folder / "winback.duckdb")) as warehouse:
         try:
-            refuse_outdated(warehouse)
+            check_schema_version(warehouse)
         except ContractError:
             return True
     return False
@@ -89,7 +89,7 @@ class Runs:
     def migrate(self, folder: Path, **options: Any) -> dict[str, Any]:
         def act() -> dict[str, Any]:
             steps = Steps()
-            answer = migrated(folder, self.parsed, narrator=steps, **options)
+            answer = migrated(folder, self.parsed, reporter=steps, **options)
             return {"steps": answer.steps, "lines": steps.lines}
 
         answer: dict[str, Any] = in_a_child(act, folder)

@@ -99,7 +99,7 @@ def pending(warehouse: DuckDBWarehouse, user_id: str, before: Mapping[str, Any] 
     fill(warehouse, [row_of(user_id, before, **changes)])
 
 
-def crowd(warehouse: DuckDBWarehouse, count: int) -> list[str]:
+def pending_users(warehouse: DuckDBWarehouse, count: int) -> list[str]:
     """Pending users in the order in which they are sent."""
     users = [f"u{number:03d}" for number in range(count)]
     fill(warehouse, [row_of(user) for user in users])
@@ -200,7 +200,7 @@ def braze(crm: LocalCrm, max_batch: int = 75, budget_seconds: float = 120.0) -> 
 
 
 @dataclass
-class Notebook:
+class RecordingDestination:
     """A CRM that knows who arrived, and refuses a batch that holds somebody of `poison`."""
 
     max_batch: int = 2

@@ -18,7 +18,7 @@ from crm_sync.destination import Destination
 from crm_sync.field_mapping import FieldMapping
 from crm_sync.suppression import Recheck
 from crm_sync.sync import Plan, SyncCounts, sync
-from jobs.context import House
+from jobs.context import JobContext
 from jobs.hourly.window import window_to_build
 from jobs.transform.dbt import Window
 from jobs.upkeep.dead_letters import retry
@@ -130,17 +130,17 @@ class Hours:
 
     # What the job does
 
-    def house(self, now: Callable[[], datetime]) -> House:
+    def context(self, now: Callable[[], datetime]) -> JobContext:
         """As much of a house as the ledger's windows and dead letters need."""
 
         def transform(window: Window) -> Any:
             return SimpleNamespace(build=lambda _: self.tables.fold(window))
 
-        return cast("House", SimpleNamespace(warehouse=self.tables.warehouse, now=now, transform=transform))
+        return cast("JobContext", SimpleNamespace(warehouse=self.tables.warehouse, now=now, transform=transform))
 
     def retry(self) -> int:
         """`winback dead-letters retry`."""
-        return retry(self.house(self.now))
+        return retry(self.context(self.now))
 
     def recheck(self, warehouse: Any, now: Callable[[], datetime]) -> Recheck:
         """What is known since the watermark."""
@@ -157,7 +157,7 @@ class Hours:
         self._number += 1
         now: Callable[[], datetime] = lambda: self.now() + ahead  # noqa: E731
         started_at = now()
-        window = window_to_build(self.house(now), self.until, self._last, self.until)
+        window = window_to_build(self.context(now), self.until, self._last, self.until)
         self.tables.fold(window)
         ((pending,),) = self.tables.rows("select count(*) from marts.crm_pending")
         held = self.crm.store.profiles().items()

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from crm_sync.field_mapping import RIDE_ALONG
+from crm_sync.field_mapping import METADATA_FIELDS
 from tests.support.invariants import canonical
 from tests.support.sync.hours import Hours
 from tests.support.sync.recorder import Sync
@@ -116,7 +116,7 @@ class Oracle:
                 assert held is not None or nobody or desired["is_erased"] or user in news or user in dead, "never told"
                 continue
             for name, field in self.hours.kept.items():
-                if field not in RIDE_ALONG and not (
+                if field not in METADATA_FIELDS and not (
                     desired[field] is None and not self.hours.mapping.fields[field].clearable
                 ):
                     self._holds(user, name, desired[field], held.get(name))

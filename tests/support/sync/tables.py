@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import duckdb
 
-from jobs.context import open_house
+from jobs.context import open_context
 from jobs.transform.dbt import Window
 from tests.support.environment import settings_in
 from warehouse.duckdb.warehouse import TYPES, DuckDBWarehouse
@@ -47,9 +47,9 @@ def compiled() -> Compiled:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "memory.duckdb"
         DuckDBWarehouse(path).close()
-        with open_house(settings_in(Path(folder), warehouse=f"duckdb:///{path}")) as house:
+        with open_context(settings_in(Path(folder), warehouse=f"duckdb:///{path}")) as context:
             window = Window(_BEFORE, _BEFORE, _BEFORE, fold_from_epoch=_EPOCH, fold_from_at=_AT)
-            transform = house.transform(window)
+            transform = context.transform(window)
             manifest = transform.parse()
 
             def sql() -> dict[str, str]:
@@ -60,7 +60,7 @@ def compiled() -> Compiled:
 
             first = sql()
             # With a table there, dbt takes the model for one that builds upon it.
-            connected = cast("DuckDBWarehouse", house.warehouse).connection
+            connected = cast("DuckDBWarehouse", context.warehouse).connection
             connected.execute("create schema marts; create table marts.crm_acknowledged (user_id varchar)")
             later = sql()
     hashed = re.search(r"(md5\(concat\(.*\)\)) as desired_hash", first["crm_profiles"], re.DOTALL)

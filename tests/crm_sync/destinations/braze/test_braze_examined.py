@@ -13,12 +13,12 @@ from crm_sync.destinations.http.transport import Reply
 from crm_sync.diff import Change
 from crm_sync.field_mapping import Kind
 from sandbox.local_crm.server import LocalCrm
-from tests.support.crm.local_api import Patience, Said, saying
+from tests.support.crm.local_api import Canned, FakeRunContext, scripted_server
 from tests.support.sync.builders import MAPPING
 
 KINDS: dict[str, Kind] = {"score": "number", "band": "text", "eligible": "flag", "until": "time", "reasons": "texts"}
 FITTING = {"score": "Number", "band": "String", "eligible": "Boolean", "until": "Date", "reasons": "Array (Automatic)"}
-EMPTY = Said(400, {"message": "Valid data must be provided"})  # what a request without objects is answered with
+EMPTY = Canned(400, {"message": "Valid data must be provided"})  # what a request without objects is answered with
 ONE: dict[str, Kind] = {"score": "number"}
 
 
@@ -33,14 +33,14 @@ def listed(types: dict[str, str]) -> list[dict[str, str]]:
 
 
 def test_a_crm_that_is_ready_is_found_so_and_nothing_is_written(crm: LocalCrm) -> None:
-    found = Braze(crm.url, "local-key").examine(MAPPING.kinds, Patience())
+    found = Braze(crm.url, "local-key").examine(MAPPING.kinds, FakeRunContext())
     assert [finding.state for finding in found] == ["ok", "ok"]
     assert found[1].says.startswith("Braze will make 9 attributes with the first delivery: churn_probability, ")
     assert (crm.store.profiles(), crm.store.latest_writes(10)) == ({}, [])
 
 
 def test_after_a_delivery_the_attributes_are_there_with_fitting_types(crm: LocalCrm) -> None:
-    destination, run = Braze(crm.url, "local-key"), Patience()
+    destination, run = Braze(crm.url, "local-key"), FakeRunContext()
     values: dict[str, Any] = {"score": 0.5, "band": "a", "eligible": True, "reasons": ["a"]}
     destination.send([Change("ada", values)], run)
     kinds: dict[str, Kind] = {"score": "number", "band": "text", "eligible": "flag", "reasons": "texts"}
@@ -51,7 +51,7 @@ def test_after_a_delivery_the_attributes_are_there_with_fitting_types(crm: Local
 
 
 def test_a_wrong_key_fails_and_says_what_it_must_be_allowed(crm: LocalCrm) -> None:
-    may_write, attributes = Braze(crm.url, "another").examine(ONE, Patience())
+    may_write, attributes = Braze(crm.url, "another").examine(ONE, FakeRunContext())
     assert (may_write.state, attributes.state) == ("failed", "skipped")
     assert "HTTP 401" in may_write.says
     assert "users.track and users.delete" in may_write.do[0]
@@ -60,32 +60,32 @@ def test_a_wrong_key_fails_and_says_what_it_must_be_allowed(crm: LocalCrm) -> No
 
 @pytest.mark.parametrize("status", [400, 403, 404])
 def test_a_key_that_may_not_list_attributes_may_still_write(status: int) -> None:
-    with saying(EMPTY, Said(status)) as script:
-        may_write, attributes = Braze(script.url, "key").examine(ONE, Patience())
+    with scripted_server(EMPTY, Canned(status)) as script:
+        may_write, attributes = Braze(script.url, "key").examine(ONE, FakeRunContext())
     assert (may_write.state, attributes.state) == ("ok", "skipped")
     assert script.asked[0].body == {"attributes": []}
 
 
 @pytest.mark.parametrize("body", [None, [], {}, {"attributes": None}, {"attributes": {"score": "number"}}])
 def test_a_list_of_unknown_shape_is_no_finding(body: Any) -> None:
-    with saying(EMPTY, Said(200, body)) as script:
-        found = Braze(script.url, "key").examine(ONE, Patience())[1]
+    with scripted_server(EMPTY, Canned(200, body)) as script:
+        found = Braze(script.url, "key").examine(ONE, FakeRunContext())[1]
     assert found == Finding("skipped", "Braze listed its attributes in an unknown shape")
 
 
 def test_the_list_is_read_to_its_last_page() -> None:
     there = {"Link": '<https://rest.example/custom_attributes/?cursor=abc>; rel="next"'}
-    first = Said(200, {"attributes": listed({"other": "String"})}, there)
+    first = Canned(200, {"attributes": listed({"other": "String"})}, there)
     back = {"Link": '<https://rest.example/custom_attributes/?cursor=zzz>; rel="prev"'}
-    second = Said(200, {"attributes": listed({"score": "String"})}, back)
-    with saying(EMPTY, first, second) as script:
-        found = Braze(script.url, "key").examine(ONE, Patience())[1]
+    second = Canned(200, {"attributes": listed({"score": "String"})}, back)
+    with scripted_server(EMPTY, first, second) as script:
+        found = Braze(script.url, "key").examine(ONE, FakeRunContext())[1]
     assert [asked.path for asked in script.asked[1:]] == ["/custom_attributes", "/custom_attributes?cursor=abc"]
     assert found.says == "Braze holds these attributes with another type: score"
 
 
 def test_every_page_of_the_local_crm_is_read(crm: LocalCrm) -> None:
-    destination, run = Braze(crm.url, "local-key"), Patience()
+    destination, run = Braze(crm.url, "local-key"), FakeRunContext()
     many: dict[str, Any] = {f"a{number:03d}": 0.5 for number in range(120)}
     destination.send([Change("ada", many)], run)
     found = destination.examine(dict.fromkeys(many, "number"), run)[1]
@@ -95,8 +95,8 @@ def test_every_page_of_the_local_crm_is_read(crm: LocalCrm) -> None:
 def test_a_list_that_never_ends_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(braze_module, "MAX_PAGES", 3)
     there = {"Link": f'<{ATTRIBUTES}?cursor=a>; rel="next"'}
-    with saying(EMPTY, Said(200, {"attributes": []}, there)) as script:
-        found = Braze(script.url, "key").examine(ONE, Patience())[1]
+    with scripted_server(EMPTY, Canned(200, {"attributes": []}, there)) as script:
+        found = Braze(script.url, "key").examine(ONE, FakeRunContext())[1]
     assert found == Finding("skipped", "Braze has more than 3 pages of attributes")
 
 

@@ -22,12 +22,12 @@ from tests.support.crm.hubspot import (
     connecting,
     error,
 )
-from tests.support.crm.local_api import Patience, Said, saying
+from tests.support.crm.local_api import Canned, FakeRunContext, scripted_server
 
 
 @pytest.fixture
-def run() -> Patience:
-    return Patience()
+def run() -> FakeRunContext:
+    return FakeRunContext()
 
 
 @pytest.fixture
@@ -74,9 +74,9 @@ def test_what_a_message_quotes_of_a_user_is_not_kept(message: Any, more: Any, co
         assert outcome.reason == reason
 
 
-def test_a_refusal_that_quotes_a_user_is_not_kept_either(connected: Connect, run: Patience) -> None:
+def test_a_refusal_that_quotes_a_user_is_not_kept_either(connected: Connect, run: FakeRunContext) -> None:
     body = {"status": "error", "message": f"Contact Ada of {MEAN} is bad", "category": "VALIDATION_ERROR"}
-    with saying(Said(400, body)) as script, pytest.raises(BatchRefusedError) as refusal:
+    with scripted_server(Canned(400, body)) as script, pytest.raises(BatchRefusedError) as refusal:
         connected(script.url).send(changes("Ada"), run)
     assert (refusal.value.http_status, refusal.value.code) == (400, "validation_error")
     assert "Ada" not in str(refusal.value.reason)
@@ -84,13 +84,13 @@ def test_a_refusal_that_quotes_a_user_is_not_kept_either(connected: Connect, run
 
 
 def test_the_key_and_the_users_appear_in_no_log_and_no_error(
-    connected: Connect, run: Patience, caplog: pytest.LogCaptureFixture
+    connected: Connect, run: FakeRunContext, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     told: list[str] = []
     user = "user-" + "canary"  # in two parts: a traceback quotes this line
     for status in (400, 401, 404, 429, 500):
-        with saying(Said(status, {"message": user})) as script:
+        with scripted_server(Canned(status, {"message": user})) as script:
             try:
                 connected(script.url, budget_seconds=1e-9).send(changes(user), run)
             except WinbackError as failure:

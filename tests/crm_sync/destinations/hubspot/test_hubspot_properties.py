@@ -15,7 +15,7 @@ from crm_sync.destinations.hubspot.client import HubSpot
 from crm_sync.field_mapping import KINDS, Kind, load_fields
 from sandbox.local_crm.server import LocalCrm
 from tests.support.crm.hubspot import ID, KEY, PROPERTIES, UPSERT, changes, connecting
-from tests.support.crm.local_api import Patience, Said, saying
+from tests.support.crm.local_api import Canned, FakeRunContext, scripted_server
 
 Connect = Callable[..., HubSpot]
 
@@ -27,8 +27,8 @@ def crm(tmp_path: Path) -> Iterator[LocalCrm]:
 
 
 @pytest.fixture
-def run() -> Patience:
-    return Patience()
+def run() -> FakeRunContext:
+    return FakeRunContext()
 
 
 @pytest.fixture
@@ -91,16 +91,18 @@ YES_NO = [{"value": "true"}, {"value": "false"}]
     ],
 )
 def test_a_property_fits_or_is_named(
-    connected: Connect, run: Patience, other: dict[str, Any] | None, state: str, says: str
+    connected: Connect, run: FakeRunContext, other: dict[str, Any] | None, state: str, says: str
 ) -> None:
     listed = FITTING | ({other["name"]: other} if other else {})
-    with saying(Said(400, {}), Said(200, {"results": list(listed.values())})) as script:
+    with scripted_server(Canned(400, {}), Canned(200, {"results": list(listed.values())})) as script:
         access, finding = connected(script.url).examine(WANTED, run)
     assert (access.state, finding.state) == ("ok", state)
     assert says in finding.says
 
 
-def test_what_is_missing_comes_with_the_request_that_makes_it(crm: LocalCrm, connected: Connect, run: Patience) -> None:
+def test_what_is_missing_comes_with_the_request_that_makes_it(
+    crm: LocalCrm, connected: Connect, run: FakeRunContext
+) -> None:
     hubspot = connected(crm.url, id_property="tax_user_id")
     _, finding = hubspot.examine(WANTED | {"churn_risk_band": "text"}, run)
     assert finding.state == "failed"
@@ -119,21 +121,21 @@ def test_what_is_missing_comes_with_the_request_that_makes_it(crm: LocalCrm, con
     assert crm.store.profile("ada") == values
 
 
-def test_the_fake_has_what_the_shipped_mapping_writes(crm: LocalCrm, connected: Connect, run: Patience) -> None:
+def test_the_fake_has_what_the_shipped_mapping_writes(crm: LocalCrm, connected: Connect, run: FakeRunContext) -> None:
     mapping = load_fields(Path(__file__).parents[4] / "config/crm_fields.yml")
     assert [each.state for each in connected(crm.url).examine(mapping.kinds, run)] == ["ok", "ok"]
     assert set(mapping.kinds.values()) == set(KINDS.values())
     assert crm.store.profiles() == {}
 
 
-def test_a_field_mapped_to_what_identifies_is_found(connected: Connect, run: Patience) -> None:
-    with saying(Said(400, {}), Said(200, {"results": list(FITTING.values())})) as script:
+def test_a_field_mapped_to_what_identifies_is_found(connected: Connect, run: FakeRunContext) -> None:
+    with scripted_server(Canned(400, {}), Canned(200, {"results": list(FITTING.values())})) as script:
         findings = connected(script.url).examine(WANTED | {ID: "text"}, run)
     assert [each.state for each in findings] == ["ok", "failed"]
 
 
-def test_a_key_without_permission_is_told_which(connected: Connect, run: Patience) -> None:
-    with saying(Said(403, {"category": "MISSING_SCOPES"})) as script:
+def test_a_key_without_permission_is_told_which(connected: Connect, run: FakeRunContext) -> None:
+    with scripted_server(Canned(403, {"category": "MISSING_SCOPES"})) as script:
         access, properties = connected(script.url).examine(WANTED, run)
     assert (access.state, properties.state) == ("failed", "skipped")
     assert "crm.objects.contacts.write" in access.do[0]
@@ -141,13 +143,13 @@ def test_a_key_without_permission_is_told_which(connected: Connect, run: Patienc
 
 
 @pytest.mark.parametrize("body", [[], {}, {"results": "all"}, {"results": None}])
-def test_a_list_of_unknown_shape_is_not_judged(connected: Connect, run: Patience, body: Any) -> None:
-    with saying(Said(400, {}), Said(200, body)) as script:
+def test_a_list_of_unknown_shape_is_not_judged(connected: Connect, run: FakeRunContext, body: Any) -> None:
+    with scripted_server(Canned(400, {}), Canned(200, body)) as script:
         assert [each.state for each in connected(script.url).examine(WANTED, run)] == ["ok", "skipped"]
 
 
-def test_an_examination_writes_nothing(connected: Connect, run: Patience) -> None:
-    with saying(Said(400, {}), Said(200, {"results": []})) as script:
+def test_an_examination_writes_nothing(connected: Connect, run: FakeRunContext) -> None:
+    with scripted_server(Canned(400, {}), Canned(200, {"results": []})) as script:
         connected(script.url).examine(WANTED, run)
     assert [(each.method, each.path) for each in script.asked] == [
         ("POST", UPSERT),

@@ -21,12 +21,12 @@ from tests.support.crm.hubspot import (
     error,
     result,
 )
-from tests.support.crm.local_api import Patience, Said, saying
+from tests.support.crm.local_api import Canned, FakeRunContext, scripted_server
 
 
 @pytest.fixture
-def run() -> Patience:
-    return Patience()
+def run() -> FakeRunContext:
+    return FakeRunContext()
 
 
 @pytest.fixture
@@ -36,9 +36,9 @@ def connected() -> Iterator[Connect]:
 
 
 @pytest.mark.parametrize("status", [200, 201, 207])
-def test_each_row_has_its_own_word_by_its_trace(connected: Connect, run: Patience, status: int) -> None:
+def test_each_row_has_its_own_word_by_its_trace(connected: Connect, run: FakeRunContext, status: int) -> None:
     said = complete(result("2"), result("0"), errors=[error("1", message="Bad email")], numErrors=1)
-    with saying(Said(status, said)) as script:
+    with scripted_server(Canned(status, said)) as script:
         outcomes = connected(script.url).send(changes("a-user", "b-user", "c-user"), run)
     assert outcomes == [
         Outcome("delivered", status),
@@ -106,8 +106,8 @@ def test_what_is_not_understood_is_no_success(body: Any, kinds: str) -> None:
         {"message": "success"},
     ],
 )
-def test_a_reply_of_unknown_shape_says_nothing_of_any_row(connected: Connect, run: Patience, body: Any) -> None:
-    with saying(Said(200, body)) as script, pytest.raises(UnavailableError) as failure:
+def test_a_reply_of_unknown_shape_says_nothing_of_any_row(connected: Connect, run: FakeRunContext, body: Any) -> None:
+    with scripted_server(Canned(200, body)) as script, pytest.raises(UnavailableError) as failure:
         connected(script.url).send(changes("a", "b"), run)
     assert failure.value.code == "unknown_reply"
 
@@ -201,9 +201,11 @@ def test_two_users_who_are_one_contact_to_hubspot_are_told_as_a_collision(
     assert all(not each.reason or "ada" not in each.reason.lower() for each in said)
 
 
-def test_two_users_of_one_contact_are_told_also_in_batches_of_their_own(connected: Connect, run: Patience) -> None:
-    replies = [Said(200, complete(result("0", user=user, id="7"))) for user in ("ada", "ADA", "ada")]
-    with saying(*replies) as script:
+def test_two_users_of_one_contact_are_told_also_in_batches_of_their_own(
+    connected: Connect, run: FakeRunContext
+) -> None:
+    replies = [Canned(200, complete(result("0", user=user, id="7"))) for user in ("ada", "ADA", "ada")]
+    with scripted_server(*replies) as script:
         hubspot = connected(script.url)
         said = [hubspot.send(changes(user), run)[0] for user in ("ada", "ADA", "ada")]
     assert [f"{each.kind} {each.code}" for each in said] == ["delivered None", "rejected collision", "delivered None"]

@@ -30,17 +30,17 @@ from tests.support.crm.hubspot import (
     connecting,
     result,
 )
-from tests.support.crm.local_api import DATE_SECONDS, Asked, Patience, Said, saying
+from tests.support.crm.local_api import DATE_SECONDS, Asked, Canned, FakeRunContext, scripted_server
 from tests.support.crm.local_crm import fault
 
 
 @pytest.fixture
-def run() -> Patience:
-    return Patience()
+def run() -> FakeRunContext:
+    return FakeRunContext()
 
 
 @pytest.fixture
-def crm(tmp_path: Path, run: Patience) -> Iterator[LocalCrm]:
+def crm(tmp_path: Path, run: FakeRunContext) -> Iterator[LocalCrm]:
     """It lives by the run's clock."""
     start = datetime.fromtimestamp(DATE_SECONDS, UTC)
     with LocalCrm(tmp_path / "crm.db", api_key=KEY, clock=lambda: start + timedelta(seconds=run.clock())) as server:
@@ -77,8 +77,8 @@ def test_every_value_is_sent_as_text(value: Any, text: str) -> None:
     assert sent == {"id": "ada", "idProperty": ID, "objectWriteTraceId": "0", "properties": {ID: "ada", "p": text}}
 
 
-def test_a_request_says_whose_it_is_and_traces_no_user(connected: Connect, run: Patience) -> None:
-    with saying(Said(200, complete(result("0"), result("1")))) as script:
+def test_a_request_says_whose_it_is_and_traces_no_user(connected: Connect, run: FakeRunContext) -> None:
+    with scripted_server(Canned(200, complete(result("0"), result("1")))) as script:
         connected(script.url).send(changes("ada", "bob"), run)
     (asked,) = script.asked
     assert (asked.method, asked.path) == ("POST", UPSERT)
@@ -87,8 +87,8 @@ def test_a_request_says_whose_it_is_and_traces_no_user(connected: Connect, run: 
     assert [each["objectWriteTraceId"] for each in asked.body["inputs"]] == ["0", "1"]
 
 
-def test_object_type_id_property_and_version_are_options(connected: Connect, run: Patience) -> None:
-    with saying(Said(200, complete(result("0")))) as script:
+def test_object_type_id_property_and_version_are_options(connected: Connect, run: FakeRunContext) -> None:
+    with scripted_server(Canned(200, complete(result("0")))) as script:
         options = {"object_type": "2-123456", "id_property": "tax_user_id", "api_path": "/crm/v4"}
         connected(script.url, **options).send(changes("ada"), run)
     (asked,) = script.asked
@@ -96,8 +96,11 @@ def test_object_type_id_property_and_version_are_options(connected: Connect, run
     assert asked.body["inputs"][0]["idProperty"] == "tax_user_id"
 
 
-def test_the_property_that_identifies_is_never_overwritten_by_a_field(connected: Connect, run: Patience) -> None:
-    with saying(Said(200, complete(result("0")))) as script, pytest.raises(ContractError, match="winback_user_id"):
+def test_the_property_that_identifies_is_never_overwritten_by_a_field(connected: Connect, run: FakeRunContext) -> None:
+    with (
+        scripted_server(Canned(200, complete(result("0")))) as script,
+        pytest.raises(ContractError, match="winback_user_id"),
+    ):
         connected(script.url).send([Change("ada", {ID: "bob"})], run)
     assert script.asked == []
 
@@ -105,7 +108,9 @@ def test_the_property_that_identifies_is_never_overwritten_by_a_field(connected:
 # What it comes to hold
 
 
-def test_a_full_batch_is_100_users_and_lands_whole_and_typed(crm: LocalCrm, connected: Connect, run: Patience) -> None:
+def test_a_full_batch_is_100_users_and_lands_whole_and_typed(
+    crm: LocalCrm, connected: Connect, run: FakeRunContext
+) -> None:
     hubspot = connected(crm.url)
     attributes = {
         "churn_probability": 0.82,
@@ -122,7 +127,7 @@ def test_a_full_batch_is_100_users_and_lands_whole_and_typed(crm: LocalCrm, conn
 
 
 def test_one_more_than_hubspot_takes_is_refused_and_changes_nothing(
-    crm: LocalCrm, connected: Connect, run: Patience
+    crm: LocalCrm, connected: Connect, run: FakeRunContext
 ) -> None:
     with pytest.raises(BatchRefusedError) as refusal:
         connected(crm.url).send(changes(*map(str, range(101))), run)
@@ -131,7 +136,7 @@ def test_one_more_than_hubspot_takes_is_refused_and_changes_nothing(
 
 
 def test_an_error_for_a_row_is_that_row_s_outcome_and_the_others_land(
-    crm: LocalCrm, connected: Connect, run: Patience
+    crm: LocalCrm, connected: Connect, run: FakeRunContext
 ) -> None:
     fault(crm, kind="row_error", external_ids=["b-user", "d-user"])
     delivered = Outcome("delivered", 207)
@@ -151,7 +156,7 @@ def test_an_error_for_a_row_is_that_row_s_outcome_and_the_others_land(
     ],
 )
 def test_a_value_of_another_type_rejects_its_row_and_names_the_property(
-    crm: LocalCrm, connected: Connect, run: Patience, attributes: dict[str, Any], code: str
+    crm: LocalCrm, connected: Connect, run: FakeRunContext, attributes: dict[str, Any], code: str
 ) -> None:
     batch = [Change("a-user", attributes), *changes("b-user")]
     reason = f"Property values were not valid: {next(iter(attributes))}"
@@ -163,7 +168,7 @@ def test_a_value_of_another_type_rejects_its_row_and_names_the_property(
 
 
 def test_a_property_that_hubspot_lost_stops_the_run_and_what_landed_is_acknowledged(
-    crm: LocalCrm, connected: Connect, run: Patience
+    crm: LocalCrm, connected: Connect, run: FakeRunContext
 ) -> None:
     batch = [Change("a-user", {"no_such_property": "x"}), *changes("b-user")]
     with pytest.raises(MisconfiguredError, match="property_doesnt_exist") as stop:
@@ -184,8 +189,8 @@ EVERYTHING = [
 ]
 
 
-def test_every_request_matches_the_vendors_description(connected: Connect, run: Patience) -> None:
-    with saying(Said(200, complete()), Said(204)) as script:
+def test_every_request_matches_the_vendors_description(connected: Connect, run: FakeRunContext) -> None:
+    with scripted_server(Canned(200, complete()), Canned(204)) as script:
         hubspot = connected(script.url)
         hubspot.send(EVERYTHING, run)
         hubspot.erase(ODD_IDS, run)

@@ -9,22 +9,22 @@ import pytest
 
 from sandbox.local_crm.server import LocalCrm
 from tests.support.crm.klaviyo import described_crm, klaviyo
-from tests.support.crm.local_api import Patience
+from tests.support.crm.local_api import FakeRunContext
 
 
 @pytest.fixture
-def run() -> Patience:
-    return Patience()
+def run() -> FakeRunContext:
+    return FakeRunContext()
 
 
 @pytest.fixture
-def crm(tmp_path: Path, run: Patience) -> Iterator[LocalCrm]:
+def crm(tmp_path: Path, run: FakeRunContext) -> Iterator[LocalCrm]:
     with described_crm(tmp_path, run) as server:
         yield server
 
 
 def test_a_key_that_may_is_told_apart_from_one_that_may_not_and_nothing_is_written(
-    crm: LocalCrm, run: Patience
+    crm: LocalCrm, run: FakeRunContext
 ) -> None:
     may, properties = klaviyo(crm.url).examine({"score": "number", "band": "text"}, run)
     assert (may.state, properties.state) == ("ok", "ok")

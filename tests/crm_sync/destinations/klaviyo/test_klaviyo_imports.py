@@ -14,17 +14,17 @@ from crm_sync.destinations.klaviyo.client import KlaviyoOptions, profile_of
 from crm_sync.diff import Change
 from sandbox.local_crm.server import LocalCrm
 from tests.support.crm.klaviyo import COMPLETE, DELIVERED, JOBS, KEY, changes, described_crm, job, klaviyo, rejected
-from tests.support.crm.local_api import Patience, Said, saying
+from tests.support.crm.local_api import Canned, FakeRunContext, scripted_server
 from tests.support.crm.local_crm import fault
 
 
 @pytest.fixture
-def run() -> Patience:
-    return Patience()
+def run() -> FakeRunContext:
+    return FakeRunContext()
 
 
 @pytest.fixture
-def crm(tmp_path: Path, run: Patience) -> Iterator[LocalCrm]:
+def crm(tmp_path: Path, run: FakeRunContext) -> Iterator[LocalCrm]:
     with described_crm(tmp_path, run) as server:
         yield server
 
@@ -58,8 +58,10 @@ def test_a_value_of_every_type_is_set_and_none_is_unset_by_name(attributes: Any,
     assert profile_of(Change("ada", attributes)) == {"type": "profile", **profile}
 
 
-def test_an_import_carries_the_key_the_revision_and_the_run_and_nothing_but_ids_and_properties(run: Patience) -> None:
-    with saying(Said(202, job())) as server:
+def test_an_import_carries_the_key_the_revision_and_the_run_and_nothing_but_ids_and_properties(
+    run: FakeRunContext,
+) -> None:
+    with scripted_server(Canned(202, job())) as server:
         assert klaviyo(server.url, revision="2026-10-15").send(changes("ada"), run) == [DELIVERED]
     asked = server.asked[0]
     assert (asked.method, asked.path) == ("POST", JOBS)
@@ -71,8 +73,8 @@ def test_an_import_carries_the_key_the_revision_and_the_run_and_nothing_but_ids_
     assert asked.body == {"data": {"type": "profile-bulk-import-job", "attributes": {"profiles": {"data": [profile]}}}}
 
 
-def test_an_import_that_klaviyo_would_find_too_large_is_not_sent(run: Patience) -> None:
-    with saying(COMPLETE) as server:
+def test_an_import_that_klaviyo_would_find_too_large_is_not_sent(run: FakeRunContext) -> None:
+    with scripted_server(COMPLETE) as server:
         destination = klaviyo(server.url, max_body_bytes=1_000)
         with pytest.raises(BatchRefusedError) as refusal:
             destination.send(changes("ada", "bob", text="x" * 500), run)
@@ -81,7 +83,7 @@ def test_an_import_that_klaviyo_would_find_too_large_is_not_sent(run: Patience) 
         assert destination.send(changes("ada", text="x" * 500), run) == [DELIVERED]
 
 
-def test_ten_thousand_users_of_ordinary_size_fit_into_one_import(crm: LocalCrm, run: Patience) -> None:
+def test_ten_thousand_users_of_ordinary_size_fit_into_one_import(crm: LocalCrm, run: FakeRunContext) -> None:
     attributes: dict[str, Any] = {
         "churn_probability": 0.8421,
         "churn_risk_band": "high",
@@ -99,7 +101,7 @@ def test_ten_thousand_users_of_ordinary_size_fit_into_one_import(crm: LocalCrm, 
     assert crm.store.totals()["profiles"] == 10_000
 
 
-def test_rows_that_klaviyo_refuses_are_rejected_and_the_others_land(crm: LocalCrm, run: Patience) -> None:
+def test_rows_that_klaviyo_refuses_are_rejected_and_the_others_land(crm: LocalCrm, run: FakeRunContext) -> None:
     ids = [f"user-{n}" for n in range(300)]
     fault(crm, kind="row_error", external_ids=ids[:250], endpoint="klaviyo.import")
     outcomes = klaviyo(crm.url).send(changes(*ids), run)
@@ -108,7 +110,7 @@ def test_rows_that_klaviyo_refuses_are_rejected_and_the_others_land(crm: LocalCr
     assert crm.desk.by_endpoint["klaviyo.errors"] == {"200": 3}
 
 
-def test_batches_under_way_at_the_same_time_are_not_mixed_up(crm: LocalCrm, run: Patience) -> None:
+def test_batches_under_way_at_the_same_time_are_not_mixed_up(crm: LocalCrm, run: FakeRunContext) -> None:
     destination = klaviyo(crm.url)
     batches = [[f"user-{batch}-{n}" for n in range(3)] for batch in range(6)]
     fault(crm, kind="row_error", external_ids=[ids[batch % 3] for batch, ids in enumerate(batches)])
@@ -118,7 +120,7 @@ def test_batches_under_way_at_the_same_time_are_not_mixed_up(crm: LocalCrm, run:
     assert len(crm.store.profiles()) == 12
 
 
-def test_an_import_whose_reply_was_lost_is_posted_again_to_the_same_effect(crm: LocalCrm, run: Patience) -> None:
+def test_an_import_whose_reply_was_lost_is_posted_again_to_the_same_effect(crm: LocalCrm, run: FakeRunContext) -> None:
     fault(crm, kind="lose_reply", endpoint="klaviyo.import")
     assert klaviyo(crm.url).send(changes("ada", score=0.5, until=None), run) == [DELIVERED]
     assert crm.store.profiles() == {"ada": {"score": 0.5}}

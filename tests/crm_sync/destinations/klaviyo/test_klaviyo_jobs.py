@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crm_sync.destination import Outcome, OutOfTimeError, UnavailableError
+from crm_sync.destination import DeadlineExceededError, Outcome, UnavailableError
 from crm_sync.destinations.klaviyo.replies import Job, verdicts
 from tests.support.crm.klaviyo import (
     COMPLETE,
@@ -23,27 +23,27 @@ from tests.support.crm.klaviyo import (
     klaviyo,
     rejected,
 )
-from tests.support.crm.local_api import Patience, Said, saying
+from tests.support.crm.local_api import Canned, FakeRunContext, scripted_server
 
 
 @pytest.fixture
-def run() -> Patience:
-    return Patience()
+def run() -> FakeRunContext:
+    return FakeRunContext()
 
 
-def test_a_job_is_asked_after_with_growing_waits_until_it_is_complete(run: Patience) -> None:
-    under_way = [Said(200, job("queued", 1, 0)), *[Said(200, job("processing", 1, 0))] * 5]
-    with saying(QUEUED, *under_way, COMPLETE) as server:
+def test_a_job_is_asked_after_with_growing_waits_until_it_is_complete(run: FakeRunContext) -> None:
+    under_way = [Canned(200, job("queued", 1, 0)), *[Canned(200, job("processing", 1, 0))] * 5]
+    with scripted_server(QUEUED, *under_way, COMPLETE) as server:
         assert klaviyo(server.url).send(changes("ada"), run) == [DELIVERED]
     assert run.waits == [1, 2, 4, 8, 15, 15, 15]
     assert {asked.path for asked in server.asked[1:]} == {f"{JOBS}/J1"}
 
 
-def test_a_run_that_has_to_leave_before_the_job_is_complete_says_so(run: Patience) -> None:
+def test_a_run_that_has_to_leave_before_the_job_is_complete_says_so(run: FakeRunContext) -> None:
     run.seconds_left = 10
     with (
-        saying(QUEUED, Said(200, job("processing", 1, 0))) as server,
-        pytest.raises(OutOfTimeError) as leaving,
+        scripted_server(QUEUED, Canned(200, job("processing", 1, 0))) as server,
+        pytest.raises(DeadlineExceededError) as leaving,
     ):
         klaviyo(server.url).send(changes("ada"), run)
     assert leaving.value.code == "deadline"
@@ -53,13 +53,15 @@ def test_a_run_that_has_to_leave_before_the_job_is_complete_says_so(run: Patienc
 @pytest.mark.parametrize(
     ("said", "outcome"),
     [
-        (Said(200, job("cancelled", 2, 1)), Outcome("deferred", 200, "cancelled")),
-        (Said(200, job("cancelled", 2, 1, 1)), Outcome("deferred", 200, "cancelled")),
-        (Said(404, {"errors": []}), UNCONFIRMED),
+        (Canned(200, job("cancelled", 2, 1)), Outcome("deferred", 200, "cancelled")),
+        (Canned(200, job("cancelled", 2, 1, 1)), Outcome("deferred", 200, "cancelled")),
+        (Canned(404, {"errors": []}), UNCONFIRMED),
     ],
 )
-def test_a_job_that_was_cancelled_or_forgotten_confirms_nothing(said: Said, outcome: Outcome, run: Patience) -> None:
-    with saying(Said(202, job("queued", 2, 0)), said) as server:
+def test_a_job_that_was_cancelled_or_forgotten_confirms_nothing(
+    said: Canned, outcome: Outcome, run: FakeRunContext
+) -> None:
+    with scripted_server(Canned(202, job("queued", 2, 0)), said) as server:
         assert klaviyo(server.url).send(changes("ada", "bob"), run) == [outcome] * 2
     assert len(server.asked) == 2
 
@@ -126,14 +128,14 @@ def test_whatever_klaviyo_says_every_row_has_one_outcome_and_no_failure_passes_f
         assert (total, kinds.count("delivered"), kinds.count("rejected")) == (3, completed, failed)
 
 
-def test_the_errors_are_read_page_by_page_without_following_an_address_elsewhere(run: Patience) -> None:
+def test_the_errors_are_read_page_by_page_without_following_an_address_elsewhere(run: FakeRunContext) -> None:
     elsewhere = {"links": {"next": "http://127.0.0.1:9/errors?page%5Bcursor%5D=c%2B2&page%5Bsize%5D=1"}}
     replies = [
-        Said(202, job("complete", 3, 1, 2)),
-        Said(200, {"data": [error(at(0))], **elsewhere}),
-        Said(200, {"data": [error(at(2))], "links": {"next": None}}),
+        Canned(202, job("complete", 3, 1, 2)),
+        Canned(200, {"data": [error(at(0))], **elsewhere}),
+        Canned(200, {"data": [error(at(2))], "links": {"next": None}}),
     ]
-    with saying(*replies) as server:
+    with scripted_server(*replies) as server:
         assert klaviyo(server.url).send(changes("ada", "bob", "cyd"), run) == [rejected(), DELIVERED, rejected()]
     assert [asked.path for asked in server.asked[1:]] == [
         f"{JOBS}/J1/import-errors?page%5Bsize%5D=100",
@@ -142,9 +144,9 @@ def test_the_errors_are_read_page_by_page_without_following_an_address_elsewhere
 
 
 @pytest.mark.parametrize("data", [[], [error("/data")]])
-def test_pages_that_do_not_end_are_left(data: list[Any], run: Patience) -> None:
+def test_pages_that_do_not_end_are_left(data: list[Any], run: FakeRunContext) -> None:
     page = {"data": data, "links": {"next": "https://a.klaviyo.com/?page%5Bcursor%5D=again"}}
-    with saying(Said(202, job("complete", 2, 1, 1)), Said(200, page)) as server:
+    with scripted_server(Canned(202, job("complete", 2, 1, 1)), Canned(200, page)) as server:
         assert klaviyo(server.url).send(changes("ada", "bob"), run) == [UNCONFIRMED] * 2
 
 
@@ -167,9 +169,9 @@ def test_pages_that_do_not_end_are_left(data: list[Any], run: Patience) -> None:
         job("complete", 1, 1.0),  # type: ignore[arg-type]
     ],
 )
-def test_a_job_of_unknown_shape_stops_the_sync(body: Any, run: Patience) -> None:
-    for replies in ((Said(202, body),), (QUEUED, Said(200, body))):
-        with saying(*replies) as server, pytest.raises(UnavailableError) as refusal:
+def test_a_job_of_unknown_shape_stops_the_sync(body: Any, run: FakeRunContext) -> None:
+    for replies in ((Canned(202, body),), (QUEUED, Canned(200, body))):
+        with scripted_server(*replies) as server, pytest.raises(UnavailableError) as refusal:
             klaviyo(server.url).send(changes("ada"), run)
         assert refusal.value.code == "unknown_reply"
 
@@ -177,20 +179,20 @@ def test_a_job_of_unknown_shape_stops_the_sync(body: Any, run: Patience) -> None
 @pytest.mark.parametrize(
     "replies",
     [
-        (QUEUED, Said(200, job(name="J2"))),  # another job's word
-        (Said(202, job("complete", 1, 0, 1)), Said(200, {"data": {}})),
-        (Said(202, job("complete", 1, 0, 1)), Said(200, {"errors": []})),
+        (QUEUED, Canned(200, job(name="J2"))),  # another job's word
+        (Canned(202, job("complete", 1, 0, 1)), Canned(200, {"data": {}})),
+        (Canned(202, job("complete", 1, 0, 1)), Canned(200, {"errors": []})),
         # A question that is refused is no refusal of the rows.
-        (QUEUED, Said(400, {"errors": []})),
-        (Said(202, job("complete", 1, 0, 1)), Said(410, {"errors": []})),
+        (QUEUED, Canned(400, {"errors": []})),
+        (Canned(202, job("complete", 1, 0, 1)), Canned(410, {"errors": []})),
     ],
 )
-def test_a_reply_about_something_else_stops_the_sync(replies: tuple[Said, ...], run: Patience) -> None:
-    with saying(*replies) as server, pytest.raises(UnavailableError) as refusal:
+def test_a_reply_about_something_else_stops_the_sync(replies: tuple[Canned, ...], run: FakeRunContext) -> None:
+    with scripted_server(*replies) as server, pytest.raises(UnavailableError) as refusal:
         klaviyo(server.url).send(changes("ada"), run)
     assert refusal.value.code == "unknown_reply"
 
 
-def test_errors_that_klaviyo_no_longer_has_confirm_nothing(run: Patience) -> None:
-    with saying(Said(202, job("complete", 2, 1, 1)), Said(404, {"errors": []})) as server:
+def test_errors_that_klaviyo_no_longer_has_confirm_nothing(run: FakeRunContext) -> None:
+    with scripted_server(Canned(202, job("complete", 2, 1, 1)), Canned(404, {"errors": []})) as server:
         assert klaviyo(server.url).send(changes("ada", "bob"), run) == [UNCONFIRMED] * 2

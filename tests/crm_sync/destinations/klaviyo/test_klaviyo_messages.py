@@ -12,16 +12,16 @@ import pytest
 from crm_sync.destination import BatchRefusedError
 from sandbox.local_crm.server import LocalCrm
 from tests.support.crm.klaviyo import DELIVERED, KEY, at, changes, described_crm, error, job, klaviyo
-from tests.support.crm.local_api import Patience, Said, saying
+from tests.support.crm.local_api import Canned, FakeRunContext, scripted_server
 
 
 @pytest.fixture
-def run() -> Patience:
-    return Patience()
+def run() -> FakeRunContext:
+    return FakeRunContext()
 
 
 @pytest.fixture
-def crm(tmp_path: Path, run: Patience) -> Iterator[LocalCrm]:
+def crm(tmp_path: Path, run: FakeRunContext) -> Iterator[LocalCrm]:
     with described_crm(tmp_path, run) as server:
         yield server
 
@@ -50,9 +50,9 @@ CANARY = "ada.lovelace+canary@example.org"
     ],
 )
 def test_a_refusal_of_the_whole_import_is_told_by_its_code_and_quotes_nobody(
-    body: Any, code: str, reason: str | None, run: Patience
+    body: Any, code: str, reason: str | None, run: FakeRunContext
 ) -> None:
-    with saying(Said(400, body)) as server, pytest.raises(BatchRefusedError) as refusal:
+    with scripted_server(Canned(400, body)) as server, pytest.raises(BatchRefusedError) as refusal:
         klaviyo(server.url).send(changes(CANARY), run)
     assert (refusal.value.http_status, refusal.value.code, refusal.value.reason) == (400, code, reason)
     assert len(server.asked) == 1
@@ -68,17 +68,17 @@ def test_a_refusal_of_the_whole_import_is_told_by_its_code_and_quotes_nobody(
         "silver is no number",
     ],
 )
-def test_an_error_of_a_row_quotes_neither_its_id_nor_its_values(detail: str, run: Patience) -> None:
+def test_an_error_of_a_row_quotes_neither_its_id_nor_its_values(detail: str, run: FakeRunContext) -> None:
     batch = changes("lovelace", reasons=["Left at the income step"], band="silver")
-    replies = (Said(202, job("complete", 1, 0, 1)), Said(200, {"data": [error(at(0), detail=detail)]}))
-    with saying(*replies) as server:
+    replies = (Canned(202, job("complete", 1, 0, 1)), Canned(200, {"data": [error(at(0), detail=detail)]}))
+    with scripted_server(*replies) as server:
         (outcome,) = klaviyo(server.url).send(batch, run)
     assert (outcome.kind, outcome.code) == ("rejected", "invalid")
     assert outcome.reason in ("... is not valid", "... is no number")
 
 
 def test_what_is_sent_reaches_no_log(
-    crm: LocalCrm, run: Patience, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    crm: LocalCrm, run: FakeRunContext, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
     assert klaviyo(crm.url).send(changes(CANARY), run) == [DELIVERED]

@@ -14,7 +14,7 @@ from sandbox.local_crm.apis import klaviyo as klaviyo_wire
 from sandbox.local_crm.server import LocalCrm
 from tests.support.crm.every_crm import connected
 from tests.support.crm.klaviyo import described_crm
-from tests.support.crm.local_api import Asked, Patience, Said, saying
+from tests.support.crm.local_api import Asked, Canned, FakeRunContext, scripted_server
 
 KEY = "key"
 LONG = "x" * 300
@@ -22,12 +22,12 @@ DELIVERED = Outcome("delivered", 200)
 
 
 @pytest.fixture
-def run() -> Patience:
-    return Patience()
+def run() -> FakeRunContext:
+    return FakeRunContext()
 
 
 @pytest.fixture
-def crm(tmp_path: Path, run: Patience, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCrm]:
+def crm(tmp_path: Path, run: FakeRunContext, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCrm]:
     """It points at the first profile that is longer than 250 bytes."""
     monkeypatch.setattr(klaviyo_wire, "MAX_PROFILE_BYTES", 250)
     with described_crm(tmp_path, run, KEY) as server:
@@ -38,7 +38,7 @@ def users(count: int, bad: set[int]) -> list[Change]:
     return [Change(f"u{n:03d}", {"band": LONG if n in bad else "high"}) for n in range(count)]
 
 
-def test_one_request_more_for_each_row_it_points_at(crm: LocalCrm, run: Patience) -> None:
+def test_one_request_more_for_each_row_it_points_at(crm: LocalCrm, run: FakeRunContext) -> None:
     bad = {0, 7, 8, 250, 299}
     outcomes = connected("klaviyo", crm.url, KEY).send(users(300, bad), run)
     assert {n for n, outcome in enumerate(outcomes) if outcome.kind == "rejected"} == bad
@@ -48,7 +48,9 @@ def test_one_request_more_for_each_row_it_points_at(crm: LocalCrm, run: Patience
 
 
 @pytest.mark.parametrize("count", [1, 2, 19])
-def test_a_batch_of_which_every_row_is_pointed_at_is_refused_whole(crm: LocalCrm, run: Patience, count: int) -> None:
+def test_a_batch_of_which_every_row_is_pointed_at_is_refused_whole(
+    crm: LocalCrm, run: FakeRunContext, count: int
+) -> None:
     """Then the fault may be in all requests: the sync finds out, user by user."""
     with pytest.raises(BatchRefusedError):
         connected("klaviyo", crm.url, KEY).send(users(count, set(range(count))), run)
@@ -56,7 +58,7 @@ def test_a_batch_of_which_every_row_is_pointed_at_is_refused_whole(crm: LocalCrm
 
 
 def test_where_most_of_the_first_rows_are_pointed_at_halving_finds_out_whose_fault_it_is(
-    crm: LocalCrm, run: Patience
+    crm: LocalCrm, run: FakeRunContext
 ) -> None:
     with pytest.raises(BatchRefusedError):
         connected("klaviyo", crm.url, KEY).send(users(300, set(range(300))), run)
@@ -71,9 +73,9 @@ ROWS = "/data/attributes/profiles/data"
 COMPLETE = {"data": {"id": "j", "attributes": {"status": "complete", "total_count": 1, "completed_count": 1}}}
 
 
-def test_all_rows_pointed_at_in_one_reply_cost_one_request_more(run: Patience) -> None:
+def test_all_rows_pointed_at_in_one_reply_cost_one_request_more(run: FakeRunContext) -> None:
     errors = [error(f"{ROWS}/0/attributes/properties"), error(f"{ROWS}/2"), error(f"{ROWS}/2/attributes")]
-    with saying(Said(400, {"errors": errors}), Said(202, COMPLETE)) as server:
+    with scripted_server(Canned(400, {"errors": errors}), Canned(202, COMPLETE)) as server:
         outcomes = connected("klaviyo", server.url, KEY).send(users(3, set()), run)
     assert outcomes == [
         Outcome("rejected", 400, "invalid", "Invalid input. properties"),
@@ -106,15 +108,15 @@ def _ids(asked: Asked) -> list[str]:
         [f"{ROWS}/1"],
     ],
 )
-def test_what_points_at_no_row_of_the_batch_leaves_it_refused_whole(run: Patience, pointer: Any) -> None:
-    with saying(Said(400, {"errors": [error(pointer)]})) as server, pytest.raises(BatchRefusedError):
+def test_what_points_at_no_row_of_the_batch_leaves_it_refused_whole(run: FakeRunContext, pointer: Any) -> None:
+    with scripted_server(Canned(400, {"errors": [error(pointer)]})) as server, pytest.raises(BatchRefusedError):
         connected("klaviyo", server.url, KEY).send(users(3, set()), run)
     assert len(server.asked) == 1
 
 
-def test_no_reason_holds_a_user_s_id_or_text(run: Patience) -> None:
+def test_no_reason_holds_a_user_s_id_or_text(run: FakeRunContext) -> None:
     named = {"code": "invalid", "title": "Value secret-word of u000 is wrong.", "source": {"pointer": f"{ROWS}/0"}}
-    with saying(Said(400, {"errors": [named]}), Said(202, COMPLETE)) as server:
+    with scripted_server(Canned(400, {"errors": [named]}), Canned(202, COMPLETE)) as server:
         batch = [Change("u000", {"band": "secret-word"}), Change("u001", {"band": "high"})]
         outcomes = connected("klaviyo", server.url, KEY).send(batch, run)
     assert outcomes[0] == Outcome("rejected", 400, "invalid", "Value ... of ... is wrong.")

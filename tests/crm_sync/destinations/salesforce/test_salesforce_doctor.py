@@ -14,7 +14,7 @@ from crm_sync.field_mapping import load_fields
 from sandbox.local_crm.apis.salesforce import described
 from sandbox.local_crm.apis.salesforce_jobs import canonical
 from sandbox.local_crm.server import LocalCrm
-from tests.support.crm.local_api import Patience, Said, saying
+from tests.support.crm.local_api import Canned, FakeRunContext, scripted_server
 from tests.support.crm.salesforce import DELIVERED, ID_FIELD, KEY, changes, refused, salesforce, wire
 
 MAPPING = load_fields(Path(__file__).parents[4] / "examples/salesforce/crm_fields.yml")
@@ -27,11 +27,11 @@ def crm(tmp_path: Path) -> Iterator[LocalCrm]:
 
 
 @pytest.fixture
-def run() -> Patience:
-    return Patience()
+def run() -> FakeRunContext:
+    return FakeRunContext()
 
 
-def test_an_org_with_all_fields_is_found_in_order(crm: LocalCrm, run: Patience) -> None:
+def test_an_org_with_all_fields_is_found_in_order(crm: LocalCrm, run: FakeRunContext) -> None:
     wire(crm).fields["ownerid"] = described("OwnerId", "reference", nillable=False, defaultedOnCreate=True)
     findings = salesforce(crm.url).examine(MAPPING.kinds, run)
     assert [(finding.state, finding.says) for finding in findings] == [
@@ -42,7 +42,7 @@ def test_an_org_with_all_fields_is_found_in_order(crm: LocalCrm, run: Patience) 
     assert (crm.store.profiles(), wire(crm).jobs) == ({}, {})
 
 
-def test_the_commands_for_what_is_missing_make_it(crm: LocalCrm, run: Patience) -> None:
+def test_the_commands_for_what_is_missing_make_it(crm: LocalCrm, run: FakeRunContext) -> None:
     wire(crm).fields.clear()
     destination = salesforce(crm.url)
     missing = destination.examine(MAPPING.kinds, run)
@@ -75,7 +75,7 @@ def test_the_commands_for_what_is_missing_make_it(crm: LocalCrm, run: Patience) 
     ],
 )
 def test_a_field_that_cannot_take_the_values_is_named(
-    crm: LocalCrm, run: Patience, field: str, facts: dict[str, object], said: str
+    crm: LocalCrm, run: FakeRunContext, field: str, facts: dict[str, object], said: str
 ) -> None:
     wire(crm).fields[field.lower()] |= facts
     findings = salesforce(crm.url).examine(MAPPING.kinds, run)
@@ -92,7 +92,7 @@ def test_a_field_that_cannot_take_the_values_is_named(
     ],
 )
 def test_what_may_reject_users_is_a_warning(
-    crm: LocalCrm, run: Patience, field: str, facts: dict[str, object], said: str
+    crm: LocalCrm, run: FakeRunContext, field: str, facts: dict[str, object], said: str
 ) -> None:
     wire(crm).fields[field.lower()] = described(field, "string") | facts
     findings = salesforce(crm.url).examine(MAPPING.kinds, run)
@@ -100,7 +100,7 @@ def test_what_may_reject_users_is_a_warning(
     assert said in warning.says
 
 
-def test_names_that_no_custom_field_has_are_answered_with_the_example(crm: LocalCrm, run: Patience) -> None:
+def test_names_that_no_custom_field_has_are_answered_with_the_example(crm: LocalCrm, run: FakeRunContext) -> None:
     finding = salesforce(crm.url).examine({"churn_risk_band": "text"}, run)[1]
     assert (finding.state, finding.do) == (
         "failed",
@@ -113,24 +113,26 @@ def test_names_that_no_custom_field_has_are_answered_with_the_example(crm: Local
     [
         (refused(401, "INVALID_SESSION_ID"), "failed", "HTTP 401"),
         (refused(404, "NOT_FOUND"), "failed", "HTTP 404"),
-        (Said(200, {"fields": 7}), "failed", "in an unknown shape"),
+        (Canned(200, {"fields": 7}), "failed", "in an unknown shape"),
         (
-            Said(200, {"fields": [], "createable": True, "updateable": False}),
+            Canned(200, {"fields": [], "createable": True, "updateable": False}),
             "failed",
             "may not create and edit Contact",
         ),
     ],
 )
-def test_an_object_that_cannot_be_looked_at_is_a_finding(reply: Said, state: str, said: str, run: Patience) -> None:
-    with saying(reply) as script:
+def test_an_object_that_cannot_be_looked_at_is_a_finding(
+    reply: Canned, state: str, said: str, run: FakeRunContext
+) -> None:
+    with scripted_server(reply) as script:
         (finding,) = salesforce(script.url).examine(MAPPING.kinds, run)
     assert finding.state == state
     assert said in finding.says
 
 
-def test_requests_nearly_used_up_are_a_warning(run: Patience) -> None:
+def test_requests_nearly_used_up_are_a_warning(run: FakeRunContext) -> None:
     usage = {"Sforce-Limit-Info": "api-usage=4500/5000; per-app-api-usage=17/250(appName=x)"}
-    with saying(Said(200, {"fields": []}, usage)) as script:
+    with scripted_server(Canned(200, {"fields": []}, usage)) as script:
         finding = salesforce(script.url).examine({}, run)[-1]
     assert (finding.state, finding.says) == ("warning", "The org has used 4,500 of its 5,000 API requests of 24 hours")
 

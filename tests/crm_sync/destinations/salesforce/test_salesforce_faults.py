@@ -18,7 +18,7 @@ from crm_sync.destinations.salesforce.rows import SUCCESSES, verdicts
 from crm_sync.field_mapping import FieldMapping
 from sandbox.local_crm.server import LocalCrm
 from tests.support.crm.every_crm import SALESFORCE_FIELDS
-from tests.support.crm.local_api import Patience, Said, saying
+from tests.support.crm.local_api import Canned, FakeRunContext, scripted_server
 from tests.support.crm.local_crm import fault
 from tests.support.crm.salesforce import (
     COMPLETE,
@@ -43,8 +43,8 @@ def crm(tmp_path: Path) -> Iterator[LocalCrm]:
 
 
 @pytest.fixture
-def run() -> Patience:
-    return Patience()
+def run() -> FakeRunContext:
+    return FakeRunContext()
 
 
 TRIGGER = (
@@ -130,7 +130,9 @@ CONFIGURATION = [
 
 
 @pytest.mark.parametrize("said", ROWS)
-def test_a_row_is_deferred_for_what_passes_and_rejected_for_itself(said: str, crm: LocalCrm, run: Patience) -> None:
+def test_a_row_is_deferred_for_what_passes_and_rejected_for_itself(
+    said: str, crm: LocalCrm, run: FakeRunContext
+) -> None:
     fault(crm, kind="row_error", external_ids=["user-a"], message=said)
     first, second = salesforce(crm.url).send(changes("user-a", "user-b"), run)
     assert ((first.kind, first.code), second) == (ROWS[said], DELIVERED)
@@ -138,7 +140,7 @@ def test_a_row_is_deferred_for_what_passes_and_rejected_for_itself(said: str, cr
 
 @pytest.mark.parametrize("said", CONFIGURATION)
 def test_a_permission_that_was_taken_away_stops_the_run_and_rejects_nobody(
-    said: str, crm: LocalCrm, run: Patience
+    said: str, crm: LocalCrm, run: FakeRunContext
 ) -> None:
     fault(crm, kind="row_error", external_ids=["user-a"], message=said)
     fault(crm, kind="row_error", external_ids=["user-c"], message="STRING_TOO_LONG:no:--")
@@ -148,11 +150,11 @@ def test_a_permission_that_was_taken_away_stops_the_run_and_rejects_nobody(
 
 
 @pytest.mark.parametrize("said", [*ROWS, *CONFIGURATION])
-def test_a_deletion_is_read_by_the_same_table(said: str, run: Patience) -> None:
+def test_a_deletion_is_read_by_the_same_table(said: str, run: FakeRunContext) -> None:
     code, _, text = said.partition(":")
-    found = Said(200, {"done": True, "records": [{"Id": "003xx000004TmiQAAS", ID_FIELD: "user-a"}]})
-    failed = Said(200, [{"success": False, "errors": [{"statusCode": code, "message": text}]}])
-    with saying(found, failed) as script:
+    found = Canned(200, {"done": True, "records": [{"Id": "003xx000004TmiQAAS", ID_FIELD: "user-a"}]})
+    failed = Canned(200, [{"success": False, "errors": [{"statusCode": code, "message": text}]}])
+    with scripted_server(found, failed) as script:
         if said in CONFIGURATION:
             with pytest.raises(ContractError, match="winback doctor"):
                 salesforce(script.url).erase(["user-a"], run)
@@ -177,9 +179,9 @@ CONCURRENT = [
 
 
 @pytest.mark.parametrize("text", CONCURRENT)
-def test_too_many_requests_at_once_are_over_in_seconds(text: str, run: Patience) -> None:
+def test_too_many_requests_at_once_are_over_in_seconds(text: str, run: FakeRunContext) -> None:
     busy = refused(403, "REQUEST_LIMIT_EXCEEDED", text)
-    with saying(busy, busy, *FILLED, COMPLETE, successes("ada"), NONE_FAILED) as script:
+    with scripted_server(busy, busy, *FILLED, COMPLETE, successes("ada"), NONE_FAILED) as script:
         assert salesforce(script.url).send(changes("ada"), run) == [DELIVERED]
     assert 0 < sum(run.waits) < 60
 
@@ -188,15 +190,15 @@ def test_only_the_day_s_limit_is_the_day_s() -> None:
     def said(text: str, status: int = 403, code: str = "REQUEST_LIMIT_EXCEEDED") -> Reply:
         return Reply(status, {}, refused(status, code, text).content.decode())
 
-    assert heard(said("TotalRequests Limit exceeded.")).is_spent
-    assert [heard(said(text)).is_spent for text in CONCURRENT] == [False] * 3
-    assert not heard(said("REQUEST_LIMIT_EXCEEDED TotalRequests", code="INSUFFICIENT_ACCESS")).is_spent
+    assert heard(said("TotalRequests Limit exceeded.")).is_exhausted
+    assert [heard(said(text)).is_exhausted for text in CONCURRENT] == [False] * 3
+    assert not heard(said("REQUEST_LIMIT_EXCEEDED TotalRequests", code="INSUFFICIENT_ACCESS")).is_exhausted
 
 
 # Slow jobs, files of another form, names in another case
 
 
-def test_what_a_slow_job_has_done_by_its_time_is_acknowledged(crm: LocalCrm, run: Patience) -> None:
+def test_what_a_slow_job_has_done_by_its_time_is_acknowledged(crm: LocalCrm, run: FakeRunContext) -> None:
     wire(crm).polls_until_done, wire(crm).rows_until_aborted = 1_000, 2
     slow = SalesforceOptions(limits=(), job_seconds=60)
     outcomes = salesforce(crm.url, slow).send(changes("ada", "bob", "eve"), run)
@@ -205,12 +207,12 @@ def test_what_a_slow_job_has_done_by_its_time_is_acknowledged(crm: LocalCrm, run
     assert [job.state for job in wire(crm).jobs.values()] == ["Aborted"]
 
 
-@pytest.mark.parametrize("said", [Said(503), Said(404), refused(400, "INVALIDJOBSTATE"), Said(200, b"<html>")])
-def test_a_slow_job_that_tells_nothing_is_one_that_had_not_ended(said: Said, run: Patience) -> None:
+@pytest.mark.parametrize("said", [Canned(503), Canned(404), refused(400, "INVALIDJOBSTATE"), Canned(200, b"<html>")])
+def test_a_slow_job_that_tells_nothing_is_one_that_had_not_ended(said: Canned, run: FakeRunContext) -> None:
     slow = SalesforceOptions(limits=(), job_seconds=1)
-    under_way, aborted = Said(200, {"state": "InProgress"}), Said(200, {})
+    under_way, aborted = Canned(200, {"state": "InProgress"}), Canned(200, {})
     with (
-        saying(*FILLED, under_way, aborted, said) as script,
+        scripted_server(*FILLED, under_way, aborted, said) as script,
         pytest.raises(UnavailableError, match="had not ended after 2 s"),
     ):
         salesforce(script.url, slow, budget_seconds=1e-9).send(changes("ada"), run)
@@ -223,11 +225,11 @@ def test_a_byte_order_mark_and_another_case_of_the_id_column_change_nothing(head
     assert verdicts(changes("ada"), ID_FIELD, {SUCCESSES: text}) == [DELIVERED]
 
 
-def test_the_id_field_in_another_case_still_finds_whom_to_erase(crm: LocalCrm, run: Patience) -> None:
+def test_the_id_field_in_another_case_still_finds_whom_to_erase(crm: LocalCrm, run: FakeRunContext) -> None:
     salesforce(crm.url).send(changes("ada"), run)
     options = SalesforceOptions(limits=(), external_id_field=ID_FIELD.lower())
-    canonical = Said(200, {"done": True, "records": [{"Id": "003xx000004TmiQAAS", ID_FIELD: "ada"}]})
-    with saying(canonical, Said(200, [{"success": True}])) as script:
+    canonical = Canned(200, {"done": True, "records": [{"Id": "003xx000004TmiQAAS", ID_FIELD: "ada"}]})
+    with scripted_server(canonical, Canned(200, [{"success": True}])) as script:
         assert salesforce(script.url, options).erase(["ada"], run) == [DELIVERED]
     assert len(script.asked) == 2
 
@@ -250,15 +252,15 @@ def test_a_field_mapped_to_what_finds_the_user_is_refused_at_start(name: str, wa
     with pytest.raises(
         ContractError, match=r"crm_fields.yml writes voucher_reason to \w+, by which \w+ finds the user"
     ):
-        connect(name, "http://127.0.0.1:9", KEY, CrmFile(), mapping, more_hosts=(), budget=RetryBudget(1))
+        connect(name, "http://127.0.0.1:9", KEY, CrmFile(), mapping, allowed_hosts=(), budget=RetryBudget(1))
 
 
-def test_the_doctor_finds_it_too(run: Patience, crm: LocalCrm) -> None:
+def test_the_doctor_finds_it_too(run: FakeRunContext, crm: LocalCrm) -> None:
     findings = salesforce(crm.url).examine(mapped_to(SALESFORCE_FIELDS, ID_FIELD).kinds, run)
     assert "failed" in [each.state for each in findings if ID_FIELD in each.says]
 
 
-def test_an_outcome_of_a_deferred_row_keeps_no_user(run: Patience, crm: LocalCrm) -> None:
+def test_an_outcome_of_a_deferred_row_keeps_no_user(run: FakeRunContext, crm: LocalCrm) -> None:
     fault(crm, kind="row_error", external_ids=["user-a"], message=TRIGGER.format(f"{LOCKED} user-a"))
     (outcome,) = salesforce(crm.url).send(changes("user-a"), run)
     assert isinstance(outcome, Outcome)

@@ -12,14 +12,14 @@ import pytest
 
 from core.errors import ContractError
 from core.settings import Settings, read_settings
-from crm_sync.destination import OutOfTimeError, RequestRefusedError, UnavailableError
+from crm_sync.destination import DeadlineExceededError, RequestRefusedError, UnavailableError
 from crm_sync.destinations.adapter import ClientCredentials
 from crm_sync.destinations.factory import CrmFile, connect
 from crm_sync.destinations.http.transport import RetryBudget
 from crm_sync.destinations.salesforce.client import Salesforce
 from jobs.doctor.crm import crm as examined
 from sandbox.local_crm.server import LocalCrm
-from tests.support.crm.local_api import Patience, Said, saying
+from tests.support.crm.local_api import Canned, FakeRunContext, scripted_server
 from tests.support.crm.salesforce import (
     COMPLETE,
     DELIVERED,
@@ -40,10 +40,10 @@ CREDENTIALS = ClientCredentials("local-client", KEY)
 EXPIRED = (
     refused(401, "INVALID_SESSION_ID", "Session expired or invalid"),
     refused(400, "InvalidSessionId", "Invalid session id"),
-    Said(400, {"exceptionCode": "InvalidSessionId", "exceptionMessage": "Invalid session id"}),
-    Said(400, b"<error><exceptionCode>InvalidSessionId</exceptionCode></error>"),
+    Canned(400, {"exceptionCode": "InvalidSessionId", "exceptionMessage": "Invalid session id"}),
+    Canned(400, b"<error><exceptionCode>InvalidSessionId</exceptionCode></error>"),
 )
-TOKEN = Said(200, {"access_token": "00Dnew", "token_type": "Bearer"})
+TOKEN = Canned(200, {"access_token": "00Dnew", "token_type": "Bearer"})
 
 
 @pytest.fixture
@@ -53,15 +53,15 @@ def crm(tmp_path: Path) -> Iterator[LocalCrm]:
 
 
 @pytest.fixture
-def run() -> Patience:
-    return Patience()
+def run() -> FakeRunContext:
+    return FakeRunContext()
 
 
 def logged_in(url: str, credentials: ClientCredentials = CREDENTIALS) -> Salesforce:
     return Salesforce(url, credentials, UNPACED, RetryBudget(120.0))
 
 
-def test_a_run_outlives_its_tokens(crm: LocalCrm, run: Patience) -> None:
+def test_a_run_outlives_its_tokens(crm: LocalCrm, run: FakeRunContext) -> None:
     destination = logged_in(crm.url)
     assert destination.send(changes("ada"), run) == [DELIVERED]
     wire(crm).tokens.clear()
@@ -72,7 +72,7 @@ def test_a_run_outlives_its_tokens(crm: LocalCrm, run: Patience) -> None:
 
 
 def test_a_token_that_ends_while_a_job_is_asked_after_loses_nothing(crm: LocalCrm) -> None:
-    class Forgetful(Patience):
+    class Forgetful(FakeRunContext):
         def sleep(self, seconds: float) -> None:
             super().sleep(seconds)
             wire(crm).tokens.clear()
@@ -82,9 +82,9 @@ def test_a_token_that_ends_while_a_job_is_asked_after_loses_nothing(crm: LocalCr
 
 
 @pytest.mark.parametrize("expired", EXPIRED)
-def test_an_ended_token_is_renewed_however_it_is_told(expired: Said, run: Patience) -> None:
+def test_an_ended_token_is_renewed_however_it_is_told(expired: Canned, run: FakeRunContext) -> None:
     replies = (TOKEN, expired, TOKEN, *FILLED, COMPLETE, successes("ada"), NONE_FAILED)
-    with saying(*replies) as script:
+    with scripted_server(*replies) as script:
         assert logged_in(script.url).send(changes("ada"), run) == [DELIVERED]
     asked = script.asked[0]
     assert (asked.method, asked.path) == ("POST", "/services/oauth2/token")
@@ -95,23 +95,23 @@ def test_an_ended_token_is_renewed_however_it_is_told(expired: Said, run: Patien
 
 
 @pytest.mark.parametrize("expired", EXPIRED)
-def test_a_given_token_that_has_ended_is_for_a_person(expired: Said, run: Patience) -> None:
-    with saying(expired) as script, pytest.raises(RequestRefusedError, match="WINBACK_CRM_API_KEY") as refusal:
+def test_a_given_token_that_has_ended_is_for_a_person(expired: Canned, run: FakeRunContext) -> None:
+    with scripted_server(expired) as script, pytest.raises(RequestRefusedError, match="WINBACK_CRM_API_KEY") as refusal:
         salesforce(script.url).send(changes("ada"), run)
     assert (refusal.value.http_status, refusal.value.exit_code, len(script.asked)) == (401, 2, 1)
 
 
-def test_a_renewed_token_that_is_refused_too_ends_the_run(run: Patience) -> None:
-    with saying(TOKEN, EXPIRED[0], TOKEN, EXPIRED[0]) as script, pytest.raises(RequestRefusedError):
+def test_a_renewed_token_that_is_refused_too_ends_the_run(run: FakeRunContext) -> None:
+    with scripted_server(TOKEN, EXPIRED[0], TOKEN, EXPIRED[0]) as script, pytest.raises(RequestRefusedError):
         logged_in(script.url).send(changes("ada"), run)
     assert len(script.asked) == 4
 
 
 def test_threads_that_meet_an_ended_token_renew_it_once(crm: LocalCrm) -> None:
     destination = logged_in(crm.url)
-    destination.send(changes("ada"), Patience())
+    destination.send(changes("ada"), FakeRunContext())
     wire(crm).tokens.clear()
-    threads = [threading.Thread(target=destination.send, args=(changes(f"u{n}"), Patience())) for n in range(4)]
+    threads = [threading.Thread(target=destination.send, args=(changes(f"u{n}"), FakeRunContext())) for n in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -122,30 +122,30 @@ def test_threads_that_meet_an_ended_token_renew_it_once(crm: LocalCrm) -> None:
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        (Said(400, {"error": "invalid_client_id", "error_description": "client identifier invalid"}), "invalid_client_id"),
-        (Said(401, {"error": "invalid_client"}), "invalid_client"),
-        (Said(400, {"error": "invalid_grant", "error_description": "no client credentials user enabled"}), "invalid_grant"),
-        (Said(404, b"<html>no such page</html>"), "http_404"),
-        (Said(400, {"error": f"the client {KEY}"}), "http_400"),
+        (Canned(400, {"error": "invalid_client_id", "error_description": "client identifier invalid"}), "invalid_client_id"),
+        (Canned(401, {"error": "invalid_client"}), "invalid_client"),
+        (Canned(400, {"error": "invalid_grant", "error_description": "no client credentials user enabled"}), "invalid_grant"),
+        (Canned(404, b"<html>no such page</html>"), "http_404"),
+        (Canned(400, {"error": f"the client {KEY}"}), "http_400"),
     ],
 )  # fmt: skip
-def test_credentials_that_are_refused_name_the_settings(said: Said, words: str, run: Patience) -> None:
-    with saying(said) as script, pytest.raises(ContractError, match="WINBACK_CRM_CLIENT_ID") as refusal:
+def test_credentials_that_are_refused_name_the_settings(said: Canned, words: str, run: FakeRunContext) -> None:
+    with scripted_server(said) as script, pytest.raises(ContractError, match="WINBACK_CRM_CLIENT_ID") as refusal:
         logged_in(script.url).send(changes("ada"), run)
     assert f"no access token: {words}." in str(refusal.value)
     assert KEY not in f"{refusal.value} {CREDENTIALS}"
 
 
 @pytest.mark.parametrize("said", [{}, [], {"access_token": ""}, {"access_token": "a\nb"}, {"access_token": 7}])
-def test_a_token_of_unknown_shape_is_not_used(said: object, run: Patience) -> None:
-    with saying(Said(200, said)) as script, pytest.raises(UnavailableError) as failure:
+def test_a_token_of_unknown_shape_is_not_used(said: object, run: FakeRunContext) -> None:
+    with scripted_server(Canned(200, said)) as script, pytest.raises(UnavailableError) as failure:
         logged_in(script.url).send(changes("ada"), run)
     assert (failure.value.code, len(script.asked)) == ("unknown_reply", 1)
 
 
 def test_a_run_that_leaves_still_drops_its_job(crm: LocalCrm) -> None:
-    with pytest.raises(OutOfTimeError):
-        logged_in(crm.url).send(changes("ada"), Patience(seconds_left=4))
+    with pytest.raises(DeadlineExceededError):
+        logged_in(crm.url).send(changes("ada"), FakeRunContext(seconds_left=4))
     assert [job.state for job in wire(crm).jobs.values()] == ["Aborted"]
 
 
@@ -165,7 +165,9 @@ def test_the_doctor_examines_the_credentials(crm: LocalCrm, tmp_path: Path) -> N
 
 def test_a_crm_without_client_credentials_refuses_them_at_start() -> None:
     with pytest.raises(ContractError, match="WINBACK_CRM_CLIENT_ID is set, and hubspot takes a key alone"):
-        connect("hubspot", "http://127.0.0.1:9", CREDENTIALS, CrmFile(), MAPPING, more_hosts=(), budget=RetryBudget(1))
+        connect(
+            "hubspot", "http://127.0.0.1:9", CREDENTIALS, CrmFile(), MAPPING, allowed_hosts=(), budget=RetryBudget(1)
+        )
 
 
 @pytest.mark.parametrize(
@@ -178,9 +180,9 @@ def test_an_id_without_its_secret_is_refused_at_start(name: str, value: str, mon
     assert "a-secret" not in str(refusal.value)
 
 
-def test_a_refused_request_alone_is_sent_again_after_a_renewal(run: Patience) -> None:
-    file_taken = (OPENED, Said(201), refused(400, "INVALIDJOBSTATE"), COMPLETE, successes("ada"), NONE_FAILED)
-    with saying(TOKEN, EXPIRED[0], TOKEN, *file_taken) as script:
+def test_a_refused_request_alone_is_sent_again_after_a_renewal(run: FakeRunContext) -> None:
+    file_taken = (OPENED, Canned(201), refused(400, "INVALIDJOBSTATE"), COMPLETE, successes("ada"), NONE_FAILED)
+    with scripted_server(TOKEN, EXPIRED[0], TOKEN, *file_taken) as script:
         assert logged_in(script.url).send(changes("ada"), run) == [DELIVERED]
     opened = [each.path for each in script.asked if each.path.endswith("/jobs/ingest")]
     assert opened == ["/services/data/v62.0/jobs/ingest"] * 2

@@ -6,7 +6,7 @@ import traceback
 import pytest
 
 from core.errors import WinbackError
-from tests.support.crm.local_api import Patience, Said, saying
+from tests.support.crm.local_api import Canned, FakeRunContext, scripted_server
 from tests.support.crm.salesforce import (
     COMPLETE,
     FILLED,
@@ -22,8 +22,8 @@ from tests.support.crm.salesforce import (
 
 
 @pytest.fixture
-def run() -> Patience:
-    return Patience()
+def run() -> FakeRunContext:
+    return FakeRunContext()
 
 
 CANARY = "ada.lovelace+canary@example.org"
@@ -35,19 +35,22 @@ FAILED_ROW = failures(**{CANARY: f"INVALID_FIELD:bad value: {CANARY} of 'x': lov
     [
         (refused(400, CANARY, f"{CANARY} {KEY}"),),
         (refused(403, "INSUFFICIENT_ACCESS", f"{CANARY} {KEY}"),),
-        (OPENED, refused(400, "TOO_BIG", f"{CANARY} {KEY} glum"), refused(400, CANARY), Said(200, {"state": "Open"})),
-        (*FILLED, Said(200, {"state": CANARY})),
-        (*FILLED, Said(200, {"state": "Failed", "errorMessage": f"InvalidBatch : {CANARY} '{KEY}'"})),
-        (*FILLED, Said(200, {"state": "Failed", "errorMessage": CANARY})),
+        (OPENED, refused(400, "TOO_BIG", f"{CANARY} {KEY} glum"), refused(400, CANARY), Canned(200, {"state": "Open"})),
+        (*FILLED, Canned(200, {"state": CANARY})),
+        (*FILLED, Canned(200, {"state": "Failed", "errorMessage": f"InvalidBatch : {CANARY} '{KEY}'"})),
+        (*FILLED, Canned(200, {"state": "Failed", "errorMessage": CANARY})),
         (*FILLED, COMPLETE, result(CANARY)),
         (*FILLED, COMPLETE, successes(), FAILED_ROW),
     ],
 )
 def test_neither_the_key_nor_a_user_nor_a_value_is_said(
-    replies: tuple[Said, ...], run: Patience, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    replies: tuple[Canned, ...],
+    run: FakeRunContext,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    with saying(*replies) as script:
+    with scripted_server(*replies) as script:
         try:
             told = repr(salesforce(script.url).send(changes(CANARY, Churn_Risk_Band__c="glum"), run))
         except WinbackError as error:

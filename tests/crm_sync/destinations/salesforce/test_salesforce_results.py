@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from crm_sync.destination import Outcome, UnavailableError
 from crm_sync.destinations.salesforce.rows import FAILURES, SUCCESSES, UNPROCESSED, verdicts
 from sandbox.local_crm.server import LocalCrm
-from tests.support.crm.local_api import Patience, Said, saying
+from tests.support.crm.local_api import Canned, FakeRunContext, scripted_server
 from tests.support.crm.local_crm import fault
 from tests.support.crm.salesforce import (
     COMPLETE,
@@ -36,8 +36,8 @@ def crm(tmp_path: Path) -> Iterator[LocalCrm]:
 
 
 @pytest.fixture
-def run() -> Patience:
-    return Patience()
+def run() -> FakeRunContext:
+    return FakeRunContext()
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def run() -> Patience:
         ({SUCCESSES: successes("ada"), FAILURES: failures(ada="STRING_TOO_LONG:no:--")}, [UNCONFIRMED, UNCONFIRMED]),
         ({SUCCESSES: result(f"sf__Created,{ID_FIELD}", "true,ada")}, [UNCONFIRMED, UNCONFIRMED]),
         ({SUCCESSES: result(f"sf__Id,{ID_FIELD}", "maybe,ada")}, [UNCONFIRMED, UNCONFIRMED]),
-        ({SUCCESSES: Said(200, b""), FAILURES: Said(200, b"")}, [UNCONFIRMED, UNCONFIRMED]),
+        ({SUCCESSES: Canned(200, b""), FAILURES: Canned(200, b"")}, [UNCONFIRMED, UNCONFIRMED]),
         ({UNPROCESSED: result(ID_FIELD, "ada", "eve")}, [Outcome("deferred", 200, "unprocessed")] * 2),
         (
             {FAILURES: failures(ada="UNABLE_TO_LOCK_ROW:unable to obtain exclusive access:--", eve="")},
@@ -68,7 +68,7 @@ def run() -> Patience:
         ({SUCCESSES: result("WINBACK_USER_ID__C,SF__ID", "ada,003xx000004TmiQAAS")}, [DELIVERED, UNCONFIRMED]),
     ],
 )
-def test_a_row_s_outcome_is_what_one_file_says_of_its_id(files: dict[str, Said], outcomes: list[Outcome]) -> None:
+def test_a_row_s_outcome_is_what_one_file_says_of_its_id(files: dict[str, Canned], outcomes: list[Outcome]) -> None:
     texts = {kind: said.content.decode() for kind, said in files.items()}
     assert verdicts(changes("ada", "eve"), ID_FIELD, texts) == outcomes
 
@@ -105,23 +105,23 @@ def test_no_row_is_delivered_but_one_that_succeeded_and_did_nothing_else(told: d
         b"\xff\xfe\x00",
     ],
 )
-def test_a_result_file_of_unknown_shape_says_nothing_of_the_rows(content: bytes, run: Patience) -> None:
+def test_a_result_file_of_unknown_shape_says_nothing_of_the_rows(content: bytes, run: FakeRunContext) -> None:
     with (
-        saying(*FILLED, COMPLETE, Said(200, content), NONE_FAILED) as script,
+        scripted_server(*FILLED, COMPLETE, Canned(200, content), NONE_FAILED) as script,
         pytest.raises(UnavailableError) as failure,
     ):
         salesforce(script.url).send(changes("ada"), run)
     assert failure.value.code == "unknown_reply"
 
 
-def test_a_page_in_place_of_results_is_no_success(crm: LocalCrm, run: Patience) -> None:
+def test_a_page_in_place_of_results_is_no_success(crm: LocalCrm, run: FakeRunContext) -> None:
     fault(crm, kind="garbage", endpoint="salesforce.results")
     with pytest.raises(UnavailableError) as failure:
         salesforce(crm.url).send(changes("ada"), run)
     assert failure.value.code == "unknown_reply"
 
 
-def test_a_batch_sent_again_after_its_word_was_lost_ends_in_the_same_state(crm: LocalCrm, run: Patience) -> None:
+def test_a_batch_sent_again_after_its_word_was_lost_ends_in_the_same_state(crm: LocalCrm, run: FakeRunContext) -> None:
     destination = salesforce(crm.url, budget_seconds=1e-9)
     fault(crm, kind="lose_reply", endpoint="salesforce.results")
     with pytest.raises(UnavailableError):
@@ -130,19 +130,19 @@ def test_a_batch_sent_again_after_its_word_was_lost_ends_in_the_same_state(crm: 
     assert len(crm.store.history("ada")) == 1
 
 
-def test_a_job_dropped_by_somebody_else_leaves_what_it_did_not_do_for_later(run: Patience) -> None:
-    aborted = Said(200, {"id": JOB, "state": "Aborted", "numberRecordsProcessed": 1})
-    with saying(*FILLED, aborted, successes("ada"), NONE_FAILED, result(ID_FIELD, "eve")) as script:
+def test_a_job_dropped_by_somebody_else_leaves_what_it_did_not_do_for_later(run: FakeRunContext) -> None:
+    aborted = Canned(200, {"id": JOB, "state": "Aborted", "numberRecordsProcessed": 1})
+    with scripted_server(*FILLED, aborted, successes("ada"), NONE_FAILED, result(ID_FIELD, "eve")) as script:
         outcomes = salesforce(script.url).send(changes("ada", "eve", "zoe"), run)
     assert outcomes == [DELIVERED, Outcome("deferred", 200, "unprocessed"), UNCONFIRMED]
 
 
-def test_a_job_that_failed_half_way_still_tells_of_its_rows(run: Patience) -> None:
-    failed = Said(
+def test_a_job_that_failed_half_way_still_tells_of_its_rows(run: FakeRunContext) -> None:
+    failed = Canned(
         200, {"id": JOB, "state": "Failed", "numberRecordsProcessed": 2, "errorMessage": "InternalServerError : x"}
     )
     told = (successes("ada"), failures(eve="STRING_TOO_LONG:no:--"), result(ID_FIELD, "zoe"))
-    with saying(*FILLED, failed, *told) as script:
+    with scripted_server(*FILLED, failed, *told) as script:
         outcomes = salesforce(script.url).send(changes("ada", "eve", "zoe"), run)
     assert [(outcome.kind, outcome.code) for outcome in outcomes] == [
         ("delivered", None),

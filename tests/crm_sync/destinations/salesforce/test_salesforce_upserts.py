@@ -18,7 +18,7 @@ from crm_sync.diff import Change, Value
 from sandbox.local_crm.apis.salesforce import described
 from sandbox.local_crm.apis.salesforce_jobs import read
 from sandbox.local_crm.server import LocalCrm
-from tests.support.crm.local_api import Patience, saying
+from tests.support.crm.local_api import FakeRunContext, scripted_server
 from tests.support.crm.local_crm import fault
 from tests.support.crm.salesforce import (
     COMPLETE,
@@ -42,11 +42,11 @@ def crm(tmp_path: Path) -> Iterator[LocalCrm]:
 
 
 @pytest.fixture
-def run() -> Patience:
-    return Patience()
+def run() -> FakeRunContext:
+    return FakeRunContext()
 
 
-def test_a_batch_goes_as_one_job_with_one_csv(run: Patience) -> None:
+def test_a_batch_goes_as_one_job_with_one_csv(run: FakeRunContext) -> None:
     batch = [
         Change(
             "ada",
@@ -58,7 +58,7 @@ def test_a_batch_goes_as_one_job_with_one_csv(run: Patience) -> None:
         ),
         Change("eve, the 2nd", {"Churn_Probability__c": None, "Voucher_Valid_Until__c": "2026-06-22T09:00:00Z"}),
     ]
-    with saying(*FILLED, COMPLETE, successes("ada", '"eve, the 2nd"'), NONE_FAILED) as script:
+    with scripted_server(*FILLED, COMPLETE, successes("ada", '"eve, the 2nd"'), NONE_FAILED) as script:
         assert salesforce(script.url).send(batch, run) == [DELIVERED] * 2
     opened, uploaded, closed, *asked = script.asked
     assert (opened.method, opened.path, opened.body) == (
@@ -121,7 +121,7 @@ def test_any_external_id_comes_back_out_of_the_csv_as_it_went_in(external_ids: l
     assert [row[ID_FIELD] for row in rows] == external_ids
 
 
-def test_every_kind_of_value_arrives_as_what_it_is(crm: LocalCrm, run: Patience) -> None:
+def test_every_kind_of_value_arrives_as_what_it_is(crm: LocalCrm, run: FakeRunContext) -> None:
     row = Change(
         "ada",
         {
@@ -144,7 +144,7 @@ def test_every_kind_of_value_arrives_as_what_it_is(crm: LocalCrm, run: Patience)
     }
 
 
-def test_the_rows_of_a_batch_share_no_fate(crm: LocalCrm, run: Patience) -> None:
+def test_the_rows_of_a_batch_share_no_fate(crm: LocalCrm, run: FakeRunContext) -> None:
     fault(crm, kind="row_error", external_ids=["eve"], message="FIELD_CUSTOM_VALIDATION_EXCEPTION:No eve here:--")
     batch = [
         *changes("ada", "eve"),
@@ -174,7 +174,7 @@ def test_the_rows_of_a_batch_share_no_fate(crm: LocalCrm, run: Patience) -> None
     assert set(crm.store.profiles()) == {"ada", "zoe"}
 
 
-def test_an_id_twice_in_a_job_is_refused_both_times(crm: LocalCrm, run: Patience) -> None:
+def test_an_id_twice_in_a_job_is_refused_both_times(crm: LocalCrm, run: FakeRunContext) -> None:
     outcomes = salesforce(crm.url).send(changes("ada", "ada", "eve"), run)
     assert [(outcome.kind, outcome.code) for outcome in outcomes] == [
         ("rejected", "duplicate_value"),
@@ -183,7 +183,7 @@ def test_an_id_twice_in_a_job_is_refused_both_times(crm: LocalCrm, run: Patience
     ]
 
 
-def test_a_user_salesforce_may_not_make_is_rejected_and_one_it_has_is_not(crm: LocalCrm, run: Patience) -> None:
+def test_a_user_salesforce_may_not_make_is_rejected_and_one_it_has_is_not(crm: LocalCrm, run: FakeRunContext) -> None:
     destination = salesforce(crm.url)
     destination.send(changes("ada"), run)
     wire(crm).fields["lastname"] = described("LastName", "string", nillable=False)
@@ -194,7 +194,7 @@ def test_a_user_salesforce_may_not_make_is_rejected_and_one_it_has_is_not(crm: L
     ]
 
 
-def test_a_field_that_salesforce_does_not_have_stops_the_run_and_is_named(crm: LocalCrm, run: Patience) -> None:
+def test_a_field_that_salesforce_does_not_have_stops_the_run_and_is_named(crm: LocalCrm, run: FakeRunContext) -> None:
     batch = [*changes("ada"), Change("eve", {"Churn_Mood__c": "glum"})]
     with pytest.raises(ContractError) as refusal:
         salesforce(crm.url).send(batch, run)
