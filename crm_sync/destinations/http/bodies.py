@@ -23,8 +23,8 @@ _GZIP, _ZLIB, _DEFLATE = 31, 15, -15  # https://docs.python.org/3/library/zlib.h
 def read_body(raw: urllib3.BaseHTTPResponse, encoding: str, limit: int, look: Callable[[], None]) -> bytes:
     """Read a body as it comes and unpack it; `look` is called after each part and ends what lasts too long.
 
-    Raises: TransientError for what is larger than `limit` bytes or cannot be unpacked, urllib3's HTTPError for what is cut off, and
-    what `look` raises.
+    Raises: TransientError for what is larger than `limit` bytes or cannot be unpacked, urllib3's HTTPError for what is cut off,
+    and what `look` raises.
     """
     content = bytearray()
     while part := raw.read1(_PART_BYTES, decode_content=False):
