@@ -33,7 +33,7 @@ from jobs.models.train import train
 from jobs.transform.dbt import Transform, Window
 from jobs.upkeep.backfill import backfill
 from sandbox.local_crm.server import LocalCrm
-from sandbox.synthetic_app.generate import generate
+from sandbox.synthetic_app import generate
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.loading.load import load
 

@@ -17,7 +17,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from sandbox.local_crm.server import LocalCrm
-from sandbox.synthetic_app.generate import generate
+from sandbox.synthetic_app import generate
 
 ROOT = Path(__file__).parents[1]
 UNTIL = datetime(2026, 5, 20, 16, tzinfo=UTC)

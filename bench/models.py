@@ -29,7 +29,7 @@ from crm_sync.destinations.braze import Braze
 from jobs.context import open_context
 from jobs.transform.dbt import Window
 from jobs.upkeep.backfill import backfill
-from sandbox.synthetic_app.generate import generate
+from sandbox.synthetic_app import generate
 from sandbox.synthetic_app.optimal_predictor import unfinished_probability
 from scoring.features import Feature, FeatureContract
 from scoring.features_file import load_contract

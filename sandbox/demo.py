@@ -23,7 +23,7 @@ from sandbox import output as screens
 from sandbox.backtest import at_the_time
 from sandbox.demo_places import Places, clear, places_of
 from sandbox.local_crm.server import LocalCrm
-from sandbox.synthetic_app.generate import SyntheticApp, generate
+from sandbox.synthetic_app import SyntheticApp, generate
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.loading.load import load
 

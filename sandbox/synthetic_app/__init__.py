@@ -1,1 +1,5 @@
 """A synthetic app: users, their behaviour, and the raw tables that it would write."""
+
+from sandbox.synthetic_app.app import SyntheticApp, generate
+
+__all__ = ["SyntheticApp", "generate"]

@@ -25,7 +25,7 @@ SEASON = """
 import sys
 from datetime import date
 from pathlib import Path
-from sandbox.synthetic_app.generate import generate
+from sandbox.synthetic_app import generate
 generate(seed=1, count_users=4_000, starts_on=date(2026, 3, 10), count_days=90).write(Path(sys.argv[1]))
 """
 # Judged by half of the users, and calibrated more or less: a season this small has few exits to learn from and to judge by.

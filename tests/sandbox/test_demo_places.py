@@ -17,7 +17,7 @@ from sandbox import crm_file
 from sandbox.demo_places import Places, clear, places_of
 from sandbox.local_crm.server import LocalCrm
 from sandbox.local_crm.store.profiles import CrmStore
-from sandbox.synthetic_app.generate import SyntheticApp
+from sandbox.synthetic_app import SyntheticApp
 from tests.support.crm.local_crm import Clock, page, scored
 from tests.support.environment import settings_in, small_app
 from warehouse import ledger

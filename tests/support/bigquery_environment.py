@@ -21,7 +21,7 @@ from jobs.context import JobContext, open_context
 from jobs.models.train import train
 from jobs.upkeep.backfill import backfill
 from sandbox.local_crm.server import LocalCrm
-from sandbox.synthetic_app.generate import SyntheticApp
+from sandbox.synthetic_app import SyntheticApp
 from tests.support.bigquery_emulator.process import PROJECT, Emulator
 from tests.support.environment import API_KEY, HISTORY_UNTIL, NOW, World, settings_in
 from warehouse.bigquery.connection import Connection

@@ -24,7 +24,7 @@ from jobs.transform.funnel import load_funnel
 from jobs.transform.manifest_cache import NAME as PARSED
 from jobs.upkeep.backfill import backfill
 from sandbox.local_crm.server import LocalCrm
-from sandbox.synthetic_app.generate import SyntheticApp, generate
+from sandbox.synthetic_app import SyntheticApp, generate
 from scoring.policy import load_policy
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.loading.load import load

@@ -35,7 +35,7 @@ from jobs.upkeep.nightly import nightly
 from jobs.upkeep.profile_coverage import coverage_of_exits
 from jobs.upkeep.repair_watermark import repair_watermark
 from sandbox.local_crm.server import LocalCrm
-from sandbox.synthetic_app.generate import generate
+from sandbox.synthetic_app import generate
 from tests.end_to_end.test_both_warehouses import TABLES
 from tests.support.bigquery_environment import differences
 from tests.support.challenger import challenge

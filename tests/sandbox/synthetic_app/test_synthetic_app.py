@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sandbox.synthetic_app import SyntheticApp, generate
 from sandbox.synthetic_app import behaviour as truth
-from sandbox.synthetic_app.generate import SyntheticApp, generate
 
 TABLES = ("events", "users", "redemptions", "exits_truth")
 ENDS_AT = datetime(2026, 4, 11, tzinfo=UTC)  # 100 days after 1 January

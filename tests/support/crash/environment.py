@@ -36,7 +36,7 @@ from jobs.upkeep.backfill import backfill
 from sandbox.local_crm.apis.salesforce_jobs import canonical as spelled_in_the_store
 from sandbox.local_crm.faults import Fault
 from sandbox.local_crm.server import LocalCrm
-from sandbox.synthetic_app.generate import SyntheticApp
+from sandbox.synthetic_app import SyntheticApp
 from scoring.policy import load_policy
 from tests.support.crash.kill_points import Places
 from tests.support.crash.subprocesses import Child, in_a_child, served
