@@ -1,1 +1,1 @@
-"""Ground floor, which imports none of our rooms: errors, configuration files, settings, progress."""
+"""The lowest layer, which imports no other package of ours: errors, configuration files, settings, progress reporters."""

@@ -1,7 +1,7 @@
-"""Addresses that every program reads alike: a scheme, a host, perhaps a port and a path, nothing that could be read otherwise.
+"""Strict parser of URLs: a scheme, a host, and optionally a port and a path.
 
-Parsers of addresses differ on user names, backslashes, blanks, percent signs, dots in paths and other alphabets. The key goes
-where the last of them points, so that what they may differ on is no address here.
+URL parsers disagree on user names, backslashes, blanks, percent signs, dots in paths and other alphabets. The API key goes to
+the host that the last parser finds. A URL with any of these is therefore rejected.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Address:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is this machine, by one of its usual names."""
+        """Whether the host is this machine, by one of its usual names."""
         return self.host in LOCAL_HOSTS
 
 
 def address_of(url: str) -> Address | None:
-    """Read an address; None for what is none."""
+    """Parse a URL; returns None if it is not a valid address."""
     found = _ADDRESS.fullmatch(url)
     if not found or not 1 <= int(found["port"] or 443) <= 65_535:
         return None
@@ -48,7 +48,7 @@ def _is_host(host: str) -> bool:
         if host.startswith("["):
             IPv6Address(host[1:-1])
         elif re.fullmatch(r"[0-9]+|0x[0-9a-f]*", labels[-1]):
-            # A number in any other form, such as 127.1 or 0x7f000001, is read differently from program to program.
+            # Programs read other forms of a number, such as 127.1 or 0x7f000001, differently.
             IPv4Address(host)
         else:
             return len(host) <= _MAX_HOST and all(map(_LABEL.fullmatch, labels))

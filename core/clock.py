@@ -1,4 +1,4 @@
-"""The clock, and the two moments that stand for "always" and for "too early to be true"."""
+"""The clock, and two fixed times: the start of all data, and the earliest time that data may have."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)  # default of WINBACK_EARLIEST_AT: a
 
 
 def utc_now() -> datetime:
-    """Return the time now, aware, in UTC."""
+    """Return the current time, timezone-aware, in UTC."""
     return datetime.now(UTC)

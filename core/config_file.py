@@ -1,4 +1,7 @@
-"""Reading and validating the YAML files that people edit, with one sentence for each mistake: file, line, place and fix."""
+"""Reader and validator of the YAML files that people edit.
+
+Each mistake is reported in one sentence with its file, line, key and fix.
+"""
 
 from __future__ import annotations
 
@@ -55,39 +58,41 @@ _OTHERS = {
 
 
 def read_yaml(path: Path, contents: type[Contents], what: str) -> Contents:
-    """Read and validate a file; `what` it is called in an error.
+    """Read and validate a file; errors call it `what`.
 
-    Values are taken as they are written: true is not 1, and a number in quotes is text.
+    Values are not converted: true is not 1, and a number in quotes is text.
 
-    Raises: ContractError that names the file and, with its line, everything that is wrong in it.
+    Raises: ContractError that names the file and every mistake in it, each with its line.
     """
     try:
         document = read_document(path)
     except UnreadableError as error:
         place = _place(error.line, error.place)
-        raise ContractError(f"{path.name} is no {what}: {place}{error.what}") from None
+        raise ContractError(f"{path.name} is not a valid {what} file: {place}{error.what}") from None
     except FileNotFoundError:
         raise ContractError(
             f"There is no {path.name} in {path.parent}/. Does WINBACK_CONFIG name the right folder?"
         ) from None
     except OSError as error:
         raise ContractError(
-            f"{path.name} is no {what}: it cannot be read ({error.strerror}). May this user read it?"
+            f"{path.name} is not a valid {what} file: it cannot be read ({error.strerror}). May this user read it?"
         ) from None
     try:
-        # By way of JSON: strict there takes a list for a tuple, and nothing else for what it is not.
+        # By way of JSON, because strict mode then accepts a list for a tuple and converts nothing else.
         return contents.model_validate_json(json.dumps(document.value), strict=True)
     except ValidationError as error:
         lines = [_line(each, document, contents) for each in error.errors(include_url=False)]
         if len(lines) > MAX_LINES:
             lines = [*lines[: MAX_LINES - 1], f"... and {len(lines) - MAX_LINES + 1} more"]
-        raise ContractError(f"{path.name} is no {what}:\n" + "\n".join(f"  {line}" for line in lines)) from None
+        raise ContractError(
+            f"{path.name} is not a valid {what} file:\n" + "\n".join(f"  {line}" for line in lines)
+        ) from None
 
 
 def read_optional_yaml(path: Path, contents: type[Contents], what: str) -> Contents | None:
-    """Read a file that may be absent; None where it is.
+    """Read a file that may be absent; returns None if it is.
 
-    Raises: ContractError as read_yaml does, and where the file has the other ending, under which it would not be read.
+    Raises: ContractError as read_yaml does, and if the file ends in .yaml, because it would be ignored.
     """
     other = path.with_suffix(".yaml")
     if not path.exists() and not path.is_symlink():
@@ -98,7 +103,7 @@ def read_optional_yaml(path: Path, contents: type[Contents], what: str) -> Conte
 
 
 def _line(error: ErrorDetails, document: Document, contents: type[BaseModel]) -> str:
-    """Return `line 3, voucher.valid_days: must be 1 or more. Correct it.`; a validator may name a deeper place as ctx `at`."""
+    """Return `line 3, voucher.valid_days: must be 1 or more. Correct it.`; a validator may give a deeper place as ctx `at`."""
     context = error.get("ctx", {})
     place = (*error["loc"], *context.get("at", ()))
     return _place(document.line_of(place), place or ("the whole",)) + _sentence(error, context, contents)

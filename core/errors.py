@@ -1,59 +1,59 @@
-"""What may go wrong, named by what the caller must do.
+"""Errors that people read, classified by what the caller must do next.
 
 WinbackError
-├── RetryableError   exit 1: nothing is half done; run the same command again
-│   └── RunInProgressError   another process holds the data; no failure where both are hourly runs (exit 0)
+├── RetryableError   exit 1: nothing is left half done; run the same command again
+│   └── RunInProgressError   another process holds the data; exit 0 if both are hourly runs
 ├── ContractError    exit 2: configuration, input or contract is wrong; a retry fails the same way
-│   └── WatermarkAheadError  the watermark lies beyond now; winback repair-watermark puts it back
+│   └── WatermarkAheadError  the watermark is later than now; winback repair-watermark puts it back
 ├── CircuitOpenError exit 3: stopped on purpose before doing harm; a person should look
-├── ReconciliationError       exit 3: an audit found rows that are not what the raw events say; a person should look
-└── NothingToPromoteError exit 4: no challenger, or one that is no better; all is well, and a scheduler may go on
+├── ReconciliationError       exit 3: an audit found rows that differ from the raw events; a person should look
+└── NothingToPromoteError exit 4: no challenger, or it is not better; not a failure, and a scheduler may go on
 
 """
 
 
 class WinbackError(Exception):
-    """Base of all errors a person is meant to read; its text says what, where, and what to do next."""
+    """Base of all errors meant for people. The text says what happened, where, and what to do next."""
 
     exit_code = 1
 
 
 class RetryableError(WinbackError):
-    """A passing fault. The next run continues from the tables."""
+    """A transient fault. The next run continues from the tables."""
 
 
 class ContractError(WinbackError):
-    """Settings, input files, the feature contract or the bundle are not what they must be."""
+    """The settings, an input file, the feature contract or the model bundle is not valid."""
 
     exit_code = 2
 
 
 class WatermarkAheadError(ContractError):
-    """The watermark lies beyond now: this machine's clock is behind, or a run's was ahead."""
+    """The watermark is later than now: this machine's clock is behind, or the clock of an earlier run was ahead."""
 
 
 class CircuitOpenError(WinbackError):
-    """Too much was refused to go on."""
+    """Too many users were rejected, or the audience collapsed, so the sync stopped."""
 
     exit_code = 3
 
 
 class ReconciliationError(WinbackError):
-    """The tables are not what the raw events say."""
+    """The tables differ from what the raw events give."""
 
     exit_code = 3
 
 
 class NothingToPromoteError(WinbackError):
-    """The champion stays: there is no challenger, or the verdict is that it is no better."""
+    """The champion stays, because there is no challenger or it is not better."""
 
     exit_code = 4
 
 
 class RunInProgressError(RetryableError):
-    """Another process holds the data. `is_hourly`: it is known to be an hourly run, which does the work of this one."""
+    """Another process holds the data. `is_hourly`: it is an hourly run, which does the same work as this one."""
 
     def __init__(self, message: str, *, is_hourly: bool = False) -> None:
-        """Take the sentence for a person, and what is known of the holder."""
+        """Store the message and whether the other process is an hourly run."""
         super().__init__(message)
         self.is_hourly = is_hourly

@@ -1,6 +1,6 @@
-"""Names and ids as text: what a screen does not show may stand neither around nor in them, and they have a greatest length.
+"""Validation of names and ids: no invisible characters in or around them, and a maximum length.
 
-Data and configuration keep to the same rules, so that any event that is loaded can be named in a file.
+Data and configuration follow the same rules, so any event that is loaded can be named in a configuration file.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import re
 import unicodedata
 from typing import Final
 
-MAX_CHARACTERS: Final = 1_000  # of an id or a name; the longest that a CRM takes has 997 (Braze)
-# Control characters, and format characters but for the joiners, which Persian, Hindi and emoji are written with.
+MAX_CHARACTERS: Final = 1_000  # of an id or a name; the longest that a CRM accepts is 997 (Braze)
+# Control and format characters, except the joiners, which Persian, Hindi and emoji need.
 HIDDEN: Final = (
     (0x00, 0x1F),
     (0x7F, 0x9F),
@@ -24,15 +24,15 @@ HIDDEN: Final = (
     (0xFEFF, 0xFEFF),
     (0xFFF9, 0xFFFB),
 )
-# Letters and symbols that show as nothing, though Unicode counts them among neither spaces nor control characters.
+# Letters and symbols that are invisible, although Unicode lists them neither as spaces nor as control characters.
 BLANK_LETTERS: Final = "\u115f\u1160\u2800\u3164\uffa0"
 _HIDDEN = re.compile("[" + "".join(f"{chr(first)}-{chr(last)}" for first, last in HIDDEN) + "]")
 
 
 def unfit(name: str) -> str | None:
-    """Say why a text is no name, and what to do; None if it is one."""
+    """Return why a text cannot be used as a name and what to do, or None if it can."""
     if all(map(_is_invisible, name)):
-        return "shows as nothing. Write a name."
+        return "is empty or invisible. Write a name."
     if _is_invisible(name[0]) or _is_invisible(name[-1]):
         return "has blanks or invisible characters around it. Remove them."
     if _HIDDEN.search(name):

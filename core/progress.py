@@ -1,4 +1,4 @@
-"""How does a job tell what it is doing: bars on a terminal, JSON lines elsewhere, always on stderr?"""
+"""Progress reporters: bars on a terminal, JSON lines elsewhere, always on stderr."""
 
 from __future__ import annotations
 
@@ -17,46 +17,46 @@ Advance = Callable[[int], None]
 
 
 class ProgressReporter(Protocol):
-    """Told of steps and progress. Gets counts, times and names of steps: never ids or values of users."""
+    """Receives steps and progress: counts, times and names of steps, never ids or values of users."""
 
     def step(self, what: str, **facts: Any) -> None:
-        """A step begins."""
+        """Report that a step begins."""
 
     def warn(self, what: str, **facts: Any) -> None:
-        """Something is not as it should be, and the run goes on."""
+        """Report a problem that does not stop the run."""
 
     def progress(self, what: str, total: int | None) -> Advance:
-        """A long step begins; the returned function is told how many more are done."""
+        """Report that a long step begins; call the returned function with the number of items done since the last call."""
 
     def report(self, **facts: Any) -> None:
-        """A run has ended: the one line that monitoring reads."""
+        """Report that a run has ended. Monitoring reads this one line."""
 
     def close(self) -> None:
-        """All is done."""
+        """End the output."""
 
 
 class NullProgress:
-    """Says nothing: for tests, and for commands that finish at once."""
+    """A reporter without output, for tests and for commands that finish at once."""
 
     def step(self, what: str, **facts: Any) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def warn(self, what: str, **facts: Any) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def progress(self, what: str, total: int | None) -> Advance:  # noqa: ARG002
-        """Say nothing."""
+        """Do nothing."""
         return lambda _: None
 
     def report(self, **facts: Any) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
 
 class _Count(ProgressColumn):
-    """How many of how many, where there is more than one."""
+    """Column that shows the number of items done and, if it is more than one, the total."""
 
     def render(self, task: Task) -> Text:
         """Return `1,200/5,000`, `1,200` of an unknown number, or nothing."""
@@ -66,10 +66,10 @@ class _Count(ProgressColumn):
 
 
 class RichProgress:
-    """A spinner and bars for somebody who is watching; each finished step leaves one line."""
+    """A spinner and bars on a terminal; each finished step leaves one line."""
 
     def __init__(self) -> None:
-        """Take the terminal."""
+        """Start the display."""
         self._progress = Progress(
             SpinnerColumn(finished_text="[green]✓"),
             TextColumn("{task.description}"),
@@ -81,12 +81,12 @@ class RichProgress:
         self._progress.start()
 
     def step(self, what: str, **facts: Any) -> None:  # noqa: ARG002
-        """Finish what ran before and begin this."""
+        """Finish the previous step and begin this one."""
         self._finish()
         self._progress.add_task(what, total=None)
 
     def warn(self, what: str, **facts: Any) -> None:  # noqa: ARG002
-        """Leave a line; the facts are on the screen that follows."""
+        """Print a line; the screen after the command shows the facts."""
         self._finish()
         self._progress.console.print(f"[yellow]![/] {what}")
 
@@ -97,26 +97,26 @@ class RichProgress:
         return lambda done: self._progress.advance(task, done)
 
     def report(self, **facts: Any) -> None:
-        """Leave it to the screen that follows."""
+        """Do nothing, because the screen after the command shows the result."""
 
     def close(self) -> None:
-        """Finish everything and give the terminal back."""
+        """Finish all steps and release the terminal."""
         self._finish()
         self._progress.stop()
 
     def _finish(self) -> None:
         for task in self._progress.tasks:
-            # A bar of known length stays as it is: one that stopped early must not look complete.
+            # A bar of known length stays as it is, because one that stopped early must not look complete.
             if task.total is None:
                 done = max(int(task.completed), 1)
                 self._progress.update(task.id, total=done, completed=done)
 
 
 class JsonProgress:
-    """One JSON line a step, as Cloud Logging and its kin read them."""
+    """One JSON line per step, in the form that Cloud Logging and similar services read."""
 
     def __init__(self) -> None:
-        """Write to stderr: stdout belongs to the answer."""
+        """Write to stderr, because stdout holds the result."""
         self._log = logger()
 
     def step(self, what: str, **facts: Any) -> None:
@@ -128,23 +128,23 @@ class JsonProgress:
         self._log.warning(what, **facts)
 
     def progress(self, what: str, total: int | None) -> Advance:
-        """Write that the step began; batches are not worth a line each."""
+        """Write that the step began; there is no line per batch."""
         self._log.info(what, total=total)
         return lambda _: None
 
     def report(self, **facts: Any) -> None:
-        """Write the run's line."""
+        """Write the line that sums up the run."""
         self._log.info("Run ended", **facts)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing, because there is nothing to release."""
 
 
 class PlainLines(NullProgress):
-    """One plain line a step on stderr, for a person without a terminal: a log of CI, a pipe."""
+    """One plain line per step on stderr, for a person without a terminal, such as in a CI log or a pipe."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """Count seconds from now on."""
+        """Start counting seconds."""
         self._monotonic, self._started = monotonic, monotonic()
 
     def step(self, what: str, **facts: Any) -> None:  # noqa: ARG002
@@ -165,17 +165,17 @@ class PlainLines(NullProgress):
 
 
 def make_reporter() -> ProgressReporter:
-    """Bars where a person watches, lines elsewhere."""
+    """Return bars for a terminal, JSON lines elsewhere."""
     return RichProgress() if sys.stderr.isatty() else JsonProgress()
 
 
 def demo_narrator() -> ProgressReporter:
-    """Bars on a terminal, plain lines elsewhere: the demo has no machine that reads its log."""
+    """Return bars for a terminal, plain lines elsewhere, because no program reads the log of the demo."""
     return RichProgress() if sys.stderr.isatty() else PlainLines()
 
 
 def logger() -> Any:
-    """A logger of JSON lines with `severity` and `message`, the names Cloud Logging gives meaning to."""
+    """Return a logger of JSON lines with `severity` and `message`, the names that Cloud Logging interprets."""
 
     def name_severity(_: Any, method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
         return {"severity": method.upper(), "message": event.pop("event"), **event}

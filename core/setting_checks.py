@@ -1,4 +1,7 @@
-"""What a setting must look like. Each check returns the value, or raises a ValueError of one sentence that does not quote it."""
+"""Validators of the settings.
+
+Each one returns the value, or raises a ValueError whose one sentence does not quote the value, which may be a secret.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,11 @@ from pydantic_core import ErrorDetails
 
 from core.address import address_of
 
-MAX_KEY_LENGTH = 8_192  # servers take 8 KiB of headers
-MIN_MEMORY_MB, MAX_MEMORY_MB = 100, 100_000_000  # DuckDB opens no file with less than some MB; 100 TB
-LAST_YEAR = 2100  # a later bound would refuse every time there is
+MAX_KEY_LENGTH = 8_192  # servers accept 8 KiB of headers
+MIN_MEMORY_MB, MAX_MEMORY_MB = 100, 100_000_000  # DuckDB needs some MB to open a file; 100 TB
+LAST_YEAR = 2100  # a later bound would reject every real time
 
-# A project's id, and a dataset's name to which `_raw` and the like are added: https://cloud.google.com/bigquery/docs/datasets
+# A project's id, and the prefix of the datasets (`_raw` and others are appended): https://cloud.google.com/bigquery/docs/datasets
 BIGQUERY = re.compile(r"bigquery://(?P<project>[a-z][a-z0-9.:-]*[a-z0-9])/(?P<prefix>[A-Za-z_][A-Za-z0-9_]{0,199})")
 _SENTENCES = {
     "greater_than": "must be more than {gt}",
@@ -34,18 +37,18 @@ _PROXY_USER = re.compile(r"(?<=^http://)[^\s@/?#\\\x00-\x1f\x7f]+@")
 
 
 def sentence(error: ErrorDetails) -> str:
-    """What the setting must be, without what it is."""
+    """Return what the setting must be, without its value."""
     words = _SENTENCES.get(error["type"])
     return words.format(**error.get("ctx", {})) if words else error["msg"].removeprefix("Value error, ")
 
 
 def crm_url(url: str) -> str:
-    """The address that the key is sent to."""
+    """Check the address that the key is sent to."""
     return _https(url, "https://rest.fra-01.braze.eu")
 
 
 def bigquery_endpoint(url: str) -> str:
-    """Another address of BigQuery, or none."""
+    """Check an alternative address of BigQuery; it may be empty."""
     return _https(url, "https://bigquery-private.p.googleapis.com") if url else ""
 
 
@@ -59,21 +62,21 @@ def _https(url: str, example: str) -> str:
 
 
 def bigquery_storage_endpoint(text: str) -> str:
-    """A host with its port, or nothing."""
+    """Check a host with its port; it may be empty."""
     if text and (not re.fullmatch("[^/]+:[0-9]+", text) or address_of(f"https://{text}") is None):
         raise ValueError("must be host:port, for instance bigquerystorage-private.p.googleapis.com:443")
     return text
 
 
 def bigquery_location(text: str) -> str:
-    """A place of BigQuery's, or nothing."""
+    """Check a BigQuery location; it may be empty."""
     if not re.fullmatch("([A-Za-z][A-Za-z0-9-]{0,62})?", text):
-        raise ValueError("must be a place of BigQuery's, for instance EU or europe-west3")
+        raise ValueError("must be a BigQuery location, for instance EU or europe-west3")
     return text
 
 
 def crm_hosts(text: str) -> str:
-    """Hosts; one with a leading dot stands for all below it, and for that needs two names: .com would be anybody's."""
+    """Check a list of hosts. A leading dot means all subdomains; it needs two labels, because .com would match any host."""
     for host in text.split(",") if text else []:
         name = host.removeprefix(".")
         is_host = bool(re.fullmatch(r"[^/:]+|\[[^/\]]+\]", name)) and address_of(f"https://{name}") is not None
@@ -85,19 +88,19 @@ def crm_hosts(text: str) -> str:
 
 
 def crm_proxy(url: SecretStr) -> SecretStr:
-    """A proxy for https, or none."""
+    """Check a proxy for https; it may be empty."""
     text = _PROXY_USER.sub("", url.get_secret_value())
     address = address_of(text)
     if text and (address is None or address.scheme != "http" or "/" in text.removesuffix("/")[len("http://") :]):
         raise ValueError(
-            "must be http://host:port of a proxy, or http://user:password@host:port with other signs than letters and digits "
-            "as %40 and the like"
+            "must be http://host:port of a proxy, or http://user:password@host:port with special characters percent-encoded, "
+            "such as %40"
         )
     return url
 
 
 def crm_ca_file(path: str) -> str:
-    """A file of certificates, or none."""
+    """Check a file of certificates; it may be empty."""
     try:
         if path:
             ssl.create_default_context(cafile=path)
@@ -107,13 +110,13 @@ def crm_ca_file(path: str) -> str:
 
 
 def api_key(key: SecretStr) -> SecretStr:
-    """A key as it goes into a header."""
+    """Check a key that is sent in a header."""
     _see_secret(key.get_secret_value(), "key", is_needed=True)
     return key
 
 
 def client_secret(secret: SecretStr, info: ValidationInfo) -> SecretStr:
-    """The secret of an OAuth client, which goes with the client's id."""
+    """Check the secret of an OAuth client, which must be set together with the client id."""
     text = secret.get_secret_value()
     _see_secret(text, "secret", is_needed=False)
     if bool(text) != bool(info.data.get("crm_client_id", text)):
@@ -122,7 +125,7 @@ def client_secret(secret: SecretStr, info: ValidationInfo) -> SecretStr:
 
 
 def client_id(text: str) -> str:
-    """The id of an OAuth client, or nothing."""
+    """Check the id of an OAuth client; it may be empty."""
     _see_secret(text, "id", is_needed=False)
     return text
 
@@ -135,14 +138,14 @@ def _see_secret(text: str, what: str, *, is_needed: bool) -> None:
 
 
 def warehouse(url: str) -> str:
-    """A DuckDB file or BigQuery's datasets."""
+    """Check the address of a DuckDB file or of BigQuery datasets."""
     if url.startswith("bigquery://"):
         if not BIGQUERY.fullmatch(url):
             raise ValueError("must be bigquery://project/dataset_prefix, for instance bigquery://some-project/winback")
         return url
     path = url.removeprefix("duckdb:///")
     name = path.rpartition("/")[2]
-    # DuckDB itself takes what has a colon in its first name for something else than a file; :memory: would end with the command.
+    # DuckDB does not read a path as a file if its first part has a colon; :memory: would be lost when the command ends.
     if (
         path == url
         or not name.strip()
@@ -158,18 +161,18 @@ def warehouse(url: str) -> str:
 
 
 def registry(uri: str) -> str:
-    """Where the models' registry is."""
+    """Check the address of the model registry."""
     if uri in ("", "none") or (uri.startswith("sqlite:///") and uri != "sqlite:///"):
         return uri
     if re.match(r"https?://[^/?#]*@", uri):
-        raise ValueError("must hold no password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
+        raise ValueError("must not contain a password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
     if address_of(uri) is None:
         raise ValueError("must be sqlite:///path/to/file.db, a tracking server's http(s)://host:port, or none")
     return uri.rstrip("/")
 
 
 def memory_limit(text: str) -> str:
-    """An amount of memory in DuckDB's words."""
+    """Check an amount of memory, in DuckDB's notation."""
     found = re.fullmatch(r"([1-9][0-9]{0,8}(?:\.[0-9]{1,9})?)(MB|GB)", text)
     size = float(found[1]) * (1_000 if found[2] == "GB" else 1) if found else 0
     if not MIN_MEMORY_MB <= size <= MAX_MEMORY_MB:
@@ -178,12 +181,12 @@ def memory_limit(text: str) -> str:
 
 
 def moment(given: str | datetime) -> datetime:
-    """A date or a time; UTC where it has no zone."""
+    """Parse a date or a time; without a time zone it is UTC."""
     try:
         found = given if isinstance(given, datetime) else datetime.fromisoformat(given)
         found = found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         raise ValueError("must be a date or a time, such as 2000-01-01 or 2000-01-01T00:00:00Z") from None
     if found.year >= LAST_YEAR:
-        raise ValueError(f"must be before {LAST_YEAR}: every time before it is refused")
+        raise ValueError(f"must be before {LAST_YEAR}: earlier times are rejected")
     return found

@@ -1,4 +1,4 @@
-"""What did the environment set, and is it all right?"""
+"""Settings read from environment variables, with validation of every value."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from core.errors import ContractError
 
 
 class Settings(BaseSettings):
-    """Every setting, one environment variable each: WINBACK_ and the name in capitals. README.md has the table."""
+    """All settings. Each is one environment variable: WINBACK_ and the name in capitals. README.md has the table."""
 
     model_config = SettingsConfigDict(env_prefix="WINBACK_", frozen=True, extra="ignore")
 
@@ -131,30 +131,30 @@ class Settings(BaseSettings):
 
     @property
     def registry_uri(self) -> str:
-        """Where the registry is: `none`, `sqlite:///path` or a tracking server."""
+        """Address of the registry: `none`, `sqlite:///path` or a tracking server."""
         return self.registry or f"sqlite:///{self.models / 'registry.db'}"
 
     @property
     def allowed_crm_hosts(self) -> tuple[str, ...]:
-        """Hosts that the key may be sent to besides the CRM's own."""
+        """Hosts that the key may be sent to, in addition to the CRM's own."""
         return tuple(host.lower().strip("[]") for host in self.crm_hosts.split(",") if host)
 
     @property
     def duckdb_file(self) -> Path | None:
-        """The DuckDB file; none where BigQuery is the warehouse."""
+        """The DuckDB file, or None if the warehouse is BigQuery."""
         return None if self.bigquery else Path(self.warehouse.removeprefix("duckdb:///"))
 
     @property
     def bigquery(self) -> tuple[str, str] | None:
-        """Project and prefix of the datasets; none where a DuckDB file is the warehouse."""
+        """Project and prefix of the datasets, or None if the warehouse is a DuckDB file."""
         found = checks.BIGQUERY.fullmatch(self.warehouse)
         return (found["project"], found["prefix"]) if found else None
 
 
 def read_settings() -> Settings:
-    """Read the environment.
+    """Read and validate the environment variables.
 
-    Raises: ContractError that lists every wrong variable at once, without its value: it may be a secret.
+    Raises: ContractError that lists all wrong variables, without their values, which may be secrets.
     """
     lines = _unknown()
     try:
@@ -170,12 +170,12 @@ def read_settings() -> Settings:
 
 
 def _unknown() -> list[str]:
-    """A misspelt variable would be ignored in silence, and its default used."""
+    """List misspelt variables, which would otherwise be ignored in favour of the default."""
     known = [name.upper() for name in Settings.model_fields]
     lines = []
     for name in sorted(os.environ):
         prefix, _, own = name.upper().partition("WINBACK_")
         if not prefix and own and own not in known:
-            near = get_close_matches(own, known, n=1)  # without the prefix, which all have in common
+            near = get_close_matches(own, known, n=1)  # without the prefix, which all names share
             lines.append(f"  {name}: there is no such setting" + (f"; did you mean WINBACK_{near[0]}?" if near else ""))
     return lines

@@ -1,7 +1,7 @@
-"""Strict reader of YAML files that people edit: one value, and the line of each part of it.
+"""Strict reader of the YAML files that people edit; returns the value and the line of each part.
 
-YAML has forms that are read as something else in silence: a key given twice, `030` for 24, `1:30` for 90, tags, aliases that
-multiply, keys merged from elsewhere. They are refused with the line. Bytes, depth and size are bounded before anything is built.
+YAML silently reads some forms as something else: a key given twice, `030` as 24, `1:30` as 90, tags, aliases that multiply,
+merged keys. They are rejected with their line. Bytes, depth and size are limited before anything is built.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ from typing import Any
 
 import yaml
 
-MAX_BYTES = 1 << 20  # the largest file that ships has 9 KB
-MAX_DEPTH = 20  # the deepest that ships has 5
-MAX_NODES = 50_000  # with every alias written out
+MAX_BYTES = 1 << 20  # the largest file we ship has 9 KB
+MAX_DEPTH = 20  # the deepest file we ship has 5
+MAX_NODES = 50_000  # with every alias expanded
 
 _TAG = "tag:yaml.org,2002:"
 _PLAIN_NUMBER = re.compile(
     r"[-+]?(0|[1-9][0-9_]*)|[-+]?[0-9][0-9_]*\.[0-9_]*([eE][-+][0-9]+)?|[-+]?\.[0-9]+([eE][-+][0-9]+)?"
 )
-MAX_DIGITS = 18  # of a whole number: what 64 bits hold
+MAX_DIGITS = 18  # of a whole number: as many as fit in 64 bits
 
 
 class UnreadableError(Exception):
-    """What is wrong with a file, in a sentence that says what to do; `line` counts from 1, `place` is the path of keys to it."""
+    """A mistake in a file, with what to do about it. `line` counts from 1; `place` is the path of keys to it."""
 
     def __init__(self, what: str, line: int | None = None, place: Sequence[str | int] = ()) -> None:
-        """Keep the parts; the caller names the file."""
+        """Store the parts; the caller adds the name of the file."""
         super().__init__(what)
         self.what, self.line, self.place = what, line, tuple(place)
 
 
 @dataclass(frozen=True)
 class Document:
-    """A file's value: dicts with text as keys, lists, text, numbers, booleans and None."""
+    """The value of a file: dicts with text keys, lists, text, numbers, booleans and None."""
 
     value: Any
     root: yaml.Node
 
     def line_of(self, place: Sequence[str | int]) -> int:
-        """Return the line of the value at a path of keys and indexes, or of the deepest part that is there."""
+        """Return the line of the value at a path of keys and indexes, or of the deepest part that exists."""
         node, line = self.root, self.root.start_mark.line + 1
         for step in place:
             found = next((each for each in _children(node) if each[0] == step), None)
@@ -54,7 +54,7 @@ class Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's usual types but for dates and the signs `=` and `<<`, which stay text: an event may be named so."""
+    """YAML's usual types, except that dates, `=` and `<<` stay text, because an event may have such a name."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -66,7 +66,7 @@ _Loader.yaml_implicit_resolvers = {
 def read_document(path: Path) -> Document:
     """Read one YAML file.
 
-    Raises: UnreadableError for what is wrong in it, OSError where it cannot be opened.
+    Raises: UnreadableError for a mistake in the file, OSError if it cannot be opened.
     """
     if not path.is_file():
         if path.is_dir():
@@ -115,7 +115,7 @@ def _decoded(content: bytes) -> str:
 
 
 def _problem(error: yaml.MarkedYAMLError) -> str:
-    """Say what the parser met; its words name characters and forms, and quote no more than those."""
+    """Return what the parser reports. Its text names characters and YAML forms, and never quotes values."""
     problem = error.problem or "it is not YAML"
     if "\\t" in problem:
         return "a tab where YAML needs spaces. Replace it by spaces."
@@ -126,8 +126,8 @@ def _problem(error: yaml.MarkedYAMLError) -> str:
 
 
 def _check_events(text: str) -> None:
-    """Refuse what would be costly or surprising to build, in one pass without recursion."""
-    sizes: list[int] = [0]  # nodes of each open collection, aliases written out
+    """Reject what would be costly or surprising to build, in one pass without recursion."""
+    sizes: list[int] = [0]  # nodes of each open collection, with aliases expanded
     names: list[str | None] = [None]
     anchors: dict[str, int] = {}
     for event in yaml.parse(text, Loader=_Loader):
@@ -159,7 +159,7 @@ def _check_events(text: str) -> None:
 
 
 def _check_values(node: yaml.Node, place: tuple[str | int, ...]) -> None:
-    """Refuse keys given twice or that are not text, and numbers that are read as others than they look."""
+    """Reject duplicate keys, keys that are not text, and numbers that YAML reads as a different value."""
     line = node.start_mark.line + 1
     if isinstance(node, yaml.ScalarNode) and node.tag in (_TAG + "int", _TAG + "float"):
         if not _PLAIN_NUMBER.fullmatch(node.value):
@@ -188,7 +188,7 @@ def _check_values(node: yaml.Node, place: tuple[str | int, ...]) -> None:
 
 
 def _children(node: yaml.Node) -> Iterator[tuple[str | int, yaml.Node, yaml.Node]]:
-    """Yield each part of a collection with its key or index, and the node that says where it stands."""
+    """Yield each part of a collection with its key or index and the node that has its line."""
     if isinstance(node, yaml.MappingNode):
         yield from ((key.value, key, value) for key, value in node.value)
     elif isinstance(node, yaml.SequenceNode):

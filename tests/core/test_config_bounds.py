@@ -120,7 +120,7 @@ def test_what_nobody_can_mean_is_refused_with_its_line(
     with pytest.raises(ContractError) as refusal:
         load(tmp_path / name)
     first, line, *_ = str(refusal.value).splitlines()
-    assert first.startswith(f"{name} is no ")
+    assert first.startswith(f"{name} is not a valid ")
     assert line.startswith("  line ")
     assert line.endswith(sentence)
 

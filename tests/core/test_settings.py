@@ -428,7 +428,7 @@ def test_a_wrong_funnel_is_refused_with_its_file_and_the_field(
 ) -> None:
     with pytest.raises(ContractError) as told:
         load_funnel(funnel_file(tmp_path, **changes))
-    assert "funnel.yml is no funnel" in str(told.value)
+    assert "funnel.yml is not a valid funnel file" in str(told.value)
     assert named in str(told.value)
 
 
@@ -436,7 +436,7 @@ def test_a_wrong_funnel_is_refused_with_its_file_and_the_field(
 def test_a_file_that_is_no_funnel_at_all_is_refused_with_its_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "funnel.yml"
     path.write_bytes(content)
-    with pytest.raises(ContractError, match=r"funnel\.yml is no funnel"):
+    with pytest.raises(ContractError, match=r"funnel\.yml is not a valid funnel file"):
         load_funnel(path)
 
 

@@ -97,7 +97,7 @@ def test_what_yaml_would_take_for_something_else_is_refused(
 @every_file
 def test_what_is_no_file_is_refused_with_its_name(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
-    with pytest.raises(ContractError, match=rf"{name} is no .*: it is a folder\. Put a file in its place\."):
+    with pytest.raises(ContractError, match=rf"{name} is not a valid .*: it is a folder\. Put a file in its place\."):
         LOADERS[name](tmp_path / name)
 
 
@@ -224,8 +224,11 @@ WITHIN = "holds a control or invisible character. Type it again."
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("", "shows as nothing. Write a name."),
-        *[(name, "shows as nothing. Write a name.") for name in (" ", "\\u200b", "\\u00a0\\u3164", "\\u2800", "\\0")],
+        ("", "is empty or invisible. Write a name."),
+        *[
+            (name, "is empty or invisible. Write a name.")
+            for name in (" ", "\\u200b", "\\u00a0\\u3164", "\\u2800", "\\0")
+        ],
         *[(name, AROUND) for name in (" done", "done ", "done\\n", "\\tdone", "\\ufeffdone", "done\\u200b", "\\0done")],
         *[(name, WITHIN) for name in ("do\\0ne", "do\\nne", "do\\u200bne", "do\\u00adne", "do\\u202ene", "do\\x9fne")],
         ("x" * 1001, "is longer than 1,000 characters. Correct it."),

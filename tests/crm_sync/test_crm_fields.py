@@ -96,7 +96,7 @@ def test_a_wrong_mapping_is_refused_with_its_file_and_the_field(tmp_path: Path, 
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(ContractError) as refusal:
         load_fields(path)
-    assert "crm_fields.yml is no field mapping" in str(refusal.value)
+    assert "crm_fields.yml is not a valid field mapping file" in str(refusal.value)
     assert named in str(refusal.value)
 
 
@@ -104,7 +104,7 @@ def test_a_wrong_mapping_is_refused_with_its_file_and_the_field(tmp_path: Path, 
 def test_a_file_that_cannot_be_read_is_refused_with_its_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "crm_fields.yml"
     path.write_bytes(content)
-    with pytest.raises(ContractError, match=r"crm_fields\.yml is no field mapping"):
+    with pytest.raises(ContractError, match=r"crm_fields\.yml is not a valid field mapping file"):
         load_fields(path)
 
 

@@ -90,7 +90,7 @@ def test_a_run_may_grant_as_many_as_a_day_and_nobody_may_be_granted_any(
 def test_a_file_that_is_no_policy_at_all_is_refused_with_its_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "vouchers.yml"
     path.write_bytes(content)
-    with pytest.raises(ContractError, match=r"vouchers\.yml is no voucher policy"):
+    with pytest.raises(ContractError, match=r"vouchers\.yml is not a valid voucher policy file"):
         load_policy(path)
 
 

@@ -184,7 +184,7 @@ def test_what_is_left_out_of_the_file_is_as_documented(
 def test_a_wrong_file_is_refused_with_its_name_and_the_key(tmp_path: Path, content: Any, named: str) -> None:
     with pytest.raises(ContractError) as refusal:
         options(tmp_path, content)
-    assert "crm.yml is no CRM options" in str(refusal.value)
+    assert "crm.yml is not a valid CRM options file" in str(refusal.value)
     assert named in str(refusal.value)
 
 

@@ -91,7 +91,7 @@ def test_data_loads_also_while_the_funnel_cannot_be_read(folder: Path) -> None:
     (folder / "config/funnel.yml").write_text("")
     told = answer("--events", f"{folder}/days/1.csv")["summary"]
     assert (told["count_events"], told["funnel"]) == (3, None)
-    assert told["funnel_problem"].startswith("funnel.yml is no funnel: it is empty")
+    assert told["funnel_problem"].startswith("funnel.yml is not a valid funnel file: it is empty")
 
 
 def test_refused_rows_go_where_the_option_says(folder: Path) -> None:
