@@ -1,4 +1,4 @@
-"""`python -m jobs` is `winback`."""
+"""Makes `python -m jobs` the same as `winback`."""
 
 from jobs.cli.app import main
 

@@ -1,6 +1,6 @@
-"""What is a run made of: the settings, the files people edit, the warehouse, the CRM, the clock?
+"""Job context: the settings, configuration files, warehouse, CRM and clock that a run uses.
 
-The one composition root. Everything below gets values and small interfaces; tests build a House of their own parts.
+This is the only composition root. All other code gets values and small interfaces; tests pass their own parts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class JobContext:
-    """Everything a job needs."""
+    """Everything that a job needs."""
 
     settings: Settings
     funnel: Funnel
@@ -45,10 +45,13 @@ class JobContext:
     now: Callable[[], datetime] = utc_now
     monotonic: Callable[[], float] = time.monotonic
     reporter: ProgressReporter = field(default_factory=NullProgress)
-    parsed: dict[str, Any] = field(default_factory=dict)  # dbt projects already parsed by this process
+    parsed: dict[str, Any] = field(default_factory=dict)  # dbt projects that this process has parsed
 
     def transform(self, window: Window, *, audit_percent: int = 0) -> Transform:
-        """The dbt project over a window; beside the tables and over a sample of users where an audit asks for it."""
+        """Return the dbt project for a window.
+
+        With `audit_percent` it builds beside the tables, for that percentage of the users.
+        """
         variables: dict[str, Any] = {
             **self.funnel.as_vars(),
             "cool_down_days": self.policy.voucher.cool_down_days,
@@ -68,20 +71,20 @@ class JobContext:
 
 
 def not_in_the_future(context: JobContext, until: datetime) -> None:
-    """Refuse a window's end that lies ahead: rows loaded until then would lie in no later window.
+    """Reject a window that ends in the future, because no later window would read the rows loaded before its end.
 
     Raises: ContractError.
     """
     if until > context.now():
         raise ContractError(
-            f"Until {until:%Y-%m-%d %H:%M} UTC lies in the future: what is loaded before it would never be read. "
-            "Choose a time that has passed."
+            f"Until {until:%Y-%m-%d %H:%M} UTC lies in the future: later runs would not read the rows loaded before it. "
+            "Choose a time in the past."
         )
 
 
 def bigquery_connection(settings: Settings) -> Connection:
-    """What the settings say of BigQuery, where it is the warehouse."""
-    from warehouse.bigquery.connection import Connection  # noqa: PLC0415 - a second that DuckDB need not pay
+    """Return how to connect to BigQuery, from the settings."""
+    from warehouse.bigquery.connection import Connection  # noqa: PLC0415 - takes a second; DuckDB does not need it
 
     project, prefix = settings.bigquery or ("", "")
     return Connection(
@@ -96,13 +99,13 @@ def bigquery_connection(settings: Settings) -> Connection:
 
 
 def open_warehouse(settings: Settings) -> Warehouse:
-    """Open the file or connect to BigQuery, as WINBACK_WAREHOUSE says.
+    """Open the DuckDB file or connect to BigQuery, depending on WINBACK_WAREHOUSE.
 
-    Raises: ContractError when it is not there or may not be used, RunInProgressError when another run holds the file.
+    Raises: ContractError if it is missing or access is denied, RunInProgressError if another run holds the file.
     """
     path = settings.duckdb_file
     if path is None:
-        from warehouse.bigquery.warehouse import BigQueryWarehouse  # noqa: PLC0415 - a second that DuckDB need not pay
+        from warehouse.bigquery.warehouse import BigQueryWarehouse  # noqa: PLC0415 - takes a second; DuckDB does not need it
 
         return BigQueryWarehouse(bigquery_connection(settings))
     if not path.is_file():
@@ -114,9 +117,9 @@ def open_warehouse(settings: Settings) -> Warehouse:
 
 
 def open_destination(settings: Settings, fields: FieldMapping) -> Destination:
-    """Prepare to speak to the CRM that the settings name; nothing is sent yet.
+    """Create the client of the CRM that the settings name; nothing is sent yet.
 
-    Raises: ContractError for `crm.yml`, a host that the key may not be sent to, or a property that the CRM cannot have.
+    Raises: ContractError for a mistake in `crm.yml`, a host that is not allowed, or a property that the CRM does not support.
     """
     return connect(
         settings.crm,
@@ -140,11 +143,11 @@ def _key(settings: Settings) -> str | ClientCredentials:
 
 @contextmanager
 def open_context(settings: Settings, *, is_migrating: bool = False, **parts: Any) -> Iterator[JobContext]:
-    """Read the configuration, open the warehouse and connect the CRM; `parts` replace what a test or a command brings.
+    """Read the configuration, open the warehouse and connect the CRM; `parts` override parts of the context.
 
-    A migration takes the warehouse as it is; for everything else it must be of this version.
+    A migration accepts a warehouse of an earlier version; all other commands need one of this version.
 
-    Raises: ContractError for a wrong file or a warehouse to be upgraded, RunInProgressError when another run holds the warehouse.
+    Raises: ContractError for an invalid file or an old warehouse, RunInProgressError if another run holds the warehouse.
     """
     funnel = load_funnel(settings.config / "funnel.yml")
     policy = load_policy(settings.config / "vouchers.yml")

@@ -1,8 +1,8 @@
-"""Signals: what a command does on SIGTERM and Ctrl-C.
+"""Handlers for SIGTERM and Ctrl-C.
 
-Cloud Run sends SIGTERM and kills ten seconds later: https://cloud.google.com/run/docs/container-contract#termination.
-A command stops where it is, which the crash laws allow; in the sync a run takes no further batch and logs what was
-acknowledged.
+Cloud Run sends SIGTERM and kills the process ten seconds later: https://cloud.google.com/run/docs/container-contract#termination.
+A command stops where it is, because every step can be repeated. During the sync, a run sends no further batch and logs what
+the CRM acknowledged.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @contextmanager
 def interruptible() -> Iterator[list[signal.Signals]]:
-    """Have SIGTERM interrupt a command as Ctrl-C does; yields the signals that came.
+    """Make SIGTERM interrupt a command as Ctrl-C does; yields the list of received signals.
 
-    dbt takes an interruption for a failure of its own, so what a command raises does not say that it was one.
+    dbt reports an interruption as a failure of its own, so the error of a command does not show that it was interrupted.
     """
     came: list[signal.Signals] = []
 
@@ -36,7 +36,7 @@ def interruptible() -> Iterator[list[signal.Signals]]:
 
 @contextmanager
 def stop_on_signals(run: Deadline) -> Iterator[None]:
-    """Have SIGTERM and Ctrl-C stop the run in good order; a second one has its usual effect."""
+    """Make SIGTERM and Ctrl-C stop the run cleanly; a second signal has its usual effect."""
     before = {which: signal.getsignal(which) for which in _SIGNALS}
 
     def leave(number: int, _: FrameType | None) -> None:
@@ -50,7 +50,7 @@ def stop_on_signals(run: Deadline) -> Iterator[None]:
 @contextmanager
 def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals go to the main thread, which is not ours to speak for
+        yield  # only the main thread may set signal handlers
         return
     before = {which: signal.signal(which, handler) for which in _SIGNALS}
     try:

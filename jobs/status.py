@@ -1,4 +1,4 @@
-"""How is it going: watermark, last runs, what is pending, rejected or not erased yet, which model, what did an audit find?"""
+"""State of the warehouse: watermark, last runs, pending and rejected users, open erasures, models, last audit."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from warehouse.interface import count
 
 @dataclass(frozen=True)
 class Status:
-    """One look at the tables; times UTC. `watermark_problem` says what is wrong where one of its two flags is set.
+    """The state of the tables; times UTC. `watermark_problem` explains the problem if one of the two flags is set.
 
-    `demo` says how to go on in a demo's warehouse, whose clock is not this machine's. `pending` users differ in the CRM and are
-    sent by the next run; `suppressed`, by reason, differ and may not be told. A run that takes in no new hour finds as many.
+    `demo` is the next step for the warehouse of a demo, whose clock is not this machine's. `pending` users differ in the CRM, and
+    the next run sends them. `suppressed` users, by reason, differ too, but nothing may be sent for them. A run whose window has
+    no new hour finds the same numbers.
     """
 
     watermark: datetime | None
@@ -44,7 +45,7 @@ class Status:
 
 
 def status(context: JobContext, *, last: int = 5) -> Status:
-    """Read the state; changes nothing."""
+    """Read the state without changing anything."""
     warehouse, models = context.warehouse, aliases(context.settings)
     epochs, now = ledger.epochs(warehouse, last), context.now()
     newest = epochs[0] if epochs else None

@@ -1,1 +1,1 @@
-"""The command line: options in, a result printed, an exit code out."""
+"""The command line: parses options, runs a command, prints its result and sets the exit code."""

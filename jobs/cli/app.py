@@ -1,4 +1,4 @@
-"""Which commands are there, and what do they print?"""
+"""The `winback` command line: the command group, most commands, and the exit codes of errors."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from jobs.signals import interruptible
 
 
 class Commands(click.Group):
-    """The job's own commands, and those of rooms that the job does not import."""
+    """The commands of jobs/, and those that other packages register as entry points."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Name them all."""
+        """Return the names of all commands."""
         return sorted({*super().list_commands(ctx), *(e.name for e in entry_points(group="winback.commands"))})
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """Load one; a room whose libraries are not installed says which one is missing when it is called."""
+        """Load a command. If its libraries are not installed, calling it names the missing one."""
         own = super().get_command(ctx, name)
         if own:
             return own
@@ -49,7 +49,7 @@ class Commands(click.Group):
 
 
 def _absent(name: str, missing: str) -> click.Command:
-    """A command that says why it is not there."""
+    """Return a command whose only effect is an error that names the missing library."""
 
     @click.command(name, short_help="(not installed here)", context_settings={"ignore_unknown_options": True})
     @click.argument("arguments", nargs=-1)
@@ -64,7 +64,7 @@ def _absent(name: str, missing: str) -> click.Command:
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="winback")
 def cli() -> None:
-    """Score the users who left unfinished, decide who may get a voucher, keep the CRM in step.
+    """Score the users who left unfinished, decide who may get a voucher, keep the CRM up to date.
 
     \b
     winback load --events events.parquet --users users.parquet
@@ -75,7 +75,7 @@ def cli() -> None:
 
 
 def _files(option: str, table: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """An option that may be given several times, each a file, a folder or a pattern."""
+    """Return an option that may be repeated; each value is a file, a folder or a pattern."""
     told = f"Parquet or CSV of {table}: a file, a folder, or a pattern in quotes. May be given again."
     return click.option(option, multiple=True, type=click.Path(path_type=Path), help=told)
 
@@ -95,13 +95,13 @@ def load(
     set_aside: Path | None,
     is_json: bool,
 ) -> None:
-    """Load raw data; all of it or nothing, and the same file twice changes nothing.
+    """Load raw data: all of it or nothing. Loading the same file twice changes nothing.
 
     \b
     winback load --events events.parquet --users users.csv
     winback load --events day1/ --events 'day2/*.csv.gz' --set-aside refused.csv
     """
-    from jobs.upkeep.load import load_files  # noqa: PLC0415 - commands import what they need: `--help` stays fast
+    from jobs.upkeep.load import load_files  # noqa: PLC0415 - commands import what they need, so that `--help` is fast
 
     files = {
         name: paths for name, paths in (("events", events), ("users", users), ("redemptions", redemptions)) if paths
@@ -119,7 +119,7 @@ def load(
 @click.option("--until", type=DateTimeParam(), required=True, help="History is what was loaded before this time.")
 @as_json
 def backfill(until: datetime, is_json: bool) -> None:
-    """Take history in as one epoch; nothing is decided and nothing sent.
+    """Build history as one epoch; decides and sends nothing.
 
     \b
     winback backfill --until 2026-06-01
@@ -132,12 +132,12 @@ def backfill(until: datetime, is_json: bool) -> None:
 @cli.command()
 @click.option("--until", type=DateTimeParam(), help="End of the run window; default: now minus the safety lag.")
 @click.option(
-    "--dry-run", is_flag=True, help="Build, score, decide and rehearse the sync, but commit and send nothing."
+    "--dry-run", is_flag=True, help="Build, score, decide and simulate the sync, but commit and send nothing."
 )
 @click.option(
     "--accept-audience",
     is_flag=True,
-    help="Send although the audience has collapsed: you have looked, and it is right.",
+    help="Send although the audience has collapsed. Use it only after you have checked that this is right.",
 )
 @as_json
 def hourly(until: datetime | None, dry_run: bool, accept_audience: bool, is_json: bool) -> None:
@@ -160,7 +160,7 @@ def hourly(until: datetime | None, dry_run: bool, accept_audience: bool, is_json
     except RunInProgressError as busy:
         if not busy.is_hourly:
             raise
-        # Not a failure: the run that holds the data does the work of this one.
+        # Not a failure: the run that holds the data does the same work.
         _say("info", str(busy))
         if is_json:
             click.echo(json.dumps({"skipped": str(busy)}))
@@ -172,11 +172,11 @@ def hourly(until: datetime | None, dry_run: bool, accept_audience: bool, is_json
 @cli.command()
 @as_json
 def nightly(is_json: bool) -> None:
-    """Build once more what arrived within the last days, so that lost or altered rows come right; decides and sends nothing.
+    """Rebuild what arrived within the last days, to correct lost or altered rows; decides and sends nothing.
 
     \b
     winback nightly
-    winback nightly && winback hourly     (in place of one hour's run: never run the two at once)
+    winback nightly && winback hourly     (in place of one hourly run: never run the two at the same time)
     """
     from jobs.upkeep.nightly import nightly as run  # noqa: PLC0415
 
@@ -184,10 +184,10 @@ def nightly(is_json: bool) -> None:
 
 
 @cli.command()
-@click.option("--percent", type=click.IntRange(1, 100), default=1, show_default=True, help="How many of the users.")
+@click.option("--percent", type=click.IntRange(1, 100), default=1, show_default=True, help="Percentage of the users.")
 @as_json
 def audit(percent: int, is_json: bool) -> None:
-    """Rebuild a sample of users from the raw events in one go, and compare it with what the hours have built.
+    """Rebuild a sample of users from the raw events in one pass, and compare it with the tables that hourly runs built.
 
     \b
     winback audit
@@ -223,7 +223,7 @@ def status(is_json: bool) -> None:
 @click.argument("action", type=click.Choice(["list", "retry"]), default="list")
 @as_json
 def dead_letters(action: str, is_json: bool) -> None:
-    """List the users the CRM rejected, by reason, or have the next run try them again.
+    """List the users that the CRM rejected, by reason, or send them again with the next run.
 
     \b
     winback dead-letters
@@ -240,10 +240,10 @@ def dead_letters(action: str, is_json: bool) -> None:
 
 
 class RedactedArgsCommand(click.Command):
-    """A command whose arguments are never repeated in an error."""
+    """A command whose errors never repeat its arguments, which are personal data."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the arguments."""
+        """Parse the arguments."""
         try:
             return super().parse_args(ctx, args)
         except click.UsageError:
@@ -256,15 +256,15 @@ class RedactedArgsCommand(click.Command):
 
 @cli.command(cls=RedactedArgsCommand)
 @click.argument("user")
-@click.option("--yes", "is_certain", is_flag=True, help="Do not ask on the terminal whether you are certain.")
+@click.option("--yes", "is_certain", is_flag=True, help="Do not ask for confirmation on the terminal.")
 @as_json
 def erase(user: str, is_certain: bool, is_json: bool) -> None:
-    """Erase a user: nothing is decided or sent of them any more, and their rows and their profile in the CRM are deleted.
+    """Erase a user: delete their rows and their profile in the CRM, and never decide or send anything for them again.
 
     \b
     winback erase USER
     winback erase USER --yes --json
-    Again, it finishes what was left. Exit codes: 0 done, 1 not all is deleted yet: run it again, 2 configuration or contract.
+    Run it again to finish what is left. Exit codes: 0 done, 1 not all is deleted yet: run it again, 2 configuration or contract.
     """
     from jobs.erasure.erase import erase as run  # noqa: PLC0415
 
@@ -272,8 +272,10 @@ def erase(user: str, is_certain: bool, is_json: bool) -> None:
         raise click.UsageError("The user's id is empty.")
     if not is_certain:
         if not sys.stdin.isatty():
-            raise click.UsageError("Nobody is there to be asked. If you are certain, add --yes: it cannot be undone.")
-        click.confirm("Erase this user here and in the CRM? It cannot be undone.", abort=True, err=True)
+            raise click.UsageError(
+                "Cannot ask for confirmation: stdin is not a terminal. Pass --yes to erase; this cannot be undone."
+            )
+        click.confirm("Erase this user here and in the CRM? This cannot be undone.", abort=True, err=True)
 
     problem = run_command(is_json, with_context(lambda context: run(context, user)), screens.erased).problem
     if problem:
@@ -283,12 +285,12 @@ def erase(user: str, is_certain: bool, is_json: bool) -> None:
 @cli.command()
 @as_json
 def doctor(is_json: bool) -> None:
-    """Check everything a run needs and say what to grant, create or correct; changes nothing.
+    """Check everything that a run needs and show what to grant, create or correct; changes nothing.
 
     \b
     winback doctor
     winback doctor --json
-    Exit codes: 0 nothing failed, 2 something did: what to do is told.
+    Exit codes: 0 no check failed, 2 a check failed; the output shows what to do.
     """
     from jobs.doctor import run as doctors  # noqa: PLC0415
 
@@ -308,11 +310,11 @@ for command in (*model_commands.ALL, *upkeep_commands.ALL):
 
 
 def main() -> None:
-    """Run the command line; errors become a sentence and an exit code."""
+    """Run the command line; an error becomes a message and an exit code."""
     with interruptible() as signals:
         try:
             sys.exit(_exit_code(signals))
-        except KeyboardInterrupt:  # while it was saying why
+        except KeyboardInterrupt:  # interrupted again while it printed the error
             sys.exit(1)
 
 
@@ -321,16 +323,16 @@ def _exit_code(signals: list[signal.Signals]) -> int:
         cli(standalone_mode=False)
     except click.exceptions.Exit as leave:
         return leave.exit_code
-    except BaseException as error:  # noqa: BLE001 - an interruption, too, is told in words
+    except BaseException as error:  # noqa: BLE001 - an interruption gets a message, too
         if signals:
-            _say("error", f"Stopped by {signals[0].name}. Nothing is half done: run it again.")
+            _say("error", f"Stopped by {signals[0].name}. Nothing is left half done. Run it again.")
             return 1
         return _told(error)
     return 0
 
 
 def _told(error: BaseException) -> int:
-    """Say what went wrong, and return the exit code."""
+    """Print the error, and return the exit code."""
     if isinstance(error, click.Abort):
         _say("info", "Nothing was done.")
         return 1
@@ -342,14 +344,16 @@ def _told(error: BaseException) -> int:
         return error.exit_code
     if not isinstance(error, Exception):
         raise error
-    # The last resort: say where, but not what, for it may quote a user's data.
+    # Unexpected error: print its place, but not its text, because the text may quote a user's data.
     places = [
         f
         for f in traceback.extract_tb(error.__traceback__)
         if Path(f.filename).is_relative_to(Path(__file__).parents[2])
     ]
     where = f"{Path(places[-1].filename).name}:{places[-1].lineno}" if places else "an unknown place"
-    hint = "Nothing is half done; running again is safe. WINBACK_DEBUG=1 shows more, perhaps with users' data."
+    hint = (
+        "Nothing is left half done; running again is safe. WINBACK_DEBUG=1 shows more, which may include users' data."
+    )
     if os.environ.get("WINBACK_DEBUG", "").lower() in ("1", "true", "yes"):
         traceback.print_exception(error)
     _say("error", f"Unexpected {type(error).__name__} at {where}. {hint}")

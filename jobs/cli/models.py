@@ -1,4 +1,4 @@
-"""Which commands make a model, judge it, and bring it into use?"""
+"""Commands that build training examples, and train, evaluate, promote and roll back models."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ until_option = click.option(
 @until_option
 @as_json
 def examples(until: datetime | None, is_json: bool) -> None:
-    """Build and test the examples that a model would learn from, and show what they hold; trains nothing.
+    """Build and test the training examples, and show a summary; trains nothing.
 
     \b
     winback examples
     winback examples --until 2026-06-01 --json
     Exit codes: 0 built, 1 failed and safe to retry, 2 configuration, contract, or no example yet.
     """
-    from jobs.models.dataset import examples as run  # noqa: PLC0415 - commands import what they need: `--help` stays fast
+    from jobs.models.dataset import examples as run  # noqa: PLC0415 - commands import what they need, so that `--help` is fast
 
     run_command(is_json, with_context(lambda context: run(context, until)), model_screens.built)
 
@@ -48,12 +48,12 @@ def train(until: datetime | None, is_json: bool) -> None:
 @until_option
 @as_json
 def evaluate(until: datetime | None, is_json: bool) -> None:
-    """Judge the challenger against the champion on exits that neither learned from, and keep the verdict with it.
+    """Compare the challenger with the champion on exits that neither was trained on, and store the verdict with the challenger.
 
     \b
     winback evaluate
     winback evaluate --json
-    Exit codes: 0 judged, whatever the verdict, 1 failed and safe to retry, 2 configuration or contract.
+    Exit codes: 0 compared, whatever the verdict, 1 failed and safe to retry, 2 configuration or contract.
     """
     from jobs.models.evaluate import evaluate as run  # noqa: PLC0415
 
@@ -62,15 +62,15 @@ def evaluate(until: datetime | None, is_json: bool) -> None:
 
 @click.command()
 @click.argument("version", required=False)
-@click.option("--force", is_flag=True, help="Without a verdict, or against it.")
+@click.option("--force", is_flag=True, help="Promote without a verdict, or against it.")
 @as_json
 def promote(version: str | None, force: bool, is_json: bool) -> None:
-    """Make the challenger, or a version, the champion if its verdict says that it is better; the next run uses it.
+    """Make the challenger, or a version, the champion if its verdict is that it is better; the next run uses it.
 
     \b
     winback promote
     winback promote 20260601T100000Z-1a2b3c4d --force
-    Exit codes: 0 done, 1 the registry did not answer, 2 configuration or contract, 4 no challenger, or one that is no better.
+    Exit codes: 0 done, 1 the registry did not respond, 2 configuration or contract, 4 no challenger, or it is not better.
     """
     from jobs.models.lifecycle import promote as run  # noqa: PLC0415
 

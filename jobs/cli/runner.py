@@ -1,4 +1,4 @@
-"""How does a command read its words, act, and answer: a sentence for a person, or one object for a program?"""
+"""Runs a command: parses its options, calls it, and prints a text for people or one JSON object for programs."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ as_json = click.option("--json", "is_json", is_flag=True, help="One machine-read
 
 
 class DateTimeParam(click.ParamType["datetime"]):
-    """A time: 2026-06-01, 2026-06-01T10:00, or with a zone; without one it is UTC."""
+    """A time: 2026-06-01, 2026-06-01T10:00, or with a time zone; without one it is UTC."""
 
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Return an aware UTC datetime."""
+        """Return a timezone-aware datetime in UTC."""
         try:
             moment = datetime.fromisoformat(value)
         except (TypeError, ValueError):
-            self.fail(f"{value!r} is no time; write 2026-06-01T10:00 or 2026-06-01T10:00+02:00", param, ctx)
+            self.fail(f"{value!r} is not a valid time; write 2026-06-01T10:00 or 2026-06-01T10:00+02:00", param, ctx)
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def run_command(is_json: bool, act: Callable[[Settings, Any], Any], show: Callable[[Console, Any], None]) -> Any:
-    """Read the settings, act, and print the answer: one object, or something a person likes to read."""
+    """Read the settings, run the command, and print its result as JSON or as text for people."""
     settings = read_settings()
     reporter = make_reporter()
     try:
@@ -44,10 +44,10 @@ def run_command(is_json: bool, act: Callable[[Settings, Any], Any], show: Callab
 
 
 def with_context(act: Callable[[Any], Any]) -> Callable[[Settings, Any], Any]:
-    """Have `act` be given an open house, which is closed after it."""
+    """Wrap `act` so that it gets an open job context, which is closed afterwards."""
 
     def run(settings: Settings, reporter: Any) -> Any:
-        from jobs.context import open_context  # noqa: PLC0415 - the warehouse's libraries: `--help` stays fast
+        from jobs.context import open_context  # noqa: PLC0415 - imports the warehouse's libraries; `--help` stays fast
 
         with open_context(settings, reporter=reporter) as context:
             return act(context)
@@ -56,7 +56,7 @@ def with_context(act: Callable[[Any], Any]) -> Callable[[Settings, Any], Any]:
 
 
 def print_answer(answer: Any, is_json: bool, show: Callable[[Console, Any], None]) -> None:
-    """Print it."""
+    """Print a result as JSON, or with `show`."""
     if is_json:
         click.echo(json.dumps(_plain(answer), ensure_ascii=False))
     else:

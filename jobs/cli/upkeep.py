@@ -1,4 +1,4 @@
-"""Commands that put a warehouse in order."""
+"""Commands that repair, migrate and compact a warehouse."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from core.settings import Settings
 from jobs.cli.runner import as_json, run_command, with_context
 from jobs.output import runs as screens
 
-if TYPE_CHECKING:  # it brings the warehouse's libraries: `--help` stays fast
+if TYPE_CHECKING:  # imports the warehouse's libraries; `--help` stays fast
     from jobs.upkeep.migrate import Migrated
 
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # it brings the warehouse's libraries: `--help` stays fast
 @click.option("--dry-run", is_flag=True, help="Show what would be repaired, and change nothing.")
 @as_json
 def repair_watermark(dry_run: bool, is_json: bool) -> None:
-    """Put the watermark back after a run whose clock was ahead; its decisions stay made, and nothing is sent.
+    """Put the watermark back after a run whose clock was ahead; its decisions are kept, and nothing is sent.
 
     \b
     winback repair-watermark --dry-run
@@ -40,8 +40,8 @@ def migrate(dry_run: bool, is_json: bool) -> None:
     \b
     winback migrate --dry-run
     winback migrate
-    Copy the warehouse first: an older version cannot use it afterwards. If it is killed, run it again: it goes on.
-    Exit codes: 0 done or nothing to do, 1 failed and safe to retry, 2 configuration, contract, or a run is at work.
+    Copy the warehouse first: an older version cannot use it afterwards. If it is killed, run it again: it continues.
+    Exit codes: 0 done or nothing to do, 1 failed and safe to retry, 2 configuration, contract, or a run is in progress.
     """
     from jobs.context import open_context  # noqa: PLC0415
     from jobs.upkeep.migrate import migrate as run  # noqa: PLC0415
@@ -61,7 +61,7 @@ def migrate(dry_run: bool, is_json: bool) -> None:
 @click.command()
 @as_json
 def compact(is_json: bool) -> None:
-    """Write the DuckDB file anew, so that no byte of deleted rows is left in it; for after an erasure, with no run at work.
+    """Rewrite the DuckDB file, so that no byte of deleted rows is left in it. Use it after an erasure, while no run is active.
 
     \b
     winback compact

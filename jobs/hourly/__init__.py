@@ -1,1 +1,1 @@
-"""One run: window, features, score, decide, commit, audience, sync, report."""
+"""The run: build features, score, decide, commit, build the audience, sync, report."""

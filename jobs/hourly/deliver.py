@@ -1,4 +1,4 @@
-"""How does a run bring the CRM what differs: build the audience, send, fold what was said, erase whom an erasure overtook?"""
+"""Delivery to the CRM: build the audience, send the differences, fold the outcomes, repeat overtaken erasures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from warehouse import ledger
 def make_sync_plan(
     context: JobContext, run_id: str, epoch: ledger.Epoch, started: float, last_audience: int | None
 ) -> Plan:
-    """How far the run may go, which began at `started` by the house's monotonic clock."""
+    """Return the limits of the sync for a run that began at `started` (monotonic clock of the context)."""
     settings = context.settings
     seconds_left = started + settings.run_deadline_seconds - context.monotonic()
     return Plan(
@@ -40,9 +40,9 @@ def make_sync_plan(
 def deliver(
     context: JobContext, held: LeaseGuard, transform: Transform, plan: Plan, started_at: datetime
 ) -> tuple[SyncCounts, WinbackError | None]:
-    """Bring the audience up to date, send what differs, and fold what the CRM said.
+    """Update the audience, send the differences, and fold the outcomes that the CRM returned.
 
-    Raises: DeadlineExceededError when a signal stopped it: what was acknowledged is logged, and the next run does the rest.
+    Raises: DeadlineExceededError if a signal stopped the sync. Acknowledged rows are logged, and the next run sends the rest.
     """
     context.reporter.step("Building the audience", epoch=plan.epoch)
     held.keep()
@@ -57,7 +57,7 @@ def deliver(
             try:
                 held.keep()
             except RetryableError as lost:
-                # No further batch, but what is under way ends and is logged: else nobody would know what the CRM was told.
+                # Send no further batch. The current one ends and is logged, so that the log shows what the CRM received.
                 plan.run.stop(str(lost))
 
         return done
@@ -69,13 +69,13 @@ def deliver(
         plan.run.check()
     if counts.delivered or counts.rejected:
         transform.build("acknowledged")
-    # Whom an erasure overtook while a batch was under way, the CRM has anew.
+    # A batch in flight may have re-created users who were erased meanwhile; erase them again.
     re_erase_recent(context, started_at, Deadline(plan.run_id, CRM_SECONDS, clock=context.monotonic))
     return counts, stopped
 
 
 def rehearse(context: JobContext, plan: Plan) -> tuple[SyncCounts, WinbackError | None]:
-    """Take the sync's path with a CRM that says yes to everything, and write nothing."""
+    """Run the sync with a destination that accepts everything, and write nothing."""
     if not context.warehouse.exists("marts", "crm_pending"):
         return SyncCounts(), None
 

@@ -1,4 +1,4 @@
-"""How does a run hold the lease while it works, and let go of it at the end?"""
+"""Lease guard: renews the lease while a run works, and releases or expires it at the end."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from core.errors import WinbackError
 from jobs.context import JobContext
 from warehouse import lease as leases
 
-# A run may outlive its sending deadline by so much: the audience of the next hour, the log, the report.
+# A run may take this much longer than its sending deadline, for the audience, the log and the report.
 _BEYOND_DEADLINE = timedelta(minutes=15)
 
 
 @dataclass
 class LeaseGuard:
-    """A lease that is kept while work goes on. `build_from` is where the run's build must begin, UTC."""
+    """A lease that is renewed while a run works. `build_from` (UTC) is where the build of the run must begin."""
 
     context: JobContext
     build_from: datetime
@@ -29,9 +29,9 @@ class LeaseGuard:
         self._length = timedelta(seconds=self.context.settings.lease_seconds)
 
     def keep(self) -> None:
-        """Renew the lease once a third of it has passed; called wherever work comes up for air.
+        """Renew the lease once a third of it has passed; call it between steps and between batches.
 
-        Raises: RetryableError when another run took over.
+        Raises: RetryableError if another run took over.
         """
         now = self.context.now()
         if self.lease and self._length and now >= self.lease.taken_at + self._length / 3:
@@ -40,12 +40,12 @@ class LeaseGuard:
 
 @contextmanager
 def leased(context: JobContext, run_id: str, window_from: datetime) -> Iterator[LeaseGuard]:
-    """Hold the lease for a run whose window begins at `window_from`, UTC, and give it back when the run came to a good end.
+    """Hold the lease for a run whose window begins at `window_from`, UTC, and release it when the run succeeded.
 
-    It merely ends when the run failed, or when another run may have written meanwhile (`may_have_interleaved`): the next run then
-    builds again from where this one began. Where the warehouse lets one process in at a time there is nothing to lease.
+    If the run failed, or another run may have written meanwhile (`may_have_interleaved`), the lease only expires. The next run
+    then rebuilds from where this one began. A warehouse that allows one process at a time needs no lease.
 
-    Raises: RunInProgressError while another run has it.
+    Raises: RunInProgressError while another run holds the lease.
     """
     if context.warehouse.is_exclusive:
         yield LeaseGuard(context, window_from)
@@ -58,7 +58,7 @@ def leased(context: JobContext, run_id: str, window_from: datetime) -> Iterator[
     try:
         yield held
     except BaseException:
-        # It failed, but it is over: nobody need wait for it. What it left is the next run's to build again.
+        # The run failed. Expire the lease now, so that the next run can start and rebuild.
         _expire(held)
         raise
     if held.may_have_interleaved:
@@ -68,9 +68,9 @@ def leased(context: JobContext, run_id: str, window_from: datetime) -> Iterator[
 
 
 def _expire(held: LeaseGuard) -> None:
-    """Have the lease end now, where the warehouse still answers."""
+    """End the lease now, if the warehouse still responds."""
     try:
         if held.lease:
             leases.renew(held.context.warehouse, held.lease, held.context.now(), timedelta(0))
     except WinbackError:
-        return  # it runs out by itself
+        return  # it expires by itself

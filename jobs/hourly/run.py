@@ -1,7 +1,7 @@
-"""One run: window, features, score, decide, commit, audience, sync, report.
+"""The run: build features, score, decide, commit, build the audience, sync, report.
 
-Killed anywhere, the next run continues from the tables alone: nothing counts before `ops.runs` has the epoch's row, and every
-step after that is taken again from what the last report says was done.
+After a crash at any point the next run continues from the tables alone. Nothing counts before `ops.runs` has the row of the
+epoch. Every later step is repeated, starting from the last report.
 """
 
 from __future__ import annotations
@@ -30,13 +30,15 @@ from warehouse.tables import DECISIONS
 
 @dataclass(frozen=True)
 class IngestedEvents:
-    """Events loaded in the window. Late: after their session had been closed by the gap; too late: they change no session.
+    """Counts of events loaded in the window. Late events arrived after the gap had closed their session.
 
-    `sharing_id` have the id of another user's, name's or day's event, and count; `differing` are copies that contradict the copy
-    that arrived first, and do not. `users_session_too_long` is of users: those set aside for a session past the maximum.
-    `profiles_late` are versions of profiles that came more than max_lateness_days after they were written, `withdrawals_late`
-    those among them that take consent away.
-    `set_aside` lack event_id, user_id or occurred_at, and are not among the others.
+    Too late events change no session.
+
+    `sharing_id` events have the id of another event with a different user, name or day, and are used. `differing` events are
+    copies that contradict the first copy, and are ignored. `users_session_too_long` counts users set aside because of a session
+    above the maximum. `profiles_late` counts profile versions that came more than max_lateness_days after they were written;
+    `withdrawals_late` counts those of them that withdraw consent. `set_aside` events lack event_id, user_id or occurred_at, and
+    no other count includes them.
     """
 
     events: int = 0
@@ -52,9 +54,9 @@ class IngestedEvents:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run did. `stopped` says why it left early, and its exit code says what to do.
+    """The result of a run. `stopped` is the error that ended it early, with its exit code.
 
-    `model_fallback` says why the model is the last verified one on disk, where the registry could not be asked.
+    `model_fallback` is the reason why the run used the last verified model on disk: the registry was unreachable.
     """
 
     run_id: str
@@ -72,8 +74,8 @@ class Result:
     stopped: WinbackError | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """One machine-readable object."""
-        # Without the error: asdict copies what it holds, and not every error can be copied.
+        """Return the result for JSON."""
+        # Without the error, because asdict copies every value and some errors cannot be copied.
         plain = asdict(replace(self, stopped=None)) | {"stopped": str(self.stopped) if self.stopped else None}
         return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in plain.items()}
 
@@ -83,16 +85,16 @@ def hourly(
 ) -> Result:
     """Run once, up to `until` (UTC; default now minus the safety lag, to the minute).
 
-    A dry run builds, scores and decides, but commits nothing; of what was pending before it says what would be sent. A person who
-    has looked may accept an audience that has collapsed.
+    A dry run builds, scores and decides, but commits nothing; it shows what would be sent of the rows that were already pending.
+    With `accept_audience` the sync accepts an audience that has collapsed; a person must have checked it.
 
     Raises: ContractError (no history, `until` before the watermark, no model, broken contract), WatermarkAheadError,
-    RetryableError (a failing build).
+    RetryableError (a failed build).
     """
     started_at, started = context.now(), context.monotonic()
     _, last = committed(context)
     until = end_of_window(context, until, last, started_at)
-    # A run that waits for this one's lease reads from its id whether this one does the work of an hour (warehouse/lease.py).
+    # Another run that waits for the lease reads from this id whether this is an hourly run (warehouse/lease.py).
     name = "dry-run" if dry_run else f"{started_at:%Y%m%dT%H%M%SZ}"
     run = Run(f"{last.epoch + 1:08d}-{name}-{uuid.uuid4().hex[:8]}", last.epoch + 1, until)
     with leased(context, run.run_id, last.window_until) as held:
@@ -106,19 +108,19 @@ def hourly(
             try:
                 scoring, model_version, fallback = _score(context, run)
             except ContractError:
-                held.keep()  # overtaken amid it, it saw another run's candidates: then that is what to tell
+                held.keep()  # if another run took the lease, report that: the contract error is a symptom
                 raise
             held.keep()
             if dry_run:
                 context.warehouse.discard(DECISIONS, run_id=run.run_id, decided_at=until)
-                held.may_have_interleaved = window.from_at < last.window_until  # it builds no audience
+                held.may_have_interleaved = window.from_at < last.window_until  # a dry run builds no audience
             else:
                 shadow = shadow_run(context, run, model_version)
                 held.keep()
                 epoch = _commit(context, run, last, scoring, model_version)
                 held.may_have_interleaved = epoch.run_id != run.run_id
         elif window.from_at < last.window_until:
-            held.may_have_interleaved = True  # what an earlier run left half done still is: no window, no build
+            held.may_have_interleaved = True  # no new window and no build: what an earlier run left is not rebuilt yet
         plan = make_sync_plan(
             context, run.run_id, epoch, started, None if accept_audience else ledger.last_audience(context.warehouse)
         )
@@ -141,7 +143,7 @@ def hourly(
         if not dry_run:
             _report(context, result, started_at)
     told = result.as_dict()
-    told["sync"].pop("samples")  # for the person who asked for a dry run, not for the log: they hold a user's values
+    told["sync"].pop("samples")  # samples hold values of users: show them on the terminal, never in the log
     context.reporter.report(**told)
     return result
 
@@ -181,7 +183,7 @@ def _commit(
 
 
 def _arrivals(context: JobContext, window: Window) -> IngestedEvents:
-    """What the build of the window counted; nothing when nothing was built."""
+    """Return the counts that the build of the window wrote, or zeros if nothing was built."""
     if window.until_at == window.arrivals_from:
         return IngestedEvents()
     sql = f"""
@@ -214,7 +216,7 @@ def _report(context: JobContext, result: Result, started_at: datetime) -> None:
             count_suppressed=sum(result.sync.suppressed.values()),
             count_unchanged=result.sync.unchanged,
             stopped_because=str(result.stopped) if result.stopped else None,
-            # Of a run that the breaker stopped nothing is learned: the next is compared with the one before.
+            # The audience of a run that the circuit breaker stopped is not a baseline: the next run compares with the run before.
             count_audience=None if isinstance(result.stopped, CircuitOpenError) else result.sync.audience,
         ),
     )

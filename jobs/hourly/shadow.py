@@ -1,4 +1,4 @@
-"""Does the challenger score this run's exits beside the champion? If it can; a run never fails for it."""
+"""Shadow scoring: the challenger scores the exits of a run too. A failure here never stops the run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from warehouse.tables import SHADOW_SCORES
 
 @dataclass(frozen=True)
 class ShadowResult:
-    """What became of the challenger's scores in a run. `problem`: why there are none; without a challenger there need be none."""
+    """Result of shadow scoring. `problem` is the reason why a challenger has no scores; without a challenger it is None."""
 
     model_version: str | None
     scored: int = 0
@@ -24,9 +24,9 @@ class ShadowResult:
 
 
 def shadow_run(context: JobContext, run: Run, champion: str) -> ShadowResult | None:
-    """Log the challenger's scores of the exits that `champion` has just scored; None where the settings do not ask for it.
+    """Log the challenger's scores of the exits that `champion` has just scored; returns None if the setting is off.
 
-    Whatever goes wrong is told once and is in the answer: an absent or altered bundle, a broken contract, one score for all.
+    A problem is logged once and is in the result: a missing or altered bundle, a broken contract, the same score for all exits.
     """
     if not context.settings.shadow:
         return None
@@ -41,13 +41,13 @@ def shadow_run(context: JobContext, run: Run, champion: str) -> ShadowResult | N
         return ShadowResult(version, shadow(context.warehouse, model, run))
     except WinbackError as error:
         problem = str(error)
-    except Exception as error:  # noqa: BLE001 - nothing of the challenger may stop the run; the text may quote users' data
+    except Exception as error:  # noqa: BLE001 - no error of the challenger may stop the run; its text may quote users' data
         problem = f"It failed with {type(error).__name__}."
     context.reporter.warn("The challenger did not score this run", model_version=version, problem=problem)
     return ShadowResult(version, 0, problem)
 
 
 def discard_shadow(context: JobContext, run: Run) -> None:
-    """Remove what was staged by a run that will not commit."""
+    """Remove the rows staged by a run that will not commit."""
     if context.settings.shadow:
         context.warehouse.discard(SHADOW_SCORES, run_id=run.run_id, scored_at=run.decided_at)

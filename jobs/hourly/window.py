@@ -1,4 +1,4 @@
-"""Which hours does a run take in, and from where must its tables be built?"""
+"""Run window: which hours a run reads, and from where it must rebuild the tables."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from warehouse import ledger
 
 
 def end_of_window(context: JobContext, until: datetime | None, last: ledger.Epoch, started_at: datetime) -> datetime:
-    """The end of the run window, UTC: as asked for, or now minus the safety lag, to the minute.
+    """Return the end of the run window, UTC: `until`, or now minus the safety lag, to the minute.
 
-    Raises: ContractError when it lies before the watermark or in the future.
+    Raises: ContractError if it is before the watermark or in the future.
     """
     if until is None:
         lagged = started_at - timedelta(seconds=context.settings.safety_lag_seconds)
         until = max(lagged.replace(second=0, microsecond=0), last.window_until)
     if until < last.window_until:
         raise ContractError(
-            f"Until {until:%Y-%m-%d %H:%M} lies before the watermark {last.window_until:%Y-%m-%d %H:%M}: that hour is decided."
+            f"Until {until:%Y-%m-%d %H:%M} lies before the watermark {last.window_until:%Y-%m-%d %H:%M}: "
+            "that hour is already decided."
         )
     if until > last.window_until:
         not_in_the_future(context, until)
@@ -30,11 +31,11 @@ def end_of_window(context: JobContext, until: datetime | None, last: ledger.Epoc
 
 
 def window_to_build(context: JobContext, build_from: datetime, last: ledger.Epoch, until: datetime) -> Window:
-    """What to build: from the watermark, or from where a run began that did not come to a good end; times UTC.
+    """Return the window to build: from the watermark, or from the start of a run that did not finish cleanly; times UTC.
 
-    After a night that found events which no window had taken in, from the earliest of those: exits among them are not decided
-    yet. The first run after a night also looks again at all news of users within the days that a night searches: a withdrawal
-    of consent may have become visible late, too.
+    If the nightly found events that no window had read, the build begins at the earliest of them, because exits among them are
+    not decided yet. The first run after a nightly also reads all profiles and redemptions of the days that the nightly searches,
+    because a withdrawal of consent may have become visible late.
     """
     first = ledger.first_epoch(context.warehouse) or last
     reported = ledger.last_report(context.warehouse)
@@ -49,7 +50,7 @@ def window_to_build(context: JobContext, build_from: datetime, last: ledger.Epoc
         from_at = min(from_at, missed_from)
     night = last_night(context.warehouse)
     if night and night.window_until >= last.window_until:
-        # Profiles and redemptions may become visible late as well, and nothing tells which of them a run has read.
+        # Profiles and redemptions may become visible late as well, and no record shows which of them a run has read.
         profiles_from = min(profiles_from, from_at, last.window_until - timedelta(days=context.settings.catch_up_days))
     return Window(
         from_at=from_at,
@@ -58,11 +59,11 @@ def window_to_build(context: JobContext, build_from: datetime, last: ledger.Epoc
         profiles_from=profiles_from,
         fold_from_epoch=fold_from_epoch,
         arrivals_from=last.window_until,
-        # Whatever is not folded yet was attempted after that run began. A day: clocks of two machines may differ.
+        # Everything that is not folded yet was attempted after that run began. One day, because clocks may differ.
         fold_from_at=_began(reported, context.now()) - timedelta(days=1) if reported else UNIX_EPOCH,
     )
 
 
 def _began(reported: ledger.Report, now: datetime) -> datetime:
-    """When a run began. By a clock that was ahead it began later than now: at the end of its window it had not begun yet."""
+    """Return when a run began. If its clock was ahead, return the end of its window, which was before the start."""
     return reported.started_at if reported.started_at <= now else min(reported.window_until, now)

@@ -1,1 +1,1 @@
-"""Models in use: dataset, training, evaluation, promotion, choice of the champion."""
+"""Life cycle of models: training examples, training, evaluation, promotion, rollback."""

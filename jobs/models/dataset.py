@@ -1,4 +1,4 @@
-"""What do models learn from and get judged on: matured examples from dbt, and whatever of training is installed?"""
+"""Training examples, which dbt builds from matured exits, and the loader of the installed training package."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from scoring.features import FeatureContract
 from scoring.features_file import load_contract
 
 MART = "fct_training_examples"
-# As known today, where the examples hold features as they were when the exit was first seen.
+# Features as known today; the examples hold them as they were when the exit was first seen.
 CURRENT_FEATURES = "fct_exit_features"
 CHUNK_ROWS = 65_536
 
 
 def installed(name: str) -> Callable[..., Any]:
-    """Return what training offers under the name: `train` or `evaluate`.
+    """Return the entry point of the training package with this name: `train` or `evaluate`.
 
-    Raises: ContractError where training is not installed.
+    Raises: ContractError if training is not installed.
     """
     found = list(entry_points(group="winback.training", name=name))
     if not found:
@@ -46,7 +46,7 @@ def installed(name: str) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class ChangedFeature:
-    """A feature, and of how many examples its value is known to be another today than when the exit was scored."""
+    """A feature, and the number of examples whose value today differs from the value at the time of scoring."""
 
     feature: str
     count_examples: int
@@ -54,10 +54,10 @@ class ChangedFeature:
 
 @dataclass(frozen=True)
 class Examples:
-    """What a model would learn from, as known by `until`; times UTC.
+    """Summary of the training examples as known by `until`; times UTC.
 
-    `unfinished_ratio` is of the untreated; treated examples are left out of training. `count_moved` examples, and the features in
-    `moved`, the most first, would have been scored otherwise had the events come in time.
+    `unfinished_ratio` is for untreated examples; training leaves out treated ones. `count_moved` examples have features that late
+    events changed after scoring; `moved` lists these features, the most frequent first.
     """
 
     until: datetime
@@ -72,9 +72,9 @@ class Examples:
 
 
 def examples(context: JobContext, until: datetime | None = None) -> Examples:
-    """Build the examples known by `until` (UTC; default and at most the watermark), with the tests dbt has for them.
+    """Build the examples known by `until` (UTC; default and at most the watermark), and run their dbt tests.
 
-    Raises: ContractError without history, when no exit has matured, or the table breaks the feature contract or a test.
+    Raises: ContractError without history, if no exit has matured, or if the table breaks the feature contract or a test.
     """
     contract, until = _build(context, until)
     contract.check_columns(context.warehouse.schema(f"select * from {_relation(context, MART)}"), MART)
@@ -110,12 +110,12 @@ def examples(context: JobContext, until: datetime | None = None) -> Examples:
 
 
 def build_examples(context: JobContext, until: datetime | None) -> tuple[pa.Table, datetime]:
-    """Build the examples known by `until` (UTC; default and at most the watermark); returns them and that moment.
+    """Build the examples known by `until` (UTC; default and at most the watermark); returns them and that time.
 
-    Raises: ContractError when nothing is backfilled, or a feature of the contract has no column yet.
+    Raises: ContractError if nothing is backfilled, or a feature of the contract has no column yet.
     """
     _, until = _build(context, until)
-    # Ordered, so that training again on the same rows gives the same model.
+    # Ordered, so that the same rows always give the same model.
     rows = context.warehouse.stream(f"select * from {_relation(context, MART)} order by exited_at, exit_id", CHUNK_ROWS)
     schema = context.warehouse.schema(f"select * from {_relation(context, MART)}")
     return pa.Table.from_batches(list(rows), schema=schema), until

@@ -1,4 +1,4 @@
-"""Is the challenger better than the champion? Both from the registry, judged on the later examples; the verdict stays with it."""
+"""Compares the challenger with the champion on the latest examples, and stores the verdict with the challenger."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from warehouse import ledger
 
 @dataclass(frozen=True)
 class NoChallenger:
-    """There was nobody to judge."""
+    """Result when there is no challenger to compare."""
 
     champion: str
     challenger: None = None
@@ -25,11 +25,11 @@ class NoChallenger:
 
 
 def evaluate(context: JobContext, until: datetime | None = None) -> Any:
-    """Judge the challenger on the examples known by `until` (UTC; default the watermark); returns training's verdict.
+    """Evaluate the challenger on the examples known by `until` (UTC; default the watermark); returns the verdict of training.
 
-    A verdict is no failure, whichever it is. It is kept as `verdict.json` with the challenger, in place of the one before.
+    No verdict is a failure. It is stored as `verdict.json` with the challenger and replaces an earlier one.
 
-    Raises: ContractError without history, a champion, whole bundles, or training; RegistryUnreachableError.
+    Raises: ContractError without history, a champion, complete bundles, or training; RegistryUnreachableError.
     """
     judge = installed("evaluate")
     ledger.history(context.warehouse, context.now())
@@ -37,7 +37,7 @@ def evaluate(context: JobContext, until: datetime | None = None) -> Any:
     champion, challenger = registry.resolve(CHAMPION), registry.resolve(CHALLENGER)
     if champion is None:
         raise ContractError(
-            "There is no champion to compare with. Train a model (winback train): the first becomes it."
+            "There is no champion to compare with. Train a model (winback train): the first one becomes the champion."
         )
     if challenger is None:
         return NoChallenger(champion)

@@ -1,7 +1,6 @@
-"""Which model does this run use, and how does another one come into use: train, promote, roll back?
+"""Choice of the champion for a run, and its replacement by training, promotion and rollback.
 
-Aliases are written in an order that leaves something sensible behind wherever it stops: the way back, the champion, the
-challenger.
+Aliases are written in this order: previous champion, champion, challenger. A crash in between leaves a valid state.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ VERDICT = "verdict.json"
 
 @dataclass(frozen=True)
 class PinnedModel:
-    """The bundle that a run has pinned. `fallback` says why it is the last verified one on disk, if it is."""
+    """The bundle that a run uses. `fallback` is the reason why it is the last verified one on disk, if it is."""
 
     bundle: Bundle
     fallback: str | None = None
@@ -30,7 +29,7 @@ class PinnedModel:
 
 @dataclass(frozen=True)
 class Promoted:
-    """Which version is the champion from now on, and which was before."""
+    """The new champion and the one before it."""
 
     champion: str
     before: str | None
@@ -38,7 +37,7 @@ class Promoted:
 
 @dataclass(frozen=True)
 class Aliases:
-    """What the registry's aliases stand for. `problem`: why it could not be asked; `on_disk`: the version used last here."""
+    """Versions behind the registry's aliases. `problem`: why it is unreachable; `on_disk`: the version last used here."""
 
     registry: str
     champion: str | None
@@ -49,15 +48,15 @@ class Aliases:
 
 
 def open_registry(settings: Settings) -> Registry:
-    """Return the registry that the settings name; nothing is asked yet."""
+    """Return the registry that the settings name, without a request to it."""
     return connect(settings.registry_uri, settings.models)
 
 
 def choose(settings: Settings) -> PinnedModel:
-    """Resolve the champion once, fetch and verify its bundle, and note it as the last that was verified here.
+    """Resolve the champion once, fetch and verify its bundle, and record it as the last verified one on this disk.
 
-    Raises: ContractError where there is no champion, or its bundle is not what was registered; RegistryUnreachableError where
-    nothing is on disk to fall back to.
+    Raises: ContractError if there is no champion, or its bundle differs from the registered one; RegistryUnreachableError if
+    there is no bundle on disk to fall back to.
     """
     registry = open_registry(settings)
     try:
@@ -68,9 +67,7 @@ def choose(settings: Settings) -> PinnedModel:
     except RegistryUnreachableError as error:
         last = bundles.champion(settings.models)
         if last is None:
-            raise type(error)(
-                f"{error} No bundle was verified on this disk before, so there is none to fall back to."
-            ) from None
+            raise type(error)(f"{error} There is no verified bundle on this disk to fall back to.") from None
         return PinnedModel(
             bundles.load_bundle(settings.models, last), f"{error} Used the last verified bundle on disk."
         )
@@ -79,7 +76,7 @@ def choose(settings: Settings) -> PinnedModel:
 
 
 def aliases(settings: Settings) -> Aliases:
-    """Look at the registry; changes nothing, and a registry that is down is no failure."""
+    """Read the aliases without changing anything; an unreachable registry is not an error."""
     shown = _shown(settings)
     try:
         on_disk = bundles.champion(settings.models)
@@ -99,7 +96,7 @@ def aliases(settings: Settings) -> Aliases:
 
 
 def register_trained(settings: Settings, version: str) -> str:
-    """Register a bundle that was trained, as the challenger, or as the champion where there is none; returns which it is."""
+    """Register a trained bundle as the challenger, or as the champion if there is none; returns its alias."""
     registry = open_registry(settings)
     registry.register(bundles.load_bundle(settings.models, version))
     champion = registry.resolve(CHAMPION)
@@ -115,8 +112,8 @@ def register_trained(settings: Settings, version: str) -> str:
 def promote(settings: Settings, version: str | None = None, *, force: bool = False) -> Promoted:
     """Make the challenger, or `version`, the champion; the next run uses it.
 
-    Raises: NothingToPromoteError without a challenger, or when the verdict is that it is no better; ContractError when there
-    is no verdict against the present champion, or the bundle is not whole; RegistryUnreachableError.
+    Raises: NothingToPromoteError without a challenger, or if the verdict is that it is not better; ContractError if there is no
+    verdict against the present champion, or the bundle is incomplete; RegistryUnreachableError.
     """
     registry = open_registry(settings)
     champion, challenger = registry.resolve(CHAMPION), registry.resolve(CHALLENGER)
@@ -143,7 +140,7 @@ def promote(settings: Settings, version: str | None = None, *, force: bool = Fal
 def rollback(settings: Settings) -> Promoted:
     """Make the previous champion the champion again; the next run uses it.
 
-    Raises: ContractError when there is none, or its bundle is not whole; RegistryUnreachableError.
+    Raises: ContractError if there is none, or its bundle is incomplete; RegistryUnreachableError.
     """
     registry = open_registry(settings)
     before, previous = registry.resolve(CHAMPION), registry.resolve(PREVIOUS)
@@ -159,7 +156,7 @@ def rollback(settings: Settings) -> Promoted:
 
 
 def _check_verdict(text: str | None, champion: str, version: str) -> None:
-    """Raises: NothingToPromoteError when it is no better; ContractError when nobody has judged it against this champion."""
+    """Raises: NothingToPromoteError if it is not better; ContractError if there is no verdict against this champion."""
     judge = f"Judge it (winback evaluate), or promote it unjudged: winback promote {version} --force"
     if text is None:
         raise ContractError(f"{version} has no verdict against the champion {champion}. {judge}")
@@ -170,21 +167,26 @@ def _check_verdict(text: str | None, champion: str, version: str) -> None:
     if not isinstance(verdict, dict) or not isinstance(verdict.get("is_better"), bool):
         raise ContractError(f"The verdict on {version} cannot be read. {judge}")
     if (verdict.get("champion"), verdict.get("challenger")) != (champion, version):
-        raise ContractError(f"The verdict on {version} is not about it and the present champion {champion}. {judge}")
+        raise ContractError(
+            f"The verdict on {version} does not compare it with the present champion {champion}. {judge}"
+        )
     if not verdict["is_better"]:
         raise NothingToPromoteError(
             f"{version} is not better than the champion {champion}: winback evaluate shows the numbers. "
-            f"To use it all the same: winback promote {version} --force"
+            f"To use it anyway: winback promote {version} --force"
         )
 
 
 def _note(models: Path, version: str) -> None:
-    """Raises: ContractError where the folder cannot be written to."""
+    """Record the version as the last verified one.
+
+    Raises: ContractError if the folder cannot be written to.
+    """
     try:
         if bundles.champion(models) == version:
             return
     except ContractError:
-        pass  # a damaged pointer is written anew
+        pass  # a damaged pointer is replaced
     try:
         bundles.point(models, bundles.CHAMPION, version)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""How does a model come about: matured examples from dbt, handed to whatever trainer is installed, and registered?"""
+"""Trains a model on matured examples with the installed training package, and registers its bundle."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from warehouse import ledger
 
 @dataclass(frozen=True)
 class Registered:
-    """A sealed bundle in the registry. `alias`: champion, where there was none, else challenger."""
+    """A registered model bundle. `alias` is champion if there was none, else challenger."""
 
     version: str
     folder: Path
     metrics: dict[str, float]
     alias: str
-    warnings: tuple[str, ...] = ()  # what speaks against trusting the figures, as on the card
+    warnings: tuple[str, ...] = ()  # reasons to distrust the metrics, as on the card
 
 
 def train(context: JobContext, until: datetime | None = None) -> Registered:
-    """Build the examples known by `until` (UTC; default the watermark) and train on them, and register the bundle.
+    """Build the examples known by `until` (UTC; default the watermark), train on them, and register the bundle.
 
-    Raises: ContractError when nothing is backfilled, training is not installed, or the examples do not suffice;
-    RegistryUnreachableError before the work, or after it: the bundle is on disk then, and training again keeps it.
+    Raises: ContractError if nothing is backfilled, training is not installed, or there are too few examples;
+    RegistryUnreachableError before the work, or after it. The bundle is then on disk, and training again keeps it.
     """
     ledger.history(context.warehouse, context.now())
     trainer = installed("train")
-    last = _in_use(context)  # now rather than after an hour's work: the registry answers
+    last = _in_use(context)  # now, so that an unreachable registry fails before an hour of work
     examples, until = build_examples(context, until)
     if warning := coverage_of_exits(context.warehouse).warning:
         context.reporter.warn(warning)
@@ -57,11 +57,11 @@ def train(context: JobContext, until: datetime | None = None) -> Registered:
 
 
 def _in_use(context: JobContext) -> Bundle | None:
-    """The champion, for the card to compare with; one that is not whole does not keep a better one from being trained."""
+    """Return the champion, with which the card compares; an incomplete champion does not stop the training."""
     registry = open_registry(context.settings)
     version = registry.resolve(CHAMPION)
     try:
         return registry.fetch(version, context.settings.models) if version else None
     except ContractError as error:
-        context.reporter.warn(f"{error} The card compares with no earlier model.")
+        context.reporter.warn(f"{error} The card has no comparison with an earlier model.")
         return None

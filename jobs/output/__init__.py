@@ -1,1 +1,1 @@
-"""What people read on the terminal after a command."""
+"""Text that commands print on the terminal for people."""

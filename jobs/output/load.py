@@ -1,4 +1,4 @@
-"""The screen after `winback load`: rows of each table, then what the raw tables hold."""
+"""Output of `winback load`: rows of each file table, then a summary of the raw tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from jobs.output.tables import table_of, when
 
-if TYPE_CHECKING:  # it brings DuckDB, which `--help` need not wait for
+if TYPE_CHECKING:  # imports DuckDB, which `--help` does not need
     from jobs.upkeep.load import FunnelMatch, LoadAnswer
 
 MAX_NAMES = 20
@@ -18,7 +18,7 @@ MAX_LETTERS = 60
 
 
 def loaded(console: Console, answer: LoadAnswer) -> None:
-    """Rows new and known, a table a line; then events by name, users, and what funnel.yml makes of the names."""
+    """Print new and known rows per table, then events by name, users, and how the names match funnel.yml."""
     table = table_of("", "files", "rows", "new", "already there", "repeated", "set aside")
     for name, one in answer.tables.items():
         counts = (one.count_rows, one.count_new, one.count_already_there, one.count_repeated, one.count_set_aside)
@@ -30,19 +30,19 @@ def loaded(console: Console, answer: LoadAnswer) -> None:
         if one.ignored_columns:
             _line(console, f"{name}: ignored columns {_listed(one.ignored_columns)}")
         if one.count_differing:
-            _line(console, f"{name}: {one.count_differing:,} rows differ from the one that is kept under their key")
+            _line(console, f"{name}: {one.count_differing:,} rows differ from the stored row with the same key")
         if one.count_late:
-            told = "new versions were written before the watermark. The next hourly run takes them in."
+            told = "new versions were written before the watermark. The next hourly run reads them."
             _line(console, f"{name}: {one.count_late:,} {told}")
         for because in one.set_aside_because:
             _line(console, f"set aside: {because}")
     if answer.set_aside:
         _line(
             console,
-            f"The rows set aside are in {answer.set_aside}, each with its reason: correct them and load that file.",
+            f"The rows set aside are in {answer.set_aside}, each with its reason. Correct them and load that file.",
         )
     if answer.left_out:
-        _line(console, f"not loaded, of another kind: {_listed(answer.left_out)}")
+        _line(console, f"not loaded, because of another file type: {_listed(answer.left_out)}")
     _summary(console, answer)
     console.print("Next: winback backfill --until TIME once, then winback hourly", style="dim")
 
@@ -87,7 +87,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _shown(name: str) -> str:
-    """A name of the app's, short and without what would move a terminal's cursor."""
+    """Return a name of the app, shortened, without characters that control the terminal."""
     plain = "".join(letter if letter.isprintable() else "?" for letter in name)
     return plain if len(plain) <= MAX_LETTERS else f"{plain[:MAX_LETTERS]}..."
 

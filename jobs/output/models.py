@@ -1,4 +1,4 @@
-"""What does a person read after a command that makes a model, judges it, or brings it into use?"""
+"""Output of the commands that build examples, and train, evaluate and promote models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from jobs.output.tables import table_of, when
 
-if TYPE_CHECKING:  # they bring dbt's and the model's libraries, which `--help` need not wait for
+if TYPE_CHECKING:  # imports the libraries of dbt and the model, which `--help` does not need
     from jobs.models.dataset import Examples
     from jobs.models.lifecycle import Promoted
 
@@ -24,7 +24,7 @@ _MEASURES = {
 
 
 def built(console: Console, answer: Examples) -> None:
-    """How many examples, how they ended, and which features late events have changed since."""
+    """Print the number of examples, their outcomes, and the features that late events have changed."""
     unfinished = "-" if answer.unfinished_ratio is None else f"{answer.unfinished_ratio:.1%}"
     console.print(
         f"[bold]{answer.count_examples:,}[/] examples of {answer.count_users:,} users, exits {when(answer.first_exited_at)} to "
@@ -36,7 +36,10 @@ def built(console: Console, answer: Examples) -> None:
         console.print(f"{answer.count_treated:,} held a voucher: training leaves them out", highlight=False)
     if answer.moved:
         share = answer.count_moved / answer.count_examples
-        told = f"{answer.count_moved:,} ({share:.1%}) were scored before all of their events had come. Known otherwise today:"
+        told = (
+            f"{answer.count_moved:,} ({share:.1%}) were scored before all their events had arrived. "
+            "Features with a different value today:"
+        )
         console.print(told, highlight=False, soft_wrap=True)
         table = table_of("feature", "examples", "share")
         for each in answer.moved[:_MOST_MOVED]:
@@ -48,7 +51,7 @@ def built(console: Console, answer: Examples) -> None:
 
 
 def trained(console: Console, answer: Any) -> None:
-    """The version and how good it is."""
+    """Print the version and its metrics."""
     m = answer.metrics
     console.print(f"Model [bold]{answer.version}[/] is the {answer.alias}", highlight=False)
     console.print(
@@ -58,14 +61,14 @@ def trained(console: Console, answer: Any) -> None:
         highlight=False,
     )
     for warning in answer.warnings:
-        console.print(f"[yellow]Mind:[/] {escape(warning)}", highlight=False, soft_wrap=True)
+        console.print(f"[yellow]Warning:[/] {escape(warning)}", highlight=False, soft_wrap=True)
     console.print(f"Card: {answer.folder / 'card.html'}", style="dim", highlight=False, soft_wrap=True)
     if answer.alias == "challenger":
         console.print("Next: winback evaluate, and if it is better winback promote", style="dim", highlight=False)
 
 
 def judged(console: Console, answer: Any) -> None:
-    """The two models side by side, each check, and the verdict."""
+    """Print the two models side by side, each check, and the verdict."""
     scores = (getattr(answer, "champion_scores", None), getattr(answer, "challenger_scores", None))
     if answer.challenger:
         console.print(f"Champion [bold]{answer.champion}[/], challenger [bold]{answer.challenger}[/]", highlight=False)
@@ -94,7 +97,7 @@ def judged(console: Console, answer: Any) -> None:
 
 
 def promoted(console: Console, answer: Promoted) -> None:
-    """Which version is used from now on."""
+    """Print the new champion."""
     console.print(
         f"Champion is [bold]{answer.champion}[/], before it was {answer.before or 'none'}. The next run uses it.",
         highlight=False,

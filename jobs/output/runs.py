@@ -1,4 +1,4 @@
-"""What does a person read after a command? Short, and the number they came for first."""
+"""Output of the commands on runs, history, erasures and checks; short, with the main number first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 
 from jobs.output.tables import table_of, when
 
-if TYPE_CHECKING:  # they bring dbt's and the model's libraries, which `--help` need not wait for
+if TYPE_CHECKING:  # imports the libraries of dbt and the model, which `--help` does not need
     from jobs.doctor.run import Diagnosis
     from jobs.erasure.erase import Erased
     from jobs.hourly.run import Result
@@ -29,7 +29,7 @@ def _reasons(counts: dict[str, int]) -> str:
 
 
 def backfilled(console: Console, answer: Backfilled) -> None:
-    """How much history there is."""
+    """Print how much history there is."""
     console.print(
         f"History up to [bold]{when(answer.until)}[/]: {answer.count_events:,} events, {answer.count_sessions:,} sessions, "
         f"{answer.count_exits:,} unfinished exits.",
@@ -40,7 +40,7 @@ def backfilled(console: Console, answer: Backfilled) -> None:
 
 
 def ran(console: Console, answer: Result) -> None:
-    """Counts in, counts out."""
+    """Print the counts of a run: events read, exits scored, rows sent."""
     sent, found = answer.sync, answer.arrivals
     title = "Dry run" if answer.is_dry_run else f"Epoch {answer.epoch}"
     console.print(
@@ -57,7 +57,7 @@ def ran(console: Console, answer: Result) -> None:
         late += f", {found.set_aside:,} set aside: without id, user or time"
     table.add_row("events", f"{found.events:,}", late)
     if found.sharing_id or found.differing:
-        told = f"have an id that other events have too; {found.differing:,} copies differ from the first"
+        told = f"share their id with other events; {found.differing:,} copies differ from the first"
         table.add_row("", f"{found.sharing_id:,}", told)
     if found.users_session_too_long:
         told = "set aside: their session is longer than max_session_hours"
@@ -87,30 +87,30 @@ def ran(console: Console, answer: Result) -> None:
 
 
 def _rehearsed(console: Console, answer: Result) -> None:
-    """What would have been sent, of a few users, without saying of whom."""
+    """Print the fields that would be sent for a few users, without their ids."""
     for sample in answer.sync.samples:
-        told = ", ".join(f"{name} {'cleared' if value is None else value}" for name, value in sample.items())
-        console.print(f"one would be told: {told}", style="dim", highlight=False)
+        told = ", ".join(f"{name}={'cleared' if value is None else value}" for name, value in sample.items())
+        console.print(f"sample: {told}", style="dim", highlight=False)
     console.print(
-        "Nothing was committed or sent. Delivered is what was pending before; this window's decisions would come on top.",
+        "Nothing was committed or sent. Delivered counts what was pending before; the decisions of this window would be added.",
         style="dim",
     )
 
 
 def compacted(console: Console, answer: Compacted) -> None:
-    """One line."""
+    """Print one line."""
     console.print(
-        f"[green]✓[/] {answer.file.name} is written anew: {answer.count_tables} tables, {answer.count_rows:,} rows, "
+        f"[green]✓[/] {answer.file.name} is rewritten: {answer.count_tables} tables, {answer.count_rows:,} rows, "
         f"{answer.bytes_before / 1e6:,.1f} MB before and {answer.bytes_after / 1e6:,.1f} MB now. "
-        "Copies and backups of the old file are yours to delete.",
+        "Delete copies and backups of the old file yourself.",
         highlight=False,
     )
 
 
 def migrated(console: Console, answer: Migrated) -> None:
-    """A step a line."""
+    """Print one line per step."""
     if not answer.steps:
-        console.print("[green]✓[/] The warehouse is of this version; nothing to do.", highlight=False)
+        console.print("[green]✓[/] The warehouse has this version; nothing to do.", highlight=False)
         return
     for name, what in answer.steps.items():
         console.print(f"{'·' if answer.is_dry_run else '[green]✓[/]'} {name}: {escape(what)}", highlight=False)
@@ -120,19 +120,19 @@ def migrated(console: Console, answer: Migrated) -> None:
 
 
 def rebuilt(console: Console, answer: NightlyResult) -> None:
-    """What a night corrected."""
+    """Print what a nightly rebuild corrected."""
     console.print(
         f"[bold]Rebuilt[/] {when(answer.window_from)} to {when(answer.window_until)} UTC, {answer.seconds:.1f} s",
         highlight=False,
     )
     if not answer.tables:
-        console.print("Nothing to rebuild: no hour has run since the backfill.", style="dim")
+        console.print("Nothing to rebuild: no hourly run has committed since the backfill.", style="dim")
         return
     missed = answer.missed
     if missed.count_events:
         console.print(
             f"{missed.count_events:,} events that no run had read, loaded {when(missed.first_loaded_at)} to "
-            f"{when(missed.last_loaded_at)} UTC, are taken in. The next run decides what they changed.",
+            f"{when(missed.last_loaded_at)} UTC, are now built. The next run decides on the exits that they changed.",
             highlight=False,
             soft_wrap=True,
         )
@@ -142,13 +142,11 @@ def rebuilt(console: Console, answer: NightlyResult) -> None:
         table.add_row(one.table_name, *(f"{count:,}" for count in counts))
     console.print(table)
     if answer.is_corrected:
-        console.print(
-            "Something had altered or lost rows; they are right again. Find out what: docs/runbook.md, Nightly"
-        )
+        console.print("Rows had been altered or lost; they are corrected. Find the cause: docs/runbook.md, Nightly")
 
 
 def audited(console: Console, answer: Audit) -> None:
-    """How many rows differ, table by table."""
+    """Print how many rows differ in each table."""
     console.print(
         f"[bold]Audit[/] of {answer.sample_percent} % of the users, as of {when(answer.audited_until)} UTC",
         highlight=False,
@@ -160,7 +158,7 @@ def audited(console: Console, answer: Audit) -> None:
 
 
 def status(console: Console, answer: Status) -> None:
-    """The state in five lines and the last runs."""
+    """Print the state in a few lines and the last runs."""
     since = (
         f"[bold]{when(answer.watermark)}[/] UTC"
         if answer.count_epochs
@@ -182,7 +180,7 @@ def status(console: Console, answer: Status) -> None:
     if open_erasures := answer.unconfirmed_erasures:
         since = when(open_erasures.oldest_at)
         console.print(
-            f"erasures         {open_erasures.count_users:,} not confirmed by the CRM, the oldest asked for {since} UTC: "
+            f"erasures         {open_erasures.count_users:,} not confirmed by the CRM, the oldest requested {since} UTC: "
             "winback erase USER_ID again (docs/runbook.md, Erasures)",
             highlight=False,
             soft_wrap=True,
@@ -240,7 +238,7 @@ def status(console: Console, answer: Status) -> None:
 
 
 def _model(answer: Status) -> str:
-    """The champion, who stands by, and whether this disk has it."""
+    """Return the champion, the other versions, and whether the champion is on this disk."""
     found = answer.models
     if found.problem:
         return f"{found.on_disk or 'none'} on disk. {escape(found.problem)}"
@@ -248,15 +246,15 @@ def _model(answer: Status) -> str:
         return f"none: winback promote {found.on_disk}" if found.on_disk else "none: winback train"
     others = [f"{n} {v}" for n, v in (("challenger", found.challenger), ("previous", found.previous_champion)) if v]
     if found.on_disk != found.champion:
-        others.append(f"on disk still {found.on_disk or 'none'}, the next run fetches it")
+        others.append(f"on disk is {found.on_disk or 'none'}, the next run fetches the champion")
     return f"{found.champion}{''.join(f'; {other}' for other in others)} (registry: {found.registry})"
 
 
 def repaired(console: Console, answer: Repaired) -> None:
-    """Where the watermark was and is, and what was carried over."""
+    """Print the watermark before and after, and what was kept."""
     for name, count in answer.count_rows_ahead.items():
         console.print(
-            f"[yellow]![/] {count:,} rows of {name} say that they were loaded after now. If they are right, the clock of this "
+            f"[yellow]![/] {count:,} rows of {name} have a loaded_at later than now. If it is right, the clock of this "
             "machine is behind.",
             highlight=False,
         )
@@ -271,29 +269,29 @@ def repaired(console: Console, answer: Repaired) -> None:
         highlight=False,
     )
     if answer.is_history_built_again:
-        console.print("The backfill itself lay ahead: history is built again up to the watermark.", highlight=False)
+        console.print("The backfill itself ended after now: history is rebuilt up to the watermark.", highlight=False)
     console.print(f"Next: winback {'repair-watermark' if answer.is_dry_run else 'hourly'}", style="dim")
 
 
 def dead_letters(console: Console, answer: Any) -> None:
-    """Rejections by reason, or how many will be tried again."""
+    """Print rejections by reason, or how many will be sent again."""
     if isinstance(answer, dict):
         console.print(f"{answer['retried']:,} dead letters will be sent again by the next run.", highlight=False)
         return
     if not answer:
         console.print("No dead letters.")
         return
-    table = table_of("code", "users", "first", "last", "the CRM says")
+    table = table_of("code", "users", "first", "last", "reason")
     table.columns[4].justify = "left"
     for row in answer:
         times = (when(row["first_at"]), when(row["last_at"]))
         table.add_row(row["rejected_code"] or "unknown", f"{row['count_users']:,}", *times, row["reason"] or "")
     console.print(table)
-    console.print("After the cause is mended: winback dead-letters retry", style="dim")
+    console.print("After the cause is fixed: winback dead-letters retry", style="dim")
 
 
 def erased(console: Console, answer: Erased) -> None:
-    """A line a step, and what stays."""
+    """Print one line per step, and what remains."""
     console.print(f"[bold]Erasure {answer.erasure_id}[/], requested {when(answer.requested_at)} UTC", highlight=False)
     table = table_of("step", "outcome", "rows", "code")
     empty = [receipt for receipt in answer.receipts if receipt.outcome == "deleted" and receipt.count_rows == 0]
@@ -306,13 +304,13 @@ def erased(console: Console, answer: Erased) -> None:
         console.print(f"No row of the user in {len(empty)} tables", style="dim", highlight=False)
     if not any(receipt.count_rows for receipt in answer.receipts):
         console.print("No table had a row of this user. Is the id right? The tombstone stays.", style="yellow")
-    console.print("\n[bold]What stays[/]")
+    console.print("\n[bold]What remains[/]")
     for sentence in answer.stays:
         console.print(f"- {sentence}", markup=False, highlight=False, soft_wrap=True)
 
 
 def diagnosis(console: Console, answer: Diagnosis) -> None:
-    """A line a check, and then what to do, numbered; commands stand alone on their lines, to be copied."""
+    """Print one line per check, then numbered steps; each command has its own line, so that it can be copied."""
     marks = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "failed": "[red]✗[/]", "skipped": "[dim]·[/]"}
     table = Table.grid(padding=(0, 2, 0, 0))
     for found in answer.findings:

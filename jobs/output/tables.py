@@ -1,4 +1,4 @@
-"""How do a table and a time look on a screen?"""
+"""Format of tables and times on the terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.table import Table
 
 
 def table_of(*columns: str, title: str | None = None) -> Table:
-    """Return an empty table without lines: the first column to the left, the others, for numbers, to the right."""
+    """Return an empty table without lines; the first column is aligned left, the others, for numbers, right."""
     made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim", title_style="bold")
     for index, column in enumerate(columns):
         made.add_column(column, justify="left" if index == 0 else "right")
@@ -16,5 +16,5 @@ def table_of(*columns: str, title: str | None = None) -> Table:
 
 
 def when(moment: datetime | None) -> str:
-    """Return a moment (UTC) to the minute, or "never"."""
+    """Return a time (UTC) to the minute, or "never"."""
     return f"{moment:%Y-%m-%d %H:%M}" if moment else "never"

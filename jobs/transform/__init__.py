@@ -1,1 +1,1 @@
-"""The dbt project as a library: run windows become tables."""
+"""Runs the dbt project, which builds the tables for a run window."""

@@ -1,4 +1,7 @@
-"""How does a run window become tables: dbt, in this process, over literals?"""
+"""Runs dbt in this process to build the tables for a run window.
+
+The bounds of the window reach the SQL as literals.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +19,17 @@ from core.errors import ContractError, RetryableError, WinbackError
 from jobs.transform.manifest_cache import read_parsed, write_parsed
 
 PROJECT = Path(__file__).parents[2] / "dbt"
-# dbt retires some of its own syntax each release; our tests see that, an operator need not.
+# dbt deprecates some syntax in each release; our tests show these warnings, operators do not need them.
 _QUIET = ["--log-level", "none", "--log-level-file", "none", "--no-use-colors", "--no-version-check"]
 
 
 @dataclass(frozen=True)
 class Window:
-    """What one run takes in. All times UTC; the window is [from_at, until_at) over loaded_at.
+    """The window of one run: [from_at, until_at) over loaded_at. All times UTC.
 
-    `history_until` is where the backfill ended, `profiles_from` up to where the audience has taken in decisions and outcomes,
-    `fold_from_epoch` the first epoch whose deliveries may not be folded yet, and `fold_from_at` a time before all of those.
+    `history_until` is the end of the backfill. The audience includes decisions and outcomes up to `profiles_from`.
+    `fold_from_epoch` is the first epoch whose deliveries may be missing in crm_acknowledged, and `fold_from_at` is a time before
+    all of those deliveries.
     """
 
     from_at: datetime
@@ -34,10 +38,10 @@ class Window:
     profiles_from: datetime = UNIX_EPOCH
     fold_from_epoch: int = 0
     fold_from_at: datetime = UNIX_EPOCH
-    arrivals_from: datetime | None = None  # where what arrived is counted from, if not from `from_at`
+    arrivals_from: datetime | None = None  # start of the count of loaded events, if not `from_at`
 
     def as_vars(self) -> dict[str, Any]:
-        """The dbt vars of the same names; timestamps without zone, always UTC."""
+        """Return the dbt vars of the same names; timestamps have no time zone and are UTC."""
         times = {
             name: getattr(self, name).astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ")
             for name in ("from_at", "until_at", "history_until", "profiles_from", "fold_from_at")
@@ -48,7 +52,7 @@ class Window:
 
 
 class Transform:
-    """The dbt project over one window; parsed once, then built in parts."""
+    """The dbt project for one window; parsed once, then built in parts."""
 
     def __init__(
         self,
@@ -59,10 +63,10 @@ class Transform:
         *,
         parsed: dict[str, Any] | None = None,
     ) -> None:
-        """Say where and over what; nothing runs yet.
+        """Store the parameters; nothing runs yet.
 
-        `environment` is what dbt's profile reads: WINBACK_WAREHOUSE and, for BigQuery, its settings. `variables` are vars from
-        the configuration files. `parsed` keeps parsed projects from one window to the next.
+        `environment` has the variables that dbt's profile reads: WINBACK_WAREHOUSE and, for BigQuery, its settings. `variables`
+        are vars from the configuration files. `parsed` caches parsed projects for later windows.
         """
         warehouse_url = environment["WINBACK_WAREHOUSE"]
         self._environment = {
@@ -80,7 +84,7 @@ class Transform:
             "--log-path", str(self._target),
             "--no-write-json",
         ]  # fmt: skip
-        # dbt names a DuckDB database after its file; where the file lies does not matter to the parsed project.
+        # dbt names a DuckDB database after its file. The parsed project does not depend on the folder of the file.
         self._is_bigquery = warehouse_url.startswith("bigquery:")
         database = warehouse_url if self._is_bigquery else Path(warehouse_url).stem
         self._key = json.dumps({**variables, "database": database})
@@ -90,14 +94,14 @@ class Transform:
     def build(self, selector: str, *, full_refresh: bool = False) -> None:
         """Build one selector of dbt/selectors.yml with its data tests.
 
-        Raises: ContractError when a data test fails, RetryableError when a model does.
+        Raises: ContractError if a data test fails, RetryableError if a model fails.
         """
         arguments = ["build", "--selector", selector, *self._options]
         if self._is_bigquery:
-            # Out of reach for one model it is for all, and each would try for minutes.
+            # If BigQuery is unreachable, every model would retry for minutes.
             arguments.append("--fail-fast")
         if full_refresh:
-            # What this job rebuilds, it may: a hand on the keyboard has to say so.
+            # The job may do a full refresh. The project refuses it otherwise: a person must pass allow_full_refresh.
             arguments += ["--full-refresh", *self._vars(allow_full_refresh=True)]
         else:
             arguments += self._vars()
@@ -119,8 +123,8 @@ class Transform:
         raise RetryableError(text)
 
     def _invoke(self, arguments: list[str], manifest: Any = None) -> Any:
-        """Run dbt. Its profile reads the environment, which is as it was before when dbt is done."""
-        from dbt.cli.main import dbtRunner  # noqa: PLC0415 - importing dbt takes a second, which `--help` need not pay
+        """Run dbt. Its profile reads the environment, which is restored afterwards."""
+        from dbt.cli.main import dbtRunner  # noqa: PLC0415 - importing dbt takes a second; `--help` does not need it
 
         before = {name: os.environ.get(name) for name in self._environment}
         os.environ.update(self._environment)
@@ -131,10 +135,10 @@ class Transform:
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
 
     def _known(self, error: BaseException | None, messages: list[str]) -> WinbackError | None:
-        """What BigQuery said, in the words and with the verdict that the warehouse has for it."""
+        """Translate an error of BigQuery into one of winback's errors; returns None if it is not known."""
         if not self._is_bigquery:
             return None
-        from warehouse.bigquery.errors import explain_dbt  # noqa: PLC0415 - Google's libraries, which DuckDB need not pay
+        from warehouse.bigquery.errors import explain_dbt  # noqa: PLC0415 - Google's libraries; DuckDB does not need them
 
         return explain_dbt(error, messages)
 
@@ -142,11 +146,11 @@ class Transform:
         return ["--vars", vars_text(self._variables | more)]
 
     def parse(self) -> Any:
-        """Return the parsed project: of this process, of one before it, or parsed now.
+        """Return the parsed project: from this process, from the cache file, or parsed now.
 
-        Of what dbt reads while parsing only the merges' lower bounds depend on the window: those of an earlier window are
-        right for a later one, and a little wider than need be, so one serves for a week. Everything else is rendered when it
-        is built.
+        While parsing, only the lower bounds of the merges depend on the window. Those of an earlier window are correct for a
+        later one, and only a little too wide, so a parsed project is used for a week. Everything else is rendered during the
+        build.
         """
         found = self._parsed.get(self._key)
         if not self._serves(found):
@@ -167,32 +171,32 @@ class Transform:
 def vars_text(variables: dict[str, Any]) -> str:
     """Return the value of `--vars`, which dbt reads as YAML.
 
-    JSON's escape of a character beyond 16 bits, such as an emoji, is two halves that YAML refuses, so characters stay as they
-    are; those that YAML does not take as they are, control characters and breaks of lines, are escaped.
+    JSON escapes a character beyond 16 bits, such as an emoji, as two halves, which YAML rejects. Characters therefore stay
+    unescaped, except those that YAML does not accept: control characters and line breaks.
     """
     text = json.dumps(variables, ensure_ascii=False)
     return re.sub(r"[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def release() -> None:
-    """Have dbt let go of the DuckDB file: it keeps a connection for the life of the process."""
+    """Close dbt's connection to the DuckDB file, which it otherwise keeps until the process ends."""
     module = sys.modules.get("dbt.adapters.duckdb.connections")
     if module:
         module.DuckDBConnectionManager.close_all_connections()
 
 
 def _absolute(url: str) -> str:
-    """Make a DuckDB path absolute: dbt may be run from another folder."""
+    """Make a DuckDB path absolute, because dbt may run in another folder."""
     return f"duckdb:///{Path(url.removeprefix('duckdb:///')).absolute()}" if url.startswith("duckdb:///") else url
 
 
 def _advice(node: Any) -> str:
-    """What a data test's description says about its failure; nothing of a model, whose description is about its rows."""
+    """Return the description of a data test, which explains the failure, or an empty text for a model."""
     return " ".join(str(node.description or "").split()) if str(node.resource_type) == "test" else ""
 
 
 def _first_line(message: object) -> str:
-    """The line that says what happened, with what is quoted left out: a database's message may quote a user's data."""
+    """Return the line that says what happened, without quoted text, which may be a user's data."""
     lines = [line.strip() for line in str(message or "unknown").splitlines() if line.strip()]
     telling = next((line for line in lines if "Error" in line or "Got" in line), lines[0] if lines else "unknown")
     return re.sub(r"'[^']*'", "'...'", telling)[:300]

@@ -1,4 +1,4 @@
-"""Refuses a warehouse that an earlier version made, before anything is built in it."""
+"""Checks of the warehouse's version: a warehouse of an earlier version is rejected before anything is built in it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from warehouse.interface import Reader
 
 
 def check_schema_version(warehouse: Reader) -> None:
-    """Refuse a warehouse that has to be migrated first. Costs a look into the catalog and a query of a few rows.
+    """Reject a warehouse that has to be migrated first. Costs one read of the catalog and a query of a few rows.
 
     Raises: ContractError.
     """
-    # The audience's tables exist since the backfill, which records the steps of the version that made them.
+    # The backfill creates the tables of the audience and records the migration steps of its version.
     if warehouse.exists("marts", "crm_acknowledged") and not is_migrated(warehouse):
         raise ContractError(
             "An earlier version of winback made this warehouse, and it is not migrated. "
@@ -23,7 +23,7 @@ def check_schema_version(warehouse: Reader) -> None:
 
 
 def check_feature_columns(warehouse: Reader, features: Iterable[str]) -> None:
-    """Refuse to build examples of features that the first hour of this version has not appended yet. A look into the catalog.
+    """Reject a build of examples with features that no run of this version has added yet. Costs one read of the catalog.
 
     Raises: ContractError.
     """
@@ -32,5 +32,5 @@ def check_feature_columns(warehouse: Reader, features: Iterable[str]) -> None:
     if missing := sorted(set(features).difference(columns(warehouse, LOGGED, "exited_on"))):
         raise ContractError(
             f"marts.{LOGGED} has no column {', '.join(missing)}, which features.yml declares. "
-            "Once the dbt project has it, the next winback hourly appends it."
+            "Once the dbt project has it, the next winback hourly adds it."
         )

@@ -1,4 +1,4 @@
-"""The checks of every command that builds upon the tables: history, its watermark, and the funnel.yml that shaped it."""
+"""Checks before every command that builds on the tables: history, watermark age, and an unchanged funnel.yml."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from warehouse.interface import Reader
 
 
 def committed(context: JobContext) -> tuple[ledger.Epoch, ledger.Epoch]:
-    """The first and the last epoch; tells of a watermark that is older than it should be.
+    """Return the first and the last epoch; warns about a watermark that is too old.
 
-    Raises: ContractError before the backfill or when funnel.yml has changed, WatermarkAheadError when the watermark lies
-    beyond now.
+    Raises: ContractError before the backfill or if funnel.yml has changed, WatermarkAheadError if the watermark is later than
+    now.
     """
     now = context.now()
     first, last = ledger.history(context.warehouse, now)
@@ -27,15 +27,15 @@ def committed(context: JobContext) -> tuple[ledger.Epoch, ledger.Epoch]:
 
 
 def is_stale(watermark: datetime | None, now: datetime, max_age_seconds: int) -> bool:
-    """Whether the watermark is older than it may be; times UTC. A maximum of 0 asks for nothing."""
+    """Return whether the watermark is too old; times UTC. A maximum of 0 turns the check off."""
     return bool(watermark and max_age_seconds and now - watermark > timedelta(seconds=max_age_seconds))
 
 
 @dataclass(frozen=True)
 class Stale:
-    """A watermark that is older than it may be, and what to do: a sentence and a command.
+    """A watermark that is too old, and what to do about it: a sentence and a command.
 
-    `is_demo`: the warehouse is a demo's, whose clock stands where its data ends. Nothing is wrong with it.
+    `is_demo`: the warehouse belongs to a demo, whose clock stops where its data ends. That is not a problem.
     """
 
     says: str
@@ -44,14 +44,14 @@ class Stale:
 
     @property
     def told(self) -> str:
-        """All of it in one line."""
+        """The whole message in one line."""
         return f"{self.says} {self.do[0]} {self.do[1]}" if self.is_demo else self.says
 
 
 def stale(warehouse: Reader, last: ledger.Epoch | None, now: datetime, max_age_seconds: int) -> Stale | None:
-    """What to tell of a watermark that is too old; None when it is not.
+    """Return the message about a watermark that is too old, or None if it is not.
 
-    A backfill may be as old as it likes: the schedule begins with the first hourly run.
+    A backfill may have any age, because the schedule starts with the first hourly run.
     """
     if last is None or not is_stale(last.window_until, now, max_age_seconds):
         return None

@@ -134,7 +134,7 @@ def test_a_run_interrupted_before_the_sync_says_so_and_the_next_does_it_all(
         said = run.stderr.read().splitlines()[-1]
 
     assert run.returncode == 1
-    assert f"Stopped by {which.name}. Nothing is half done: run it again." in said
+    assert f"Stopped by {which.name}. Nothing is left half done. Run it again." in said
     assert world.query("select epoch from ops.runs where epoch > 0") == []
     assert subprocess.run(HOURLY, check=False, cwd=ROOT, env=variables, capture_output=True).returncode == 0
     assert len(world.crm.store.profiles()) > 15

@@ -78,7 +78,7 @@ def test_a_wrong_key_leaves_with_2_and_names_the_setting_but_not_the_key(world: 
     [
         (["hourly"], {"WINBACK_CRM_URL": "http://crm.example"}, "WINBACK_CRM_URL: must be https"),
         (["hourly"], {"WINBACK_WAREHOUSE": "bigquery://some-project"}, "must be bigquery://project/dataset_prefix"),
-        (["hourly", "--until", "soon"], {}, "is no time"),
+        (["hourly", "--until", "soon"], {}, "is not a valid time"),
         (["hourly", "--until", "2020-01-01"], {}, "before the watermark"),
         (["hourly"], {"WINBACK_CONFIG": "/nowhere"}, "There is no funnel.yml in /nowhere/"),
         (["backfill", "--until", "2026-01-01"], {}, "is committed already"),

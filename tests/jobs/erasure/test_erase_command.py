@@ -42,7 +42,7 @@ def test_the_command_leaves_with_1_until_all_is_done_and_never_prints_the_id(tol
 
     assert failed.returncode == 1
     assert "deferred" in failed.stdout
-    assert "What stays" in failed.stdout
+    assert "What remains" in failed.stdout
     told_last = json.loads(failed.stderr.splitlines()[-1])["message"]
     assert "within 0.1 s: HTTP 503. The user is not erased in the CRM yet" in told_last
     assert (done.returncode, json.loads(done.stdout)["problem"]) == (0, None)
@@ -55,7 +55,7 @@ def test_an_id_that_nobody_has_is_told_in_few_lines(told: World) -> None:
 
     assert done.returncode == 0
     assert "No table had a row of this user. Is the id right?" in done.stdout
-    assert len(done.stdout.split("What stays")[0].splitlines()) < 12
+    assert len(done.stdout.split("What remains")[0].splitlines()) < 12
 
 
 @pytest.mark.parametrize(

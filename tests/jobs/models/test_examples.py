@@ -94,7 +94,7 @@ def test_a_person_reads_counts_first_and_then_what_moved() -> None:
     assert told(answer).splitlines() == [
         "2,000 examples of 900 users, exits 2026-05-18 16:00 to 2026-05-19 16:00 UTC; 40.0% unfinished",
         "30 held a voucher: training leaves them out",
-        "50 (2.5%) were scored before all of their events had come. Known otherwise today:",
+        "50 (2.5%) were scored before all their events had arrived. Features with a different value today:",
         "feature       examples  share",
         "count_events        40   2.0%",
         "count_help          10   0.5%",

@@ -144,7 +144,7 @@ def test_the_command_says_what_it_did_and_that_bigquery_has_nothing_to_compact(t
 
     assert json.loads(answer.stdout)["bytes_after"] == file.stat().st_size
     shown = CliRunner().invoke(cli, ["compact"], env=environment, catch_exceptions=False)
-    assert "winback.duckdb is written anew" in shown.stdout
+    assert "winback.duckdb is rewritten" in shown.stdout
     on_bigquery = CliRunner().invoke(cli, ["compact"], env={"WINBACK_WAREHOUSE": "bigquery://some-project/winback"})
     assert isinstance(on_bigquery.exception, ContractError)
     assert "docs/erasure.md" in str(on_bigquery.exception)
