@@ -1,1 +1,1 @@
-"""`winback doctor`: checks of everything that a run needs."""
+"""The checks of `winback doctor`: everything that a run needs."""

@@ -1,4 +1,7 @@
-"""What do the facts about BigQuery mean for a run, and what must be granted or created? No effects: facts in, findings out."""
+"""Findings about BigQuery: login, endpoints, datasets, location and permissions, with the commands that fix them.
+
+Pure functions of the facts that warehouse/bigquery/facts.py holds.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,16 @@ _LOGINS = {
     "federated": "workload identity federation",
     "impersonated": "a service account, by impersonation",
     "person": "a person's login (gcloud auth application-default login)",
-    "none": "none, and none wanted: WINBACK_BIGQUERY_ENDPOINT names a stand-in on this machine",
+    "none": "none, and none needed: WINBACK_BIGQUERY_ENDPOINT names an emulator on this machine",
     "other": "found",
 }
 _READERS = {"marts.fct_scoring_candidates": "score", "marts.crm_pending": "sync"}
-_NOTHING = "not asked: BigQuery gives no answers yet"
+_NOTHING = "not checked: BigQuery does not answer yet"
 _REGIONAL = re.compile(r"bigquery(?:storage)?\.([a-z0-9-]+)\.rep\.googleapis\.com")
 
 
 def findings(facts: Facts, wanted: BigQueryCommands) -> list[Finding]:
-    """Judge what was found."""
+    """Return the findings for these facts."""
     known = wanted.location or facts.location
     found = [_login(facts.login), *_endpoints(wanted, known), _queries(facts, wanted)]
     if not facts.locations:
@@ -49,8 +52,9 @@ def _login(login: Login | Refusal) -> Finding:
     account = f": {login.account}" if login.account else ""
     if login.kind == "key":
         keyless = (
-            "No key file is needed, and one that leaks opens the data to anybody. On Google Cloud attach the service account to "
-            "the job; elsewhere use workload identity federation. Then unset GOOGLE_APPLICATION_CREDENTIALS and delete the key:",
+            "No key file is needed, and a leaked one gives anyone access to the data. On Google Cloud attach the service "
+            "account to the job; elsewhere use workload identity federation. Then unset GOOGLE_APPLICATION_CREDENTIALS "
+            "and delete the key:",
             f"gcloud iam service-accounts keys list --iam-account={login.account or 'SERVICE_ACCOUNT'}",
             f"gcloud iam service-accounts keys delete KEY_ID --iam-account={login.account or 'SERVICE_ACCOUNT'}",
         )
@@ -59,7 +63,7 @@ def _login(login: Login | Refusal) -> Finding:
 
 
 def _endpoints(wanted: BigQueryCommands, known: str) -> list[Finding]:
-    """Two addresses that must agree with each other, and regional ones with the datasets' place."""
+    """Check that both endpoints are set or neither, and that regional ones match the location of the datasets."""
     pair = {
         "WINBACK_BIGQUERY_ENDPOINT": wanted.endpoint,
         "WINBACK_BIGQUERY_STORAGE_ENDPOINT": wanted.storage_endpoint,
@@ -69,13 +73,13 @@ def _endpoints(wanted: BigQueryCommands, known: str) -> list[Finding]:
         return []
     if len(given) == 1:
         absent = next(name for name in pair if name not in given)
-        says = f"{given[0]} is set and {absent} is not: half of what is read takes another way"
+        says = f"{given[0]} is set and {absent} is not: part of the traffic uses Google's public endpoint"
         return [Finding("endpoints", "warning", says, (f"Set {absent} as well.",))]
     regions = {found[1] for address in pair.values() if (found := _REGIONAL.search(address))}
     if known and regions - {known.lower()}:
-        says = f"the endpoint serves {', '.join(sorted(regions))}, and the datasets lie in {known}"
-        return [Finding("endpoints", "failed", says, (f"Name the endpoints of {known}, or none.",))]
-    return [Finding("endpoints", "ok", "not Google's public ones: WINBACK_BIGQUERY_ENDPOINT and its twin are set")]
+        says = f"the endpoint serves {', '.join(sorted(regions))}, and the datasets are in {known}"
+        return [Finding("endpoints", "failed", says, (f"Set the endpoints of {known}, or unset them.",))]
+    return [Finding("endpoints", "ok", f"not Google's public ones: both {' and '.join(given)} are set")]
 
 
 def _queries(facts: Facts, wanted: BigQueryCommands) -> Finding:
@@ -83,26 +87,26 @@ def _queries(facts: Facts, wanted: BigQueryCommands) -> Finding:
     if not facts.locations and (refusal is None or refusal.kind == "login"):
         return Finding(check, "skipped", _NOTHING)
     if refusal is None:
-        return Finding(check, "ok", f"the project {wanted.project} takes them (tried by a dry run)")
+        return Finding(check, "ok", f"the project {wanted.project} accepts them (tried by a dry run)")
     says, do = {
         "denied": (
             f"the project {wanted.project} refuses them: bigquery.jobs.create is missing",
             ("Grant it:", wanted.grant("jobUser")),
         ),
         "missing": (
-            f"there is no project {wanted.project}, or it may not be seen",
+            f"there is no project {wanted.project}, or access to it is denied",
             ("Correct WINBACK_WAREHOUSE: bigquery://project/dataset_prefix",),
         ),
         "disabled": (
-            f"the project {wanted.project} has not switched BigQuery on",
+            f"BigQuery is not enabled in the project {wanted.project}",
             (
-                "Switch it on:",
+                "Enable it:",
                 f"gcloud services enable bigquery.googleapis.com bigquerystorage.googleapis.com --project={wanted.project}",
             ),
         ),
         "unreachable": (
             refusal.says,
-            ("Is the machine allowed out to bigquery.googleapis.com, or to WINBACK_BIGQUERY_ENDPOINT?",),
+            ("Check that this machine may connect to bigquery.googleapis.com, or to WINBACK_BIGQUERY_ENDPOINT.",),
         ),
     }.get(refusal.kind, (refusal.says, ()))
     return Finding(check, "failed", says, do)
@@ -114,16 +118,17 @@ def _datasets(facts: Facts, wanted: BigQueryCommands, known: str) -> list[Findin
     for layer in [layer for layer, one in refused.items() if one.kind != "missing"]:
         name = wanted.dataset(layer)
         if refused[layer].kind == "denied":
-            says = "may not be looked at, or is not there"
-            do = ("Grant this, or create the dataset first where it is not there:", wanted.grant_on(layer, known))
+            says = "access is denied, or it does not exist"
+            do = ("Grant this, or create the dataset first if it does not exist:", wanted.grant_on(layer, known))
             found.append(Finding(f"dataset {name}", "failed", says, do))
         else:
             found.append(Finding(f"dataset {name}", "failed", refused[layer].says))
     missing = [layer for layer, one in refused.items() if one.kind == "missing"]
     if "raw" in missing:
-        says = "is not there. The app's ingestion writes it; winback reads it"
+        says = "does not exist. The app's ingestion writes it; winback reads it"
         do = (
-            "Does WINBACK_WAREHOUSE name the right project and prefix? If the data is yet to come, create it where it will be:",
+            "Check the project and the prefix in WINBACK_WAREHOUSE. If there is no data yet, create the dataset "
+            "in the location where it will be:",
             wanted.create("raw", known),
         )
         found.append(Finding(f"dataset {wanted.dataset('raw')}", "failed", says, do))
@@ -141,16 +146,16 @@ def _to_create(layers: list[str], project: frozenset[str] | Refusal, wanted: Big
     if not isinstance(project, Refusal) and "bigquery.datasets.create" in project:
         return Finding("datasets to come", "ok", f"the first run creates {names}")
     is_known = not isinstance(project, Refusal)
-    may = "the job may not create them" if is_known else "whether the job may create them cannot be asked here"
+    may = "the job may not create them" if is_known else "whether the job may create them cannot be checked here"
     do = (
-        "Create them, and grant the job its part in them:",
+        "Create them, and grant the job its role on them:",
         *(wanted.create(layer, known) for layer in layers),
         *(wanted.grant_on(layer, known) for layer in layers),
-        "Or let the job create its own datasets, those of an audit too:",
+        "Or let the job create its own datasets, including those of an audit:",
         wanted.grant("user"),
     )
     state: State = "failed" if is_known else "warning"
-    return Finding("datasets to come", state, f"not there, and {may}: {names}", do)
+    return Finding("datasets to come", state, f"they do not exist, and {may}: {names}", do)
 
 
 def _location(facts: Facts, wanted: BigQueryCommands) -> Finding:
@@ -159,16 +164,16 @@ def _location(facts: Facts, wanted: BigQueryCommands) -> Finding:
         if isinstance(place, str):
             places.setdefault(place, []).append(wanted.dataset(layer))
     if not places:
-        return Finding("location", "skipped", "no dataset is there to tell")
+        return Finding("location", "skipped", "no dataset exists yet")
     told = "; ".join(f"{place}: {', '.join(names)}" for place, names in places.items())
     if len(places) > 1:
         do = (
-            "One query cannot read two places. Make the datasets anew where the raw one is, and leave that one alone.",
+            "One query cannot read two locations. Create the other datasets again where the raw one is, and keep the raw one.",
         )
-        return Finding("location", "failed", f"the datasets lie apart ({told})", do)
+        return Finding("location", "failed", f"the datasets are in several locations ({told})", do)
     place = next(iter(places))
     if wanted.location and wanted.location.lower() != place.lower():
-        says = f"WINBACK_BIGQUERY_LOCATION is {wanted.location}, and the datasets lie in {place}"
+        says = f"WINBACK_BIGQUERY_LOCATION is {wanted.location}, and the datasets are in {place}"
         return Finding("location", "failed", says, (f"Unset it, or: export WINBACK_BIGQUERY_LOCATION={place}",))
     return Finding("location", "ok", f"all in {place}")
 
@@ -179,31 +184,35 @@ def _granted(layer: str, granted: Granted | Refusal, wanted: BigQueryCommands, k
         lacking = sorted(granted.wanted - granted.given)
         if not lacking:
             return Finding(check, "ok", "read" if layer == "raw" else "read and write")
-        says = f"{', '.join(lacking)} {'are' if len(lacking) > 1 else 'is'} missing (asked of {granted.table})"
+        says = f"{', '.join(lacking)} {'are' if len(lacking) > 1 else 'is'} missing (checked on {granted.table})"
         return Finding(check, "failed", says, ("Grant it:", wanted.grant_on(layer, known)))
     if granted.kind == "unasked":
-        return Finding(check, "skipped", "cannot be asked here")
+        return Finding(check, "skipped", "cannot be checked here")
     if granted.kind == "missing":
-        do = ("If a run is refused there, grant:", wanted.grant_on(layer, known))
-        return Finding(check, "skipped", "cannot be asked before the dataset has a table", do)
+        do = ("If a run is denied access there, grant:", wanted.grant_on(layer, known))
+        return Finding(check, "skipped", "cannot be checked before the dataset has a table", do)
     return Finding(check, "failed", granted.says, ("Grant:", wanted.grant_on(layer, known)))
 
 
 def _session(facts: Facts, wanted: BigQueryCommands) -> Finding:
     check, session = "fast reading", facts.session
     if session is None:
-        return Finding(check, "skipped", "no table is there to try the Storage Read API on")
+        return Finding(check, "skipped", "no table exists yet to try the Storage Read API on")
     if session is True:
-        return Finding(check, "ok", "the Storage Read API opened a reading session")
+        return Finding(check, "ok", "the Storage Read API opened a read session")
     if isinstance(session, Refusal) and session.kind == "denied":
         grants = (
-            "Grant it, and switch the API on where it is off:",
+            "Grant it, and enable the API if it is disabled:",
             wanted.grant("readSessionUser"),
             f"gcloud services enable bigquerystorage.googleapis.com --project={wanted.project}",
         )
-        return Finding(check, "failed", "the Storage Read API refuses: bigquery.readsessions.create is missing", grants)
+        return Finding(
+            check, "failed", "the Storage Read API denies access: bigquery.readsessions.create is missing", grants
+        )
     says = session.says if isinstance(session, Refusal) else ""
-    do = ("Is the machine allowed out to bigquerystorage.googleapis.com, or to WINBACK_BIGQUERY_STORAGE_ENDPOINT?",)
+    do = (
+        "Check that this machine may connect to bigquerystorage.googleapis.com, or to WINBACK_BIGQUERY_STORAGE_ENDPOINT.",
+    )
     return Finding(check, "failed", f"the Storage Read API did not answer. {says}", do)
 
 
@@ -216,11 +225,11 @@ def _read(name: str, count: int | Refusal, wanted: BigQueryCommands) -> Finding:
     allowed = size(wanted.max_bytes_billed)
     says = f"a run reads {size(count)} of {name}, of the {allowed} that WINBACK_BIGQUERY_MAX_BYTES allows a query"
     if count > wanted.max_bytes_billed:
-        do = (f"If that much is right, raise the limit: export WINBACK_BIGQUERY_MAX_BYTES={_above(count)}",)
+        do = (f"If this amount is right, raise the limit: export WINBACK_BIGQUERY_MAX_BYTES={_above(count)}",)
         return Finding(check, "failed", f"more than a query may read: {says}", do)
     return Finding(check, "ok", says)
 
 
 def _above(count: int) -> int:
-    """The next power of two: room to grow, and no more than twice what is needed."""
+    """Return the next power of two: room to grow, and at most twice what is needed."""
     return 1 << count.bit_length()

@@ -1,4 +1,4 @@
-"""What do the facts about BigQuery's tables mean: columns, partitions, what an upgrade left behind? No effects."""
+"""Findings about BigQuery tables: columns, partitions, and columns of a later version. Pure functions."""
 
 from __future__ import annotations
 
@@ -12,37 +12,39 @@ _HOURS_PER_MONTH = 730
 
 
 def findings_of_tables(facts: Facts, wanted: BigQueryCommands, known: str) -> list[Finding]:
-    """Judge the app's tables and winback's own; `known` is where the datasets lie."""
+    """Return the findings on the app's tables and winback's own; `known` is the location of the datasets."""
     names = {table.title: table for table in RAW.values()}
     raw = [_raw(facts.tables[name], table, wanted, known) for name, table in names.items() if name in facts.tables]
     return [*raw, *_kept_by_day(facts, wanted), *_ops(facts)]
 
 
 def _raw(facts: TableFacts | Refusal, table: Table, wanted: BigQueryCommands, known: str) -> Finding:
-    """The app's own tables: winback reads them and mends nothing in them."""
+    """Check a table of the app, which winback only reads."""
     check = table.title
     if isinstance(facts, Refusal):
         if facts.kind == "missing":
             return Finding(
                 check,
                 "failed",
-                "the table is not there",
-                ("The app's ingestion must write it; or make it:", wanted.make(table)),
+                "the table does not exist",
+                ("The app's ingestion must write it; or create it:", wanted.make(table)),
             )
         if facts.kind == "denied":
             return Finding(
-                check, "failed", "the table may not be looked at", ("Grant it:", wanted.grant_on("raw", known))
+                check, "failed", "access to the table is denied", ("Grant it:", wanted.grant_on("raw", known))
             )
         return Finding(check, "failed", facts.says)
     columns = compare(facts.types, facts.wanted)
     if columns.says:
-        do = ("Have the ingestion write it so, or put a view of that name and these columns in its place.",)
+        do = (
+            "Change the ingestion to write these columns, or replace the table by a view of that name that has them.",
+        )
         return Finding(check, "failed", f"the table {columns.says}", do)
     return Finding(check, "ok", f"its columns are as expected, {size(facts.count_bytes)}")
 
 
 def _kept_by_day(facts: Facts, wanted: BigQueryCommands) -> list[Finding]:
-    """Tables that grow with time: an hour must read its days, not all of history."""
+    """Check that tables that grow with time are partitioned, so that a run reads only its days."""
     found = []
     for table in ALL:
         there = facts.tables.get(table.title)
@@ -55,31 +57,34 @@ def _partitions(facts: TableFacts, table: Table, wanted: BigQueryCommands) -> Fi
     check, name = f"{table.title} by day", wanted.table(table.layer, table.name)
     if facts.kind != "TABLE":
         kind = facts.kind.lower().replace("_", " ")
-        return Finding(check, "skipped", f"not asked: it is no table but a {kind}. What it reads should be kept by day")
+        why = f"not checked, because it is a {kind}. The table that it reads should be partitioned by day"
+        return Finding(check, "skipped", why)
     if facts.partition_on != table.partition_on or facts.partition_by not in ("DAY", "HOUR"):
         return _unpartitioned(check, facts, table, wanted)
     says, do = [], []
     if not facts.is_filter_required:
-        says.append("a query may read all of history by mistake: no partition filter is required")
+        says.append("no partition filter is required, so a query may read all of history by mistake")
         do.append(f"ALTER TABLE {name} SET OPTIONS (require_partition_filter = TRUE);")
     if "user_id" not in facts.clustered_by:
-        says.append("not clustered by user_id: looking up the hour's users reads the whole of each day")
+        says.append("not clustered by user_id, so looking up a run's users reads the whole of each day")
         plain = f"{wanted.project}:{wanted.dataset(table.layer)}.{table.name}"
         do.append(f"bq update --clustering_fields=user_id {plain}")
     if says:
-        return Finding(check, "warning", f"kept by day, but {'; '.join(says)}", ("Change it in place:", *do))
-    return Finding(check, "ok", f"kept by the day of {table.partition_on}, filter required, clustered by user_id")
+        return Finding(check, "warning", f"partitioned by day, but {'; '.join(says)}", ("Change it in place:", *do))
+    return Finding(
+        check, "ok", f"partitioned by the day of {table.partition_on}, filter required, clustered by user_id"
+    )
 
 
 def _unpartitioned(check: str, facts: TableFacts, table: Table, wanted: BigQueryCommands) -> Finding:
     monthly = facts.count_bytes / (1 << 40) * _DOLLARS_PER_TIB * _HOURS_PER_MONTH
     says = (
-        f"not kept by the day of {table.partition_on}: an hour reads all of it, now up to {size(facts.count_bytes)} a time; "
+        f"not partitioned by the day of {table.partition_on}: every run reads all of it, now up to {size(facts.count_bytes)}; "
         f"on demand about {monthly:,.2f} US dollars a month, and more as it grows"
     )
     name = wanted.table(table.layer, table.name)
     do = (
-        "Copy it into a table kept by day, and let the ingestion write there. Then give it the old one's name:",
+        "Copy it into a table partitioned by day, and let the ingestion write there. Then give it the old table's name:",
         wanted.make(table, filled_from=name),
         f"ALTER TABLE {name} RENAME TO {table.name}_unpartitioned;",
         f"ALTER TABLE {wanted.table(table.layer, table.name + '_by_day')} RENAME TO {table.name};",

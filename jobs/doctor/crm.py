@@ -1,4 +1,4 @@
-"""Does the CRM answer, may the key do what a run needs, and are the properties there? Nothing is written."""
+"""Findings about the CRM: reachable, key with the needed permissions, properties present. Nothing is written."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from jobs.context import open_destination
 from jobs.doctor.finding import Finding
 
 _PATIENCE_SECONDS = 20  # a person waits
-_RETRY_SECONDS = 2  # who does not answer at once is told so; a run is more patient
+_RETRY_SECONDS = 2  # short, because a person waits; a run retries for longer
 
 
 def crm(settings: Settings) -> list[Finding]:
-    """Ask the CRM; each finding says what to create or to grant."""
+    """Query the CRM; each finding names what to create or to grant."""
     is_elsewhere = settings.crm_url.startswith("https://")
     if (
         is_elsewhere
@@ -37,9 +37,7 @@ def crm(settings: Settings) -> list[Finding]:
     try:
         fields = load_fields(settings.config / "crm_fields.yml")
     except ContractError:
-        return [
-            Finding("CRM", "skipped", "not asked: crm_fields.yml says which properties to look for, and cannot be read")
-        ]
+        return [Finding("CRM", "skipped", "not checked: crm_fields.yml, which lists the properties, cannot be read")]
     try:
         patience = {"retry_budget_seconds": min(_RETRY_SECONDS, settings.retry_budget_seconds)}
         destination = open_destination(settings.model_copy(update=patience), fields)
@@ -53,8 +51,8 @@ def _examined(destination: Destination, settings: Settings, fields: FieldMapping
     try:
         found = destination.examine(fields.kinds, Deadline("doctor", _PATIENCE_SECONDS))
     except BatchRefusedError as refused:
-        says = f"the CRM refused to be asked: HTTP {refused.http_status}, {refused.code}"
-        return [Finding("CRM", "failed", says, ("Does WINBACK_CRM_URL name this CRM's address?",))]
+        says = f"the CRM rejected the request: HTTP {refused.http_status}, {refused.code}"
+        return [Finding("CRM", "failed", says, ("Check that WINBACK_CRM_URL is the address of this CRM.",))]
     except ContractError as error:
         is_about_the_key = isinstance(error, RequestRefusedError) and error.is_about_the_key
         do = (f"The key must be allowed this: {ADAPTERS[settings.crm].permissions}.",) if is_about_the_key else ()

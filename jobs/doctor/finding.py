@@ -1,4 +1,4 @@
-"""What is a finding of `winback doctor`, and what do a table's columns say?"""
+"""A finding of `winback doctor`, and the comparison of a table's columns with the expected ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ State = Literal["ok", "warning", "failed", "skipped"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One check. `do` is what a person does about it: a sentence, then commands or SQL, ready to paste, one a line."""
+    """The result of one check. `do` is what to do: a sentence, then commands or SQL to paste, one per line."""
 
     check: str
     state: State
@@ -22,21 +22,21 @@ class Finding:
 
 @dataclass(frozen=True)
 class SchemaDiff:
-    """How a table's columns differ from those this version wants: names, and of others both types as the warehouse has them."""
+    """Differences between a table's columns and those of this version: missing names, and wrong types as (actual, expected)."""
 
     missing: list[str]
     other: dict[str, tuple[str, str]]
 
     @property
     def says(self) -> str:
-        """What is wrong, in one line; nothing where all is well."""
+        """The differences in one line; empty if there are none."""
         parts = [f"has no column {name}" for name in self.missing]
         parts += [f"has {name} as {found} instead of {wanted}" for name, (found, wanted) in self.other.items()]
         return ", ".join(parts)
 
 
 def compare(types: dict[str, str], wanted: dict[str, str]) -> SchemaDiff:
-    """Compare columns by name and type; further columns do no harm."""
+    """Compare columns by name and type; extra columns are allowed."""
     return SchemaDiff(
         missing=[name for name in wanted if name not in types],
         other={name: (types[name], kind) for name, kind in wanted.items() if types.get(name, kind) != kind},
@@ -44,15 +44,17 @@ def compare(types: dict[str, str], wanted: dict[str, str]) -> SchemaDiff:
 
 
 def check_winback_tables(check: str, found: dict[str, SchemaDiff], names: Sequence[str]) -> Finding:
-    """Judge the tables of these names, which winback itself makes.
+    """Check the tables with these names, which winback creates.
 
-    An upgrade may bring columns that a table made by an earlier version lacks.
+    An upgrade may add columns that a table of an earlier version lacks.
     """
     wrong = {table: columns for table, columns in found.items() if columns.says}
     if not wrong:
         absent = [table for table in names if table not in found]
-        made = f"; the first run makes {', '.join(absent)}" if absent else ""
-        return Finding(check, "ok", f"{len(found)} of {len(names)} tables are there, with this version's columns{made}")
+        made = f"; the first run creates {', '.join(absent)}" if absent else ""
+        return Finding(
+            check, "ok", f"{len(found)} of {len(names)} tables exist, with the columns of this version{made}"
+        )
     says = "; ".join(f"{table} {columns.says}" for table, columns in wrong.items())
     do = [*MIGRATE] if any(columns.missing for columns in wrong.values()) else []
     if any(columns.other for columns in wrong.values()):
@@ -61,7 +63,7 @@ def check_winback_tables(check: str, found: dict[str, SchemaDiff], names: Sequen
 
 
 def size(count_bytes: int) -> str:
-    """Bytes as a person reads them."""
+    """Return a number of bytes with a unit that people can read."""
     amount, unit = float(count_bytes), "bytes"
     for larger in ("KiB", "MiB", "GiB", "TiB"):
         if amount < 1024:

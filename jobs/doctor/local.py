@@ -1,4 +1,4 @@
-"""Does this machine hold what a run needs: the files people edit, the model, dbt? Nothing is written."""
+"""Findings about this machine: configuration files, the model, dbt. Nothing is written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NO_MODEL = ("Train one, once there is history:", "winback train")
 
 
 def files(folder: Path) -> list[Finding]:
-    """Say of each file that people edit whether it can be used."""
+    """Check every configuration file that people edit."""
     loaders: dict[str, Callable[[Path], object]] = {
         "funnel.yml": load_funnel,
         "features.yml": load_contract,
@@ -39,15 +39,15 @@ def _file(name: str, load: Callable[[Path], object], path: Path) -> Finding:
     try:
         load(path)
     except ContractError as error:
-        return Finding(name, "failed", str(error), (f"Correct {name}, or have WINBACK_CONFIG name another folder.",))
-    return Finding(name, "ok", "can be used" if path.exists() else "is not there: what it would say has its defaults")
+        return Finding(name, "failed", str(error), (f"Correct {name}, or set WINBACK_CONFIG to another folder.",))
+    return Finding(name, "ok", "can be used" if path.exists() else "does not exist; the defaults are used")
 
 
 def model(settings: Settings) -> tuple[bundles.Bundle | None, list[Finding]]:
-    """Ask the registry for its aliases, verify the champion's bundle if it is on disk, and return it if it is whole."""
+    """Read the registry's aliases, verify the champion's bundle if it is on disk, and return it if it is complete."""
     told = aliases(settings)
     if told.problem:
-        do = ("Is the tracking server up? Until it answers, runs use the last verified bundle on disk.",)
+        do = ("Check that the tracking server is up. Until it responds, runs use the last verified bundle on disk.",)
         found = [Finding("registry", "warning" if told.on_disk else "failed", told.problem, do)]
     else:
         others = (("challenger", told.challenger), ("previous champion", told.previous_champion))
@@ -79,11 +79,11 @@ def _bundle(settings: Settings, name: str) -> tuple[bundles.Bundle | None, list[
     except ValueError:
         says = f"the contract of {name} is not one that this version reads"
         return None, [Finding("model", "failed", says, ("Train again:", "winback train"))]
-    found = [Finding("model", "ok", f"{name}, every file as it was written")]
+    found = [Finding("model", "ok", f"{name}, every file unchanged")]
     try:
         declared = load_contract(settings.config / "features.yml")
     except ContractError:
-        return bundle, found  # told among the files
+        return bundle, found  # reported among the files
     return bundle, [*found, features(bundle.contract, declared)]
 
 
@@ -100,14 +100,14 @@ def features(learned: FeatureContract, declared: FeatureContract) -> Finding:
 
 
 def dbt(settings: Settings) -> Finding:
-    """Say whether dbt is installed, finds its project, and may write what it compiles."""
+    """Check that dbt is installed, finds its project, and can write its output."""
     adapter = "dbt-bigquery" if settings.bigquery else "dbt-duckdb"
     try:
         told = f"dbt-core {version('dbt-core')}, {adapter} {version(adapter)}"
     except PackageNotFoundError as error:
         return Finding("dbt", "failed", f"{error.name} is not installed", ("Install winback again.",))
     if not (PROJECT / "dbt_project.yml").is_file():
-        says = "the dbt project is not beside the program"
+        says = "the dbt project is missing beside the program"
         return Finding(
             "dbt", "failed", says, ("Install from the repository or use the image: both hold the folder dbt/.",)
         )
@@ -115,5 +115,5 @@ def dbt(settings: Settings) -> Finding:
     place = next(folder for folder in (target, *target.parents) if folder.exists())
     if not os.access(place, os.W_OK):
         says = f"{place} cannot be written to"
-        return Finding("dbt", "failed", says, ("Have WINBACK_DBT_TARGET name a folder that can.",))
+        return Finding("dbt", "failed", says, ("Set WINBACK_DBT_TARGET to a folder that can.",))
     return Finding("dbt", "ok", told)

@@ -1,4 +1,4 @@
-"""Which commands and statements grant, create and change what a run needs in BigQuery? SERVICE_ACCOUNT is left to fill in."""
+"""Commands and SQL that grant, create and change what a run needs in BigQuery; fill in SERVICE_ACCOUNT."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from warehouse.tables import Table
 
 @dataclass(frozen=True)
 class BigQueryCommands(Connection):
-    """What the settings say of BigQuery, as commands and SQL. An empty location is that of the raw dataset."""
+    """Commands and SQL for the BigQuery of the settings. An empty location means that of the raw dataset."""
 
     def dataset(self, layer: str) -> str:
-        """The dataset of a layer."""
+        """Return the dataset of a layer."""
         return f"{self.prefix}_{layer}"
 
     def table(self, layer: str, name: str) -> str:
-        """A table as SQL names it."""
+        """Return the quoted name of a table in SQL."""
         return f"`{self.project}`.`{self.dataset(layer)}`.`{name}`"
 
     def grant(self, role: str) -> str:
-        """The command that grants a role on the project."""
+        """Return the command that grants a role on the project."""
         return (
             f"gcloud projects add-iam-policy-binding {self.project} "
             f"--member=serviceAccount:SERVICE_ACCOUNT --role=roles/bigquery.{role}"
         )
 
     def grant_on(self, layer: str, location: str) -> str:
-        """The command that grants a layer's role on its dataset, and on no other."""
+        """Return the command that grants a layer's role on its dataset only."""
         role = "dataViewer" if layer == "raw" else "dataEditor"
         return (
             f"bq --project_id={self.project} --location={location or 'LOCATION'} query --use_legacy_sql=false "
@@ -38,11 +38,11 @@ class BigQueryCommands(Connection):
         )
 
     def create(self, layer: str, location: str) -> str:
-        """The command that creates a layer's dataset."""
+        """Return the command that creates a layer's dataset."""
         return f"bq --location={location or 'LOCATION'} mk --dataset {self.project}:{self.dataset(layer)}"
 
     def make(self, table: Table, *, filled_from: str = "") -> str:
-        """The statement that makes a table of ours, or of the app, as cheap to read as it can be."""
+        """Return the statement that creates a table, partitioned and clustered so that it is cheap to read."""
         columns = ", ".join(f"{c.name} {TYPES[c.type]}{' NOT NULL' if c.required else ''}" for c in table.columns)
         name = self.table(table.layer, table.name + ("_by_day" if filled_from else ""))
         kept = f" PARTITION BY DATE({table.partition_on}) CLUSTER BY user_id" if table.partition_on else ""

@@ -1,4 +1,4 @@
-"""Is everything there that a run needs, and what is to be done where it is not? Looks, and changes nothing."""
+"""Runs all checks of `winback doctor` and collects their findings; changes nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from warehouse import ledger
 from warehouse.interface import Reader
 from warehouse.tables import ALL
 
-if TYPE_CHECKING:  # a second that DuckDB need not pay
+if TYPE_CHECKING:  # takes a second; DuckDB does not need it
     from warehouse.bigquery.facts import Facts
 
 _PATIENCE_SECONDS = 20  # a person waits
@@ -34,34 +34,34 @@ _PATIENCE_SECONDS = 20  # a person waits
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found, in the order in which a run needs it."""
+    """All findings, in the order in which a run needs the parts."""
 
     findings: tuple[Finding, ...]
 
     @property
     def failed(self) -> list[Finding]:
-        """What would stop a run."""
+        """The findings that would stop a run."""
         return [finding for finding in self.findings if finding.state == "failed"]
 
     @property
     def error(self) -> ContractError | None:
-        """How a command that found something leaves."""
+        """The error of the command if a check failed."""
         names = ", ".join(finding.check for finding in self.failed)
         return ContractError(f"Of {len(self.findings)} checks these failed: {names}.") if names else None
 
     def as_dict(self) -> dict[str, Any]:
-        """One machine-readable object."""
+        """Return the diagnosis for JSON."""
         return {"count_failed": len(self.failed), "findings": list(self.findings)}
 
 
 def unusable(error: ContractError) -> Diagnosis:
-    """The diagnosis where the settings cannot be read: nothing further can be looked at."""
+    """Return the diagnosis if the settings cannot be read, because then nothing else can be checked."""
     do = ("Correct the environment. README.md has the table of settings.",)
     return Diagnosis((Finding("settings", "failed", str(error), do),))
 
 
 def doctor(settings: Settings, now: datetime | None = None) -> Diagnosis:
-    """Check everything; a check that fails does not keep the others from being made. `now` is UTC, by default the clock's."""
+    """Run all checks, even if some fail. `now` is UTC; the default is the current time."""
     now = now or utc_now()
     where = "BigQuery" if settings.bigquery else "a DuckDB file"
     bundle, of_model = model(settings)
@@ -78,7 +78,7 @@ def doctor(settings: Settings, now: datetime | None = None) -> Diagnosis:
 
 
 def _duckdb(settings: Settings, bundle: bundles.Bundle | None, now: datetime) -> list[Finding]:
-    from warehouse.duckdb.doctor import ReadOnlyDuckDB  # noqa: PLC0415 - BigQuery need not pay
+    from warehouse.duckdb.doctor import ReadOnlyDuckDB  # noqa: PLC0415 - BigQuery does not need it
 
     path = settings.duckdb_file or Path()
     load = ("Load data, or correct WINBACK_WAREHOUSE:", "winback load --events FILE --users FILE")
@@ -87,10 +87,10 @@ def _duckdb(settings: Settings, bundle: bundles.Bundle | None, now: datetime) ->
     try:
         warehouse = ReadOnlyDuckDB(path)
     except RunInProgressError as error:
-        do = ("If that is a run, look again when it has ended. If it is a shell or a notebook, close it.",)
+        do = ("If that is a run, check again when it has ended. If it is a shell or a notebook, close it.",)
         return [Finding("warehouse", "warning", str(error), do)]
     except ContractError as error:
-        do = ("Is it a DuckDB file? One that a newer DuckDB wrote needs that version.",)
+        do = ("Check that it is a DuckDB file. A file that a newer DuckDB wrote needs that version.",)
         return [Finding("warehouse", "failed", str(error), do)]
     with closing(warehouse):
         found = [Finding("warehouse", "ok", f"{path.name} opens with DuckDB {warehouse.version}")]
@@ -106,7 +106,7 @@ def _duckdb(settings: Settings, bundle: bundles.Bundle | None, now: datetime) ->
 
 
 def _bigquery(settings: Settings, bundle: bundles.Bundle | None, now: datetime) -> list[Finding]:
-    from jobs.doctor.bigquery import findings  # noqa: PLC0415 - a second that DuckDB need not pay
+    from jobs.doctor.bigquery import findings  # noqa: PLC0415 - takes a second; DuckDB does not need it
     from jobs.doctor.remediation import BigQueryCommands  # noqa: PLC0415
     from warehouse.bigquery.doctor import examine  # noqa: PLC0415
 
@@ -119,7 +119,7 @@ def _history_in_bigquery(
     settings: Settings, facts: Facts, bundle: bundles.Bundle | None, now: datetime
 ) -> list[Finding]:
     if facts.queries or not isinstance(facts.locations.get("raw"), str):
-        return [Finding("history", "skipped", "not asked: BigQuery gives no answers yet")]
+        return [Finding("history", "skipped", "not checked: BigQuery does not answer yet")]
     try:
         warehouse = open_warehouse(settings)
     except WinbackError as error:
@@ -141,11 +141,11 @@ def check_history(
     max_watermark_age_seconds: int = 0,
     funnel: Funnel | None = None,
 ) -> list[Finding]:
-    """Say how far the epochs have come, and whether the newest candidates fit the model."""
+    """Check the history, the watermark, funnel.yml, the audience, the profiles, and the columns of the candidates."""
     try:
         last = ledger.last_epoch(warehouse) if warehouse.exists("ops", "runs") else None
         if last is None:
-            do = ("Take history in, once, up to now:", "winback backfill --until TIME")
+            do = ("Build history, once, up to now:", "winback backfill --until TIME")
             return [Finding("history", "failed", "no backfill yet", do)]
         told = f"{last.epoch + 1} epochs, watermark {last.window_until:%Y-%m-%d %H:%M} UTC"
         found = [
@@ -164,10 +164,10 @@ def check_history(
 
 
 def _watermark(warehouse: Reader, last: ledger.Epoch, now: datetime, max_age_seconds: int) -> list[Finding]:
-    """Nothing where it is neither ahead of now nor older than it should be."""
+    """Check that the watermark is neither later than now nor too old."""
     if last.clock_at > now:
         do = (
-            "Check the clock of this machine (date -u). If it is right, put the watermark back, and go on:",
+            "Check the clock of this machine (date -u). If it is right, put the watermark back, and continue:",
             "winback repair-watermark",
             "winback hourly",
         )
@@ -178,24 +178,24 @@ def _watermark(warehouse: Reader, last: ledger.Epoch, now: datetime, max_age_sec
 
 
 def _shape(last: ledger.Epoch, funnel: Funnel | None) -> list[Finding]:
-    """Nothing where funnel.yml is what shaped the tables, or cannot be read: that is told among the files."""
+    """Check that funnel.yml has not changed since the build; the check of files reports one that cannot be read."""
     try:
         if funnel:
             refuse_changed(last.funnel, funnel)
     except ContractError as error:
-        do = ("Change it back. To use it as it is, begin a new warehouse: docs/dbt.md, Change the inactivity gap.",)
+        do = ("Change it back. To use it as it is, start a new warehouse: docs/dbt.md, Change the inactivity gap.",)
         return [Finding("funnel", "failed", str(error), do)]
     return []
 
 
 def profiles(coverage: Coverage) -> Finding:
-    """Say how many users who left lately had a known profile: without one nobody consents, and nobody gets a voucher."""
+    """Check how many users with a recent exit had a known profile; users without one get no voucher."""
     do = () if coverage.is_enough else coverage.do
     return Finding("profiles", "ok" if coverage.is_enough else "warning", coverage.says, do)
 
 
 def _audience(warehouse: Reader) -> list[Finding]:
-    """Nothing where all is well: the audience's tables are the run's own business."""
+    """Check that the warehouse is of this version."""
     try:
         check_schema_version(warehouse)
     except ContractError as error:

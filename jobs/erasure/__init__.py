@@ -1,1 +1,1 @@
-"""Erasure of users: tombstone, tables, CRM, and what remains."""
+"""Erasure of users: tombstone, deletion in the tables and in the CRM, and notes on what remains."""

@@ -1,7 +1,7 @@
-"""How is a user forgotten: by every read and send at once, in our tables, and in the CRM?
+"""Erasure of a user: tombstone, CRM, tables, and a receipt for each step.
 
-The tombstone is written first, and from then on nobody reads, decides or sends anything of the user, whatever may still arrive or
-be half done. What follows can be repeated until it has succeeded. Receipts hold a hash of the user's id, never the id.
+The tombstone is written first. From then on no run reads, decides or sends anything for the user, even if more data arrives or a
+run is in progress. The later steps can be repeated until they succeed. Receipts hold a hash of the user's id, never the id.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from warehouse.interface import UserTable
 from warehouse.tables import DELIVERIES
 
 CRM_SECONDS = 120.0
-# A run that a tombstone overtook has ended long before. Eight days, so that a nightly that failed for a week misses nothing.
+# Eight days, so that a nightly that failed for a week misses nothing. No run lasts that long.
 RECENT = timedelta(days=8)
 
 
 @dataclass(frozen=True)
 class Erased:
-    """What an erasure did. `stays` says what is left and how long, `problem` what must be done about what failed."""
+    """Result of an erasure. `stays` lists what remains and for how long; `problem` is the error of a failed step."""
 
     erasure_id: str
     requested_at: datetime
@@ -47,16 +47,16 @@ class Erased:
     problem: WinbackError | None
 
     def as_dict(self) -> dict[str, Any]:
-        """One machine-readable object."""
+        """Return the result for JSON."""
         return asdict(self) | {"problem": str(self.problem) if self.problem else None}
 
 
 def erase(context: JobContext, user_id: str) -> Erased:
-    """Forget a user, known or not. Again, it does again whatever is left to do, and adds receipts of that alone.
+    """Erase a user, known or unknown. A second call finishes what is left, and adds receipts only for that.
 
-    Whatever of the CRM or a table fails does not keep the rest from being done, and is in `problem`.
+    A failure of the CRM or of one table does not stop the other steps; it is in `problem`.
 
-    Raises: RetryableError, ContractError when not even the tombstone could be written, or the tables not be listed.
+    Raises: RetryableError, ContractError if the tombstone cannot be written or the tables cannot be listed.
     """
     context.reporter.step("Writing the tombstone")
     tombstone = write_tombstone(context, hashlib.sha256(user_id.encode()).hexdigest())
@@ -75,7 +75,7 @@ def erase(context: JobContext, user_id: str) -> Erased:
             done.add(Receipt(table.title, "deleted", count))
 
     try:
-        # A delivery logged by now is of a user whom the CRM is about to erase; for what is logged later, see re_erase_recent.
+        # The CRM erases this user next, so deliveries logged until now can go; re_erase_recent handles later ones.
         for table in tables:
             if table.title == DELIVERIES.title:
                 delete(table)
@@ -104,11 +104,11 @@ def erase(context: JobContext, user_id: str) -> Erased:
 
 
 def re_erase_recent(context: JobContext, since: datetime, run: Run) -> int:
-    """Have the CRM erase again whom a run told it of although they had a tombstone by then; returns how many it has erased.
+    """Erase again every user that a run sent after their tombstone was written; returns the number erased.
 
-    For a run to call at its end; `since` is when it began, UTC. A batch that was under way while the CRM erased a user makes the
-    user anew, and a build under way may write rows back. Whom the CRM has not erased yet, the next run tries again. Costs one
-    read of ops.erasures while nobody was erased lately.
+    A run calls this at its end; `since` (UTC) is when it began. A batch in flight re-creates users erased meanwhile, and a build
+    in progress may write rows back. The next run retries users that the CRM has not erased yet. Costs one read of
+    ops.erasures if there are no recent erasures.
     """
     warehouse = context.warehouse
     recent = {tombstone.user_hash: tombstone for tombstone in tombstones(warehouse, since - RECENT)}
@@ -131,7 +131,7 @@ def re_erase_recent(context: JobContext, since: datetime, run: Run) -> int:
             receipts.write()
             if outcome.kind == "delivered":
                 erased += 1
-                # Only now: the row is what the next run would know by that the CRM has still to erase the user.
+                # Delete the delivery row last, because the next run uses it to find users that the CRM still holds.
                 _delete(context, deliveries, f"{hashed} = $user_hash", user_hash=row["user_hash"])
         context.reporter.step("Erased again in the CRM", count_users=erased, count_left=len(told) - erased)
     if tombstones(warehouse, since):
@@ -140,9 +140,9 @@ def re_erase_recent(context: JobContext, since: datetime, run: Run) -> int:
 
 
 def purge_reappeared_rows(context: JobContext) -> dict[str, int]:
-    """Delete what has come back of erased users: builds that were under way wrote it, or the same file was loaded again.
+    """Delete rows of erased users that came back, from a build in progress or because a file was loaded again.
 
-    Returns the number of rows by table. Deliveries are left to `re_erase_recent`, which the CRM has to answer first.
+    Returns the number of rows per table. `re_erase_recent` deletes deliveries, after the CRM has confirmed.
     """
     warehouse = context.warehouse
     if not tombstones(warehouse, UNIX_EPOCH):
@@ -151,26 +151,26 @@ def purge_reappeared_rows(context: JobContext) -> dict[str, int]:
     is_recent = bool(tombstones(warehouse, recent_since))
     tables = [t for t in _in_order(warehouse.user_tables()) if t.is_ours and t.title != DELIVERIES.title]
     whose = has_tombstone_sql(warehouse, warehouse.user_hash("user_id"))
-    # What a build makes, it makes without the erased: only a build that began before the tombstone may bring one back.
+    # Builds leave out erased users. Only a build that began before the tombstone may bring one back.
     raw = [table for table in tables if table.layer == "raw"]
     made = [table for table in tables if table.layer != "raw"] if is_recent else []
     return _delete(context, raw, whose, since=UNIX_EPOCH) | _delete(context, made, whose, since=recent_since)
 
 
 def _erase_in_crm(context: JobContext, tombstone: Tombstone, user_id: str) -> tuple[Receipt, WinbackError | None]:
-    """Have the CRM erase a user, and say what to do where it has not."""
+    """Erase a user in the CRM; returns the receipt, and what to do if it failed."""
     run = Deadline(f"erase-{tombstone.erasure_id}", CRM_SECONDS, clock=context.monotonic)
     (outcome,), error = _asked(context, [user_id], run)
     receipt = _receipt(outcome, user_id)
     if outcome.kind == "delivered":
         return receipt, None
-    why = str(error) if error else f"The CRM answered {outcome.kind} ({receipt.error_code or outcome.http_status})."
-    text = f"{why} The user is not erased in the CRM yet; nothing is sent of them any more. Run the same command again."
+    why = str(error) if error else f"The CRM returned {outcome.kind} ({receipt.error_code or outcome.http_status})."
+    text = f"{why} The user is not erased in the CRM yet, but nothing is sent for them any more. Run the same command again."
     return receipt, ContractError(text) if isinstance(error, ContractError) else RetryableError(text)
 
 
 def _asked(context: JobContext, user_ids: Sequence[str], run: Run) -> tuple[list[Outcome], WinbackError | None]:
-    """The CRM's word for each user; without one, why there is none."""
+    """Erase users in the CRM; returns an outcome for each, and the error if the CRM gave none."""
     try:
         return context.destination.erase(user_ids, run), None
     except (UnavailableError, DeadlineExceededError) as error:
@@ -182,11 +182,11 @@ def _asked(context: JobContext, user_ids: Sequence[str], run: Run) -> tuple[list
 def _receipt(outcome: Outcome, user_id: str) -> Receipt:
     code = outcome.code
     if code and user_id.lower() in code.lower():
-        code = "withheld"  # made of the CRM's words, in which it may have named the user
+        code = "withheld"  # the code is made from the CRM's text, which contains the user's id
     return Receipt(CRM, "deleted" if outcome.kind == "delivered" else outcome.kind, None, outcome.http_status, code)
 
 
-# What is sent goes first. Then exits, before the sessions and features that an hour's data tests look for to each of them.
+# Tables that are sent come first. Exits come before sessions and features, because data tests expect both for each exit.
 _FIRST = ("crm_profiles", "crm_acknowledged", "fct_unfinished_exits")
 
 

@@ -1,4 +1,4 @@
-"""Who asked to be forgotten, and what became of each step? The rows of `ops.erasures`, which hold hashes and name nobody."""
+"""Records of erasures in `ops.erasures`: tombstones and receipts, with hashes in place of user ids."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOMBSTONE, CRM = "tombstone", "crm"
 
 @dataclass(frozen=True)
 class Receipt:
-    """What became of one step. `outcome` is written, deleted, rejected, deferred, or kept: the table is not ours."""
+    """Result of one step. `outcome` is written, deleted, rejected, deferred, or kept (the table belongs to the app)."""
 
     step: str
     outcome: str
@@ -30,7 +30,7 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Tombstone:
-    """An erasure that was asked for; times UTC. `told` is the last outcome that each step has a receipt of."""
+    """A requested erasure; times UTC. `told` is the last outcome on record for each step."""
 
     erasure_id: str
     user_hash: str
@@ -40,14 +40,14 @@ class Tombstone:
 
 @dataclass(frozen=True)
 class UnconfirmedErasures:
-    """Users whom the CRM has not said to have erased, and when the first of them was asked for, UTC."""
+    """Users whose erasure the CRM has not confirmed, and the time of the oldest request, UTC."""
 
     count_users: int
     oldest_at: datetime
 
 
 class ReceiptLog:
-    """Gathers an erasure's receipts, to append them at once: BigQuery takes 1,500 load jobs a table and day."""
+    """Collects the receipts of an erasure and appends them at once: BigQuery allows 1,500 load jobs per table and day."""
 
     def __init__(self, context: JobContext, tombstone: Tombstone) -> None:
         self._house, self._tombstone = context, tombstone
@@ -55,7 +55,7 @@ class ReceiptLog:
         self._rows: list[dict[str, Any]] = []
 
     def add(self, receipt: Receipt) -> None:
-        """Take down what became of a step. What has been told before is told again only of further rows."""
+        """Add the receipt of a step. A repeated outcome is recorded again only if more rows were deleted."""
         self.receipts.append(receipt)
         tombstone = self._tombstone
         if receipt.count_rows or tombstone.told.get(receipt.step) != receipt.outcome:
@@ -67,13 +67,13 @@ class ReceiptLog:
             self._rows.append(of_erasure | {"recorded_at": self._house.now()} | asdict(receipt))
 
     def write(self) -> None:
-        """Append them."""
+        """Append the receipts to `ops.erasures`."""
         if self._rows:
             self._house.warehouse.append(ERASURES, pa.Table.from_pylist(self._rows, schema=ERASURES.schema))
 
 
 def write_tombstone(context: JobContext, user_hash: str) -> Tombstone:
-    """Write the tombstone, or find the one that is there."""
+    """Write the tombstone, or return the existing one."""
     sql = f"""
         select erasure_id, requested_at, step, outcome from {_erasures(context.warehouse)}
         where user_hash = $user_hash order by recorded_at
@@ -92,7 +92,7 @@ def write_tombstone(context: JobContext, user_hash: str) -> Tombstone:
 
 
 def tombstones(warehouse: Reader, since: datetime) -> list[Tombstone]:
-    """Those written since then."""
+    """Return the tombstones written since then (UTC)."""
     sql = f"""
         select erasure_id, user_hash, requested_at from {_erasures(warehouse)}
         where step = '{TOMBSTONE}' and recorded_at >= $since
@@ -101,15 +101,15 @@ def tombstones(warehouse: Reader, since: datetime) -> list[Tombstone]:
 
 
 def has_tombstone_sql(warehouse: Reader, hashed: str) -> str:
-    """SQL that is true of the hash of a user with a tombstone written since $since."""
+    """Return SQL that is true if the hash belongs to a user with a tombstone written since $since."""
     return f"{hashed} in (select user_hash from {_erasures(warehouse)} where step = '{TOMBSTONE}' and recorded_at >= $since)"
 
 
 def unconfirmed(warehouse: Reader) -> UnconfirmedErasures | None:
-    """Whom the CRM has not erased by its own last word; None where it has erased everybody.
+    """Count the users whose erasure the CRM has not confirmed; returns None if there are none.
 
-    Without a receipt the erasure was cut short. A CRM that had erased a user may have been told of them by a run under way, and
-    not have answered to the second deletion: so the last receipt counts.
+    Without a receipt the erasure was interrupted. A run in progress may re-create a user after the CRM has erased them, and the
+    second deletion may fail. The last receipt therefore counts.
     """
     sql = f"""
         with words as (

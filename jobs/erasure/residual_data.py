@@ -1,30 +1,30 @@
-"""What is left of a user after an erasure, where, and for how long?"""
+"""Notes on what remains of a user after an erasure, where, and for how long."""
 
 from __future__ import annotations
 
 _BIGQUERY = (
-    "BigQuery: deleted rows can be read by time travel for as long as each dataset says (2 to 7 days, 7 unless set), and Google "
-    "can restore them for 7 days more (fail-safe).",
-    "BigQuery: the app's own tables in raw are not winback's to delete from. Delete the user there; until then no build reads "
-    "the user's rows.",
+    "BigQuery: deleted rows can be read by time travel for the time set on each dataset (2 to 7 days; the default is 7), and "
+    "Google can restore them for 7 days more (fail-safe).",
+    "BigQuery: winback does not delete from the app's own tables in raw. Delete the user there; no build reads the rows "
+    "in the meantime.",
 )
 _DUCKDB = (
-    "DuckDB: deleted rows can no longer be read, but their bytes stay in the file until winback compact has "
-    "written it anew.",
+    "DuckDB: deleted rows can no longer be read, but their bytes stay in the file until winback compact "
+    "has rewritten it.",
 )
 _CRMS = {
-    "braze": "Braze: deletions are queued and irreversible; an export or a log of your own may still name the user.",
+    "braze": "Braze: deletions are queued and irreversible; your own exports or logs may still contain the user.",
     "hubspot": "HubSpot: a GDPR deletion is complete within 30 days.",
-    "klaviyo": "Klaviyo: a deletion is a job that Klaviyo works off; the profile may be seen until it has.",
-    "salesforce": "Salesforce: a deleted record lies in the recycle bin for 15 days, from which it can be had back.",
+    "klaviyo": "Klaviyo: a deletion is a job in Klaviyo; the profile may be visible until the job is done.",
+    "salesforce": "Salesforce: a deleted record stays in the recycle bin for 15 days and can be restored from there.",
 }
 _EVERYWHERE = (
-    "Backups, exports and logs that others made of any of these, and copies in developers' own datasets, are not reached.",
-    "Kept on purpose: a hash of the user's id in ops.erasures, without which the next load would bring the user back. Counts, "
-    "reports and models hold no rows of anybody.",
+    "Backups, exports and logs made by others, and copies in developers' own datasets, are not deleted.",
+    "Kept on purpose: a hash of the user's id in ops.erasures, because without it the next load would bring the user back. "
+    "Counts, reports and models hold no rows of users.",
 )
 
 
 def stays(crm: str, *, is_bigquery: bool) -> list[str]:
-    """Sentences for whoever must answer the user, by the CRM and the warehouse in use."""
+    """Return the notes that apply to this CRM and this warehouse, for the person who answers the user."""
     return [*(_BIGQUERY if is_bigquery else _DUCKDB), _CRMS[crm], *_EVERYWHERE]

@@ -1,1 +1,1 @@
-"""Commands that load, rebuild, check and repair the warehouse."""
+"""Commands that load, rebuild, check, migrate and repair the warehouse."""

@@ -1,7 +1,7 @@
-"""Do the tables that grew hour by hour equal tables built from the raw events in one go? Asked of a sample of users.
+"""Audit: compares the tables that grew run by run with a rebuild from the raw events, for a sample of users.
 
 The same SQL builds the sample from scratch, beside the tables, in layers named audit_*. Every row of the sample is then
-compared. None may differ: one that does was lost, altered, or built by other SQL or another configuration than today's.
+compared. A row that differs was lost, altered, or built with other SQL or another configuration than today's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from warehouse.tables import AUDITS
 
 @dataclass(frozen=True)
 class TableComparison:
-    """A table's rows of the sampled users. A row that was altered differs on both sides and counts twice."""
+    """Counts of a table's rows of the sampled users. An altered row differs on both sides and counts twice."""
 
     table_name: str
     count_users: int
@@ -35,7 +35,7 @@ class TableComparison:
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found, as of the watermark `audited_until`; times UTC."""
+    """Result of an audit, as of the watermark `audited_until`; times UTC."""
 
     audit_id: str
     audited_at: datetime
@@ -45,16 +45,16 @@ class Audit:
 
     @property
     def drift(self) -> ReconciliationError | None:
-        """What to tell a person, or None when all is well."""
+        """The error if rows differ, else None."""
         wrong = [
             f"{table.table_name} {table.count_rows_differing:,}" for table in self.tables if table.count_rows_differing
         ]
-        return ReconciliationError(f"Rows differ from what the raw events say: {', '.join(wrong)}.") if wrong else None
+        return ReconciliationError(f"Rows differ from the raw events: {', '.join(wrong)}.") if wrong else None
 
 
 @dataclass(frozen=True)
 class LastAudit:
-    """The newest audit in one line; times UTC, counts over all tables."""
+    """The newest audit; times UTC, counts over all tables."""
 
     audited_at: datetime
     audited_until: datetime
@@ -64,11 +64,12 @@ class LastAudit:
 
 
 def audit(context: JobContext, percent: int) -> Audit:
-    """Rebuild so many percent of the users (1 to 100) from the raw events, compare, and append the counts to ops.audits.
+    """Rebuild a percentage of the users (1 to 100) from the raw events, compare, and append the counts to ops.audits.
 
-    The rebuilt tables stay, to look at, until the next audit. Hours that pass meanwhile do no harm: whom they touch is left out.
+    The rebuilt tables stay until the next audit, so that they can be inspected. Runs may go on meanwhile: the users whom they
+    change are left out.
 
-    Raises: ContractError without history, RetryableError (a failing build).
+    Raises: ContractError without history, RetryableError (a failed build).
     """
     first, last = committed(context)
     until = last.window_until
@@ -93,12 +94,12 @@ def audit(context: JobContext, percent: int) -> Audit:
 
 
 def _compared(context: JobContext, table: ComparedTable, percent: int, until: datetime) -> TableComparison:
-    """Count in one pass the rows of which the two sides do not hold equally many.
+    """Count in one pass the rows whose number differs between the two sides.
 
-    Both sides are read since 1970. BigQuery wants a bound on the partitions and gets one that leaves none out: from scratch is
-    the point, and it happens once a week.
+    Both sides are read since 1970, because BigQuery requires a bound on the partitions and the audit needs all of them. It runs
+    once a week.
     """
-    # A column that only one side has is new, or gone from the SQL: it is no row that drifted.
+    # A column that only one side has is new, or was removed from the SQL. It is not a difference.
     known = set(columns_of(context, table))
     columns = [name for name in columns_of(context, table, audited=True) if name in known]
     names, sample = ", ".join(columns), sample_predicate(context, percent)
@@ -122,7 +123,7 @@ def _compared(context: JobContext, table: ComparedTable, percent: int, until: da
 
 
 def last_audit(warehouse: Reader) -> LastAudit | None:
-    """The newest audit, if there was any."""
+    """Return the newest audit, or None."""
     sql = f"""
         select
             audited_at, audited_until, sample_percent,

@@ -1,4 +1,4 @@
-"""How does history come in: everything loaded before a moment, as one epoch, with nothing decided or sent?"""
+"""Backfill: builds everything loaded before a time as the first epoch; decides and sends nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from warehouse.interface import count
 
 @dataclass(frozen=True)
 class Backfilled:
-    """What history holds; counts of rows."""
+    """Summary of the history; counts of rows."""
 
     until: datetime
     count_events: int
@@ -31,9 +31,9 @@ class Backfilled:
 def backfill(context: JobContext, until: datetime) -> Backfilled:
     """Build every model over history up to `until` (UTC) and commit it as the first epoch.
 
-    May be repeated until it has committed: a crash leaves tables that the next try rebuilds.
+    May be repeated until it has committed: after a crash the next try rebuilds the tables.
 
-    Raises: ContractError when history is committed already, or there is none; WatermarkAheadError.
+    Raises: ContractError if history is committed already, or there are no events; WatermarkAheadError.
     """
     ledger.refuse_ahead(ledger.last_epoch(context.warehouse), context.now())
     committed = ledger.first_epoch(context.warehouse)
@@ -42,7 +42,7 @@ def backfill(context: JobContext, until: datetime) -> Backfilled:
             f"History up to {committed.window_until:%Y-%m-%d %H:%M} is committed already. Go on with: winback hourly"
         )
     not_in_the_future(context, until)
-    record(context)  # first: a backfill that was killed may be repeated
+    record(context)  # first, because a backfill that was killed may be repeated
     result = build_history(context, until)
     ledger.commit(
         context.warehouse,
@@ -68,7 +68,7 @@ def backfill(context: JobContext, until: datetime) -> Backfilled:
 def build_history(context: JobContext, until: datetime) -> Backfilled:
     """Build every model over history up to `until` (UTC), and commit nothing.
 
-    Raises: ContractError when no event was loaded before then.
+    Raises: ContractError if no event was loaded before then.
     """
     window = Window(from_at=UNIX_EPOCH, until_at=until, history_until=until)
     context.reporter.step("Building history", window_until=until)

@@ -1,4 +1,4 @@
-"""Leaves no byte of deleted rows in the warehouse, where that is in our hands."""
+"""Rewrites the DuckDB file so that no byte of deleted rows remains in it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from warehouse.duckdb.compact import compact as write_anew
 
 
 def compact(settings: Settings, reporter: ProgressReporter) -> Compacted:
-    """Write the DuckDB file anew.
+    """Rewrite the DuckDB file.
 
-    Raises: ContractError on BigQuery, which keeps deleted rows for its time travel; and as `duckdb_compact.compact`.
+    Raises: ContractError on BigQuery, which keeps deleted rows for its time travel; also as warehouse.duckdb.compact.
     """
     if settings.duckdb_file is None:
         raise ContractError(
-            "BigQuery keeps deleted rows by time travel and fail-safe, and nothing shortens that afterwards: "
-            "docs/erasure.md says how long. winback compact is for a DuckDB file."
+            "BigQuery keeps deleted rows by time travel and fail-safe, and this cannot be shortened afterwards: "
+            "docs/erasure.md has the periods. winback compact is for a DuckDB file."
         )
-    reporter.step("Writing the file anew")
+    reporter.step("Rewriting the file")
     return write_anew(settings.duckdb_file, memory_limit=settings.memory_limit)

@@ -1,4 +1,4 @@
-"""Which rows must be the same however history was cut into windows, and how are two states of them compared?"""
+"""Comparison of table states: the rows that must not depend on the windows, and digests of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FIRST_DAY = UNIX_EPOCH.date()
 
 @dataclass(frozen=True)
 class ComparedTable:
-    """An incremental table: its partitions' column, and which rows count (a row that was dissolved may stay or not)."""
+    """An incremental table: its partition column, and which rows count. Dissolved rows do not count, because they may remain."""
 
     layer: str
     name: str
@@ -35,7 +35,7 @@ TABLES = (
     FEATURES,
 )
 
-_BUCKETS = 4096  # of users: few enough to fetch, enough to tell one wrong user from a thousand
+_BUCKETS = 4096  # of users: few enough to fetch, enough to distinguish one wrong user from a thousand
 
 Digest = dict[int, tuple[int, int]]
 
@@ -49,11 +49,11 @@ def rows(
     audited: bool = False,
     first_day: date = FIRST_DAY,
 ) -> str:
-    """SQL of the rows that say what was known at the watermark `until`, which is the query's parameter $until.
+    """Return SQL of the rows as known at the watermark `until`, which is the query's parameter $until.
 
-    A run that was dry, that crashed, or that is at it right now has written beyond the watermark. What the tables held of the
-    users it touched nobody can say any more, so these are left out; their events or outcomes are written before anything is
-    made of them. `audited` asks for the tables that an audit built, of the same users. `first_day` bounds the partitions.
+    A dry run, a crashed run or a run in progress has written beyond the watermark. The users that it touched are excluded,
+    because their earlier state cannot be reconstructed. They can be found, because a build writes events and outcomes first.
+    `audited` selects the tables that an audit built, for the same users. `first_day` bounds the partitions.
     """
     relation = context.warehouse.relation
 
@@ -61,7 +61,7 @@ def rows(
         bound = f"{which.day} >= date '{since}' and " if which.day else ""
         return f"{relation(f'audit_{which.layer}' if audited else which.layer, which.name)} where {bound}{which.counts}"
 
-    # What is loaded from `until` on and is not too late occurred no earlier; one day more, for a bound is a whole day.
+    # Events loaded from `until` on that are not too late occurred no earlier. One day more, because bounds are whole days.
     reach = until.date() - timedelta(days=context.funnel.max_lateness_days + 1)
     beyond = f"""
         select user_id from {relation(EVENTS.layer, EVENTS.name)}
@@ -76,19 +76,19 @@ def rows(
 
 
 def sample_predicate(context: JobContext, percent: int) -> str:
-    """SQL that is true of the users whom an audit of so many percent rebuilds: dbt/macros/scope.sql in the other hand."""
+    """Return SQL that is true for the users that an audit of this percentage rebuilds; same rule as dbt/macros/scope.sql."""
     return f"mod({context.warehouse.number_of('user_id')}, 100) < {percent}"
 
 
 def columns_of(context: JobContext, table: ComparedTable, *, audited: bool = False) -> list[str]:
-    """Names of the columns, in the table's order."""
+    """Return the names of the columns, in the order of the table."""
     relation = context.warehouse.relation(f"audit_{table.layer}" if audited else table.layer, table.name)
     bound = f" where {table.day} >= date '{FIRST_DAY}'" if table.day else ""
     return list(context.warehouse.schema(f"select * from {relation}{bound}").names)
 
 
 def digest(context: JobContext, table: ComparedTable, until: datetime, first_day: date) -> Digest:
-    """Rows and a hash of them, for users in 4,096 buckets: two digests tell what changed between them, without a copy."""
+    """Return the number of rows and their hash for users in 4,096 buckets. Two digests show changes without a copy."""
     columns = columns_of(context, table)
     sql = f"""
         select mod({context.warehouse.number_of("user_id")}, {_BUCKETS}) as bucket,

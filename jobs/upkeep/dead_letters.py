@@ -1,4 +1,4 @@
-"""Which users did the CRM reject, why, and how are they tried again?"""
+"""Dead letters: users that the CRM rejected, by reason, and how to send them again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from warehouse.tables import DELIVERIES
 
 
 def listed(context: JobContext) -> list[dict[str, Any]]:
-    """One row per code: one of the CRM's sentences, how many users, since when and until when. Nobody's id."""
+    """Return one row per code: a reason from the CRM, the number of users, first and last time. No ids."""
     if not context.warehouse.exists("marts", "crm_acknowledged"):
         return []
     rows: list[dict[str, Any]] = context.warehouse.query(
@@ -33,7 +33,7 @@ def listed(context: JobContext) -> list[dict[str, Any]]:
 
 
 def retry(context: JobContext) -> int:
-    """Ask for every dead letter to be sent again by the next run; returns how many."""
+    """Mark every dead letter to be sent again by the next run; returns how many."""
     epoch = ledger.last_epoch(context.warehouse)
     if epoch is None or not context.warehouse.exists("marts", "crm_acknowledged"):
         return 0

@@ -1,6 +1,6 @@
-"""Mark of a demo: a table in its DuckDB file that says which epochs the demo, and replays of it, commit.
+"""Mark of a demo: a table in its DuckDB file that lists the epochs that the demo and its replays commit.
 
-What the file holds beside them is no demo's. A mark is written before the epochs that it names, so that it is right after a kill.
+Other epochs in the file do not belong to the demo. The mark is written before its epochs, so that it is correct after a crash.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class DemoMark:
     data_until: datetime
 
     def is_of_demo(self, last: Epoch | None) -> bool:
-        """Tell whether the last epoch is the demo's: a run by the real clock makes the warehouse one like any other."""
+        """Return whether the last epoch is the demo's. A run by the real clock makes the warehouse an ordinary one."""
         return last is None or last.window_until in self.windows_until
 
 
 def read_mark(warehouse: Reader) -> DemoMark | None:
-    """Return the mark, or None where no demo made the warehouse. Demos are DuckDB files: BigQuery is not asked."""
+    """Return the mark, or None if no demo made the warehouse. Demos are always DuckDB files."""
     if not isinstance(warehouse, DuckDBWarehouse) or not warehouse.exists(LAYER, NAME):
         return None
     rows = warehouse.query(f"select mark from {warehouse.relation(LAYER, NAME)}").to_pylist()
@@ -45,7 +45,7 @@ def read_mark(warehouse: Reader) -> DemoMark | None:
 
 
 def write_mark(warehouse: DuckDBWarehouse, mark: DemoMark) -> None:
-    """Write the mark in place of an earlier one, in one transaction."""
+    """Replace the mark in one transaction."""
     text = json.dumps(
         {
             "history_until": mark.history_until.isoformat(),
@@ -58,15 +58,15 @@ def write_mark(warehouse: DuckDBWarehouse, mark: DemoMark) -> None:
 
 
 def next_of_demo(mark: DemoMark, last: Epoch) -> tuple[str, str]:
-    """What to do next in a demo's warehouse: a sentence, and the command."""
+    """Return the next step in the warehouse of a demo: a sentence and a command."""
     next_until = last.window_until + timedelta(hours=1)
     if last.kind == "backfill" or next_until > mark.data_until:
-        return "The demo is not finished, or its data is used up. Make it new:", "winback demo"
+        return "The demo is not finished, or its data is used up. Create it again:", "winback demo"
     return "Run its next hour by its own clock:", f"winback replay --until {next_until:%Y-%m-%dT%H:%M} --every 1"
 
 
 def of_demo(last: Epoch) -> str:
-    """What to say of a demo's warehouse whose clock is not this machine's."""
+    """Return the message about the warehouse of a demo, whose clock is not this machine's."""
     return (
         f"This is the demo's warehouse: its clock is at {last.window_until:%Y-%m-%d %H:%M} UTC. "
         f"For your own data: {OWN_DATA[0].lower()}{OWN_DATA[1:]}."

@@ -1,4 +1,4 @@
-"""`winback load`: files into the raw tables, and a summary of what the tables hold and of what funnel.yml makes of it."""
+"""`winback load`: loads files into the raw tables, and sums up the tables and how they match funnel.yml."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from warehouse.loading.summary import RawSummary, counts_by_name, summarise
 
 @dataclass(frozen=True)
 class FunnelMatch:
-    """What the raw data and funnel.yml know of each other.
+    """Names that only the raw data or only funnel.yml has.
 
-    `looks_like` has, for names that never occur, the unknown one that looks like a slip of it.
+    `looks_like` maps a name that never occurs to an unknown name that looks like a misspelling of it.
     """
 
     unknown_events: dict[str, int]
@@ -40,10 +40,10 @@ class FunnelMatch:
 
 @dataclass(frozen=True)
 class LoadAnswer:
-    """What became of the files' rows by table, and what the raw tables hold now.
+    """Counts of the files' rows by table, and a summary of the raw tables.
 
-    `events_by_name` has each name's new rows and all its rows. `funnel` is None where funnel.yml cannot be read, and
-    `funnel_problem` says why.
+    `events_by_name` has the new rows and all rows of each name. `funnel` is None if funnel.yml cannot be read;
+    `funnel_problem` is the reason.
     """
 
     tables: dict[str, Loaded]
@@ -57,7 +57,7 @@ class LoadAnswer:
     set_aside: str | None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the tables by name, as before there was a summary, and the rest beside them."""
+        """Return the result for JSON: the tables by name at the top level, and the other parts beside them."""
         summary, profiles = self.summary, self.profiles
         return {
             **self.tables,
@@ -89,7 +89,7 @@ def load_files(
 ) -> LoadAnswer:
     """Load files, folders and patterns into the embedded warehouse, in one transaction; see warehouse.loading.load.
 
-    Raises: ContractError for files that cannot be loaded, RetryableError when DuckDB fails; nothing is stored.
+    Raises: ContractError for files that cannot be loaded, RetryableError if DuckDB fails; nothing is stored.
     """
     if settings.duckdb_file is None:
         raise ContractError(
@@ -107,7 +107,7 @@ def load_files(
         ledger.refuse_ahead(last, now)
         mark = read_mark(warehouse)
         if mark and mark.is_of_demo(last):
-            reporter.warn(f"This warehouse is a demo's: what is loaded mixes with its synthetic users. {OWN_DATA}.")
+            reporter.warn(f"This warehouse is a demo's: loaded data mixes with its synthetic users. {OWN_DATA}.")
         elif old := stale(warehouse, last, now, settings.max_watermark_age_seconds):
             reporter.warn(old.told)
         before = counts_by_name(warehouse)
@@ -139,7 +139,7 @@ def load_files(
 
 
 def match_funnel(funnel: Funnel, summary: RawSummary) -> FunnelMatch:
-    """Compare the names in the data with those in funnel.yml. An event need not be in it; its outcomes must occur."""
+    """Compare the names in the data with those in funnel.yml. It may omit events, but its outcomes must occur."""
     kinds = [name for names in funnel.event_kinds.values() for name in names]
     events = list(dict.fromkeys([*funnel.outcomes, *kinds]))
     unknown = {name: count for name, count in summary.events.items() if name not in events}
@@ -154,7 +154,7 @@ def match_funnel(funnel: Funnel, summary: RawSummary) -> FunnelMatch:
 
 
 def _match(path: Path, summary: RawSummary) -> tuple[FunnelMatch | None, str | None]:
-    """Return the match, or why there is none: the data is loaded, whatever funnel.yml says."""
+    """Return the match, or the reason why there is none. An invalid funnel.yml does not stop a load."""
     try:
         return match_funnel(load_funnel(path), summary), None
     except ContractError as error:

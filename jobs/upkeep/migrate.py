@@ -20,26 +20,26 @@ NAMES = tuple(step.name for step in STEPS)
 
 @dataclass(frozen=True)
 class Migrated:
-    """What was done, or is left to do where `is_dry_run`: the step's name and what it does."""
+    """Steps that were done, or that are left to do if `is_dry_run`: their names and what they do."""
 
     is_dry_run: bool
     steps: dict[str, str]
 
 
 def migrate(context: JobContext, *, dry_run: bool = False) -> Migrated:
-    """Do every step that is not recorded yet, and record each one; nothing is decided or sent.
+    """Do every step that is not recorded yet, and record each one; decides and sends nothing.
 
-    Killed anywhere, the same command goes on with the step that it was killed in. No run may be at work; on BigQuery the
-    migration takes the lease.
+    After a crash the same command continues with the interrupted step. No run may be active; on BigQuery the migration takes
+    the lease.
 
-    Raises: ContractError for a table that cannot be migrated or a changed funnel.yml, RetryableError for a failing build,
-    RunInProgressError while a run is at work.
+    Raises: ContractError for a table that cannot be migrated or a changed funnel.yml, RetryableError for a failed build,
+    RunInProgressError while a run is active.
     """
     warehouse = context.warehouse
     known = recorded(warehouse)
-    # Whether tables and columns are there is asked each time: somebody may have restored an older table.
+    # Tables and columns are checked each time, because an older table may have been restored.
     left = [step for step in STEPS if not step.is_of_history or step.name not in known]
-    # The watermark may lie beyond now: repairing it needs a warehouse of this version.
+    # The watermark may be later than now: its repair needs a warehouse of this version.
     last = ledger.last_epoch(warehouse) if warehouse.exists("ops", "runs") else None
     if last and any(step.is_of_history for step in left):
         refuse_changed(last.funnel, context.funnel)
@@ -47,7 +47,7 @@ def migrate(context: JobContext, *, dry_run: bool = False) -> Migrated:
         possible = [step for step in left if last or not step.is_of_history]
         return Migrated(dry_run, {step.name: what for step in possible if (what := step.todo(context))})
     done: dict[str, str] = {}
-    # Tables first: without ops.leases there is no lease to take.
+    # Tables first, because the lease needs ops.leases.
     for step in left:
         if not step.is_of_history:
             _do(context, step, done, is_known=step.name in known)
@@ -63,7 +63,7 @@ def migrate(context: JobContext, *, dry_run: bool = False) -> Migrated:
 
 
 def record(context: JobContext, names: Sequence[str] = NAMES) -> None:
-    """Write down that these steps are done, by default all: runs accept a warehouse in which all are."""
+    """Record these steps as done, by default all. Runs accept a warehouse in which all steps are done."""
     if names:
         context.warehouse.create(MIGRATIONS)
         rows = [{"step": name, "migrated_at": context.now()} for name in names]

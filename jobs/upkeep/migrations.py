@@ -1,7 +1,7 @@
 """The steps that migrate a warehouse of an earlier version to this one.
 
-A step that was killed is done again, so each one may be repeated. Steps keep what cannot be built again: raw rows, runs,
-decisions, deliveries, the log of features, and the audience's memory of vouchers.
+An interrupted step is repeated, so every step must be repeatable. Steps keep what cannot be rebuilt: raw rows, runs, decisions,
+deliveries, the log of features, and the vouchers that the audience remembers.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from warehouse import ledger
 from warehouse.interface import Reader, count
 from warehouse.tables import MIGRATIONS, USERS
 
-if TYPE_CHECKING:  # it refuses warehouses that are not migrated
+if TYPE_CHECKING:  # it rejects warehouses that are not migrated
     from jobs.context import JobContext
 
 LOGGED, _RATIO = "fct_exit_features_logged", "fields_filled_ratio_per_input"
-# Columns of crm_acknowledged that came with a later version. It reads its own columns, so dbt cannot add them.
+# Columns of crm_acknowledged that a later version added. The model reads its own columns, so dbt cannot add them.
 ACKNOWLEDGED_COLUMNS = frozenset({"rejected_reason", "is_in_doubt"})
-# True of every row. On BigQuery a table that is kept by day is read by day alone.
+# True for every row. BigQuery requires a filter on the partition column.
 _ANY_TIME = "loaded_at >= timestamp '1970-01-01 00:00:00'"
 _ANY_DAY = "exited_on >= date '1970-01-01'"
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step. `todo` returns what is left to do, in words, or nothing; `apply` does it and may be repeated.
+    """One step. `todo` returns a text on what is left to do, or nothing; `apply` does it and may be repeated.
 
-    A step of the history changes what the backfill and the runs built; without a backfill there is nothing to change.
+    A step with `is_of_history` changes what the backfill and the runs built; without a backfill it has nothing to do.
     """
 
     name: str
@@ -52,7 +52,7 @@ def _add_columns(context: JobContext) -> None:
     if wrong := [f"{table.title}.{column.name}" for table, column in lacking if column.required]:
         raise ContractError(
             f"{', '.join(wrong)} must have a value in every row, and no version of winback made the table without it. "
-            "Restore the table from a backup, or begin a new warehouse."
+            "Restore the table from a backup, or start a new warehouse."
         )
     for table, column in lacking:
         context.warehouse.add_column(table, column)
@@ -64,7 +64,7 @@ def _tables_todo(context: JobContext) -> str | None:
 
 
 def _arrivals_todo(context: JobContext) -> str | None:
-    if context.settings.bigquery:  # the table is the app's, and staging falls back to updated_at
+    if context.settings.bigquery:  # the table belongs to the app, and staging falls back to updated_at
         return None
     if not context.warehouse.exists(USERS.layer, USERS.name):
         return None
@@ -106,16 +106,16 @@ def _rebuild_todo(context: JobContext) -> str:
 
 
 def _rebuild(context: JobContext) -> None:
-    """Build the tables from the raw events; the log of features gets the exits it lacks, and keeps its rows."""
+    """Build the tables from the raw events. The log of features keeps its rows and gets missing exits."""
     since, _ = raw_since(context)
     _build("audit", full_refresh=since is None)(context)
     _build("logged")(context)
 
 
 def raw_since(context: JobContext) -> tuple[datetime | None, int]:
-    """From when on there are raw events, where the tables hold older ones, and how many; else None and 0.
+    """Return the start of the raw events and the number of older events in the tables; None and 0 if there are no older ones.
 
-    An app that deletes old raw events must not lose what was built of them: a full rebuild would take it away.
+    If an app deletes old raw events, the tables must keep what was built from them. A full rebuild would delete it.
     """
     warehouse = context.warehouse
     if not warehouse.exists("intermediate", "int_events__deduplicated"):
@@ -137,7 +137,7 @@ def _remove_late(context: JobContext) -> None:
 
 
 def _late(context: JobContext) -> str:
-    """Late events of a window that never committed. The next run builds it again, under other ids."""
+    """Return late events of a window that never committed. The next run builds them again, with other ids."""
     until = _last(context).window_until
     return (
         f"{context.warehouse.relation('marts', 'fct_late_events')} where loaded_on >= date '{until:%Y-%m-%d}' "
@@ -154,11 +154,11 @@ def _acknowledged_todo(context: JobContext) -> str | None:
 
 
 def _build(selector: str, *, full_refresh: bool = False) -> Callable[[JobContext], None]:
-    """Build a selector over all raw events, decisions, profiles and deliveries that committed runs have taken in."""
+    """Return a function that builds a selector over all data that committed runs have read."""
 
     def build(context: JobContext) -> None:
         since, _ = raw_since(context)
-        # One window for all steps: dbt then parses the project once.
+        # One window for all steps, so that dbt parses the project once.
         context.transform(_window(context, since or UNIX_EPOCH)).build(selector, full_refresh=full_refresh)
 
     return build
@@ -177,7 +177,7 @@ def _last(context: JobContext) -> ledger.Epoch:
 
 
 def columns(warehouse: Reader, mart: str, day: str | None = None) -> set[str]:
-    """The columns of a table of marts; `day` is what BigQuery keeps it by, and none is read."""
+    """Return the columns of a table of marts. `day` is its partition column; the query reads no partition."""
     where = f" where {day} = date '1970-01-01'" if day else ""
     return set(warehouse.schema(f"select * from {warehouse.relation('marts', mart)}{where}").names)
 
@@ -200,7 +200,7 @@ STEPS = (
 
 
 def recorded(warehouse: Reader) -> set[str]:
-    """The steps that are done, or that a warehouse of this version never needed."""
+    """Return the steps that are done, or that a warehouse of this version never needed."""
     if not warehouse.exists(MIGRATIONS.layer, MIGRATIONS.name):
         return set()
     sql = f"select distinct step from {warehouse.relation(MIGRATIONS.layer, MIGRATIONS.name)}"
@@ -208,5 +208,5 @@ def recorded(warehouse: Reader) -> set[str]:
 
 
 def is_migrated(warehouse: Reader) -> bool:
-    """Whether every step that this version knows is done."""
+    """Return whether every step of this version is done."""
     return {step.name for step in STEPS} <= recorded(warehouse)

@@ -1,7 +1,7 @@
-"""Raw events that no run window took in: finds them, and keeps what each night found in `ops.nights`.
+"""Search for raw events that no run window has read; `ops.nights` records what each nightly found.
 
-A row may become visible after the run that read its time: streaming delays, an ingestion that catches up on a week. No later
-window begins before the watermark, so only a search finds it.
+A row may become visible after the run that read its time, because of streaming delays or an ingestion that catches up on a week.
+No later window begins before the watermark, so only a search finds it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from warehouse.tables import NIGHTS
 
 @dataclass(frozen=True)
 class Missed:
-    """Events that no window took in; times UTC. A window from `build_from` on takes in all of them."""
+    """Events that no window has read; times UTC. A window that begins at `build_from` reads all of them."""
 
     count_events: int = 0
     first_loaded_at: datetime | None = None
@@ -42,10 +42,10 @@ class NightRow:
 
 
 def find_missed(warehouse: Reader, funnel: Funnel, since: datetime, until: datetime, history_until: datetime) -> Missed:
-    """Search the raw events loaded in [since, until) for those that neither the events nor the late events have.
+    """Search the raw events loaded in [since, until) for those that are neither in the events nor in the late events.
 
-    A row counts as taken when its event has a copy that arrived no later. Of rows loaded before `history_until`, those that
-    occurred more than `max_lateness_days` before `since` are left out: no window's reach holds them.
+    A row counts as read if its event has a copy that arrived no later. Rows loaded before `history_until` that occurred more
+    than `max_lateness_days` before `since` are left out, because no window reaches them.
     """
     relation, late = warehouse.relation, f"interval {funnel.max_lateness_days} day"
     first_day = since.date() - timedelta(days=funnel.days_in_reach)
@@ -88,19 +88,19 @@ def find_missed(warehouse: Reader, funnel: Funnel, since: datetime, until: datet
 
 
 def write_night(warehouse: Warehouse, night: NightRow) -> None:
-    """Append what a night found."""
+    """Append the result of a nightly."""
     warehouse.append(NIGHTS, pa.Table.from_pylist([asdict(night)], schema=NIGHTS.schema))
 
 
 def last_night(warehouse: Reader) -> NightRow | None:
-    """The newest night."""
+    """Return the newest row of `ops.nights`, or None."""
     sql = f"select * from {warehouse.relation('ops', 'nights')} order by rebuilt_at desc limit 1"
     rows = warehouse.query(sql).to_pylist()
     return NightRow(**rows[0]) if rows else None
 
 
 def build_from_missed(warehouse: Reader, watermark: datetime) -> datetime | None:
-    """Where the next run must begin to build, so that what nights at this watermark found is decided and sent."""
+    """Return where the next run must begin to build, to decide and send what nightlies at this watermark found."""
     sql = f"""
         select min(build_from) as build_from from {warehouse.relation("ops", "nights")}
         where window_until >= $watermark and count_events_missed > 0
@@ -110,5 +110,5 @@ def build_from_missed(warehouse: Reader, watermark: datetime) -> datetime | None
 
 
 def _literal(moment: datetime) -> str:
-    """A bound as text, so that BigQuery reads only those days."""
+    """Return a bound as an SQL literal, so that BigQuery reads only those days."""
     return f"timestamp '{moment.astimezone(UTC).replace(tzinfo=None).isoformat(sep=' ')}'"

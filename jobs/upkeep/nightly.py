@@ -1,7 +1,7 @@
-"""How do the tables stay right: what arrived within the last lateness window is built once more from the raw events.
+"""Nightly rebuild: builds what arrived within the last lateness window again from the raw events.
 
-An hour trusts what earlier hours left. Where a row was lost or altered, by hand or by a bug, later hours would build on it; a
-night later it is as the raw events say. Decisions are never touched, and features stay as they were logged.
+A run trusts the tables of earlier runs. If a row was lost or altered, by hand or by a bug, later runs would build on it. The
+nightly corrects it from the raw events. Decisions never change, and features stay as they were logged.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from warehouse import ledger
 
 @dataclass(frozen=True)
 class TableRebuild:
-    """A table's rows in reach. `count_users_corrected`: users of whom a row came, went or changed; above a thousand, too low."""
+    """Row counts of a rebuilt table.
+
+    `count_users_corrected` counts users with a row that was added, removed or changed; above a thousand it is too low.
+    """
 
     table_name: str
     count_rows_before: int
@@ -33,7 +36,7 @@ class TableRebuild:
 
 @dataclass(frozen=True)
 class NightlyResult:
-    """The window built once more, UTC, and what it corrected."""
+    """The rebuilt window, UTC, and what the rebuild corrected."""
 
     window_from: datetime
     window_until: datetime
@@ -43,25 +46,25 @@ class NightlyResult:
 
     @property
     def is_corrected(self) -> bool:
-        """Whether something was not as the raw events say."""
+        """Whether any row differed from the raw events."""
         return any(table.count_users_corrected for table in self.tables)
 
 
 def nightly(context: JobContext) -> NightlyResult:
-    """Rebuild events, sessions, exits and features of whoever was active within `max_lateness_days` of the watermark.
+    """Rebuild events, sessions, exits and features of users who were active within `max_lateness_days` of the watermark.
 
-    Where raw events of the last `WINBACK_CATCH_UP_DAYS` were taken in by no run window, the window begins at the earliest of
-    them, also before the backfill ended. The next run decides what they changed. It takes the lease: an hourly run beside it
-    would write the same working tables.
+    If no run window has read some raw events of the last `WINBACK_CATCH_UP_DAYS`, the window begins at the earliest of them,
+    even before the end of the backfill. The next run decides on the exits that they changed. The nightly takes the lease,
+    because an hourly run at the same time would write the same working tables.
 
-    Raises: ContractError (no history, a data test), RetryableError (a failing build, an hourly run that committed meanwhile),
-    RunInProgressError while another run is at it.
+    Raises: ContractError (no history, a data test), RetryableError (a failed build, an hourly run that committed meanwhile),
+    RunInProgressError while another run holds the lease.
     """
     started, now = context.monotonic(), context.now()
     first, last = committed(context)
     swept = purge_reappeared_rows(context)
     if swept:
-        context.reporter.step("Swept of erased users", count_rows=sum(swept.values()))
+        context.reporter.step("Deleted rows of erased users that had come back", count_rows=sum(swept.values()))
     until = last.window_until
     from_at = max(until - timedelta(days=context.funnel.max_lateness_days), first.window_until)
     missed = find_missed(
@@ -83,14 +86,14 @@ def nightly(context: JobContext) -> NightlyResult:
     if window.from_at < until:
         context.reporter.step("Rebuilding", window_from=window.from_at, window_until=until)
         before = _digests(context, window)
-        # Killed in here, it leaves nothing wrong before the watermark: the next hour builds again from there.
+        # A crash here leaves the tables before the watermark correct; the next run rebuilds from there.
         with leased(context, night_id, until):
             context.transform(window).build("nightly")
         newest = ledger.last_epoch(context.warehouse)
         if newest and newest.epoch != last.epoch:
             raise RetryableError(
-                "An hourly run committed while the night was rebuilt, and the two may have mixed. Run again, with no hourly "
-                "run beside it: winback nightly"
+                "An hourly run committed during the nightly, and the two may have mixed. Run the nightly again while no hourly "
+                "run is active: winback nightly"
             )
         tables = [_rebuilt(name, before[name], after) for name, after in _digests(context, window).items()]
         context.reporter.step("TableComparison", **{t.table_name: t.count_users_corrected for t in tables})
@@ -112,7 +115,7 @@ def nightly(context: JobContext) -> NightlyResult:
 
 
 def _digests(context: JobContext, window: Window) -> dict[str, Digest]:
-    """As dbt's first_day_in_reach(): nothing older is written."""
+    """Return the digest of each table, from the same first day as dbt's first_day_in_reach(), because older rows never change."""
     first_day = window.from_at.date() - timedelta(days=context.funnel.days_in_reach)
     return {table.name: digest(context, table, window.until_at, first_day) for table in (*TABLES, LOGGED)}
 

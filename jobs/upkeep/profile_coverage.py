@@ -1,4 +1,4 @@
-"""How many users of the events have a profile that was known in time, and the likely causes where they have none."""
+"""Coverage of users by profiles: how many have one that was known in time, and the likely causes if not."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from datetime import datetime, timedelta
 
 from warehouse.interface import Reader
 
-# Doctor asks about the exits of this many days before the watermark, so that BigQuery reads no more of them.
+# Doctor checks the exits of this many days before the watermark, to limit what BigQuery reads.
 RECENT_DAYS = 30
-# Below this share of users with a known profile a person should look: few apps let a tenth of their users in without an account.
+# Below this share of users with a known profile there is a warning. Few apps have a tenth of their users without an account.
 ENOUGH_RATIO = 0.9
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """Users with an event or an exit, `of` says which, each in one of three groups: known, later, or without a profile.
+    """Users with an event or an exit (`of`), in three groups: known, later, and without a profile.
 
-    `count_known`: a version of their profile was written by their last event or exit. `count_later`: every version was written
-    after it. `count_respelled` of the users without a profile have one under an id that differs in its spelling only.
+    `count_known`: a version of the profile was written before their last event or exit. `count_later`: all versions were written
+    after it. `count_respelled`: users without a profile who have one under another spelling of the id.
     """
 
     of: str
@@ -34,12 +34,12 @@ class Coverage:
 
     @property
     def is_enough(self) -> bool:
-        """Whether nothing points to a fault."""
+        """Whether the coverage needs no attention."""
         return self.count_known >= ENOUGH_RATIO * self.count_users and not self.count_respelled
 
     @property
     def says(self) -> str:
-        """The counts in one sentence, and what is likely to be wrong."""
+        """The counts in one sentence, with the likely causes."""
         known = f"{self.count_known:,} of {self.count_users:,} users with an {self.of} have a profile known at their last one"
         causes = []
         if self.count_without:
@@ -56,11 +56,11 @@ class Coverage:
 
     @property
     def do(self) -> tuple[str, ...]:
-        """What a person does about it."""
+        """What to do about it."""
         steps = []
         if self.count_respelled:
             steps.append(
-                "Write ids alike in events and in users: as text, without leading zeros, .0, blanks or a prefix."
+                "Write ids the same way in events and in users: as text, without leading zeros, .0, blanks or a prefix."
             )
         if self.count_later:
             steps.append(
@@ -73,18 +73,18 @@ class Coverage:
 
     @property
     def warning(self) -> str | None:
-        """What to tell a person who has not asked; None where all is well."""
-        text = f"{self.says}. Without a known profile nobody gets a voucher. {' '.join(self.do)}"
+        """The warning to show, or None if coverage is good."""
+        text = f"{self.says}. Users without a known profile get no voucher. {' '.join(self.do)}"
         return None if self.is_enough else text
 
 
 def coverage_of_events(warehouse: Reader) -> Coverage:
-    """Ask of everybody who has events, as of their last one. Reads all events: for a warehouse of one's own."""
+    """Return the coverage of all users with events, as of their last one. Reads all events, so use it on DuckDB only."""
     return _coverage(warehouse, "event", warehouse.relation("raw", "app_events"), "occurred_at")
 
 
 def coverage_of_exits(warehouse: Reader, until: datetime | None = None) -> Coverage:
-    """Ask of everybody who left unfinished, as of their last exit: ever, or in the RECENT_DAYS before `until` (UTC)."""
+    """Return the coverage of users with unfinished exits, as of their last one: ever, or RECENT_DAYS before `until` (UTC)."""
     since = (until - timedelta(days=RECENT_DAYS)).date().isoformat() if until else "1970-01-01"
     exits = warehouse.relation("marts", "fct_unfinished_exits")
     return _coverage(warehouse, "exit", f"{exits} where not is_dissolved and exited_on >= date '{since}'", "exited_at")

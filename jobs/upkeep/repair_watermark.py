@@ -1,9 +1,9 @@
 """Puts the watermark back after a run whose clock was ahead, without losing or repeating a decision.
 
-The ledger stays append-only. The repair is an epoch of its own. Its row sets the watermark back to where the last run with a
-right clock put it, and from then on the epochs beyond do not count (warehouse/ledger.py). Their decisions are written again
-under the repair's run, with a time that has passed. Rows staged by a repair that was killed before its commit belong to no
-epoch, so the command can be repeated. The next hour reads again what was loaded since the watermark and replaces what is there.
+The ledger stays append-only. The repair is an epoch of its own. Its row sets the watermark back to that of the last run with a
+correct clock, and later epochs no longer count (warehouse/ledger.py). Their decisions are written again under the repair's run,
+with a time in the past. Rows staged by a repair that was killed before its commit belong to no epoch, so the command can be
+repeated. The next run reads again what was loaded since the watermark, and replaces the existing rows.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _SHORTEST = timedelta(microseconds=1)
 
 @dataclass(frozen=True)
 class Repaired:
-    """What a repair did, or would do. Times are UTC.
+    """Result of a repair, or of its dry run. Times are UTC.
 
-    `watermark_before` equals `watermark` where nothing was to be repaired. `count_rows_ahead` are rows of the raw tables, by
-    table, that say they were loaded after now: hours read them when their time has come.
+    `watermark_before` equals `watermark` if nothing needed repair. `count_rows_ahead` counts rows of the raw tables, by table,
+    with a loaded_at later than now; runs read them once that time has passed.
     """
 
     watermark_before: datetime
@@ -50,13 +50,13 @@ class Repaired:
 
     @property
     def is_needed(self) -> bool:
-        """Whether the watermark lay beyond now."""
+        """Whether the watermark was later than now."""
         return self.count_epochs_set_aside > 0
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """The repair: when it is made, the epochs it sets aside, the watermark, and when their decisions count as made."""
+    """The repair: its time, the epochs to set aside, the new watermark, and the new time of their decisions."""
 
     repaired_at: datetime
     aside: list[ledger.Epoch]
@@ -66,12 +66,12 @@ class _Plan:
 
 
 def repair_watermark(context: JobContext, *, dry_run: bool = False) -> Repaired:
-    """Put a watermark that lies beyond now back to the last one that does not.
+    """Put a watermark that is later than now back to the last one that is not.
 
-    Where the backfill itself lies beyond now, history is built again, up to now minus the safety lag.
+    If the backfill itself ends after now, history is rebuilt up to now minus the safety lag.
 
-    Raises: ContractError before the backfill, RetryableError when another run commits meanwhile, RunInProgressError while
-    one is at work.
+    Raises: ContractError before the backfill, RetryableError if another run commits meanwhile, RunInProgressError while
+    another run is active.
     """
     now, warehouse = context.now(), context.warehouse
     last = ledger.last_epoch(warehouse)
@@ -101,10 +101,10 @@ def repair_watermark(context: JobContext, *, dry_run: bool = False) -> Repaired:
 
 
 def make_sync_plan(epochs: list[ledger.Epoch], now: datetime, safety_lag: timedelta) -> _Plan:
-    """Decide what to set aside of the epochs that count, oldest first; `now` is UTC.
+    """Decide which epochs to set aside; `epochs` are those that count, oldest first; `now` is UTC.
 
-    Decisions get the time at which the next hour's window ends at the earliest, so that it takes them in. That is not before
-    they were made, so that no day's budget is given out twice.
+    Decisions get the earliest possible end of the next run's window, so that this run reads them. That is not before they were
+    made, so that no daily budget is used twice.
     """
     aside = [epoch for epoch in epochs if epoch.clock_at > now]
     good = [epoch for epoch in epochs if epoch.clock_at <= now]
@@ -114,7 +114,7 @@ def make_sync_plan(epochs: list[ledger.Epoch], now: datetime, safety_lag: timede
 
 
 def _of(plan: _Plan, warehouse: Reader) -> str:
-    """SQL of the decisions of the epochs that are set aside. Erased users stay erased."""
+    """Return SQL of the decisions of the epochs that are set aside, without erased users."""
     runs = ", ".join(f"'{epoch.run_id}'" for epoch in plan.aside)
     erased = f"select user_hash from {warehouse.relation('ops', 'erasures')} where step = 'tombstone'"
     since = min([plan.watermark, *(epoch.window_until for epoch in plan.aside)])
@@ -126,7 +126,7 @@ def _of(plan: _Plan, warehouse: Reader) -> str:
 
 
 def _counts(warehouse: Reader, plan: _Plan) -> dict[str, int]:
-    """What the epochs that are set aside have decided, as columns of ops.runs."""
+    """Count the decisions of the epochs that are set aside, as columns of ops.runs."""
     names = ("count_exits", "count_scored", "count_skipped", "count_eligible")
     if not plan.aside:
         return dict.fromkeys(names, 0)
@@ -143,7 +143,7 @@ def _counts(warehouse: Reader, plan: _Plan) -> dict[str, int]:
 
 
 def _copies(context: JobContext, plan: _Plan, run_id: str, epoch: int) -> Iterator[pa.RecordBatch]:
-    """Yield the decisions again, under the repair's run and at its time; a voucher is valid for as long as it was."""
+    """Yield the decisions again, with the repair's run and time; a voucher keeps its length of validity."""
     names = ", ".join(column.name for column in DECISIONS.columns)
     for batch in context.warehouse.stream(f"select {names} {_of(plan, context.warehouse)}", _CHUNK_ROWS):
         rows = pa.Table.from_batches([batch])
@@ -161,9 +161,9 @@ def _copies(context: JobContext, plan: _Plan, run_id: str, epoch: int) -> Iterat
 
 
 def _commit(context: JobContext, plan: _Plan, last: ledger.Epoch, run_id: str, counts: dict[str, int]) -> None:
-    """Make the repair count.
+    """Commit the repair.
 
-    Raises: RetryableError when another run was first; what was staged is discarded.
+    Raises: RetryableError if another run committed first; the staged rows are discarded.
     """
     mine = ledger.Epoch(
         epoch=last.epoch + 1,
@@ -186,7 +186,7 @@ def _commit(context: JobContext, plan: _Plan, last: ledger.Epoch, run_id: str, c
 
 
 def _rows_ahead(warehouse: Reader, now: datetime) -> dict[str, int]:
-    """Count by table the raw rows that say they were loaded after now. On BigQuery a table of the app may lack the column."""
+    """Count raw rows, by table, with a loaded_at later than now. On BigQuery a table of the app may lack the column."""
     found = {}
     for table in RAW.values():
         relation = warehouse.relation(table.layer, table.name)

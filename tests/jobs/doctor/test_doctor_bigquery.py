@@ -65,7 +65,7 @@ def test_a_first_start_lacks_history_and_a_model_and_nothing_else(
         "CRM": "warning",  # nobody has started the local one
     }
     assert named(found, "history").do[1] == "winback backfill --until TIME"
-    assert named(found, "permissions on " + warehouse.connection.prefix + "_raw").says == "cannot be asked here"
+    assert named(found, "permissions on " + warehouse.connection.prefix + "_raw").says == "cannot be checked here"
     assert named(found, "fast reading").state == "ok"
 
 
@@ -104,7 +104,7 @@ def test_the_copy_it_prescribes_is_kept_by_day(warehouse: BigQueryWarehouse, emu
     warehouse.client.delete_table(name)
     warehouse.client.create_table(bigquery.Table(name, schema))
     sick = named(looked(warehouse, emulator), "raw.app_events by day")
-    assert "not kept by the day of loaded_at" in sick.says
+    assert "not partitioned by the day of loaded_at" in sick.says
 
     for sql in sick.do[1:]:
         warehouse.client.query(sql).result()

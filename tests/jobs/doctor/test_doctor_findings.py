@@ -51,7 +51,7 @@ def test_nothing_is_wrong_with_a_sound_project() -> None:
             Facts(Login("attached"), queries=Refusal("disabled", "")),
             "queries",
             "failed",
-            "has not switched BigQuery on",
+            "BigQuery is not enabled in the project",
             "gcloud services enable bigquery.googleapis.com",
         ),
         (replace(SOUND, queries=MISSING), "queries", "failed", "no project shop", "WINBACK_WAREHOUSE"),
@@ -59,28 +59,28 @@ def test_nothing_is_wrong_with_a_sound_project() -> None:
             replace(SOUND, locations=SOUND.locations | {"raw": MISSING}),
             "dataset winback_raw",
             "failed",
-            "is not there",
+            "does not exist",
             "bq --location=EU mk --dataset shop:winback_raw",
         ),
         (
             replace(SOUND, locations=SOUND.locations | {"raw": DENIED}),
             "dataset winback_raw",
             "failed",
-            "may not be looked at",
+            "access is denied",
             RAW_GRANT,
         ),
         (
             replace(SOUND, locations=SOUND.locations | {"ops": MISSING, "marts": MISSING}, project=frozenset[str]()),
             "datasets to come",
             "failed",
-            "not there, and the job may not create them: winback_ops, winback_marts",
+            "they do not exist, and the job may not create them: winback_ops, winback_marts",
             "bq --location=EU mk --dataset shop:winback_marts",
         ),
         (
             replace(SOUND, locations=SOUND.locations | {"ops": MISSING}, project=Refusal("unasked", "")),
             "datasets to come",
             "warning",
-            "not there, and whether the job may create them cannot be asked here: winback_ops",
+            "they do not exist, and whether the job may create them cannot be checked here: winback_ops",
             "roles/bigquery.user",
         ),
         (
@@ -110,7 +110,7 @@ def test_nothing_is_wrong_with_a_sound_project() -> None:
             with_table("raw.app_events", partition_on=None, partition_by=None),
             "raw.app_events by day",
             "warning",
-            "now up to 1.0 TiB a time; on demand about 4,562.50 US dollars a month",
+            "now up to 1.0 TiB; on demand about 4,562.50 US dollars a month",
             "CREATE TABLE `shop`.`winback_raw`.`app_events_by_day` PARTITION BY DATE(loaded_at) "
             "CLUSTER BY user_id OPTIONS (require_partition_filter = TRUE) AS SELECT * FROM `shop`.`winback_raw`.`app_events`;",
         ),
@@ -118,7 +118,7 @@ def test_nothing_is_wrong_with_a_sound_project() -> None:
             with_table("raw.app_events", partition_by="MONTH"),
             "raw.app_events by day",
             "warning",
-            "not kept by the day",
+            "not partitioned by the day",
             "RENAME TO app_events;",
         ),
         (
@@ -139,7 +139,7 @@ def test_nothing_is_wrong_with_a_sound_project() -> None:
             replace(SOUND, granted={"raw": Granted("users", READ, frozenset())}),
             "permissions on winback_raw",
             "failed",
-            "bigquery.tables.getData is missing (asked of users)",
+            "bigquery.tables.getData is missing (checked on users)",
             RAW_GRANT,
         ),
         (
@@ -176,7 +176,7 @@ def test_each_trouble_is_told_with_its_remedy(facts: Facts, check: str, state: s
 @pytest.mark.parametrize(
     ("changes", "check", "state", "told"),
     [
-        ({"location": "US"}, "location", "failed", "WINBACK_BIGQUERY_LOCATION is US, and the datasets lie in EU"),
+        ({"location": "US"}, "location", "failed", "WINBACK_BIGQUERY_LOCATION is US, and the datasets are in EU"),
         ({"endpoint": "https://bigquery.internal"}, "endpoints", "warning", "WINBACK_BIGQUERY_STORAGE_ENDPOINT is not"),
         (
             {
@@ -185,7 +185,7 @@ def test_each_trouble_is_told_with_its_remedy(facts: Facts, check: str, state: s
             },
             "endpoints",
             "failed",
-            "serves us-east4, and the datasets lie in EU",
+            "serves us-east4, and the datasets are in EU",
         ),
     ],
 )
@@ -221,8 +221,8 @@ def test_what_could_not_be_asked_is_no_trouble() -> None:
     found = findings(replace(SOUND, granted=granted, session=None, reads={"marts.crm_pending": MISSING}), WANTED)
 
     assert troubles(found) == {}
-    assert named(found, "permissions on winback_raw").says == "cannot be asked here"
-    assert "If a run is refused there, grant:" in named(found, "permissions on winback_ops").do
+    assert named(found, "permissions on winback_raw").says == "cannot be checked here"
+    assert "If a run is denied access there, grant:" in named(found, "permissions on winback_ops").do
 
 
 def test_sizes_are_told_as_a_person_reads_them() -> None:

@@ -61,7 +61,7 @@ def test_an_id_that_nobody_has_is_told_in_few_lines(told: World) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told_to"),
     [
-        (["canary"], "add --yes"),
+        (["canary"], "Pass --yes"),
         (["--yes"], "Write winback erase USER"),
         (["--yes", "canary", "of a user"], "Write winback erase USER"),
         (["--yes", "--canary"], "Write winback erase USER"),

@@ -335,7 +335,7 @@ def test_a_column_that_no_version_left_out_is_an_error(tmp_path: Path, parsed: d
 
     assert str(refused.value) == (
         "ops.reports.count_events must have a value in every row, and no version of winback made the table without it. Restore "
-        "the table from a backup, or begin a new warehouse."
+        "the table from a backup, or start a new warehouse."
     )
 
 
