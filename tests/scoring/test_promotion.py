@@ -67,10 +67,10 @@ def test_a_better_challenger_is_promoted_and_promoting_again_finds_none(settings
         ("[]", ContractError, "cannot be read"),
         (verdict(FIRST, SECOND, is_better="yes"), ContractError, "cannot be read"),
         (verdict(FIRST, SECOND, is_better=1), ContractError, "cannot be read"),
-        ('{"is_better": true}', ContractError, f"not about it and the present champion {FIRST}"),
-        (verdict(THIRD, SECOND), ContractError, f"not about it and the present champion {FIRST}"),
-        (verdict(FIRST, THIRD), ContractError, f"not about it and the present champion {FIRST}"),
-        (verdict(THIRD, SECOND, is_better=False), ContractError, "not about it"),
+        ('{"is_better": true}', ContractError, f"does not compare it with the present champion {FIRST}"),
+        (verdict(THIRD, SECOND), ContractError, f"does not compare it with the present champion {FIRST}"),
+        (verdict(FIRST, THIRD), ContractError, f"does not compare it with the present champion {FIRST}"),
+        (verdict(THIRD, SECOND, is_better=False), ContractError, "does not compare it"),
         (verdict(FIRST, SECOND, is_better=False), NothingToPromoteError, f"not better than the champion {FIRST}"),
     ],
 )
@@ -109,7 +109,7 @@ def test_a_verdict_against_the_champion_of_then_does_not_count_against_the_one_o
     trained(settings, THIRD)
     promote(settings, THIRD, force=True)
 
-    with pytest.raises(ContractError, match="not about it"):
+    with pytest.raises(ContractError, match="does not compare it"):
         promote(settings, SECOND)
     assert standing(registry) == [THIRD, None, FIRST]
 

@@ -137,7 +137,7 @@ def test_an_hour_uses_what_was_promoted_since_the_last_one(settings: Settings, w
 def test_without_server_and_model_nothing_is_decided_or_sent(nowhere: str, world: World) -> None:
     (world.folder / "models" / "champion").unlink()
 
-    with pytest.raises(RegistryUnreachableError, match="none to fall back to"):
+    with pytest.raises(RegistryUnreachableError, match="no verified bundle on this disk to fall back to"):
         world.run(1, settings=settings_in(world.folder, registry=nowhere))
 
     assert world.query("select * from ops.decisions") == []

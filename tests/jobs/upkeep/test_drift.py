@@ -215,7 +215,7 @@ def test_a_night_into_which_an_hour_committed_asks_to_be_run_again(world: World)
     meanwhile = Meanwhile()
     with world.context(reporter=meanwhile) as context:
         meanwhile.context = context
-        with pytest.raises(RetryableError, match="Run again"):
+        with pytest.raises(RetryableError, match="Run the nightly again"):
             nightly(context)
 
 
