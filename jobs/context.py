@@ -77,7 +77,7 @@ def not_in_the_future(context: JobContext, until: datetime) -> None:
     """
     if until > context.now():
         raise ContractError(
-            f"Until {until:%Y-%m-%d %H:%M} UTC lies in the future: later runs would not read the rows loaded before it. "
+            f"Until {until:%Y-%m-%d %H:%M} UTC is in the future: later runs would not read the rows loaded before it. "
             "Choose a time in the past."
         )
 

@@ -76,7 +76,7 @@ def cli() -> None:
 
 def _files(option: str, table: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return an option that may be repeated; each value is a file, a folder or a pattern."""
-    told = f"Parquet or CSV of {table}: a file, a folder, or a pattern in quotes. May be given again."
+    told = f"Parquet or CSV of {table}: a file, a folder, or a pattern in quotes. May be repeated."
     return click.option(option, multiple=True, type=click.Path(path_type=Path), help=told)
 
 
@@ -85,7 +85,9 @@ def _files(option: str, table: str) -> Callable[[Callable[..., Any]], Callable[.
 @_files("--users", "raw.users")
 @_files("--redemptions", "raw.voucher_redemptions")
 @click.option(
-    "--set-aside", type=click.Path(path_type=Path), help="Write refused rows here, with the reason; load the rest."
+    "--set-aside",
+    type=click.Path(path_type=Path),
+    help="Write rejected rows to this file, with the reason, and load the rest.",
 )
 @as_json
 def load(
@@ -248,8 +250,8 @@ class RedactedArgsCommand(click.Command):
             return super().parse_args(ctx, args)
         except click.UsageError:
             told = (
-                "Write winback erase USER, with --yes or --json, and nothing else. Quote an id that has spaces; put -- before "
-                "one that begins with a dash."
+                "Write winback erase USER, with --yes or --json, and nothing else. Quote an id with spaces; put -- before "
+                "an id that begins with a dash."
             )
             raise click.UsageError(told, ctx) from None
 

@@ -90,7 +90,7 @@ def _queries(facts: Facts, wanted: BigQueryCommands) -> Finding:
         return Finding(check, "ok", f"the project {wanted.project} accepts them (tried by a dry run)")
     says, do = {
         "denied": (
-            f"the project {wanted.project} refuses them: bigquery.jobs.create is missing",
+            f"the project {wanted.project} denies them: bigquery.jobs.create is missing",
             ("Grant it:", wanted.grant("jobUser")),
         ),
         "missing": (

@@ -80,7 +80,7 @@ def rehearse(context: JobContext, plan: Plan) -> tuple[SyncCounts, WinbackError 
         return SyncCounts(), None
 
     def announce(pending: int) -> Advance:
-        return context.reporter.progress("Rehearsing the sync", pending)
+        return context.reporter.progress("Simulating the sync", pending)
 
     return sync(
         context.warehouse, DryRunDestination(context.destination.max_batch), context.fields, plan, announce=announce

@@ -33,9 +33,9 @@ def end_of_window(context: JobContext, until: datetime | None, last: ledger.Epoc
 def window_to_build(context: JobContext, build_from: datetime, last: ledger.Epoch, until: datetime) -> Window:
     """Return the window to build: from the watermark, or from the start of a run that did not finish cleanly; times UTC.
 
-    If the nightly found events that no window had read, the build begins at the earliest of them, because exits among them are
-    not decided yet. The first run after a nightly also reads all profiles and redemptions of the days that the nightly searches,
-    because a withdrawal of consent may have become visible late.
+    If the nightly found events that no window had read, the build begins at the earliest of them. Exits among them are not
+    decided yet. The first run after a nightly also reads again all profiles and redemptions of the days that the nightly
+    searches. A withdrawal of consent may have become visible late.
     """
     first = ledger.first_epoch(context.warehouse) or last
     reported = ledger.last_report(context.warehouse)

@@ -43,7 +43,7 @@ def evaluate(context: JobContext, until: datetime | None = None) -> Any:
         return NoChallenger(champion)
     rivals = registry.fetch(champion, models), registry.fetch(challenger, models)
     examples, _ = build_examples(context, until)
-    context.reporter.step("Judging", champion=champion, challenger=challenger)
+    context.reporter.step("Evaluating", champion=champion, challenger=challenger)
     verdict = judge(
         examples,
         context.settings.config,

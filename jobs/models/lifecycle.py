@@ -157,7 +157,7 @@ def rollback(settings: Settings) -> Promoted:
 
 def _check_verdict(text: str | None, champion: str, version: str) -> None:
     """Raises: NothingToPromoteError if it is not better; ContractError if there is no verdict against this champion."""
-    judge = f"Judge it (winback evaluate), or promote it unjudged: winback promote {version} --force"
+    judge = f"Evaluate it (winback evaluate), or promote it without a verdict: winback promote {version} --force"
     if text is None:
         raise ContractError(f"{version} has no verdict against the champion {champion}. {judge}")
     try:

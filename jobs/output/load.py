@@ -68,8 +68,8 @@ def _summary(console: Console, answer: LoadAnswer) -> None:
 
 def _matched(console: Console, match: FunnelMatch) -> None:
     lines = (
-        ("events that funnel.yml does not know", match.unknown_events),
-        ("steps that funnel.yml does not know", match.unknown_steps),
+        ("events that are not in funnel.yml", match.unknown_events),
+        ("steps that are not in funnel.yml", match.unknown_steps),
         ("events of funnel.yml that never occur", match.absent_events),
         ("steps of funnel.yml that never occur", match.absent_steps),
     )

@@ -303,7 +303,7 @@ def erased(console: Console, answer: Erased) -> None:
     if empty:
         console.print(f"No row of the user in {len(empty)} tables", style="dim", highlight=False)
     if not any(receipt.count_rows for receipt in answer.receipts):
-        console.print("No table had a row of this user. Is the id right? The tombstone stays.", style="yellow")
+        console.print("No table had a row of this user. Check the id. The tombstone stays.", style="yellow")
     console.print("\n[bold]What remains[/]")
     for sentence in answer.stays:
         console.print(f"- {sentence}", markup=False, highlight=False, soft_wrap=True)

@@ -149,8 +149,8 @@ class Transform:
         """Return the parsed project: from this process, from the cache file, or parsed now.
 
         While parsing, only the lower bounds of the merges depend on the window. Those of an earlier window are correct for a
-        later one, and only a little too wide, so a parsed project is used for a week. Everything else is rendered during the
-        build.
+        later one, and only a little too wide. A parsed project is therefore used for a week. Everything else is rendered
+        during the build.
         """
         found = self._parsed.get(self._key)
         if not self._serves(found):

@@ -64,6 +64,6 @@ def stale(warehouse: Reader, last: ledger.Epoch | None, now: datetime, max_age_s
     old = f"{age / timedelta(days=1):,.0f} days" if age.days > 1 else f"{age / timedelta(hours=1):,.1f} hours"
     return Stale(
         f"The watermark is {last.window_until:%Y-%m-%d %H:%M} UTC, {old} old: no hourly run has committed since. "
-        "Is the schedule running?",
+        "Check that the schedule is running.",
         ("Look at the schedule and its last error, or run:", "winback hourly"),
     )

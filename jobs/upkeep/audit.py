@@ -66,7 +66,7 @@ class LastAudit:
 def audit(context: JobContext, percent: int) -> Audit:
     """Rebuild a percentage of the users (1 to 100) from the raw events, compare, and append the counts to ops.audits.
 
-    The rebuilt tables stay until the next audit, so that they can be inspected. Runs may go on meanwhile: the users whom they
+    The rebuilt tables stay until the next audit, so that they can be inspected. Runs may go on meanwhile: users that they
     change are left out.
 
     Raises: ContractError without history, RetryableError (a failed build).
@@ -89,7 +89,7 @@ def audit(context: JobContext, percent: int) -> Audit:
     context.warehouse.append(
         AUDITS, pa.Table.from_pylist([shared | asdict(table) for table in found.tables], schema=AUDITS.schema)
     )
-    context.reporter.step("TableComparison", **{table.table_name: table.count_rows_differing for table in found.tables})
+    context.reporter.step("Compared", **{table.table_name: table.count_rows_differing for table in found.tables})
     return found
 
 

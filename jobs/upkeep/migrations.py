@@ -100,7 +100,7 @@ def _rebuild_todo(context: JobContext) -> str:
     if since:
         return (
             f"build events, sessions and exits again from the raw events, which begin at {since:%Y-%m-%d %H:%M} UTC; "
-            f"keep what was built of {events:,} older events that are no longer there"
+            f"keep what was built from {events:,} older events that are no longer there"
         )
     return "build events, sessions and exits again from the raw events"
 
@@ -193,7 +193,7 @@ STEPS = (
     Step("acknowledged", _acknowledged_todo, _build("acknowledged", full_refresh=True)),
     Step(
         "audience",
-        lambda _: "build the audience again for all users: late withdrawals of consent count, no_profile is a reason",
+        lambda _: "build the audience again for all users, with late withdrawals of consent and the reason no_profile",
         _build("audience"),
     ),
 )

@@ -53,9 +53,10 @@ class NightlyResult:
 def nightly(context: JobContext) -> NightlyResult:
     """Rebuild events, sessions, exits and features of users who were active within `max_lateness_days` of the watermark.
 
-    If no run window has read some raw events of the last `WINBACK_CATCH_UP_DAYS`, the window begins at the earliest of them,
-    even before the end of the backfill. The next run decides on the exits that they changed. The nightly takes the lease,
-    because an hourly run at the same time would write the same working tables.
+    Raw events of the last `WINBACK_CATCH_UP_DAYS` may have been read by no run window. The window then begins at the earliest
+    of them, even before the end of the backfill. The next run decides on the exits that they changed.
+
+    The nightly takes the lease, because an hourly run at the same time would write the same working tables.
 
     Raises: ContractError (no history, a data test), RetryableError (a failed build, an hourly run that committed meanwhile),
     RunInProgressError while another run holds the lease.
@@ -75,7 +76,7 @@ def nightly(context: JobContext) -> NightlyResult:
         first.window_until,
     )
     if missed.build_from:
-        context.reporter.step("Found events that no run took in", count_events=missed.count_events)
+        context.reporter.step("Found events that no run had read", count_events=missed.count_events)
     window = Window(
         from_at=min(from_at, missed.build_from or from_at),
         until_at=until,
@@ -96,7 +97,7 @@ def nightly(context: JobContext) -> NightlyResult:
                 "run is active: winback nightly"
             )
         tables = [_rebuilt(name, before[name], after) for name, after in _digests(context, window).items()]
-        context.reporter.step("TableComparison", **{t.table_name: t.count_users_corrected for t in tables})
+        context.reporter.step("Compared", **{t.table_name: t.count_users_corrected for t in tables})
         write_night(
             context.warehouse,
             NightRow(

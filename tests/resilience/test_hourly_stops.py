@@ -68,7 +68,7 @@ def test_a_run_says_what_is_missing(world: World, tmp_path: Path) -> None:
         pass
     with world.context() as context, pytest.raises(ContractError, match="before the watermark 2026-05-20 16:00"):
         hourly(context, at(-1))
-    with world.context() as context, pytest.raises(ContractError, match="2026-06-01 00:01 UTC lies in the future"):
+    with world.context() as context, pytest.raises(ContractError, match="2026-06-01 00:01 UTC is in the future"):
         hourly(context, NOW + timedelta(minutes=1))
     with (
         world.context(settings=settings_in(world.folder, models=empty)) as context,

@@ -62,7 +62,7 @@ def test_a_better_challenger_is_promoted_and_promoting_again_finds_none(settings
 @pytest.mark.parametrize(
     ("text", "error", "told"),
     [
-        (None, ContractError, f"{SECOND} has no verdict against the champion {FIRST}. Judge it (winback evaluate)"),
+        (None, ContractError, f"{SECOND} has no verdict against the champion {FIRST}. Evaluate it (winback evaluate)"),
         ("{", ContractError, "cannot be read"),
         ("[]", ContractError, "cannot be read"),
         (verdict(FIRST, SECOND, is_better="yes"), ContractError, "cannot be read"),

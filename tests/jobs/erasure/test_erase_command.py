@@ -54,7 +54,7 @@ def test_an_id_that_nobody_has_is_told_in_few_lines(told: World) -> None:
     done = winback(told, "nobody", "--yes")
 
     assert done.returncode == 0
-    assert "No table had a row of this user. Is the id right?" in done.stdout
+    assert "No table had a row of this user. Check the id." in done.stdout
     assert len(done.stdout.split("What remains")[0].splitlines()) < 12
 
 

@@ -71,7 +71,7 @@ def test_the_screen_says_it_in_words(folder: Path) -> None:
         "4 events from 2026-02-01 10:00 to 2026-02-01 10:00 UTC",
         "1 of 4 users with an event have a profile known at their last one; 3 have no profile in raw.users; "
         "1 of them have one under another spelling of the id, such as 000123 or 123.0 for 123.",
-        "events that funnel.yml does not know: Filing-Submited",
+        "events that are not in funnel.yml: Filing-Submited",
         "steps of funnel.yml that never occur: end",
         "filing_submitted never occurs: is it Filing-Submited?",
     ):

@@ -314,7 +314,7 @@ def test_what_was_built_of_raw_events_that_are_gone_stays(old: Path) -> None:
 
     assert answer.steps["events, sessions, exits"] == (
         "build events, sessions and exits again from the raw events, which begin at 2026-05-20 18:01 UTC; "
-        f"keep what was built of {older} older events that are no longer there"
+        f"keep what was built from {older} older events that are no longer there"
     )
     for name, source in asked.items():
         is_now = query(old, f"select * from {source} order by all")

@@ -17,7 +17,7 @@ from tests.support.migrate.old_warehouse import COUNT_HOURS
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 
 # The reasons are told apart by what the old code could not know.
-AUDIENCE = "build the audience again for all users: late withdrawals of consent count, no_profile is a reason"
+AUDIENCE = "build the audience again for all users, with late withdrawals of consent and the reason no_profile"
 VIEWS = "create the views of staging and of the sync's log again"
 REBUILD = "build events, sessions and exits again from the raw events"
 LATE = "remove 1 rows of marts.fct_late_events that the next run writes again"
