@@ -1,4 +1,4 @@
-"""Entry points and wiring. Only this package reads the environment and the clock."""
+"""Entry points and wiring. Settings and the clock are read here and passed on as parameters."""
 
 import os
 
