@@ -19,8 +19,7 @@ from typing import Any
 from unittest import mock
 from urllib.parse import urlsplit
 
-import requests
-
+from crm_sync.destinations.http.transport import Transport
 from jobs.transform.dbt import Transform
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.tables import Table
@@ -63,7 +62,7 @@ class Places:
             warehouses.append(BigQueryWarehouse)
         effects: list[tuple[Any, str, Callable[..., str]]] = [
             (Transform, "build", lambda _, selector, **__: f"build {selector}"),
-            (requests.Session, "send", lambda _, request, **__: f"request {_endpoint(request)}"),
+            (Transport, "_exchange", lambda _, __, request: f"request {_endpoint(request.method, request.path)}"),
             *((each, name, _written(name)) for each in warehouses for name in ("append", "append_once", "discard")),
         ]
         patches = [
@@ -120,6 +119,6 @@ def _written(name: str) -> Callable[..., str]:
     return named
 
 
-def _endpoint(request: requests.PreparedRequest) -> str:
+def _endpoint(method: str, path: str) -> str:
     """Method and path, with ids left out."""
-    return f"{request.method} {re.sub(r'(?<=/)(?=[^/]*[0-9])[^/]{10,}', '*', urlsplit(request.url or '').path)}"
+    return f"{method} {re.sub(r'(?<=/)(?=[^/]*[0-9])[^/]{10,}', '*', urlsplit(path).path)}"
