@@ -31,7 +31,7 @@ def test_the_help_has_an_example_and_the_exit_codes(world: World) -> None:
     told = run(world, "--help").stdout
 
     assert "  winback doctor --json\n" in told
-    assert "Exit codes: 0 nothing failed, 2" in told
+    assert "Exit codes: 0 no check failed, 2" in told
 
 
 def test_the_command_leaves_with_0_where_nothing_failed(world: World) -> None:

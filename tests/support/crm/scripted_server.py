@@ -65,6 +65,8 @@ def serving(*scripts: Script, wrap: Callable[[socket.socket], socket.socket] = l
                 raw, _ = listener.accept()
             except OSError:
                 return
+            # Else a reply may wait for the client's acknowledgement of TLS's session tickets, and closing would drop it.
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             server.connections.append(Connection(raw))
             script = scripts[min(number, len(scripts) - 1)]
             threading.Thread(target=serve, args=(raw, script), daemon=True).start()
