@@ -1,4 +1,4 @@
-"""How many bytes does BigQuery bill an hour, model by model, and what do they cost?
+"""Bytes that BigQuery bills an hour, model by model, and their cost.
 
 Arithmetic over what the statements of an hour read: bytes a row, times rows a day, times days. `READS` was derived from the SQL
 that dbt sends; tests/dbt/bigquery/test_cost_table.py derives it again and fails when the two differ. It also holds docs/dbt.md to

@@ -1,4 +1,4 @@
-"""Does `winback evaluate` promote what is better, and nothing that was lucky? Real fits, on a truth that is known.
+"""Checks by real fits on a known truth that `winback evaluate` promotes what is better, and nothing that was lucky.
 
 A made-up app: users with one to five exits each, whose probability of not finishing follows from six features and from the user's
 own bent, which no feature shows. Champion and challenger are XGBoost fits on exits of some users, judged by

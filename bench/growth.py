@@ -1,4 +1,4 @@
-"""Does an hour cost more when history is ten times as long?
+"""Cost of an hour with a history ten times as long, as a ratio.
 
 One app's season of events; and the same season with nine earlier ones of other users before it, so that history is ten times as
 long and the hours after it are the same. In both, every exit of the history was decided, sent and acknowledged. Then

@@ -1,4 +1,4 @@
-"""What does a run cost that has nothing to do: one process from start to exit, on a small app's history?
+"""Cost of a run that has nothing to do: one process from start to exit, on a small app's history.
 
 python bench/idle_run.py [--users 5000] [--repeat 5]
 """

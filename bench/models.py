@@ -1,4 +1,4 @@
-"""How good do models get: on real loan applications, and next to the best that can be known of the synthetic app?
+"""Quality of models on real loan applications, and next to the best that can be known of the synthetic app.
 
     python bench/models.py [--only loans,app,speed] [--rows 1000000]
 

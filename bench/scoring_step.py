@@ -1,4 +1,4 @@
-"""How long does the scoring step take for a million exits, next to the bare prediction on the same matrix?
+"""Time of the scoring step for a million exits, next to the bare prediction on the same matrix.
 
 The step reads the mart, checks the contract, encodes, predicts, decides, explains and writes the decisions. Each figure comes
 from a process of its own, so that peak memory is the step's and not the bench's; the ratio is of medians of the same run.

@@ -1,4 +1,4 @@
-"""How fast does the sync go: at the CRM's documented limit, without any, and next to another open-source reverse ETL?
+"""Speed of the sync: at the CRM's documented limit, without any, and next to another open-source reverse ETL.
 
 The local CRM runs in a process of its own, enforces the documented limits in sliding windows by arrival time, and counts every
 request over them. Figures are ratios of the same run: the share of the allowed rate, users per second next to drt-core's HubSpot

@@ -1,4 +1,4 @@
-"""How many users does the audience hold, and has it collapsed?
+"""Size of the audience, and the check that stops a sync when it has collapsed.
 
 When the feed of consents, profiles or decisions breaks upstream, the desired state says of everybody that they are not to be
 scored, and a sync would take every voucher and score away in one go.

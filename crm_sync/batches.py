@@ -1,4 +1,4 @@
-"""How does each row of a batch get its own outcome, even where the CRM refuses the batch whole?"""
+"""Sending of batches: each row gets its own outcome, even where the CRM refuses the batch whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long may a sync go on? Until its deadline, or until somebody tells it to stop."""
+"""Deadline of a sync: the time when it has to end, or the signal that stops it earlier."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is written down of each row: before it is sent, and once the CRM has given its word for it?
+"""Log of deliveries: a row before it is sent, and its outcome once the CRM has answered.
 
 Without the first, a run killed after the CRM took a row would leave no trace of it; should the desired state then return to what
 was acknowledged before, nobody would know that the CRM holds something else.

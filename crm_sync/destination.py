@@ -1,4 +1,4 @@
-"""What must a CRM's adapter be able to do?
+"""Interface of a CRM's adapter.
 
 Four response models fit: a reply with an error for each row refused (Braze), one with a result or an error for each row
 (HubSpot), and jobs that are asked after until they are done and then tell of their rows (Klaviyo, Salesforce).

@@ -1,4 +1,4 @@
-"""What has changed for each user, and what will the CRM hold once it has said yes? Columns in, changes out.
+"""Difference between desired and acknowledged state of each user, and the state after a delivery. Columns in, changes out.
 
 A score that is not finite and a time outside of ISO 8601's years make their row unsendable: JSON has no word for the one, and no
 CRM a way to read the other.

@@ -1,4 +1,4 @@
-"""What would be sent? A CRM that says yes to everything and keeps nothing, for a dry run."""
+"""Destination for a dry run: it accepts everything and keeps nothing."""
 
 from __future__ import annotations
 

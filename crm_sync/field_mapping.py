@@ -1,4 +1,4 @@
-"""Which of our fields goes to which property of the CRM?"""
+"""Mapping of winback's fields to the CRM's properties."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What became of the rows of a sync, and have so many been rejected that a person should look?"""
+"""Counts of a sync's outcomes, and the breaker that stops it when too many rows are rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a CRM's sentence may be kept? Its words, never what it quotes of a user.
+"""Redaction of a CRM's error text: its words are kept, what it quotes of a user is not.
 
 A name without quotes, of whom winback does not know it, is not told from a word: only a list of all words that each CRM may use
 could, and none is documented; of Salesforce an org's own validation rules write some. winback itself sends no names.

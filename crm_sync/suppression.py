@@ -1,4 +1,4 @@
-"""What became of users since the desired state was built: has anybody finished, withdrawn their consent, or been erased?
+"""Users who finished, withdrew consent or were erased since the desired state was built.
 
 The desired state is as of the run window's end, and a sync may take three quarters of an hour.
 """

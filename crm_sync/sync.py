@@ -1,4 +1,4 @@
-"""How does the CRM come to hold the desired state, with nothing counted as delivered that it did not confirm?
+"""The sync: brings the CRM to the desired state, and counts as delivered only what the CRM confirmed.
 
 Withdrawals first, then the most valuable. Every row ends in one outcome. What is about to be sent is written down first, and
 outcomes after the CRM's own word for them; a crash in between leaves rows in doubt, which the next run sends with every field.

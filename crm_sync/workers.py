@@ -1,4 +1,4 @@
-"""How are several batches under way at once, and what became of each known in one place?"""
+"""Worker threads: several batches in flight at once, outcomes handled in one place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does a person read after the demo or a replay?"""
+"""What a person reads after the demo or a backtest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How do this run's candidates become decisions, staged under the run's id?
+"""The scoring step: a run's candidates become decisions, staged under the run's id.
 
 Read in chunks, predict, decide over all rows at once (budgets and ranking need all of them), explain, write. What grows with the
 rows is a few numbers and two ids each, about 150 bytes; the wide features stay in chunks.

@@ -1,4 +1,4 @@
-"""How does a model's raw probability become a true one? By the map, if any, that training found to help.
+"""Calibration of a model's raw probability by the map, if any, that training found to help.
 
 Platt: a line through the log odds (Platt 1999). Isotonic: steps between points, linear in between (Zadrozny and Elkan, KDD 2002).
 Both only ever rise, so whoever was riskier stays so or becomes equal.

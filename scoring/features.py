@@ -1,4 +1,4 @@
-"""Which features does the model see, and do the rows at hand keep to that?
+"""The feature contract: which features the model sees, and the check that rows keep to it.
 
 The contract is declared in `config/features.yml`, completed by training with category lists and medians, and shipped with the
 model. A value the model has never seen becomes missing here, before XGBoost: 3.1 and 3.2 silently score an unseen category as a

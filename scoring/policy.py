@@ -1,4 +1,4 @@
-"""Who may get a voucher, and if not, why not?
+"""Voucher policy: who gets a voucher, and otherwise why not.
 
 A pure function of values: the same candidates, policy and day give the same decisions on any machine.
 """

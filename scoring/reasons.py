@@ -1,4 +1,4 @@
-"""Why is this user at risk, in words marketing understands?"""
+"""Reasons of a user's risk, in words that marketing understands."""
 
 from __future__ import annotations
 

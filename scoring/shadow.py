@@ -1,4 +1,4 @@
-"""What would the challenger have said of this run's exits? Written down beside the decisions, and nowhere else.
+"""Scores of the challenger for a run's exits, kept beside the decisions and nowhere else.
 
 The same exits, the same features, the same rounding as the champion's. Rows are staged under the run's id and count once that
 run has committed, as decisions do: of a run that was killed or overtaken they are nobody's.

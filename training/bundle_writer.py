@@ -1,4 +1,4 @@
-"""How does a crash leave no half bundle? It is written into a folder whose name begins with a dot, then renamed."""
+"""Writes a bundle into a folder whose name begins with a dot, then renames it: a crash leaves no half bundle."""
 
 from __future__ import annotations
 

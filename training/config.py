@@ -1,4 +1,4 @@
-"""What may be set about training? `config/training.yml`, and what holds where it says nothing."""
+"""Settings of training: `config/training.yml`, and the defaults of what it leaves out."""
 
 from __future__ import annotations
 

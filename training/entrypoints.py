@@ -1,4 +1,4 @@
-"""What does the command line ask of this room? It is found by entry point, with the folder of the files people edit."""
+"""Entry points of training for the command line, with the folder of the files people edit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How do matured examples become a model bundle? Split, screen for leaks, search, fit, calibrate, measure on later exits, seal.
+"""Training pipeline: split, screen for leaks, search, fit, calibrate, measure on later exits, write the bundle.
 
 What ships is what was measured: there is no second fit on the latest weeks. It would know more, but nobody could say how good it
 is, nor set it beside the champion on exits that neither has seen. The same examples and seed give the same bytes of `model.json`,

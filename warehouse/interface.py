@@ -1,4 +1,4 @@
-"""What may the rooms ask of the data, whichever warehouse holds it?"""
+"""Interface of the warehouse, the same for DuckDB and BigQuery."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is at it, and did everybody before come to a good end?
+"""Run lease: who holds it, and which earlier runs did not end cleanly.
 
 A lease saves waste: two runs at once do the same work, and one of them in vain. Decisions do not need it, for they are committed
 under a unique key. The tables that dbt builds on do: a run that was overtaken may have written rows of its own, older view into

@@ -1,4 +1,4 @@
-"""Which epochs are committed, and what has each run told of itself?
+"""Committed epochs, and the report of each run.
 
 An epoch is a run window whose decisions count. It exists when `ops.runs` has its row, and not before: decisions staged under a
 run that never committed are nobody's. The number of the next epoch follows from the last, so two runs that start from the same

@@ -1,4 +1,4 @@
-"""Which tables does Python write, and with which columns?
+"""Tables that Python writes, with their columns.
 
 Append-only, all of them: a state is a view over what was appended. dbt reads the `ops` tables as sources.
 Times are UTC. A `?` in the raw tables of the design is `required=False` here.

@@ -1,4 +1,4 @@
-"""What does the rest of winback need to know of a CRM to connect to it? One Adapter, at the end of each CRM's file."""
+"""Description of a CRM for the rest of winback: one Adapter, at the end of each CRM's file."""
 
 from __future__ import annotations
 

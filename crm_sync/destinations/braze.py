@@ -1,4 +1,4 @@
-"""How does Braze take upserts, and what does it say of each row?
+"""Braze: upserts, deletions, and the outcome of each row.
 
 POST /users/track, https://www.braze.com/docs/api/endpoints/user_data/post_user_track/. A 201 means accepted, with an error for
 each object that was not and a count of those that were. Scores are attributes, never events: setting an attribute twice changes

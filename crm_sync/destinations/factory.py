@@ -1,4 +1,4 @@
-"""Which CRM do the settings name, how fast may it be spoken to, and may the key be sent to that host at all?"""
+"""Makes the destination that the settings name, with its rate limits, and checks that the key may be sent to its host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How do tests, benches and demos steer the local CRM, and what has it counted? /_control/, which needs no key."""
+"""Control API of the local CRM for tests, benches and demos, with its counters: /_control/, which needs no key."""
 
 from collections import Counter
 from dataclasses import asdict

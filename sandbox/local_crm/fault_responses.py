@@ -1,4 +1,4 @@
-"""What does a reply of the local CRM look like once a fault has hit it?"""
+"""Replies of the local CRM after a fault: errors, malformed, truncated or slow replies."""
 
 import json
 from collections.abc import Callable, Iterable

@@ -1,4 +1,4 @@
-"""Which request of the local CRM goes wrong, and how? Faults are set by request and hit by counting, never by chance or time."""
+"""Faults of the local CRM: set by request and hit by counting, never by chance or time."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""How does a request reach the local CRM, and its answer the client?
+"""HTTP server of the local CRM.
 
 HTTP/1.1: connections stay open, or hang up when told to. Werkzeug's own server closes each, after looking 10 ms for what else
 may come: most of the time of a small request.

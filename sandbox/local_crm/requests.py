@@ -1,4 +1,4 @@
-"""What do all wire formats of the local CRM share? The desk where every request is counted, held to the limits, and made to fail.
+"""What all APIs of the local CRM share: requests are counted, held to the limits, and made to fail.
 
 A wire answers each of its endpoints through `serve`, and writes and deletes through the desk, which knows the run that asks.
 """

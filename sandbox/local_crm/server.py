@@ -1,4 +1,4 @@
-"""How does the local CRM run? A server on the loopback address that speaks four CRMs' wire formats and shows what it holds."""
+"""The local CRM: a server on the loopback address that speaks four CRMs' APIs and shows what it holds."""
 
 import socket
 import threading

@@ -1,4 +1,4 @@
-"""What is the best that can be known of a synthetic exit? Its future, played many times from the state it was left in.
+"""The best that can be known of a synthetic exit: its future, played many times from the state it was left in.
 
 The oracle also sees what no raw table shows (each user's hidden propensity), so no model can reach it; it is the floor of the
 Brier score.

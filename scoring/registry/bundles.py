@@ -1,4 +1,4 @@
-"""Where does a trained model live, and is it the one that was written?
+"""Bundles of trained models on disk, verified against their manifests.
 
 A bundle is a folder: `model.json` (native XGBoost JSON, never a pickle), `contract.json`, `calibration.json`, `metrics.json`,
 `card.md`, plots, and `manifest.json` with the sha256 of each.

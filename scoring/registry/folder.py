@@ -1,4 +1,4 @@
-"""Which model version is the champion, and where does its bundle come from?
+"""Model registry in a folder, and the interface of all registries.
 
 A registry names bundles by aliases: `champion` is what the job uses, `challenger` what was trained last, `previous_champion` the
 way back. Beside the registry stand the bundles on disk; the file `champion` among them holds the last version that was verified

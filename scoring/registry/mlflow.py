@@ -1,4 +1,4 @@
-"""How does MLflow keep the bundles: embedded in a SQLite file, or on a tracking server?
+"""Model registry in MLflow: embedded in a SQLite file, or on a tracking server.
 
 One registered model; each bundle is one of its versions. The version's run holds the bundle's files as artifacts, and its tags
 say which bundle it is and what its manifest's sha256 is: with that, every file is verified. The only importer of mlflow.

@@ -1,4 +1,4 @@
-"""What would a simpler answer have been worth? The fit's average for everybody, and a logistic regression.
+"""Baselines: the fit's average for every exit, and a logistic regression.
 
 Both learn from the rows that the model learned from and answer for the rows that it is judged on. A model that does not
 beat the regression by an interval that excludes zero has not earned its complexity, and the card says so.

@@ -1,4 +1,4 @@
-"""How sure is a measure? Users are drawn again and again, each with all of their exits.
+"""Bootstrap intervals: users are drawn again and again, each with all of their exits.
 
 Exits of one user resemble each other: drawn one by one, they would make every interval too narrow (by half, where four exits of
 a user all end alike). Users are drawn with replacement, as many as there are, so a draw is a weight per user, and every

@@ -1,4 +1,4 @@
-"""What does the model make of each feature? Its prediction, and what came to pass, along the feature's values.
+"""Effect of each feature: prediction and observed rate along the feature's values.
 
 Shares of at least 50 users each: a picture shows nobody.
 """

@@ -1,4 +1,4 @@
-"""How good were the probabilities? Measured as a ranking and as probabilities, on exits that the model never saw.
+"""Measures of probabilities and ranking, on exits that the model never saw.
 
 The Brier score is also compared with that of always answering the training period's rate: a model that cannot beat
 that has learned nothing of use. Every measure has a 95% interval over draws of users.

@@ -1,4 +1,4 @@
-"""Are the features distributed as they were when the last model learned? One number each: the population stability index.
+"""Population stability index of each feature against the last model's training rows.
 
 0 is the same distribution. Credit scoring's rule of thumb (Siddiqi, Credit Risk Scorecards, 2006): below 0.1 nothing to see,
 above 0.25 another population. A bundle keeps its fit rows' distribution in `reference.json`: shares, and edges that are no value

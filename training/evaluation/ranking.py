@@ -1,4 +1,4 @@
-"""How well are rows ranked, when each row counts with a weight? One sort, then a pass over cumulative weights per draw.
+"""Ranking measures of weighted rows: one sort, then a pass over cumulative weights per draw.
 
 Rows of one probability are one step: the order of tied rows is chance, and every measure takes its expectation.
 """

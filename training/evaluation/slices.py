@@ -1,4 +1,4 @@
-"""Which parts of the exits is a model measured on apart? Those a person would ask about: device, origin, visit, week."""
+"""Slices of the exits on which a model is measured: device, origin, visit, week."""
 
 from __future__ import annotations
 

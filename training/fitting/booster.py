@@ -1,4 +1,4 @@
-"""How is a booster fitted? By XGBoost's own early stopping, on the examples as they are.
+"""Fits a booster with XGBoost's early stopping, on the examples as they are.
 
 Nothing is resampled or weighted: both distort the probabilities that vouchers are decided on (arXiv 2606.29720:
 undersampling took the calibration error from .008 to .395).

@@ -1,4 +1,4 @@
-"""Do the probabilities need mending? Only if a map learned on one half of the validation users helps on the other.
+"""Chooses a calibration map only if one learned on half of the validation users helps on the other half.
 
 Boosted trees fitted to the log loss are mostly calibrated already, and a map fitted to chance makes them worse. So none is used
 unless its gain in Brier score has an interval that lies above zero.

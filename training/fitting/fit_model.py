@@ -1,4 +1,4 @@
-"""What is learned from one side of a split? Category lists and medians, settings, a booster, and a map for its probabilities."""
+"""Fits a model on one side of a split: category lists and medians, settings, a booster, and a calibration map."""
 
 from __future__ import annotations
 

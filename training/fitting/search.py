@@ -1,4 +1,4 @@
-"""Which settings fit these examples? Those of `fit.PARAMETERS`, or of a few drawn ones that do better on the validation rows.
+"""Search of settings: `booster.PARAMETERS`, or one of a few random draws that does better on the validation rows.
 
 Drawn at random, not from a grid: of many settings few matter, and each draw tries new values of all (Bergstra and Bengio, JMLR
 2012). The budget is a count of trials: a budget of seconds would give another model on another machine.

@@ -1,4 +1,4 @@
-"""Which examples does the model learn from, and which judge it? Later ones judge, of users it has never met.
+"""Split of the examples: the test set is later, and of users whom the model has not met.
 
 A label looks one label window ahead, so a gap of one window keeps the labels learned from out of the period judged. Users are put
 on one side or the other by a hash of their id. To drop whoever has exits on both sides would choose by outcome: of somebody who

@@ -1,4 +1,4 @@
-"""Can labels be foretold that were permuted between users? If so, a row reaches its own label by another way than its features.
+"""Permutation test: labels permuted between users must not be predictable. If they are, a row reaches its label another way.
 
 This tries the way from rows to scores: the encoding, the folds, the fitting. A feature that leaks it cannot see, for permuting
 parts it from its label: `leak_screen` asks those.

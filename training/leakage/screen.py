@@ -1,4 +1,4 @@
-"""Does a feature tell what only the outcome could? Then training stops, with its name.
+"""Leak screen: training stops, with its name, where a feature tells what only the outcome could.
 
 Each feature is asked alone, in every view of `leak_views`, how well it ranks exits of users who were not asked before: by the
 label's mean of each level, out of fold. An honest feature ranks a bit, one written after the outcome ranks nearly all. And what

@@ -1,4 +1,4 @@
-"""In which ways might one column say how an exit ended? As its value, or hidden where no model looks but an accident of SQL may.
+"""Views of a column that might reveal how an exit ended: its value, or aspects that an accident of SQL may expose.
 
 A view numbers the rows by one aspect of their values: levels from 0, which is "missing". Nothing here knows the label.
 """

@@ -1,4 +1,4 @@
-"""What must a person know before trusting this model? The card says it.
+"""The model card: what a person must know before trusting a model.
 
 Sums over many exits only: no ids, no row of anybody, and no slice or level of fewer than 50 users.
 """

@@ -1,4 +1,4 @@
-"""What does the card look like in a browser? One page that needs no other file."""
+"""The model card as one page that needs no other file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does the model's behaviour on the test exits look like? One picture a question, each a PNG of its own.
+"""Plots of a model on the test exits, each a PNG of its own.
 
 Colours are from Okabe and Ito's palette, told apart by colour-blind readers; every line is also told apart by its dash.
 """

@@ -1,4 +1,4 @@
-"""Which tables does the card hold, and how is each figure read?"""
+"""Tables of the model card, and how to read each figure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of two bundles is better on exits that neither has learned from?
+"""Compares two bundles on exits that neither has learned from.
 
 The exits lie more than a label window after the last that either learned from, so no outcome was known to either. Whoever held a
 voucher is left out, as in training.

@@ -1,4 +1,4 @@
-"""Is the challenger better than the champion, or was it lucky? Both are judged on the same exits, and users are drawn, not exits.
+"""Decides whether a challenger is better, and not lucky: both are scored on the same exits, and users are drawn, not exits.
 
 Better means: the metric's gain is above zero at the confidence, the ranking has not lost more than a margin, and on every large
 slice the probabilities mean what they say. docs/adr/0019-promotion-on-evidence.md has the reasons.

@@ -1,4 +1,4 @@
-"""What was found when a challenger met the champion? Every number and every check, in a form that is kept with the challenger."""
+"""Verdict on a challenger: every number and every check, in a form that is kept with the challenger."""
 
 from __future__ import annotations
 

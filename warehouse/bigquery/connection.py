@@ -1,4 +1,4 @@
-"""How is BigQuery reached: where, as whom, and with how much patience?"""
+"""Connection to BigQuery: project, credentials, time limits and retries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What do a project's datasets, tables and permissions look like to the job's own credentials?
+"""Datasets, tables and permissions of a project, as the job's own credentials see them.
 
 Asks and changes nothing: metadata, dry runs, permission tests, and a reading session that is opened and not read, which costs
 nothing. No query is run and nothing is billed.

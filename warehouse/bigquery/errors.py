@@ -1,4 +1,4 @@
-"""What did BigQuery refuse, and what must a person do about it?
+"""Translates BigQuery's errors to winback's, with what a person must do.
 
 Google's messages may quote rows; so of a message only names of projects, datasets, tables and permissions are told.
 """

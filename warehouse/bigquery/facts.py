@@ -1,4 +1,4 @@
-"""What does a look at BigQuery tell, before anybody judges it? Values only: `winback doctor` turns them into findings."""
+"""Facts about BigQuery, as values: `winback doctor` turns them into findings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How do rows go into BigQuery once: by load jobs whose id follows from what they load?
+"""Load jobs whose id follows from what they load, so that rows go into BigQuery once.
 
 BigQuery takes each job id once. A second job of the same id is refused (409), and whoever asked for it looks at the first one's
 outcome instead: so a repeated append counts once, and of two commits one wins.

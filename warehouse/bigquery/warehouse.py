@@ -1,4 +1,4 @@
-"""How does BigQuery keep the tables?
+"""The warehouse in BigQuery.
 
 Small answers come as frames through pandas-gbq, large ones as Arrow chunks through the Storage Read API, and rows go in by load
 jobs that count once (warehouse/bigquery/loads.py).

@@ -1,4 +1,4 @@
-"""What does a DuckDB file look like, without opening it for writing?"""
+"""Reads a DuckDB file for `winback doctor`, without opening it for writing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does the embedded warehouse, one DuckDB file, keep the tables?
+"""The embedded warehouse: one DuckDB file.
 
 DuckDB stores UTC without a zone; this door adds the zone on the way out and takes it off on the way in.
 One process at a time holds the file: the second gets a RunInProgressError that says who holds it.

@@ -1,4 +1,4 @@
-"""When may the next request go out? One budget for all threads, as wide as the CRM's headers say."""
+"""Rate limiter shared by all sending threads; its limits follow the CRM's headers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What did a CRM's server answer: a status, headers that ask for a wait or name a limit, a body? Pure functions of a reply."""
+"""A CRM's HTTP reply: status, body, and headers that ask for a wait or name a limit. Pure functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does a request reach a CRM, and what does its reply ask of us: go on, try again, or stop?"""
+"""Requests to a CRM: sent, retried, and read as a success, a refusal or a reason to stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does HubSpot take upserts and deletions?
+"""HubSpot: upserts and deletions of contacts.
 
 POST /crm/v3/objects/contacts/batch/upsert. With a trace id on every input a bad row does not refuse the others. Contacts are
 found by a property of ours that HubSpot keeps unique, never by e-mail: we send none. hubspot_replies.py reads what it answers,

@@ -1,4 +1,4 @@
-"""Which properties must HubSpot have before the first run, of which type, and what request makes those it lacks?"""
+"""Properties that HubSpot must have before the first run, their types, and the request that creates missing ones."""
 
 from __future__ import annotations
 

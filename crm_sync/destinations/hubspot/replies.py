@@ -1,4 +1,4 @@
-"""What does HubSpot say of each row, of the limit, and of a refusal? Pure functions of a reply.
+"""Parser of HubSpot's replies: outcomes of rows, limits and refusals. Pure functions.
 
 The fields of its errors are all optional: https://developers.hubspot.com/docs/api-reference/error-handling. What of it is not
 understood is no success for any row.

@@ -1,4 +1,4 @@
-"""How does Klaviyo take upserts, and what became of each row of a job?
+"""Klaviyo: upserts by bulk import jobs, deletions, and the outcome of each row.
 
 A bulk import is a job: posted, asked after until it is complete, then asked for its errors. It sets a property or unsets it by
 name; a null is passed over in silence, and the old value would stay.

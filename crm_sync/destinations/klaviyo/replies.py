@@ -1,4 +1,4 @@
-"""What does Klaviyo say of a job, of each of its rows, of the limit, and of a refusal? Pure functions of a reply.
+"""Parser of Klaviyo's replies: jobs, outcomes of rows, limits and refusals. Pure functions.
 
 What of it is not understood is no success for any row.
 """

@@ -1,4 +1,4 @@
-"""How does Salesforce take upserts, and when is a job of them done?
+"""Salesforce: upserts and deletions by bulk jobs.
 
 Bulk API 2.0, https://developer.salesforce.com/docs/platform/api-asynch/guide/bulk-api-2-0-ingest.html: a job is opened, given
 one CSV file and closed; when it has ended, files tell of the rows that succeeded, failed or were never looked at.

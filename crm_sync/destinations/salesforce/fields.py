@@ -1,4 +1,4 @@
-"""Does a Salesforce object have the fields that winback writes, and what would make the missing ones?
+"""Fields that a Salesforce object must have, and the request that creates missing ones.
 
 Decided from the object's description, https://developer.salesforce.com/docs/atlas.en-us.api_rest.meta/api_rest/resources_sobject_describe.htm,
 which shows a key only the fields that it may read.

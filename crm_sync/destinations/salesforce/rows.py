@@ -1,4 +1,4 @@
-"""How are rows written for Salesforce, and what does it say of each?
+"""Rows for Salesforce as CSV, and the outcome of each row from the result files.
 
 Only the result files make an outcome, never a job's counts. One set of columns serves all rows, though each sends only what
 changed: an empty cell leaves the field as it is, "#N/A" empties it. Salesforce knows no empty text: an empty text or list empties

@@ -1,4 +1,4 @@
-"""What would Braze answer?
+"""Braze's API, as the local CRM speaks it.
 
 Only what winback uses, as described in https://www.braze.com/docs/api/endpoints/user_data/post_user_track/ and its neighbours.
 Unlike Braze it applies a write before it answers, so that a test can look at once.

@@ -1,4 +1,4 @@
-"""What would HubSpot answer?
+"""HubSpot's API, as the local CRM speaks it.
 
 Only what winback uses: upserting and deleting contacts, and their properties, as described in
 https://developers.hubspot.com/docs/api-reference/crm-contacts-v3/guide and https://developers.hubspot.com/docs/api-reference/error-handling.

@@ -1,4 +1,4 @@
-"""Which properties does the HubSpot of the local CRM have, and what does a text sent for one of them mean?
+"""Properties of the local CRM's HubSpot, and how a text sent for one of them is read.
 
 HubSpot is sent text; the pages and segments of the local CRM compare numbers, flags and lists. The definition tells them apart.
 """

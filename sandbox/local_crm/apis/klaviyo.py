@@ -1,4 +1,4 @@
-"""What would Klaviyo answer?
+"""Klaviyo's API, as the local CRM speaks it.
 
 Only what winback uses, by revision 2026-07-15 of https://developers.klaviyo.com/en/reference: imports as jobs, profiles by
 external id, deletions. Unlike Klaviyo a job moves on with each poll and never by itself, so that a test knows when, and a

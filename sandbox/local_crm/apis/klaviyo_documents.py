@@ -1,4 +1,4 @@
-"""How does Klaviyo word what it says? JSON:API documents, errors and pages: https://developers.klaviyo.com/en/reference/api_overview."""
+"""Klaviyo's JSON:API documents, errors and pages: https://developers.klaviyo.com/en/reference/api_overview."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""What would Salesforce answer?
+"""Salesforce's API, as the local CRM speaks it.
 
 Only what winback uses: of Bulk API 2.0 the ingest of upserts, and of the REST API describe, query, deletion and the making of a
 field. Unlike Salesforce a job is worked on while it is asked after, so that how long it takes is a number of polls. There is one

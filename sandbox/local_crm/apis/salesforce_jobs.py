@@ -1,4 +1,4 @@
-"""What does Salesforce make of a bulk job's CSV? Rows read, typed by their fields, and told of in result files."""
+"""Bulk jobs of the local CRM's Salesforce: CSV rows read, typed by their fields, and listed in result files."""
 
 import csv
 import hashlib

@@ -1,4 +1,4 @@
-"""Where does the local CRM keep what it knows? One SQLite file, brought up to date when it is opened.
+"""Database of the local CRM: one SQLite file, brought up to date when it is opened.
 
 `profiles` is every user as it is now. `writes` is every write to a user: when, by which run, how many attributes, and what
 changed, as JSON {field: [before, after]} with null for absent. `runs` and `deletions` count and name nobody; of a deleted user

@@ -1,4 +1,4 @@
-"""What is told to the local CRM about each user, and what does it keep of it?"""
+"""Profiles of the local CRM: writes, deletions and their history."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What do the pages ask of the local CRM: profiles, history, segments, and which run wrote what?"""
+"""Queries of the local CRM's pages: profiles, history, segments, and runs."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What would a marketer see in the CRM: segments, profiles and their history, and which run wrote what?"""
+"""Pages of the local CRM for a marketer: segments, profiles and their history, and runs."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""Who is told that a task failed, or that a DAG did not finish in time?"""
+"""Alerts of a failed task and of a DAG that did not finish in time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does `config/airflow.yml` say, and is it all right?"""
+"""Reads and validates `config/airflow.yml`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does a command's exit code mean to Airflow: done, skipped, tried again, or given up at once?"""
+"""Meaning of a command's exit code to Airflow: done, skipped, retried, or failed at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does a pod's exit code decide whether its task is tried again? The provider knows codes to skip, and none to give up."""
+"""Pods whose exit code decides whether the task is retried: the provider knows codes to skip, and none to fail."""
 
 from __future__ import annotations
 

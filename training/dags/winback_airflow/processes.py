@@ -1,4 +1,4 @@
-"""How does a task run without a cluster? As a process that is given the words and variables its pod would get."""
+"""Tasks without a cluster: a process that gets the words and variables its pod would get."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does a command of winback become a task: on Kubernetes, on GKE, or as a process?"""
+"""Tasks that run a winback command: on Kubernetes, on GKE, or as a process."""
 
 from __future__ import annotations
 
