@@ -148,9 +148,9 @@ GROUPS = {
         dies("audience"), denied("audience"), dies("log"), quota("log"), dies("report"), missing("report"),
     ],
 }  # fmt: skip
-# Left to FAULTS=all, which is `make faults-test`: without them each place where something is stored has one fault.
+# Left to FAULTS=all, which is `make faults-test`: without them each load has one fault; test_crash.py kills a run at its builds.
 LONG = [
-    quota("features"), dies("scoring"), costly("scoring"), denied("decisions"), missing("commit"),
+    dies("features"), quota("features"), dies("scoring"), costly("scoring"), denied("decisions"), missing("commit"),
     dies("audience"), quota("log"), dies("report"),
 ]  # fmt: skip
 
