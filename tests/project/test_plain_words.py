@@ -1,10 +1,53 @@
-"""Module docstrings outside the tests are statements of what a module provides."""
+"""Prose in plain words: no forbidden word, and module docstrings that state what a module provides."""
 
 import ast
+import subprocess
 from pathlib import Path
+
+import pytest
+
+from tests.support.plain_words import forbidden_in
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("core", "warehouse", "scoring", "crm_sync", "jobs", "training", "sandbox", "bench")
+PROSE = (".py", ".sql", ".yml", ".yaml", ".toml", ".md", ".html")
+
+# Places whose prose is rewritten. A place is a folder or a file.
+PLAIN = (".github", "examples", "jobs/cli", "jobs/output", "jobs/transform")
+
+# The list itself, and its tests' examples.
+EXCEPT = ("tests/support/plain_words.py", "tests/project/test_plain_words.py")
+
+
+def _tracked() -> list[str]:
+    listed = subprocess.run(["git", "ls-files", "--cached"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [path for path in listed.stdout.splitlines() if path.endswith(PROSE) and (ROOT / path).exists()]
+
+
+@pytest.mark.parametrize("place", PLAIN)
+def test_no_forbidden_word_is_written(place: str) -> None:
+    files = [path for path in _tracked() if path == place or path.startswith(f"{place}/")]
+    assert files
+    assert [f"{path}:{found}" for path in files if path not in EXCEPT for found in forbidden_in(ROOT / path)] == []
+
+
+def test_the_list_knows_the_words_in_every_kind_of_file(tmp_path: Path) -> None:
+    written = {
+        "a.py": '"""Whoever is at it."""\n\nX = f"a user {1} was told"  # begin anew\n',
+        "a.sql": "-- one row a user\nselect 'whom' /* whom\nit concerns */ from house {# nobody #}\n",
+        "a.yml": "whom: 1\ndescription: users to whom a voucher was given\n# nobody\n",
+        "a.md": "Nobody is told.\n",
+    }
+    found = {}
+    for name, text in written.items():
+        (tmp_path / name).write_text(text)
+        found[name] = [line.split(": ")[:2] for line in forbidden_in(tmp_path / name)]
+    assert found == {
+        "a.py": [["3", "anew"], ["1", "Whoever"], ["1", "is at it"], ["3", "told"]],
+        "a.sql": [["2", "whom"], ["3", "nobody"]],
+        "a.yml": [["2", "whom"], ["3", "nobody"]],
+        "a.md": [["1", "Nobody"], ["1", "told"]],
+    }
 
 
 def test_every_module_says_what_it_provides_and_asks_nothing() -> None:
