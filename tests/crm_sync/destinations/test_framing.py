@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import socket
 from pathlib import Path
@@ -16,6 +15,7 @@ from crm_sync.destinations.http.transport import MAX_REPLY_BYTES, Network, Retry
 from tests.crm_sync.destinations.test_wire import FIRST, HEAD, SECOND, ask, transport, wire
 from tests.support.crm.local_api import Canned, FakeRunContext, scripted_server
 from tests.support.crm.scripted_server import Connection, Script, answers, serving
+from tests.support.gzipped import gzipped
 from tests.support.tls import Authority
 
 ONE = b'{"reply": 1}'
@@ -98,7 +98,7 @@ def test_a_connection_whose_reply_names_its_end_in_two_ways_is_not_used_again(he
 
 
 def packed(text: bytes, length: int | None = None) -> bytes:
-    content = gzip.compress(text)[:length]
+    content = gzipped(text)[:length]
     return HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%b" % (len(content), content)
 
 
@@ -109,7 +109,7 @@ BROKEN = {
     "a chunk below zero": HEAD + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n" + ONE,
     "a chunk of a word": HEAD + b"Transfer-Encoding: chunked\r\n\r\nlong\r\n" + ONE,
     "a packed one cut off": packed(ONE, 22),
-    "a packed one that ended with the connection": HEAD + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(ONE)[:-9],
+    "a packed one that ended with the connection": HEAD + b"Content-Encoding: gzip\r\n\r\n" + gzipped(ONE)[:-9],
     "one packed otherwise": HEAD + b"Content-Encoding: br\r\n" + LENGTH + b"\r\n" + ONE,
     "a large one": HEAD + b"\r\n" + LARGE,
     "a large one packed": packed(LARGE),
@@ -212,7 +212,7 @@ def test_where_a_redirect_leads_is_not_even_read(place: str, status: int) -> Non
 
 
 def test_the_body_of_a_redirect_is_bounded_like_every_other() -> None:
-    bomb = gzip.compress(bytes(20 << 20))
+    bomb = gzipped(bytes(20 << 20))
     content = b"HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb)
     with (
         serving(answers(content + bomb)) as server,

@@ -1,6 +1,5 @@
 """Can a reply's body make us believe what was not said, wait without end, or fill the memory?"""
 
-import gzip
 import json
 import socket
 import struct
@@ -17,6 +16,7 @@ from crm_sync.destinations.http import transport as transport_module
 from crm_sync.destinations.http.rate_limiter import RateLimiter
 from crm_sync.destinations.http.transport import Reply, RetryBudget, Transport
 from tests.support.crm.local_api import Canned, FakeRunContext, scripted_server
+from tests.support.gzipped import gzipped
 
 DONE = {"done": True}
 WIRE = json.dumps(DONE).encode()
@@ -98,7 +98,7 @@ def test_a_reply_that_breaks_off_or_contradicts_itself_is_tried_again(broken: by
         + b"\r\n%x\r\n" % len(WIRE[4:])
         + WIRE[4:]
         + b"\r\n0\r\n\r\n",
-        HEAD + b"Content-Encoding: gzip\r\nConnection: close\r\n\r\n" + gzip.compress(WIRE, mtime=0),
+        HEAD + b"Content-Encoding: gzip\r\nConnection: close\r\n\r\n" + gzipped(WIRE),
         b"HTTP/1.0 200 OK\r\n\r\n" + WIRE,
         b"HTTP/1.1 100 Continue\r\n\r\n" + WHOLE,
     ],
@@ -160,7 +160,7 @@ def test_an_endless_body_ends_with_its_size(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_body_that_is_small_until_it_is_unpacked_ends_with_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(transport_module.MAX_REPLY_BYTES, "json", 1 << 20)
-    bomb = Canned(200, gzip.compress(b" " * (20 << 20) + WIRE, mtime=0), {"Content-Encoding": "gzip"})
+    bomb = Canned(200, gzipped(b" " * (20 << 20) + WIRE), {"Content-Encoding": "gzip"})
     with scripted_server(bomb) as script, pytest.raises(UnavailableError, match="more than 1 MiB"):
         ask(script.url, budget_seconds=1e-9)
 

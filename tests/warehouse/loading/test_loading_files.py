@@ -1,6 +1,5 @@
 """Is a file that cannot be read, or whose columns are others, refused with what to do about it?"""
 
-import gzip
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.builders.loading import EVENT, EVENTS, FINITE, FUTURE, event, event_table, lines, load_text, refusal
+from tests.support.gzipped import gzipped
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 
 
@@ -27,7 +27,7 @@ NO_COLUMNS = (
 
 UNREADABLE = "f.csv: cannot be read. Is it whole, in UTF-8, with one kind of line end? Export it again."
 
-GZIP = gzip.compress(lines(EVENTS, EVENT).encode(), mtime=0)
+GZIP = gzipped(lines(EVENTS, EVENT).encode())
 CSV = lines(EVENTS, EVENT)
 RENAME = "text, whatever its name says. Rename it to .csv if it is CSV."
 CONVERT = "whatever its name says. Convert it to .parquet, .csv or .csv.gz."
@@ -66,9 +66,9 @@ def whole_parquet() -> bytes:
         ("f.csv", CSV.encode("utf-16"), "f.csv: UTF-16, whatever its name says. Save it as UTF-8."),
         ("f.csv", CSV.encode("utf-16-le"), "f.csv: UTF-16, whatever its name says. Save it as UTF-8."),
         ("f.csv", CSV.encode("utf-32"), "f.csv: UTF-32, whatever its name says. Save it as UTF-8."),
-        ("f.csv.gz", gzip.compress(CSV.encode("utf-16")), "f.csv.gz: UTF-16, whatever its name says. Save it as UTF-8."),
-        ("f.csv.gz", gzip.compress(whole_parquet()), "f.csv.gz: Parquet, whatever its name says. Rename it to .parquet."),
-        ("f.csv.gz", gzip.compress(GZIP), "f.csv.gz: gzip, whatever its name says. Rename it to .csv.gz."),
+        ("f.csv.gz", gzipped(CSV.encode("utf-16")), "f.csv.gz: UTF-16, whatever its name says. Save it as UTF-8."),
+        ("f.csv.gz", gzipped(whole_parquet()), "f.csv.gz: Parquet, whatever its name says. Rename it to .parquet."),
+        ("f.csv.gz", gzipped(GZIP), "f.csv.gz: gzip, whatever its name says. Rename it to .csv.gz."),
         ("f.csv", CSV.replace(",", ";").encode(), "f.csv: its columns are separated by semicolons. Export it with commas."),
         ("f.csv", CSV.replace(",", "\t").encode(), "f.csv: its columns are separated by tabs. Export it with commas."),
         ("f.csv", CSV.replace(",", "|").encode(), "f.csv: its columns are separated by bars. Export it with commas."),
@@ -77,7 +77,7 @@ def whole_parquet() -> bytes:
         ("f.parquet", whole_parquet()[:-1], PARQUET_BROKEN),
         ("f.parquet", b"PAR1" + bytes(100) + b"PAR1", PARQUET_BROKEN),
         ("f.csv.gz", CSV.encode(), f"f.csv.gz: {RENAME}"),
-        ("f.csv.gz", gzip.compress(lines(EVENTS, EVENT).encode())[:-9], GZIP_BROKEN),
+        ("f.csv.gz", gzipped(lines(EVENTS, EVENT).encode())[:-9], GZIP_BROKEN),
         ("f.csv", lines(EVENT, EVENT).encode(), NO_COLUMNS),
         ("f.csv", b'"event_id', NO_COLUMNS),
         (

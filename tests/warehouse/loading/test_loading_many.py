@@ -1,7 +1,6 @@
 """Several files, folders and patterns are one load; refused rows may be set aside; damaged files are named."""
 
 import csv
-import gzip
 import struct
 import zlib
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from tests.support.builders.loading import (
     refusal,
     user,
 )
+from tests.support.gzipped import gzipped
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.loading.load import load
 from warehouse.loading.paths import find_files
@@ -132,15 +132,15 @@ HEADER = (
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (gzip.compress(TEXT, mtime=0) + bytes(512), FOLLOWED),
-        (gzip.compress(TEXT, mtime=0) + b"garbage", FOLLOWED),
+        (gzipped(TEXT) + bytes(512), FOLLOWED),
+        (gzipped(TEXT) + b"garbage", FOLLOWED),
         (member(TEXT, 0x10, b"a comment\0"), HEADER),
         (member(TEXT, 0x02, b"\0\0"), HEADER),
         (member(TEXT, 0x01), HEADER),
         (member(TEXT) + member(TEXT, 0x10, b"a comment\0"), HEADER),
-        (gzip.compress(TEXT, mtime=0)[:-8] + bytes(8), BROKEN),
-        (gzip.compress(TEXT, mtime=0)[:-4], BROKEN),
-        (gzip.compress(TEXT, mtime=0)[:20], BROKEN),
+        (gzipped(TEXT)[:-8] + bytes(8), BROKEN),
+        (gzipped(TEXT)[:-4], BROKEN),
+        (gzipped(TEXT)[:20], BROKEN),
         (b"\x1f", BROKEN),
     ],
 )
