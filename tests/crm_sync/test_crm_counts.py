@@ -98,6 +98,9 @@ def result(number: int) -> dict[str, Any]:
         (207, {"numErrors": 2}, [0], [DELIVERED, UNCONFIRMED, UNCONFIRMED]),
         (207, {"numErrors": 1}, [], [UNCONFIRMED] * 3),
         (201, {"numErrors": 0, "total": 3}, [], [UNCONFIRMED] * 3),
+        (207, {"numErrors": 1}, [0, 1, 2], [UNCONFIRMED] * 3),
+        (207, {"numErrors": 2}, [0, 2], [UNCONFIRMED] * 3),
+        (207, {"numErrors": "1"}, [0, 1, 2], [DELIVERED] * 3),
     ],
 )
 def test_hubspot_delivers_only_whom_it_names_whatever_it_counts(
@@ -158,7 +161,7 @@ def test_salesforce_delivers_only_whom_its_files_name_whatever_the_job_counts(
     processed, failed = numbers
     ended = {"state": "JobComplete", "numberRecordsProcessed": processed, "numberRecordsFailed": failed}
     header = "sf__Id,sf__Created,Winback_User_Id__c\n"
-    successes = header + "".join(f"003000000000001AAA,true,{user}\n" for user in succeeded)
+    successes = header + "".join(f"00300000000{user:A>4}AAA,true,{user}\n" for user in succeeded)
     replies = [
         Canned(200, {"id": "750000000000001AAA", "state": "Open"}),
         Canned(201),

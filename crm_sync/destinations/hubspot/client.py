@@ -21,7 +21,7 @@ from crm_sync.destinations.adapter import Adapter, Limit, Limits, Options, empty
 from crm_sync.destinations.http.rate_limiter import RateLimiter
 from crm_sync.destinations.http.reply import Reply
 from crm_sync.destinations.http.transport import ResponseParser, RetryBudget, Transport
-from crm_sync.destinations.hubspot.contacts import Contacts
+from crm_sync.destinations.hubspot.contacts import without_collisions
 from crm_sync.destinations.hubspot.properties import judged
 from crm_sync.destinations.hubspot.replies import (
     LOCK_SECONDS,
@@ -34,6 +34,7 @@ from crm_sync.destinations.hubspot.replies import (
     verdicts,
     without_users,
 )
+from crm_sync.destinations.record_owners import RecordOwners
 from crm_sync.diff import Change, Value
 from crm_sync.field_mapping import Kind
 
@@ -74,7 +75,7 @@ class HubSpot:
         window = options.limits[0].seconds if options.limits else None
         dialect = ResponseParser(heard=partial(heard, window_seconds=window), refusal=refusal, meaning=meaning)
         headers = {"Authorization": f"Bearer {api_key}"}
-        self._contacts = Contacts()
+        self._owners = RecordOwners()
         self._transport = Transport(url, headers, RateLimiter(options.rate_limits), budget=budget, dialect=dialect)
 
     def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
@@ -92,7 +93,7 @@ class HubSpot:
         except BatchRefusedError as refused:
             raise BatchRefusedError(refused.http_status, refused.code, without_users(refused.reason, batch)) from None
         outcomes = verdicts(reply, batch, self._id_property)
-        return self._contacts.checked(reply, batch, self._id_property, outcomes)
+        return without_collisions(reply, batch, self._id_property, outcomes, self._owners)
 
     def erase(self, external_ids: Sequence[str], run: Run) -> list[Outcome]:
         """Delete contacts for good, one request each; see Destination."""

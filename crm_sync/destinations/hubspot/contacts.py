@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,37 +9,26 @@ from typing import Any
 
 from crm_sync.destination import Outcome
 from crm_sync.destinations.http.reply import Reply
+from crm_sync.destinations.record_owners import COLLISION, RecordOwners
 from crm_sync.diff import Change
 
-COLLISION = "collision"
-MAX_CONTACTS = 200_000  # remembered in a run; they take 30 MB
 _COLLIDES = "HubSpot answered with another user's contact: to HubSpot ids that differ by case alone are one"
 
 
-class Contacts:
-    """Which user each contact answered for in this run, to notice two users who are one contact. Shared by all threads."""
-
-    def __init__(self) -> None:
-        self._users: dict[str, str] = {}
-        self._lock = threading.Lock()
-
-    def checked(
-        self, reply: Reply, batch: Sequence[Change], id_property: str, outcomes: Sequence[Outcome]
-    ) -> list[Outcome]:
-        """Return the outcomes with those as a collision whose contact answered for another user before."""
-        rows = {change.external_id: row for row, change in enumerate(batch)}
-        found = list(outcomes)
-        for result in reply.body.get("results") or []:
-            row, _ = _row_of(result, rows, id_property)
-            if row is None or not isinstance(result.get("id"), str | int) or found[row].kind != "delivered":
-                continue
-            with self._lock:
-                other = self._users.get(str(result["id"]), batch[row].external_id)
-                if len(self._users) < MAX_CONTACTS:
-                    self._users[str(result["id"])] = other
-            if other != batch[row].external_id:
-                found[row] = Outcome("rejected", reply.status, COLLISION, _COLLIDES)
-        return found
+def without_collisions(
+    reply: Reply, batch: Sequence[Change], id_property: str, outcomes: Sequence[Outcome], owners: RecordOwners
+) -> list[Outcome]:
+    """Return the outcomes with those as a collision whose contact answered for another user before."""
+    rows = {change.external_id: row for row, change in enumerate(batch)}
+    contacts: dict[str, str] = {}
+    for result in reply.body.get("results") or []:
+        row, _ = _row_of(result, rows, id_property)
+        if row is not None and isinstance(result.get("id"), str | int) and outcomes[row].kind == "delivered":
+            contacts[batch[row].external_id] = str(result["id"])
+    found = list(outcomes)
+    for user in owners.collisions(contacts):
+        found[rows[user]] = Outcome("rejected", reply.status, COLLISION, _COLLIDES)
+    return found
 
 
 def by_result(results: Sequence[Any], rows: Mapping[str, int], id_property: str, status: int) -> dict[int, Outcome]:

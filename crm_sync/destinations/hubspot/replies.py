@@ -59,7 +59,8 @@ def verdicts(reply: Reply, batch: Sequence[Change], id_property: str) -> list[Ou
     results, errors = body.get("results"), body.get("errors")
     if not all(part is None or isinstance(part, list) for part in (results, errors)) or results is errors is None:
         raise UnavailableError(f"HubSpot answered HTTP {reply.status} in an unknown shape.", "unknown_reply")
-    outcomes = [Outcome("deferred", reply.status, "unconfirmed")] * len(batch)
+    unconfirmed = Outcome("deferred", reply.status, "unconfirmed")
+    outcomes = [unconfirmed] * len(batch)
     rows = {change.external_id: row for row, change in enumerate(batch)}
     if body.get("status") in (None, "COMPLETE"):
         for row, outcome in by_result(results or [], rows, id_property, reply.status).items():
@@ -77,7 +78,15 @@ def verdicts(reply: Reply, batch: Sequence[Change], id_property: str) -> list[Ou
             outcomes[row] = outcomes[row] if is_final and meaning != "person" else verdict
     if faults:
         raise MisconfiguredError(misconfigured("HubSpot", faults), outcomes)
+    unnamed = _count(body.get("numErrors")) - len(errors or [])
+    if unnamed > sum(outcome.code == "unconfirmed" for outcome in outcomes):
+        # More errors than rows without a result: which of the results is wrong cannot be known.
+        return [unconfirmed if outcome.kind == "delivered" else outcome for outcome in outcomes]
     return outcomes
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int else 0
 
 
 def _rows_of(error: Any, rows: Mapping[str, int]) -> set[int]:

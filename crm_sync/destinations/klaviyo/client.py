@@ -147,12 +147,10 @@ class Klaviyo:
             query["page[cursor]"] = cursor
 
     def _told(self, path: str, run: Run) -> Reply:
-        """What Klaviyo says of a job. That it refuses to say is no refusal of the rows."""
+        """Ask for a job. A status that can be about a row says nothing of the rows here; any other refusal stops the run."""
         try:
             return self._imports.request(run, "GET", path, answers=frozenset({404}))
-        except (BatchRefusedError, RequestRefusedError) as refused:
-            if refused.http_status in (401, 403):
-                raise
+        except BatchRefusedError as refused:
             text = f"Klaviyo answered HTTP {refused.http_status} when asked after an import."
             raise UnavailableError(text, "unknown_reply") from None
 

@@ -29,6 +29,7 @@ from crm_sync.destinations.adapter import Adapter, ClientCredentials, Limit, Lim
 from crm_sync.destinations.http.rate_limiter import RateLimiter
 from crm_sync.destinations.http.reply import Reply
 from crm_sync.destinations.http.transport import ResponseParser, RetryBudget, Transport
+from crm_sync.destinations.record_owners import RecordOwners
 from crm_sync.destinations.salesforce.errors import failure, heard, meaning, refusal, said_of_all, unfit
 from crm_sync.destinations.salesforce.fields import NAME, judged, usage
 from crm_sync.destinations.salesforce.login import SignedTransport, Tokens
@@ -109,6 +110,7 @@ class Salesforce:
         self.max_batch, self.max_in_flight = options.max_batch, options.max_in_flight
         self._root = f"/services/data/{options.api_version}"
         dialect = ResponseParser(heard=heard, refusal=refusal, meaning=meaning)
+        self._owners = RecordOwners()
         self._tokens = tokens = Tokens(url, key, budget)
         self._transport = SignedTransport(
             Transport(url, {}, RateLimiter(options.rate_limits), budget=budget, dialect=dialect), tokens
@@ -136,7 +138,7 @@ class Salesforce:
         # A job that has done all it was given has nothing unprocessed.
         kinds = (SUCCESSES, FAILURES) if info["state"] == "JobComplete" else (SUCCESSES, FAILURES, UNPROCESSED)
         files = {kind: self._get(run, f"{job}/{kind}/", expects="text").text for kind in kinds}
-        outcomes = verdicts(batch, self._options.external_id_field, files)
+        outcomes = verdicts(batch, self._options.external_id_field, files, self._owners)
         if refused and all(outcome.code == "unconfirmed" for outcome in outcomes):
             raise refused
         if has_failed and all(outcome.code in ("unconfirmed", "unprocessed") for outcome in outcomes):
@@ -190,7 +192,7 @@ class Salesforce:
         self._abort(job, run)
         try:
             files = {kind: self._get(run, f"{job}/{kind}/", expects="text").text for kind in (SUCCESSES, FAILURES)}
-            outcomes = verdicts(batch, self._options.external_id_field, files)
+            outcomes = verdicts(batch, self._options.external_id_field, files, self._owners)
         except (UnavailableError, RequestRefusedError) as error:
             raise UnavailableError(f"{slow} Its results could not be read: {error}") from None
         if all(outcome.code == "unconfirmed" for outcome in outcomes):

@@ -20,6 +20,7 @@ from core.errors import ContractError
 from crm_sync.destination import MisconfiguredError, Outcome, UnavailableError
 from crm_sync.destinations.http.reply import Reply
 from crm_sync.destinations.meanings import Meaning, gravest, misconfigured
+from crm_sync.destinations.record_owners import COLLISION, RecordOwners
 from crm_sync.destinations.salesforce.errors import CODES, code_at_start, fault_of, objects
 from crm_sync.diff import Change, Value
 from crm_sync.redaction import redacted
@@ -28,6 +29,8 @@ SUCCESSES, FAILURES, UNPROCESSED = "successfulResults", "failedResults", "unproc
 EMPTIED = "#N/A"
 _UNCONFIRMED = Outcome("deferred", code="unconfirmed")
 ID = re.compile(r"[A-Za-z0-9]{15,18}")
+ID_LENGTH = 15  # what follows is a checksum
+_COLLIDES = "Salesforce answered with another user's record: ids that differ by case alone may be one to it"
 
 
 def as_csv(batch: Sequence[Change], id_field: str) -> bytes:
@@ -52,20 +55,33 @@ def cell(value: Value) -> str:
     return (";".join(value) if isinstance(value, list) else value) or EMPTIED
 
 
-def verdicts(batch: Sequence[Change], id_field: str, files: Mapping[str, str]) -> list[Outcome]:
-    """Read Salesforce's word for each row from the result files, by the external id: they keep no order.
+def verdicts(
+    batch: Sequence[Change], id_field: str, files: Mapping[str, str], owners: RecordOwners | None = None
+) -> list[Outcome]:
+    """Read the outcome of each row from the result files, by the external id: the files keep no order.
 
-    A row in no file, or in two that contradict each other, is unconfirmed. Raises: UnavailableError for what is no such file,
-    MisconfiguredError where a row failed for what every row would: a permission or a field that was taken away.
+    A row in no file, or in two that contradict each other, is unconfirmed. A record that `owners` knows as another user's is a
+    collision: Salesforce compares external ids without case unless the field says otherwise. Raises: UnavailableError for another
+    kind of file, MisconfiguredError where a row failed because of a permission or a field that was taken away.
     """
     by_id = {change.external_id: change for change in batch}
-    said: dict[str, set[Outcome]] = defaultdict(set)
+    found: dict[str, set[Outcome]] = defaultdict(set)
+    records: dict[str, str] = {}
     for kind, text in files.items():
         for row in _rows(text, id_field.lower()):
             if change := by_id.get(row[id_field.lower()]):
-                said[change.external_id].add(_outcome(kind, row, change))
-    words = {external_id: outcomes.pop() for external_id, outcomes in said.items() if len(outcomes) == 1}
-    outcomes = [words.get(change.external_id, _UNCONFIRMED) for change in batch]
+                found[change.external_id].add(outcome := _outcome(kind, row, change))
+                if outcome.kind == "delivered":
+                    records[change.external_id] = row["sf__id"][:ID_LENGTH]
+    clear = {external_id: outcomes.pop() for external_id, outcomes in found.items() if len(outcomes) == 1}
+    outcomes = [clear.get(change.external_id, _UNCONFIRMED) for change in batch]
+    shared = (owners or RecordOwners()).collisions(records)
+    outcomes = [
+        Outcome("rejected", 200, COLLISION, _COLLIDES)
+        if change.external_id in shared and outcome.kind == "delivered"
+        else outcome
+        for change, outcome in zip(batch, outcomes, strict=True)
+    ]
     faults = {
         each.code or "" for each in outcomes if each.kind == "deferred" and CODES.get(each.code or "") == "person"
     }

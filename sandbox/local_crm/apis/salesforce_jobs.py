@@ -1,5 +1,6 @@
 """Bulk jobs of the local CRM's Salesforce: CSV rows read, typed by their fields, and listed in result files."""
 
+import base64
 import csv
 import hashlib
 import io
@@ -35,8 +36,13 @@ class Job:
 
 
 def record_id(external_id: str) -> str:
-    """Return the id of a user's contact: 003 and 15 more letters and digits, always the same."""
-    return "003" + hashlib.sha256(external_id.encode()).hexdigest()[:15]
+    """Return the id of a user's contact, always the same: 003 and 12 characters, then 3 that say which of them are capitals.
+
+    https://help.salesforce.com/s/articleView?id=000385585&type=1
+    """
+    name = "003" + base64.b32encode(hashlib.sha256(external_id.encode()).digest()).decode()[:12]
+    capitals = (sum(2**place for place in range(5) if name[start + place].isupper()) for start in (0, 5, 10))
+    return name + "".join("ABCDEFGHIJKLMNOPQRSTUVWXYZ012345"[number] for number in capitals)
 
 
 def canonical(name: str) -> str:

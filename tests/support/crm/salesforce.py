@@ -5,6 +5,7 @@ from crm_sync.destinations.http.transport import RetryBudget
 from crm_sync.destinations.salesforce.client import Salesforce, SalesforceOptions
 from crm_sync.diff import Change, Value
 from sandbox.local_crm.apis.salesforce import SalesforceWire
+from sandbox.local_crm.apis.salesforce_jobs import record_id
 from sandbox.local_crm.server import LocalCrm
 from tests.support.crm.local_api import Canned
 
@@ -39,7 +40,7 @@ def result(*lines: str) -> Canned:
 
 def successes(*external_ids: str) -> Canned:
     return result(
-        f'"sf__Id","sf__Created",{ID_FIELD}', *(f'"003xx000004TmiQAAS","true",{each}' for each in external_ids)
+        f'"sf__Id","sf__Created",{ID_FIELD}', *(f'"{record_id(each)}","true",{each}' for each in external_ids)
     )
 
 

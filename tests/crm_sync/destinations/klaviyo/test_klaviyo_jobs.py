@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crm_sync.destination import DeadlineExceededError, Outcome, UnavailableError
+from crm_sync.destination import DeadlineExceededError, Outcome, RequestRefusedError, UnavailableError
 from crm_sync.destinations.klaviyo.replies import Job, verdicts
 from tests.support.crm.klaviyo import (
     COMPLETE,
@@ -184,13 +184,23 @@ def test_a_job_of_unknown_shape_stops_the_sync(body: Any, run: FakeRunContext) -
         (Canned(202, job("complete", 1, 0, 1)), Canned(200, {"errors": []})),
         # A question that is refused is no refusal of the rows.
         (QUEUED, Canned(400, {"errors": []})),
-        (Canned(202, job("complete", 1, 0, 1)), Canned(410, {"errors": []})),
+        (Canned(202, job("complete", 1, 0, 1)), Canned(409, {"errors": []})),
     ],
 )
 def test_a_reply_about_something_else_stops_the_sync(replies: tuple[Canned, ...], run: FakeRunContext) -> None:
     with scripted_server(*replies) as server, pytest.raises(UnavailableError) as refusal:
         klaviyo(server.url).send(changes("ada"), run)
     assert refusal.value.code == "unknown_reply"
+
+
+@pytest.mark.parametrize("status", [401, 403, 405, 410, 415, 426, 451])
+def test_a_question_after_a_job_that_every_job_would_be_refused_stops_the_run(status: int, run: FakeRunContext) -> None:
+    with (
+        scripted_server(QUEUED, Canned(status, {"errors": []})) as server,
+        pytest.raises(RequestRefusedError) as refusal,
+    ):
+        klaviyo(server.url).send(changes("ada"), run)
+    assert refusal.value.http_status == status
 
 
 def test_errors_that_klaviyo_no_longer_has_confirm_nothing(run: FakeRunContext) -> None:

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crm_sync.destination import Outcome, UnavailableError
+from crm_sync.destinations.record_owners import RecordOwners
 from crm_sync.destinations.salesforce.rows import FAILURES, SUCCESSES, UNPROCESSED, verdicts
+from sandbox.local_crm.apis.salesforce_jobs import record_id
 from sandbox.local_crm.server import LocalCrm
 from tests.support.crm.local_api import Canned, FakeRunContext, scripted_server
 from tests.support.crm.local_crm import fault
@@ -73,6 +75,27 @@ def test_a_row_s_outcome_is_what_one_file_says_of_its_id(files: dict[str, Canned
     assert verdicts(changes("ada", "eve"), ID_FIELD, texts) == outcomes
 
 
+def test_two_users_who_are_one_record_are_both_collisions() -> None:
+    files = {SUCCESSES: f"sf__Id,{ID_FIELD}\n003xx000004TmiQAAS,ada\n003xx000004TmiQ,Ada\n{record_id('eve')},eve\n"}
+    outcomes = verdicts(changes("ada", "Ada", "eve"), ID_FIELD, files)
+    assert [(outcome.kind, outcome.code) for outcome in outcomes] == [
+        ("rejected", "collision"),
+        ("rejected", "collision"),
+        ("delivered", None),
+    ]
+
+
+def test_a_record_that_answered_for_another_user_in_an_earlier_batch_is_a_collision() -> None:
+    owners = RecordOwners()
+    sent = [
+        verdicts(changes(user), ID_FIELD, {SUCCESSES: f"sf__Id,{ID_FIELD}\n003xx000004TmiQAAS,{user}\n"}, owners)[
+            0
+        ].code
+        for user in ("ada", "Ada", "ada")
+    ]
+    assert sent == [None, "collision", None]
+
+
 @given(
     st.fixed_dictionaries(
         {},
@@ -81,7 +104,7 @@ def test_a_row_s_outcome_is_what_one_file_says_of_its_id(files: dict[str, Canned
 )
 def test_no_row_is_delivered_but_one_that_succeeded_and_did_nothing_else(told: dict[str, list[str]]) -> None:
     texts = {
-        kind: f"sf__Id,sf__Error,{ID_FIELD}\n" + "".join(f"003xx000004TmiQAAS,,{each}\n" for each in ids)
+        kind: f"sf__Id,sf__Error,{ID_FIELD}\n" + "".join(f"{record_id(each)},,{each}\n" for each in ids)
         for kind, ids in told.items()
     }
     outcomes = verdicts(changes("a", "b", "c"), ID_FIELD, texts)
