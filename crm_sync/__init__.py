@@ -1,1 +1,1 @@
-"""Desired state minus acknowledged state, sent until the CRM has said yes to every row."""
+"""Reverse ETL: sends the difference between desired and acknowledged state until the CRM has confirmed every row."""

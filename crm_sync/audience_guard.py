@@ -1,7 +1,7 @@
 """Size of the audience, and the check that stops a sync when it has collapsed.
 
-When the feed of consents, profiles or decisions breaks upstream, the desired state says of everybody that they are not to be
-scored, and a sync would take every voucher and score away in one go.
+When the feed of consents, profiles or decisions breaks upstream, the desired state holds no score for any user. A sync would
+then withdraw every voucher and every score at once.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from __future__ import annotations
 from core.errors import CircuitOpenError
 from warehouse.interface import Reader, count
 
-# Of fewer users a share says little: a handful may well finish within the hour.
+# With fewer users a ratio means little: a handful may finish within the hour.
 MIN_AUDIENCE = 50
 
 
 def count_audience(warehouse: Reader) -> int:
-    """Users whom the desired state gives a churn probability."""
+    """Number of users with a churn probability in the desired state."""
     return count(warehouse, f"{warehouse.relation('marts', 'crm_profiles')} where churn_probability is not null")
 
 
 def check_audience_drop(now: int, before: int | None, min_ratio: float) -> CircuitOpenError | None:
-    """Why not to go on, when the audience is smaller than this share of what it was at the last run."""
+    """Return an error when the audience is smaller than `min_ratio` times the last run's audience."""
     if before is None or before < MIN_AUDIENCE or now >= min_ratio * before:
         return None
     return CircuitOpenError(
         f"The audience has collapsed from {before} users to {now}: less than {min_ratio:.0%} of the last run's. Nothing was "
-        "sent, for scores and vouchers would be taken away from all the others. Are consents, profiles and decisions loaded as "
-        "ever? If it is right so: winback hourly --accept-audience"
+        "sent, because all other users would lose their scores and vouchers. Check that consents, profiles and decisions are "
+        "loaded. If the drop is correct: winback hourly --accept-audience"
     )

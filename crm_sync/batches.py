@@ -1,4 +1,4 @@
-"""Sending of batches: each row gets its own outcome, even where the CRM refuses the batch whole."""
+"""Sending of batches: each row gets its own outcome, even if the CRM refuses the whole batch."""
 
 from __future__ import annotations
 
@@ -22,28 +22,29 @@ from crm_sync.diff import Change, Changed
 from crm_sync.redaction import redacted
 from crm_sync.refusals import MIN_REFUSED_ALONE, Refused, Taken
 
-# So many of a batch refused one by one, and none of it taken: the rest of it is not halved, also where others were taken.
+# With this many users of a batch refused one by one and none accepted, stop halving, even if other batches were accepted.
 MAX_REFUSED_ALONE = 50
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Changes to be sent together, of rows of `states`."""
+    """Changes to send together. Each refers to a row of `states`."""
 
     changes: Sequence[Change]
     states: pa.RecordBatch
 
     @property
     def is_withdrawal(self) -> bool:
-        """Whether it takes vouchers away; no batch holds withdrawals and others."""
+        """Whether the batch withdraws vouchers. No batch mixes withdrawals with other changes."""
         return self.changes[0].is_withdrawal
 
 
 @dataclass
 class Sent:
-    """What became of a batch: parts with outcomes, users refused alone with the batch's own code, and why the rest has none.
+    """Result of sending a batch.
 
-    `rest` was not sent to its end, because the refusals may be no fault of the users'.
+    `parts` have outcomes. `alone` are users refused in a request of their own, with the code of the whole batch. `rest` was not
+    sent completely, because the requests may be at fault and not the users. `error` says why sending stopped early.
     """
 
     batch: Batch
@@ -64,7 +65,7 @@ def batches(changed: Changed, size: int) -> Iterator[Batch]:
 
 
 def send(destination: Destination, batch: Batch, run: Run, taken: Taken) -> Sent:
-    """Send a batch; where the CRM refuses it whole, halve it until the row at fault stands alone."""
+    """Send a batch. If the CRM refuses the whole batch, halve it until the row at fault stands alone."""
     sending = _Sending(destination, batch, run, taken)
     try:
         sending.halve()
@@ -74,17 +75,17 @@ def send(destination: Destination, batch: Batch, run: Run, taken: Taken) -> Sent
 
 
 class _Sending:
-    """One batch on its way, in parts."""
+    """Sends one batch, in parts where needed."""
 
     def __init__(self, destination: Destination, batch: Batch, run: Run, taken: Taken) -> None:
         self.destination, self.run, self.taken = destination, run, taken
         self.kind, self.states = batch.is_withdrawal, batch.states
         self.sent = Sent(batch)
         self.waiting: list[Sequence[Change]] = [batch.changes]
-        self.code: str | None = None  # with which the batch was refused whole
+        self.code: str | None = None  # of the refusal of the whole batch
 
     def halve(self) -> None:
-        """Send part after part; a part that is refused waits in halves."""
+        """Send the parts in order. A refused part is split into halves, which are sent next."""
         while self.waiting:
             part = self.waiting.pop()
             if not self._send(part):
@@ -95,7 +96,7 @@ class _Sending:
                     return
 
     def _send(self, part: Sequence[Change]) -> bool:
-        """Send a part; False: it was refused whole, be it in a reply to its only row."""
+        """Send a part. Returns False if the whole part was refused, including a refusal of its only row."""
         self.sent.requests += 1
         try:
             outcomes = self.destination.send(part, self.run)
@@ -118,7 +119,7 @@ class _Sending:
         self.sent.parts.append((part, outcomes))
 
     def _refuse(self, change: Change, refusal: BatchRefusedError) -> None:
-        # The sentence was about the batch: only here is it known whom it may name.
+        # The reason was about the batch. Redact it here, where the user it may name is known.
         reason = refusal.reason and redacted(refusal.reason, change.external_id)
         outcome = Outcome("rejected", refusal.http_status, refusal.code, reason)
         if refusal.code == self.code:
@@ -127,15 +128,15 @@ class _Sending:
             self.sent.parts.append(([change], [outcome]))
 
     def _is_worth_halving(self) -> bool:
-        """Whether some user was taken; the parts that wait are tried once each for it, the largest first.
+        """Whether the CRM accepts any user with this kind of request. Tries each waiting part once, the largest first.
 
-        Raises: CircuitOpenError where the CRM takes others, and of this batch none.
+        Raises: CircuitOpenError if the CRM accepts users of other batches but none of this one.
         """
         if self.kind in self.taken:
             if len(self.sent.alone) >= MAX_REFUSED_ALONE and not self.sent.parts:
                 raise CircuitOpenError(
                     f"The CRM refused {len(self.sent.alone)} users one by one with {self.code}, and took none of their batch. "
-                    "Sending was stopped. See winback dead-letters; after the cause is mended: winback dead-letters retry"
+                    "Sending was stopped. See winback dead-letters; after fixing the cause: winback dead-letters retry"
                 )
             return True
         for part in sorted(self.waiting, key=len, reverse=True):

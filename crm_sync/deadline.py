@@ -1,4 +1,4 @@
-"""Deadline of a sync: the time when it has to end, or the signal that stops it earlier."""
+"""Deadline of a sync: the time when it must end, or the signal that stops it earlier."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from crm_sync.destination import DeadlineExceededError
 
 
 class Deadline:
-    """The Run of crm_sync.destination: every wait of every thread ends when the run has to leave.
+    """Implements crm_sync.destination.Run: every wait of every thread ends when the run must end.
 
-    `clock` and `seconds_left` are of one monotonic clock, in seconds; `wait` sleeps up to so many seconds and says whether it was
-    woken to stop.
+    `clock` and `seconds_left` use one monotonic clock, in seconds. `wait` sleeps up to the given number of seconds and returns
+    whether a stop ended it early.
     """
 
     def __init__(
@@ -32,33 +32,33 @@ class Deadline:
         self._why = ""
 
     def stop(self, why: str) -> None:
-        """Have every wait end now. `why` is told to a person: a signal's name. Safe to call from a signal handler."""
+        """End every wait now. `why` is shown to a person: the signal's name. Safe to call from a signal handler."""
         self._why = why
         self._stopped.set()
 
     @property
     def is_stopped(self) -> bool:
-        """Whether somebody told the run to stop."""
+        """Whether the run was stopped."""
         return self._stopped.is_set()
 
     @property
     def is_over(self) -> bool:
-        """Whether the run has to leave: its time is up, or somebody told it to stop."""
+        """Whether the run must end: its time is up, or it was stopped."""
         return self.is_stopped or self.clock() >= self._ends
 
     def check(self) -> None:
-        """Raises: DeadlineExceededError when the run has to leave now."""
+        """Raises: DeadlineExceededError when the run must end now."""
         self._leave_unless_left(0)
 
     def sleep(self, seconds: float) -> None:
-        """Wait, or raise DeadlineExceededError: at once when the deadline comes first, and as soon as the run is stopped."""
+        """Wait. Raises DeadlineExceededError at once if the deadline comes first, and as soon as the run is stopped."""
         self._leave_unless_left(seconds)
         self._wait(seconds)
         self._leave_unless_left(0)
 
     def _leave_unless_left(self, seconds: float) -> None:
         if self._stopped.is_set():
-            raise DeadlineExceededError(f"The run was told to stop ({self._why}); the next run goes on.", "stopped")
+            raise DeadlineExceededError(f"The run was stopped ({self._why}); the next run continues.", "stopped")
         if self.clock() + seconds >= self._ends:
-            text = "The run's time was up before everything was sent; the next run goes on."
+            text = "The run's time was up before everything was sent; the next run continues."
             raise DeadlineExceededError(text, "deadline")

@@ -1,7 +1,7 @@
-"""Log of deliveries: a row before it is sent, and its outcome once the CRM has answered.
+"""Log of deliveries: each row before it is sent, and its outcome after the CRM has answered.
 
-Without the first, a run killed after the CRM took a row would leave no trace of it; should the desired state then return to what
-was acknowledged before, nobody would know that the CRM holds something else.
+Without the first entry, a run killed after the CRM accepted a row would leave no trace of it. If the desired state then returned
+to the acknowledged one, the CRM would keep a different value unnoticed.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from warehouse.tables import DELIVERIES, TIMESTAMP, fitted
 
 
 class DeliveryLog:
-    """Gathers rows of `ops.deliveries` and appends them when they are worth an append.
+    """Buffers rows of `ops.deliveries` and appends them in large enough groups.
 
-    A crash before a flush means that its rows are in doubt, and sent once more with every field.
+    After a crash before a flush, the buffered rows are in doubt: the next run sends them again with every field.
     """
 
     def __init__(self, warehouse: Warehouse, run_id: str, epoch: int, now: Callable[[], datetime]) -> None:
@@ -29,18 +29,18 @@ class DeliveryLog:
         self._count = 0
 
     def intend(self, changed: Changed) -> None:
-        """Write down what is about to be sent; once this returns, it is kept."""
+        """Append what is about to be sent. The rows are stored when this returns."""
         if changed.changes:
             rows = self._rows("sending", [(change, None) for change in changed.changes], changed.states)
             self._warehouse.append(DELIVERIES, pa.Table.from_batches([rows]))
 
     def forgo(self, unsent: Sequence[Change], states: pa.RecordBatch) -> None:
-        """Take down that these were not sent after all."""
+        """Buffer the note that these changes were not sent."""
         if unsent:
             self._keep(self._rows("deferred", [(change, None) for change in unsent], states))
 
     def write(self, sent: Sequence[Change], states: pa.RecordBatch, outcomes: Sequence[Outcome]) -> None:
-        """Take down the CRM's word for some rows of `states`; those it gave none for are not written. May append."""
+        """Buffer the outcomes that the CRM returned; rows without one are skipped. May flush."""
         for kind in ("delivered", "rejected"):
             pairs = [(c, o) for c, o in zip(sent, outcomes, strict=True) if o.kind == kind]
             if pairs:
@@ -53,9 +53,9 @@ class DeliveryLog:
             self.flush()
 
     def flush(self) -> None:
-        """Append what was gathered."""
+        """Append the buffered rows."""
         if self._parts:
-            # Emptied only after the append: whoever flushes again after an error tries again.
+            # Empty the buffer only after the append, so that a flush after an error tries again.
             self._warehouse.append(DELIVERIES, pa.Table.from_batches(self._parts))
             self._parts, self._count = [], 0
 
@@ -65,7 +65,7 @@ class DeliveryLog:
         count = len(pairs)
         known = states.take(pa.array([change.row for change, _ in pairs], pa.int32()))
         if kind in ("rejected", "deferred"):
-            # What the CRM holds did not change.
+            # The CRM's values did not change.
             known = known.select(["user_id", "desired_hash"])
         columns = {name: known.column(name) for name in known.schema.names} | {
             "run_id": pa.repeat(self._run_id, count),

@@ -1,8 +1,8 @@
 """Interface of a CRM's adapter.
 
-Four response models fit: a reply with an error for each row refused (Braze), one with a result or an error for each row
-(HubSpot), and jobs that are asked after until they are done and then tell of their rows (Klaviyo, Salesforce).
-docs/destinations.md says how to add a fifth.
+Three response models fit. Braze replies with an error for each refused row. HubSpot replies with a result or an error for each
+row. Klaviyo and Salesforce run a job, which is polled until it is done and then lists its rows.
+docs/destinations.md explains how to add a CRM.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from core.errors import ContractError, RetryableError, WinbackError
 from crm_sync.diff import Change
 from crm_sync.field_mapping import Kind
 
-# The key may be wrong or lack a permission; some CRMs hide what a key may not see behind a 404.
+# The key may be wrong or lack a permission. Some CRMs answer 404 for what the key may not see.
 OF_THE_KEY = frozenset({401, 403, 404})
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The CRM's own word for one row, or that it has given none (deferred: the row is sent again by the next run).
+    """Outcome of one row: delivered or rejected by the CRM, or deferred, so that the next run sends it again.
 
-    `code` is short and countable; `reason` is a sentence of the CRM's without what it quotes (crm_sync/redaction.py).
+    `code` is short and countable. `reason` is the CRM's sentence without the values it quotes (crm_sync/redaction.py).
     """
 
     kind: Literal["delivered", "rejected", "deferred"]
@@ -34,7 +34,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Finding:
-    """What `winback doctor` found out about the CRM. `do` is a sentence, then commands ready to paste, one a line."""
+    """A result of `winback doctor` about the CRM. `do` is a sentence, then commands to paste, one per line."""
 
     state: Literal["ok", "warning", "failed", "skipped"]
     says: str
@@ -42,9 +42,9 @@ class Finding:
 
 
 class BatchRefusedError(WinbackError):
-    """The CRM refused the whole batch for what is in it: some row is at fault, and halving finds it.
+    """The CRM refused the whole batch because of its content: some row is at fault, and halving finds it.
 
-    `rows` are the code and the reason of each row, by its place in the batch, that the CRM itself named.
+    `rows` are the rows that the CRM itself named: code and reason by position in the batch.
     """
 
     def __init__(
@@ -62,9 +62,9 @@ class BatchRefusedError(WinbackError):
 
 
 class RequestRefusedError(ContractError):
-    """The CRM refused the request for a reason that is not in its rows: every other batch would be refused too.
+    """The CRM refused the request for a reason outside its rows, so it would refuse every other batch too.
 
-    `code` is the CRM's own, or the status as http_410.
+    `code` is the CRM's own, or the status in the form http_410.
     """
 
     def __init__(self, text: str, http_status: int, code: str) -> None:
@@ -79,9 +79,9 @@ class RequestRefusedError(ContractError):
 
 
 class MisconfiguredError(ContractError):
-    """The CRM named a fault of configuration in the reply to single rows. `outcomes` are those of the batch, in order.
+    """The CRM reported a configuration fault for single rows. `outcomes` are those of the batch, in order.
 
-    Rows with that fault are deferred, none is rejected: they are sent again once a person has corrected it.
+    Rows with that fault are deferred, not rejected: they are sent again after a person has corrected the fault.
     """
 
     def __init__(self, text: str, outcomes: Sequence[Outcome]) -> None:
@@ -90,10 +90,10 @@ class MisconfiguredError(ContractError):
 
 
 class UnavailableError(RetryableError):
-    """The CRM could not be reached, or did not answer usably, within the retry budget. Nothing is known of the batch.
+    """The CRM gave no usable reply within the retry budget. The outcome of the batch is unknown.
 
     `code` says why its rows are deferred: unavailable, throttled, unknown_reply. `has_answered`: there was a reply. `finding` is
-    what the doctor says of it where a connection failed.
+    the doctor's result when a connection failed.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class UnavailableError(RetryableError):
 
 
 class DeadlineExceededError(RetryableError):
-    """The run has to leave before a wait would be over. `code` says why: deadline or stopped."""
+    """The run must end before a wait would be over. `code` says why: deadline or stopped."""
 
     def __init__(self, text: str, code: str) -> None:
         super().__init__(text)
@@ -114,32 +114,32 @@ class DeadlineExceededError(RetryableError):
 
 
 class Run(Protocol):
-    """What a destination may know of the run that sends. Shared by all its threads."""
+    """The current run, as a destination sees it. Shared by all its threads."""
 
     @property
     def run_id(self) -> str:
-        """Whose requests these are; goes into the User-Agent."""
+        """Id of the run; part of the User-Agent header."""
 
     def clock(self) -> float:
-        """Seconds of a monotonic clock that all runs of the process share."""
+        """Seconds of the monotonic clock that all runs of the process share."""
 
     def sleep(self, seconds: float) -> None:
-        """Wait. Raises: DeadlineExceededError at once when the run has to leave before the wait would be over."""
+        """Wait. Raises: DeadlineExceededError at once if the run must end before the wait would be over."""
 
     def check(self) -> None:
-        """Raises: DeadlineExceededError when the run has to leave now."""
+        """Raises: DeadlineExceededError when the run must end now."""
 
 
 class Destination(Protocol):
-    """A CRM that takes upserts by external id. Methods may be called from several threads at once."""
+    """A CRM that accepts upserts by external id. Methods may be called from several threads at once."""
 
     @property
     def max_batch(self) -> int:
-        """How many users one request may carry."""
+        """Maximum number of users in one request."""
 
     @property
     def max_in_flight(self) -> int:
-        """How many batches are worth sending at the same time."""
+        """Number of batches to send at the same time."""
 
     def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
         """Upsert one batch and return an outcome for each row, in order.
@@ -149,16 +149,16 @@ class Destination(Protocol):
         """
 
     def erase(self, external_ids: Sequence[str], run: Run) -> list[Outcome]:
-        """Have the CRM delete these users; whom it does not know is delivered with the code not_found.
+        """Delete these users. Users that the CRM does not have count as delivered, with the code not_found.
 
         Raises: as `send`, except BatchRefusedError.
         """
 
     def examine(self, properties: Mapping[str, Kind], run: Run) -> list[Finding]:
-        """Ask, without writing anything, whether the credentials suffice and the properties exist with a fitting type.
+        """Check, without writing anything, that the credentials suffice and the properties exist with a fitting type.
 
         Raises: as `send`.
         """
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""

@@ -1,7 +1,7 @@
 """Difference between desired and acknowledged state of each user, and the state after a delivery. Columns in, changes out.
 
-A score that is not finite and a time outside of ISO 8601's years make their row unsendable: JSON has no word for the one, and no
-CRM a way to read the other.
+A score that is not finite and a time outside the years of ISO 8601 make their row unsendable: JSON cannot express the first,
+and no CRM can read the second.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from crm_sync.field_mapping import KINDS, METADATA_FIELDS, FieldMapping, Kind
 
 LIST_SEPARATOR = "; "
-# Of four digits, as ISO 8601 and every CRM have them.
+# Years of four digits, as in ISO 8601 and in every CRM.
 _YEARS = (1, 9999)
 
 Value = str | float | bool | list[str] | None
@@ -23,9 +23,9 @@ Value = str | float | bool | list[str] | None
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What to tell the CRM about one user: its properties' new values, None where one is to be cleared.
+    """The new values of one user's properties in the CRM. None clears a property.
 
-    Times are text in ISO 8601, UTC, to the second. `row` is its row in `Changed.states`.
+    Times are text in ISO 8601, UTC, to the second. `row` is the index of the user's row in `Changed.states`.
     """
 
     external_id: str
@@ -36,7 +36,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Changed:
-    """The changes among some pending rows, in their order, and for each of those rows what the CRM will hold.
+    """The changes of some pending rows, in order, and the CRM's state of each row after delivery.
 
     `states` has the columns user_id, desired_hash, and those of CRM_STATE. `unsendable` are changes without attributes, each with
     the field at fault.
@@ -48,10 +48,10 @@ class Changed:
 
 
 def changes(rows: pa.RecordBatch, mapping: FieldMapping) -> Changed:
-    """Compare rows of `crm_pending`: only what differs is sent, and an absent value only where it may clear.
+    """Compare rows of `crm_pending`. Only fields that differ are sent; a null is sent only for a clearable property.
 
-    A row in which nothing but what rides along differs is no change. Of a row in doubt every field is sent: what the CRM holds is
-    then not known.
+    A row in which only metadata fields differ is not a change. A row in doubt is sent with every field, because the CRM's values
+    are unknown.
     """
     in_doubt = rows.column("is_in_doubt")
     states: dict[str, pa.Array] = {}
@@ -95,7 +95,7 @@ def _is_distinct(left: pa.Array, right: pa.Array) -> pa.Array:
 
 
 def _is_unsendable(values: pa.Array, kind: Kind) -> pa.Array:
-    """Whether no CRM could be told of the value; false where there is none."""
+    """Whether the value cannot be sent to any CRM; false for a null."""
     if kind == "number":
         flags = pc.invert(pc.is_finite(values))
     elif kind == "time":

@@ -1,4 +1,4 @@
-"""Destination for a dry run: it accepts everything and keeps nothing."""
+"""Destination for a dry run: it accepts everything and stores nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from crm_sync.field_mapping import Kind
 
 
 class DryRunDestination:
-    """A Destination. Batches are as large as the real one's, so that requests are counted as they would be."""
+    """A Destination. Its batches have the real destination's size, so that the number of requests is realistic."""
 
     max_in_flight = 1
 
@@ -18,18 +18,18 @@ class DryRunDestination:
         self.max_batch = max_batch
 
     def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
-        """Say yes."""
+        """Accept all."""
         run.check()
         return [Outcome("delivered")] * len(batch)
 
     def erase(self, external_ids: Sequence[str], run: Run) -> list[Outcome]:
-        """Say yes."""
+        """Accept all."""
         run.check()
         return [Outcome("delivered")] * len(external_ids)
 
     def examine(self, properties: Mapping[str, Kind], run: Run) -> list[Finding]:  # noqa: ARG002 - the Protocol's names
-        """Find nothing."""
+        """Return no findings."""
         return []
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there are no connections."""

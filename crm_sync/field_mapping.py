@@ -10,10 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from core.config_file import read_yaml
 from warehouse.tables import CRM_STATE
 
-# They ride along with a change; alone they cause none.
+# Sent together with a change. A difference in these alone is not a change.
 METADATA_FIELDS = ("churn_scored_at", "churn_model_version")
 
-# What a property must be able to hold. `texts` is a list of text.
+# Type of a property's value. `texts` is a list of text.
 Kind = Literal["number", "text", "flag", "time", "texts"]
 KINDS: dict[str, Kind] = {
     "churn_probability": "number",
@@ -27,9 +27,9 @@ KINDS: dict[str, Kind] = {
     "experiment_arm": "text",
 }
 
-# They say whose profile is written: a field sent under such a name would be written to somebody else's.
+# Names that select the profile to write: a field sent under such a name could change another user's profile.
 IDENTIFIERS = {"external_id", "user_alias", "braze_id", "email", "phone", "phone_number", "id", "hs_object_id"}
-# Whether somebody may be written to is theirs to say, never a score's: the CRMs' own names of it, in lower case.
+# The CRMs' names for a user's subscription state, in lower case. Only users themselves may change it, never a score.
 SUBSCRIPTIONS = {
     "email_subscribe",
     "push_subscribe",
@@ -46,7 +46,7 @@ SUBSCRIPTIONS = {
 
 
 class Property(BaseModel):
-    """Where a field is written."""
+    """The CRM's property to which a field is written."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -70,22 +70,22 @@ class FieldMapping(BaseModel):
             raise ValueError(f"missing fields: {sorted(missing)}; unknown fields: {sorted(unknown)}")
         names = [p.property.lower() for p in self.fields.values()]
         if len(set(names)) < len(names):
-            raise ValueError("two fields are written to one property")
+            raise ValueError("two fields are written to the same property")
         if identifiers := IDENTIFIERS & set(names):
-            raise ValueError(f"a field is written to what identifies a user: {sorted(identifiers)}")
+            raise ValueError(f"a field is written to a property that identifies a user: {sorted(identifiers)}")
         if subscriptions := SUBSCRIPTIONS & set(names):
-            raise ValueError(f"a field is written to what a user subscribes with: {sorted(subscriptions)}")
+            raise ValueError(f"a field is written to a property of users' subscriptions: {sorted(subscriptions)}")
         return self
 
     @property
     def kinds(self) -> dict[str, Kind]:
-        """What each property of the CRM must be able to hold."""
+        """Type of the value of each of the CRM's properties."""
         return {target.property: KINDS[field] for field, target in self.fields.items()}
 
 
 def load_fields(path: Path) -> FieldMapping:
     """Read the mapping.
 
-    Raises: ContractError with the file and what is wrong in it.
+    Raises: ContractError with the file and the fault in it.
     """
     return read_yaml(path, FieldMapping, "field mapping")

@@ -11,17 +11,17 @@ from crm_sync.destination import DeadlineExceededError, Outcome, UnavailableErro
 from crm_sync.diff import Change
 
 UNSENDABLE = "unsendable"
-# Below this many attempts a share says little, but at the end all of so many do not fail by chance.
+# With fewer attempts a ratio means little. At the end of a run, ten failures out of ten are not chance.
 MIN_ATTEMPTS_FOR_CIRCUIT = 50
 MIN_ALL_REJECTED = 10
 
 
 @dataclass
 class SyncCounts:
-    """What became of the rows in which desired and acknowledged state differ: each is in exactly one of the five outcomes.
+    """Counts of the rows in which desired and acknowledged state differ, each in exactly one of the five outcomes.
 
-    `suppressed` and `deferred` are by reason, `errors` are the rejected by code; those with a value that no CRM could be told are
-    among them as unsendable. `withdrawals` are among the delivered, `withdrawals_rejected` among those whom the CRM rejected.
+    `suppressed` and `deferred` are counted by reason, `errors` by code of the rejected rows. Rows with a value that cannot be
+    sent are rejected as unsendable. `withdrawals` are part of delivered, `withdrawals_rejected` of the CRM's rejections.
     """
 
     differing: int = 0
@@ -40,7 +40,7 @@ class SyncCounts:
 
     @property
     def settled(self) -> int:
-        """Rows with an outcome that is not deferred."""
+        """Number of rows with an outcome other than deferred."""
         return self.delivered + self.unchanged + self.rejected + sum(self.suppressed.values())
 
     @property
@@ -50,13 +50,13 @@ class SyncCounts:
 
 
 def add(counts: dict[str, int], reason: str, number: int) -> None:
-    """Count so many more under a reason."""
+    """Add a number to the count of a reason."""
     if number:
         counts[reason] = counts.get(reason, 0) + number
 
 
 def record_outcomes(sent: Sequence[Change], outcomes: Sequence[Outcome], counts: SyncCounts) -> None:
-    """Count the outcomes of what was sent."""
+    """Count the outcomes of the changes that were sent."""
     for change, outcome in zip(sent, outcomes, strict=True):
         if outcome.kind == "delivered":
             counts.delivered += 1
@@ -71,7 +71,7 @@ def record_outcomes(sent: Sequence[Change], outcomes: Sequence[Outcome], counts:
 
 
 def why_deferred(stopped: WinbackError | None) -> str:
-    """Why what is left was not sent."""
+    """The reason for the rows that were not sent."""
     if isinstance(stopped, UnavailableError | DeadlineExceededError):
         return stopped.code
     if isinstance(stopped, CircuitOpenError):
@@ -82,9 +82,9 @@ def why_deferred(stopped: WinbackError | None) -> str:
 def crm_rejections_breaker(
     counts: SyncCounts, max_rejected_ratio: float, *, is_at_end: bool = False
 ) -> CircuitOpenError | None:
-    """Whether the CRM has rejected too many of those it was sent: then sending stops.
+    """Return an error, which stops sending, if the CRM rejected too many of the users sent.
 
-    At the end also whether it rejected all withdrawals, or all others, however many of the other kind it took.
+    At the end, also if it rejected all withdrawals or all other changes, however many of the other kind it accepted.
     """
     rejected = counts.rejected - counts.errors.get(UNSENDABLE, 0)
     if not _are_too_many(rejected, counts.delivered + rejected, max_rejected_ratio, is_at_end=is_at_end):
@@ -93,43 +93,43 @@ def crm_rejections_breaker(
     stopped = "" if is_at_end else "Sending was stopped. "
     return CircuitOpenError(
         f"The CRM rejected {rejected} of {counts.delivered + rejected} users, most with {commonest}. {stopped}"
-        "See winback dead-letters; after the cause is mended: winback dead-letters retry"
+        "See winback dead-letters; after fixing the cause: winback dead-letters retry"
     )
 
 
 def _all_of_a_kind(counts: SyncCounts, rejected: int, max_rejected_ratio: float) -> CircuitOpenError | None:
-    """At the end: whether all withdrawals were rejected, whose vouchers stay, or all others."""
+    """Return an error if all withdrawals were rejected, so that the vouchers stay, or all other changes. For the end of a run."""
     others = (rejected - counts.withdrawals_rejected, counts.delivered - counts.withdrawals)
     withdrawals = (counts.withdrawals_rejected, counts.withdrawals)
     for what, (failed, taken) in {"withdrawals of a voucher": withdrawals, "other users": others}.items():
         if not taken and failed >= MIN_ALL_REJECTED and failed > max_rejected_ratio * failed:
             return CircuitOpenError(
                 f"The CRM rejected all {failed} {what}, and took {counts.delivered} of the rest. See winback dead-letters; "
-                "after the cause is mended: winback dead-letters retry"
+                "after fixing the cause: winback dead-letters retry"
             )
     return None
 
 
 def unsendable_breaker(counts: SyncCounts, max_rejected_ratio: float) -> CircuitOpenError | None:
-    """Whether too many could not be sent at all. They cost no request: it is said when all the others were sent."""
+    """Return an error if too many rows were unsendable. They cost no request, so the check runs after all others were sent."""
     unsendable, attempts = counts.errors.get(UNSENDABLE, 0), counts.delivered + counts.rejected
     if not _are_too_many(unsendable, attempts, max_rejected_ratio, is_at_end=True):
         return None
     return CircuitOpenError(
-        f"Of {attempts} users {unsendable} have a score or a time that no CRM could be told; the others were sent. "
+        f"{unsendable} of {attempts} users have a score or a time that cannot be sent to a CRM; the others were sent. "
         "See winback dead-letters, and which model scored them: winback status"
     )
 
 
 def none_taken_breaker(counts: SyncCounts) -> RetryableError | None:
-    """Whether the CRM answered, and took nobody: a run that ends well would hide that from hour to hour."""
+    """Return an error if the CRM answered but accepted no user. A run that ended with success would hide it every hour."""
     deferred = sum(counts.deferred.values())
     if counts.delivered or counts.rejected or deferred < MIN_ALL_REJECTED:
         return None
     commonest = max(counts.deferred, key=lambda reason: counts.deferred[reason])
     return RetryableError(
-        f"The CRM took none of {deferred} users: most were deferred as {commonest}. The next run sends them again; if it "
-        "stays so, see the runbook, What was sent"
+        f"The CRM took none of {deferred} users: most were deferred as {commonest}. The next run sends them again; if the "
+        "error repeats, see the runbook, What was sent"
     )
 
 

@@ -1,7 +1,7 @@
-"""Redaction of a CRM's error text: its words are kept, what it quotes of a user is not.
+"""Redaction of a CRM's error text: keeps its words and removes the user data that it quotes.
 
-A name without quotes, of whom winback does not know it, is not told from a word: only a list of all words that each CRM may use
-could, and none is documented; of Salesforce an org's own validation rules write some. winback itself sends no names.
+Limitation: an unquoted personal name cannot be distinguished from an ordinary word. That would take a list of every word a CRM
+may use. No CRM documents one, and a Salesforce org's own validation rules add words. winback itself sends no names.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 
 MAX_LENGTH = 200
-# Of a longer sentence the rest is not looked at: the patterns' time grows with the square of a word's length.
+# The rest of a longer text is dropped unread: the patterns' time grows with the square of a word's length.
 _READ_LENGTH = 2_000
-# In this order: what is quoted whole, then addresses, then anything with a digit in it, which may be an id, a phone or an amount.
+# In this order: quoted text, then e-mail addresses, then words with a digit, which may be an id, a phone number or an amount.
 _PRIVATE = re.compile(
     r"""
-      # quoted, or a value; what is opened and not closed goes to the end, an apostrophe within a word opens nothing
+      # quoted, or a value; without a closing sign it extends to the end; an apostrophe within a word does not open a quote
     "[^"]*("|$) | (?<!\w)'[^']*('|$) | `[^`]*(`|$) | “[^”]*(”|$) | \{[^}]*(\}|$) | \[[^\]]*(\]|$) | <[^>]*(>|$)
     | [^\s@]+@[^\s@]+                                                             # an e-mail address
     | \S*\d\S*                                                                    # ids, numbers, times
@@ -24,9 +24,9 @@ _PRIVATE = re.compile(
 
 
 def redacted(text: object, *private: str) -> str:
-    """Return a CRM's message without the `private` texts, what is quoted, addresses and words with a digit; at most 200 long.
+    """Return a CRM's message without `private` texts, quotes, e-mail addresses and words with a digit; at most 200 characters.
 
-    What does not show becomes a blank: half of a surrogate pair, which JSON may name, can be stored nowhere.
+    Unprintable characters become blanks. JSON may contain half of a surrogate pair, which no warehouse can store.
     """
     words = _shown(str(text))
     for secret in sorted((_shown(text) for text in private), key=len, reverse=True):
@@ -43,7 +43,7 @@ def _shown(text: str) -> str:
 
 
 def slugify_error(text: object, *private: str) -> str:
-    """A CRM's sentence as a code: its first eight plain words that are none of the `private` texts', joined by underscores."""
+    """Make a code of a CRM's sentence: its first eight plain words, without those of `private` texts, joined by underscores."""
     sentence = str(text).split(":")[0].split("'")[0].split('"')[0]
     words = [word.strip(".,;!?()") for word in sentence.lower().split()]
     secrets = {word.strip(".,;!?()") for secret in private for word in secret.lower().split()}

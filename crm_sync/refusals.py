@@ -1,7 +1,7 @@
-"""Users whom the CRM refused one by one, kept until it is known whether they or the requests are at fault.
+"""Users refused one by one, held back until it is known whether they or the requests are at fault.
 
-A refusal of a batch is about a row only if the CRM takes other rows in the same kind of request. Until it has, a user who was
-refused alone with the batch's own code is no dead letter; once 20 are, and none was taken, all of them stay pending.
+A refusal of a batch is about a row only if the CRM accepts other rows in the same kind of request. Until then, a user refused
+alone with the batch's own code is not a dead letter. If 20 users are refused so and none is accepted, all of them stay pending.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from core.errors import ContractError
 from crm_sync.destination import Outcome
 from crm_sync.diff import Change
 
-# So many distinct users refused alone with one code, and none taken: the fault is not theirs.
+# With this many users refused alone with the same code and none accepted, the requests are at fault.
 MIN_REFUSED_ALONE = 20
 
 
 class Taken:
-    """The kinds of request with which the CRM has taken users in this run; a kind is whether it withdraws vouchers.
+    """The kinds of request in which the CRM has accepted users in this run. The kind is whether it withdraws vouchers.
 
     Shared by all sending threads.
     """
@@ -32,7 +32,7 @@ class Taken:
         self._lock = threading.Lock()
 
     def add(self, is_withdrawal: bool, outcomes: Sequence[Outcome]) -> None:
-        """Take in what became of some users."""
+        """Record the outcomes of some users."""
         if any(outcome.kind == "delivered" for outcome in outcomes):
             with self._lock:
                 self._kinds.add(is_withdrawal)
@@ -44,7 +44,7 @@ class Taken:
 
 @dataclass(frozen=True)
 class Refused:
-    """A user who was refused alone with the code of the whole batch. `change` is of a row of `states`."""
+    """A user refused alone with the code of the whole batch. `change` refers to a row of `states`."""
 
     change: Change
     outcome: Outcome
@@ -53,23 +53,23 @@ class Refused:
 
 @dataclass
 class Refusals:
-    """Users refused alone while the CRM has taken nobody with their kind of request. For one thread."""
+    """Users refused alone while the CRM has accepted no user in their kind of request. Not thread-safe."""
 
     _held: dict[bool, list[Refused]] = field(default_factory=lambda: defaultdict(list))
 
     def hold(self, is_withdrawal: bool, refused: Sequence[Refused]) -> None:
-        """Keep users of whom it is not known yet whether they are at fault."""
+        """Hold users until it is known whether they are at fault."""
         self._held[is_withdrawal] += refused
 
     def release(self, is_withdrawal: bool) -> list[Refused]:
-        """Return those kept of a kind, and keep them no longer."""
+        """Return the users held of a kind, and stop holding them."""
         return self._held.pop(is_withdrawal, [])
 
     @property
     def error(self) -> ContractError | None:
-        """Why to stop: so many were refused with one code that they cannot all be at fault.
+        """The error that stops the run if too many users were refused with the same code for all to be at fault.
 
-        Kinds of which none was taken count together: 15 withdrawals and 15 others say as much as 30 of one kind.
+        Kinds without an accepted user count together: 15 withdrawals and 15 others weigh as much as 30 of one kind.
         """
         by_code = Counter(
             (each.outcome.http_status, each.outcome.code) for kept in self._held.values() for each in kept

@@ -1,6 +1,6 @@
 """Users who finished, withdrew consent or were erased since the desired state was built.
 
-The desired state is as of the run window's end, and a sync may take three quarters of an hour.
+The desired state is as of the end of the run window, and a sync may take 45 minutes.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ import pyarrow.compute as pc
 
 from warehouse.interface import Reader
 
-# How old an answer may be: raw.users is read whole for it, nine times in the longest run.
+# Maximum age of the list. Each query reads all of raw.users: nine times in the longest run.
 _FRESH = timedelta(minutes=5)
-# A build that began before the tombstone may have written a user back; the next nightly deletes it. Two, should one have failed.
+# A build that began before the tombstone may write a user back. The next nightly job deletes the rows; two, in case one failed.
 _NIGHTS = timedelta(days=2)
-# Where the app does not say when a version of a profile arrived: one that it dated before the window's end is seen for a day.
+# Without arrival times of profile versions, one dated before the window's end is noticed up to a day later.
 _LATE = timedelta(days=1)
 
 
 class SuppressionList(dict[str, str]):
-    """By user: why they must not be told. `tombstones` are hashes of erased users of whom rows may be left, ids being gone."""
+    """Users that must not be sent, with the reason. `tombstones` are hashed ids of erased users that may still have rows."""
 
     tombstones: frozenset[str] = frozenset()
 
 
 @dataclass
 class Recheck:
-    """Asks the raw tables, at most every five minutes.
+    """Queries the raw tables, at most every five minutes.
 
-    `since` is the window's end, UTC; `outcomes` says of the names of events that end a journey how it ends. What lies ahead of
-    `now` is not known yet: history that is replayed is all there.
+    `since` is the end of the window, UTC. `outcomes` maps the name of each event that ends a journey to its outcome. Rows after
+    `now` are ignored: in a replay the tables already hold them.
     """
 
     warehouse: Reader
@@ -47,7 +47,7 @@ class Recheck:
     _has_arrival: bool | None = field(default=None, init=False)
 
     def news(self) -> SuppressionList:
-        """Why each of the users with news must not be told what was desired: erased, no_consent, or an outcome."""
+        """Users whose desired state must not be sent, with the reason: erased, no_consent, or an outcome."""
         now = self.now()
         if self._asked_at is None or not self._asked_at <= now < self._asked_at + _FRESH:
             self._asked_at = now
@@ -62,7 +62,7 @@ class Recheck:
             where loaded_at >= $since and loaded_at < $now and event_name in ({", ".join(f"${name}" for name in names)})
         """
         profiles = self._profiles()
-        # Of an erasure that was cut short the desired state may still hold the user, however old the tombstone is.
+        # An interrupted erasure may have left the user in the desired state, however old the tombstone is.
         erasures = f"""
             select user_hash from {relation("ops", "erasures")}
             group by user_hash
@@ -85,10 +85,10 @@ class Recheck:
         return news
 
     def _profiles(self) -> str:
-        """SQL of the users whose profile has changed since and allows nothing now.
+        """SQL for the users whose profile has changed since and who are now erased or without consent.
 
-        The newest version is the last one written, also where an older one arrives after it; dbt's macro newest_version_first
-        orders them alike. The app's table may lack the time of arrival.
+        The newest version is the one written last, even if an older one arrives after it. dbt's macro newest_version_first uses
+        the same order. The app's table may lack the time of arrival.
         """
         if self._has_arrival is None:
             users = self.warehouse.relation("raw", "users")
@@ -121,10 +121,10 @@ class Recheck:
 
 
 def suppressed(rows: pa.RecordBatch, news: Mapping[str, str]) -> tuple[pa.RecordBatch, Counter[str]]:
-    """Leave out of the pending rows whoever must not be told any more; returns the rest, and how many were left out by reason.
+    """Drop pending rows that must not be sent any more. Returns the rest, and the number of dropped rows by reason.
 
-    Nothing is told of an erased user. Of others with news, what grants or scores is held back; what takes away is still right,
-    also with a score in it: nobody who has finished keeps a voucher for another hour.
+    All rows of erased users are dropped. For users who finished or withdrew consent, grants and scores are dropped. Withdrawals
+    are still sent, even with a score in them, so that a user who has finished does not keep a voucher for another hour.
     """
     reasons: Counter[str] = Counter()
     ids = rows.column("user_id")
@@ -142,7 +142,7 @@ def suppressed(rows: pa.RecordBatch, news: Mapping[str, str]) -> tuple[pa.Record
 
 
 def _erased(ids: pa.Array, news: Mapping[str, str]) -> dict[str, str]:
-    """The ids that have a tombstone; while there is none, no id is hashed."""
+    """The ids that have a tombstone. Without tombstones, no id is hashed."""
     tombstones = news.tombstones if isinstance(news, SuppressionList) else frozenset()
     if not tombstones:
         return {}

@@ -1,7 +1,7 @@
 """The sync: brings the CRM to the desired state, and counts as delivered only what the CRM confirmed.
 
-Withdrawals first, then the most valuable. Every row ends in one outcome. What is about to be sent is written down first, and
-outcomes after the CRM's own word for them; a crash in between leaves rows in doubt, which the next run sends with every field.
+It sends withdrawals first, then the most valuable users. Every row ends in one outcome. Rows are logged before they are sent,
+and outcomes after the CRM has returned them. A crash in between leaves rows in doubt: the next run sends them with every field.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from warehouse.interface import Reader, Warehouse
 __all__ = ["Plan", "SyncCounts", "count_differing", "count_pending", "sync"]
 
 READ_ROWS = 10_000
-# How long requests under way may still take when the run has to leave, its time being up or told to stop: with the log's flush
-# it must leave within 8 s.
+# How long requests in flight may continue when the run's time is up or it was stopped. With the log's flush it must end within
+# 8 s.
 GRACE_SECONDS = 3.0
 SAMPLES = 3
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How far one run may go.
+    """Limits of one run.
 
-    `run` says when to leave. `last_audience` is how many users the last run's audience held; None: not known, or not to be asked.
+    `run` says when to end. `last_audience` is the size of the last run's audience; None: unknown, or not to be checked.
     """
 
     run_id: str
@@ -62,12 +62,12 @@ class Plan:
 
 
 def count_pending(warehouse: Reader) -> int:
-    """How many users wait to be sent: their desired state differs from what the CRM acknowledged, and they may be told."""
+    """Number of users to send: their desired and acknowledged state differ, and they are not suppressed."""
     return count_differing(warehouse).get(None, 0)
 
 
 def count_differing(warehouse: Reader) -> dict[str | None, int]:
-    """Users whose desired state differs from what the CRM acknowledged, by the reason for not telling it; None: to be sent."""
+    """Number of users whose desired and acknowledged state differ, by the reason for suppression; None: to be sent."""
     view = warehouse.relation("marts", "crm_pending")
     sql = f"select suppressed_because, count(*) as n from {view} group by suppressed_because"
     return {row["suppressed_because"]: int(row["n"]) for row in warehouse.query(sql).to_pylist()}
@@ -82,10 +82,10 @@ def sync(
     announce: Callable[[int], Callable[[int], None]] | None = None,
     log: DeliveryLog | None = None,
 ) -> tuple[SyncCounts, WinbackError | None]:
-    """Send what is pending. Returns the counts and, when it had to stop early, why; what is left stays pending.
+    """Send the pending rows. Returns the counts and, if it stopped early, the error; rows not sent stay pending.
 
-    `announce` is told how many rows are pending, and what it returns of each batch that is done, for a progress bar. `log` is
-    where outcomes are written down; without one, samples of what was sent are kept instead.
+    `announce` is called with the number of pending rows. The function it returns is called with the size of each finished batch,
+    for a progress bar. `log` receives the outcomes; without one, samples of what was sent are kept instead.
     """
     return _Sync(warehouse, destination, mapping, plan, log).run(announce)
 
@@ -102,7 +102,8 @@ class _Sync:
         self.warehouse, self.destination, self.mapping, self.plan, self.log = warehouse, destination, mapping, plan, log
         self.counts = SyncCounts()
         self.taken, self.refusals = Taken(), Refusals()
-        self.doubtful: list[Batch] = []  # what was left of batches while it was not known who is at fault
+        # Remainders of batches, until it is known whether users or requests are at fault.
+        self.doubtful: list[Batch] = []
         self.streamed = self.held_back = 0
         self.grace_seconds = GRACE_SECONDS
         self.stopped: WinbackError | None = None
@@ -124,15 +125,15 @@ class _Sync:
         return counts, self.stopped
 
     def _settle_accounts(self, pending: int) -> None:
-        """Whatever of the rows has no outcome is deferred, and the reason is why the run stopped."""
+        """Count rows without an outcome as deferred, with the reason why the run stopped."""
         counts = self.counts
-        # Another run may have changed the view between counting and reading: what was read is right.
+        # Another run may have changed the view between counting and reading: use the number of rows read.
         counts.differing = self.held_back + (max(pending, self.streamed) if self.stopped else self.streamed)
         left = counts.differing - counts.settled - sum(counts.deferred.values())
         add(counts.deferred, why_deferred(self.stopped), left)
 
     def _count_differing(self) -> int:
-        """Count the rows, and those of them that may not be told; returns how many are to be sent."""
+        """Count the rows and the suppressed ones among them. Returns the number to send."""
         by_reason = count_differing(self.warehouse)
         pending = by_reason.pop(None, 0)
         for reason, number in by_reason.items():
@@ -159,7 +160,7 @@ class _Sync:
             self._set_aside(changed)
             for batch in batches(changed, self.destination.max_batch):
                 if withdrawing and not batch.is_withdrawal:
-                    # Every withdrawal has its answer before the first grant goes out.
+                    # Wait for the replies to all withdrawals before the first grant is sent.
                     self._drain(workers, advance)
                     withdrawing = False
                 self._settle(workers, advance, lambda: workers.is_full)
@@ -175,7 +176,7 @@ class _Sync:
         self._judge_refused()
 
     def _drain(self, workers: Workers[Batch, Sent], advance: Callable[[int], None]) -> None:
-        """Take in all that is under way, and send what was left of batches once it is known that users are at fault."""
+        """Wait for all batches in flight. Send the remainders of batches once it is known that users are at fault."""
         self._settle(workers, advance, lambda: workers.in_flight > 0)
         while self.doubtful and not self.stopped and not self.refusals.error:
             workers.submit(self.doubtful.pop())
@@ -183,7 +184,7 @@ class _Sync:
         self.stopped = self.stopped or self.refusals.error
 
     def _judge_refused(self) -> None:
-        """At the end: of few users refused alone each is at fault; where the run had to stop, all stay pending."""
+        """At the end, reject the few users refused alone. If the run had to stop, they stay pending."""
         for each in (*self.refusals.release(True), *self.refusals.release(False)):
             if not self.stopped:
                 self._record([each.change], each.states, [each.outcome])
@@ -209,10 +210,10 @@ class _Sync:
             yield changed
 
     def _set_aside(self, changed: Changed) -> None:
-        """Make dead letters of what no CRM could be told; nothing of it was sent, so nobody is in doubt about it."""
+        """Make dead letters of unsendable rows. None of them was sent, so they are not in doubt."""
         rejected = [change for change, _ in changed.unsendable]
         outcomes = [
-            Outcome("rejected", code=UNSENDABLE, reason=f"not sent: {name} holds no value that a CRM could be told")
+            Outcome("rejected", code=UNSENDABLE, reason=f"not sent: the value of {name} cannot be sent to a CRM")
             for _, name in changed.unsendable
         ]
         if self.log:
@@ -222,7 +223,7 @@ class _Sync:
     def _settle(
         self, workers: Workers[Batch, Sent], advance: Callable[[int], None], is_waiting: Callable[[], bool]
     ) -> None:
-        """Take in what is ready, and wait for more while there is reason to; a run that has to leave waits for the grace."""
+        """Handle finished batches while `is_waiting`. A run that must end waits for the grace period only."""
         while is_waiting():
             sent = workers.next(0.1)
             if sent:

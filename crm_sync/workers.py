@@ -13,9 +13,9 @@ Result = TypeVar("Result")
 
 
 class Workers(Generic[Item, Result]):
-    """Calls `act` on other threads, at most `count` at once. Results come in the order in which they are ready.
+    """Calls `act` in other threads, at most `count` at once. Results arrive in the order in which they are ready.
 
-    The threads are daemons: a run that was told to stop leaves, whatever a request that hangs may still be waiting for.
+    The threads are daemons, so that a stopped run can end while a request still hangs.
     """
 
     def __init__(self, act: Callable[[Item], Result], count: int) -> None:
@@ -36,7 +36,7 @@ class Workers(Generic[Item, Result]):
 
     @property
     def is_full(self) -> bool:
-        """Whether a further item would have to wait."""
+        """Whether another item would have to wait."""
         return self.in_flight >= self._count
 
     def submit(self, item: Item) -> None:
@@ -49,7 +49,7 @@ class Workers(Generic[Item, Result]):
             thread.start()
 
     def next(self, seconds: float) -> Result | None:
-        """Return what is ready next, or None when nothing is within so many seconds.
+        """Return the next result, or None if there is none within this many seconds.
 
         Raises: whatever `act` raised.
         """
@@ -66,5 +66,5 @@ class Workers(Generic[Item, Result]):
         while (item := self._todo.get()) is not None:
             try:
                 self._done.put(self._act(item))
-            except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that asks
+            except BaseException as error:  # noqa: BLE001 - raised again in the thread that calls next()
                 self._done.put(error)

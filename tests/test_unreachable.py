@@ -24,7 +24,7 @@ from tests.support.crm.scripted_server import Connection, Ticking, answers, hurr
 ONCE = 1e-9
 PATH = "/users/track?canary=of-a-query"
 START = "Correct WINBACK_CRM_URL, or start the local CRM (winback crm)."
-LOOK = "Correct WINBACK_CRM_URL, or look at the network of this machine and at the CRM's status page."
+LOOK = "Correct WINBACK_CRM_URL, or check the network of this machine and the CRM's status page."
 
 
 def ask(url: str, run: Any = None, seconds: float = ONCE, network: Network | None = None) -> Any:
@@ -62,7 +62,7 @@ def test_a_proxy_of_this_machine_that_is_not_running_may_start_within_the_budget
     text = said("https://rest.crm.test", run=run, seconds=120, network=proxy)
     assert text == (
         f"The CRM did not take the request within 120 s: nothing listens at the proxy at 127.0.0.1:{free} (connection refused). "
-        "Correct WINBACK_CRM_PROXY, or look at the proxy."
+        "Correct WINBACK_CRM_PROXY, or check the proxy."
     )
     assert run.waits
 
@@ -116,10 +116,10 @@ def stops(connection: Connection) -> None:
     [
         (reset, "{} closed the connection before it had replied (connection reset)"),
         (closes, "{} closed the connection before it had replied (connection reset)"),
-        (garbage, "the reply of {} was cut off or is no HTTP"),
-        (cut, "the reply of {} was cut off or is no HTTP"),
-        (silent, "{} sent no whole reply in time (timed out)"),
-        (stops, "{} sent no whole reply in time (timed out)"),
+        (garbage, "the reply of {} was cut off or is not HTTP"),
+        (cut, "the reply of {} was cut off or is not HTTP"),
+        (silent, "{} did not send a complete reply in time (timed out)"),
+        (stops, "{} did not send a complete reply in time (timed out)"),
     ],
 )
 def test_a_server_that_breaks_off_is_told(
@@ -134,13 +134,13 @@ def test_a_server_that_breaks_off_is_told(
 @pytest.mark.parametrize(
     ("error", "what"),
     [
-        (OSError(errno.ENETUNREACH, "canary"), "no way leads to crm.test:443 (network unreachable)"),
-        (OSError(errno.EHOSTUNREACH, "canary"), "no way leads to crm.test:443 (network unreachable)"),
+        (OSError(errno.ENETUNREACH, "canary"), "no route to crm.test:443 (network unreachable)"),
+        (OSError(errno.EHOSTUNREACH, "canary"), "no route to crm.test:443 (network unreachable)"),
         (
             PermissionError(errno.EPERM, "canary"),
-            "this machine allows no connection to crm.test:443 (permission denied)",
+            "this machine does not allow a connection to crm.test:443 (permission denied)",
         ),
-        (urllib3.exceptions.SSLError("canary"), "the reply of crm.test:443 was cut off or is no HTTP"),
+        (urllib3.exceptions.SSLError("canary"), "the reply of crm.test:443 was cut off or is not HTTP"),
         (OSError(errno.EMFILE, "canary"), "the connection to crm.test:443 failed"),
         (BrokenPipeError("canary"), "crm.test:443 closed the connection before it had replied (connection reset)"),
     ],

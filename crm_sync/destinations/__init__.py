@@ -1,1 +1,1 @@
-"""One file per CRM, and the transport they share."""
+"""Destinations: one file or folder per CRM, and the transport that they share."""

@@ -1,4 +1,4 @@
-"""Description of a CRM for the rest of winback: one Adapter, at the end of each CRM's file."""
+"""Adapter: describes a CRM to the rest of winback. Each CRM's file ends with one."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class Limit(BaseModel):
     seconds: Annotated[float, Field(gt=0, le=86_400)]
 
 
-# Each is looked at before each request; a CRM has one a second and one a minute, or one alone.
+# All of them are checked before each request. A CRM has one limit, or one per second and one per minute.
 Limits = Annotated[tuple[Limit, ...], Field(max_length=10)]
 
 
 class Options(BaseModel):
-    """A CRM's section of `config/crm.yml`: how much and how fast. Each CRM's own class sets the documented values as defaults.
+    """A CRM's section of `config/crm.yml`: batch sizes and rates. Each CRM's own class sets the documented values as defaults.
 
-    The first of `limits` is the one that the CRM's headers speak of; a header that grants less is heeded, one that grants more is
-    not. No limits: as fast as it goes.
+    The CRM's headers report the first of `limits`. A header with a lower limit is applied, one with a higher limit is ignored.
+    Without limits, requests are not throttled.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,7 +43,7 @@ class Options(BaseModel):
 
     @property
     def rate_limits(self) -> list[RateLimit]:
-        """The limits, as the pace takes them."""
+        """The limits in the form that the rate limiter takes."""
         return [RateLimit(limit.requests, limit.seconds) for limit in self.limits]
 
 
@@ -51,9 +51,9 @@ PinnedModel = TypeVar("PinnedModel", bound=Options)
 
 
 def in_order(options: PinnedModel, first: str, last: str) -> PinnedModel:
-    """Return the options where the number called `first` is not above the one called `last`.
+    """Return the options if the number `first` is not above the number `last`.
 
-    Raises: PydanticCustomError that names both.
+    Raises: PydanticCustomError with both names.
     """
     if getattr(options, first) > getattr(options, last):
         context = {"last": last, "at": (first,)}
@@ -63,7 +63,7 @@ def in_order(options: PinnedModel, first: str, last: str) -> PinnedModel:
 
 @dataclass(frozen=True)
 class ClientCredentials:
-    """What OAuth's client credentials flow takes: RFC 6749, 4.4."""
+    """Credentials of OAuth's client credentials flow: RFC 6749, 4.4."""
 
     client_id: str
     client_secret: str = field(repr=False)
@@ -71,11 +71,11 @@ class ClientCredentials:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A CRM: how to connect to it, and what is known of it before.
+    """A CRM: how to connect to it, and its fixed properties.
 
-    `connect` takes the address, the key, the options and the retry budget. `hosts` are those that the key may be sent to, a
-    leading dot standing for any host below. `property_pattern` is what its properties may be called, `permissions` what the key
-    must be allowed to do. `id_option` names the option that holds the property by which users are found, if one does;
+    `connect` takes the address, the key, the options and the retry budget. The key may be sent to `hosts` only; a leading dot
+    stands for any subdomain. `property_pattern` is the pattern of valid property names, `permissions` the rights that the key
+    needs. `id_option` names the option with the property that identifies users, if the CRM has one.
     `takes_client_credentials`: the key may be ClientCredentials.
     """
 
@@ -90,12 +90,12 @@ class Adapter:
 
 
 def empty_request_finding(refused: BatchRefusedError, ok: str) -> Finding:
-    """What `winback doctor` says where a request without users was refused: 400 is the answer to that, the others are not."""
+    """The result of `winback doctor` when a request without users was refused. Status 400 is expected, any other is a fault."""
     if refused.http_status == 400:
         return Finding("ok", ok)
     return Finding("failed", f"The CRM answered HTTP {refused.http_status} to a request without users ({refused.code})")
 
 
 def refused_finding(error: RequestRefusedError, grant: tuple[str, ...]) -> Finding:
-    """What `winback doctor` says of a refused request: `grant` is how to allow the key, for where that is missing."""
+    """The result of `winback doctor` for a refused request. `grant` tells how to give the key a missing permission."""
     return Finding("failed", str(error), grant if error.is_about_the_key else ())

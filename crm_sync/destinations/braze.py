@@ -1,8 +1,8 @@
 """Braze: upserts, deletions, and the outcome of each row.
 
 POST /users/track, https://www.braze.com/docs/api/endpoints/user_data/post_user_track/. A 201 means accepted, with an error for
-each object that was not and a count of those that were. Scores are attributes, never events: setting an attribute twice changes
-nothing, an event twice does.
+each rejected object and a count of the accepted ones. Scores are attributes, never events: repeating an attribute has no effect,
+repeating an event has.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from crm_sync.redaction import redacted, slugify_error
 
 TRACK, DELETE, ATTRIBUTES = "/users/track", "/users/delete", "/custom_attributes"
 MAX_DELETES = 50  # ids in one request
-MAX_PAGES = 100  # of 50 attributes, for a list that never ends
+MAX_PAGES = 100  # of 50 attributes; protects against a list without end
 
 
 class BrazeOptions(Options):
-    """75 objects a request, 3,000 requests in 3 seconds and workspace: https://www.braze.com/docs/api/api_limits/."""
+    """75 objects per request, 3,000 requests per 3 seconds and workspace: https://www.braze.com/docs/api/api_limits/."""
 
     max_batch: Annotated[int, Field(ge=1, le=75)] = 75
     max_in_flight: Annotated[int, Field(ge=1, le=256)] = 8
@@ -57,7 +57,7 @@ class Braze:
         return verdicts(reply, [change.external_id for change in batch])
 
     def erase(self, external_ids: Sequence[str], run: Run) -> list[Outcome]:
-        """Delete users; Braze answers with how many it took on, not with which it knew."""
+        """Delete users. Braze returns the number of accepted deletions, not which users it had."""
         outcomes: list[Outcome] = []
         for start in range(0, len(external_ids), MAX_DELETES):
             ids = list(external_ids[start : start + MAX_DELETES])
@@ -74,13 +74,13 @@ class Braze:
         return outcomes
 
     def examine(self, properties: Mapping[str, Kind], run: Run) -> list[Finding]:
-        """Ask whether the key may write, by a request that writes nothing, and which attributes there are."""
+        """Check that the key may write, with a request that writes nothing, and list the attributes."""
         return [self._may_write(run), self._attributes(properties, run)]
 
     def _may_write(self, run: Run) -> Finding:
         do = ("In Braze, under Settings, API keys, give the key the permissions users.track and users.delete.",)
         try:
-            # Without an object it is refused for being empty, but only after the key was looked at.
+            # Braze refuses a request without an object, but checks the key first.
             verdicts(self._transport.request(run, "POST", TRACK, body={"attributes": []}), [])
         except BatchRefusedError as refused:
             return empty_request_finding(refused, "Braze takes the key for users.track")
@@ -112,14 +112,14 @@ class Braze:
         return Finding("skipped", f"Braze has more than {MAX_PAGES} pages of attributes")
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._transport.close()
 
 
 def verdicts(reply: Reply, external_ids: Sequence[str]) -> list[Outcome]:
-    """Read Braze's word for each row from a reply.
+    """Read the outcome of each row from a reply.
 
-    Raises: UnavailableError for a success by status that does not say success: nothing is known of the rows.
+    Raises: UnavailableError if the status says success but the body does not: the outcomes are unknown.
     """
     body = reply.body if isinstance(reply.body, dict) else {}
     errors = body.get("errors") or []
@@ -136,7 +136,7 @@ def verdicts(reply: Reply, external_ids: Sequence[str]) -> list[Outcome]:
         code, reason = slugify_error(text, external_ids[index]), redacted(text, external_ids[index])
         kind: Literal["deferred", "rejected"] = "deferred" if is_passing(text) else "rejected"
         rejected[index] = Outcome(kind, reply.status, code, reason)
-    # Braze counts the users it took on. Where that is not all others, it is not known which of them it did.
+    # Braze counts the users it accepted. If the count is not that of all other rows, it is unknown which ones it accepted.
     processed = body.get("attributes_processed", len(external_ids) - len(rejected))
     is_so = type(processed) is int and processed == len(external_ids) - len(rejected)
     rest = Outcome("delivered", reply.status) if is_so else Outcome("deferred", reply.status, "unconfirmed")
@@ -144,9 +144,10 @@ def verdicts(reply: Reply, external_ids: Sequence[str]) -> list[Outcome]:
 
 
 def is_passing(text: object) -> bool:
-    """Whether an object's error may be over when it is sent again.
+    """Whether an object's error is temporary, so that sending it again may succeed.
 
-    Braze writes sentences. One decides only if it is a status's name or asks to try again later; a word of it may be anything's.
+    Braze returns sentences. A sentence counts as temporary only if it is the name of a status or asks to try again later. Single
+    words prove nothing.
     """
     words = " ".join(_QUOTED.sub("...", str(text)).split()).strip(" .!").lower()
     if re.fullmatch(r"[a-z]+(_[a-z]+)*", words):
@@ -161,22 +162,22 @@ def refusal(reply: Reply) -> tuple[str, str | None]:
 
 
 def heard(reply: Reply) -> RateLimitInfo:
-    """What Braze's headers say: https://www.braze.com/docs/api/api_limits/#monitoring-your-rate-limits."""
+    """Read Braze's rate limit headers: https://www.braze.com/docs/api/api_limits/#monitoring-your-rate-limits."""
     asked = retry_after(reply)
     if asked is None and reply.status == 429:
-        # Sources differ on x-ratelimit-reset: an epoch, or seconds from now.
+        # Sources disagree about x-ratelimit-reset: a Unix time, or seconds from now.
         asked = until(reply, "x-ratelimit-retry-after") or until(reply, "x-ratelimit-reset")
     return RateLimitInfo(asked, number(reply, "x-ratelimit-limit"), number(reply, "x-ratelimit-remaining"))
 
 
 _QUOTED = re.compile(r'"[^"]*"|(?<!\w)\'[^\']*\'|“[^”]*”|`[^`]*`')
-# Names of statuses that pass, as a server without another word gives them.
+# Names of temporary statuses, as a server without a text of its own returns them.
 _PASSING = frozenset(
     {status.phrase.lower() for status in HTTPStatus if meaning_of(status) == "later" and status >= 400}
     | {"server error", "server busy", "rate limit exceeded", "timeout"}
 )
 
-# Braze's names for what our values are stored as.
+# Braze's data types that fit our values.
 _TYPES: dict[Kind, set[str]] = {
     "number": {"number"},
     "text": {"string"},
@@ -187,13 +188,13 @@ _TYPES: dict[Kind, set[str]] = {
 
 
 def next_page(reply: Reply) -> str | None:
-    """The path of the next page, by the Link header; only its query is taken from it, so that it leads nowhere else."""
+    """The path of the next page from the Link header. Only its query is used, so that it cannot lead to another host."""
     found = re.search(r"<[^<>?]*(\?[^<>\s]*)>\s*;\s*rel=\"?next\b", reply.headers.get("link", ""))
     return ATTRIBUTES + found[1] if found else None
 
 
 def judged(listed: Sequence[Any], properties: Mapping[str, Kind]) -> Finding:
-    """Compare Braze's custom attributes with the properties wanted: Braze makes an attribute with its first value."""
+    """Compare Braze's custom attributes with the expected properties. Braze creates an attribute with its first value."""
     types = {str(each.get("name")): str(each.get("data_type", "")).lower() for each in listed if isinstance(each, dict)}
     wrong = [
         name for name, kind in properties.items() if name in types and not any(t in types[name] for t in _TYPES[kind])

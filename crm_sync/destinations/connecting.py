@@ -1,7 +1,8 @@
-"""Connects to the first of a name's addresses that answers, with one time limit for all of them.
+"""Connects to the first address of a host that answers, with one time limit for all addresses.
 
-http.client and urllib3 give each address the whole time, one after the other: a name with eight addresses behind a firewall that
-drops everything takes 40 seconds. Here a further address is tried while the ones before are still silent (RFC 8305, section 5).
+http.client and urllib3 try one address after the other, each with the full time limit. A host with eight addresses behind a
+firewall that drops packets would take 40 seconds. Here the next address is tried while earlier ones are pending (RFC 8305,
+section 5).
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-ATTEMPT_SECONDS = 0.25  # before the next address is tried as well: RFC 8305, section 8
+ATTEMPT_SECONDS = 0.25  # until the next address is tried too: RFC 8305, section 8
 
 
 def connect_first(
     host: str, port: int, seconds: float, look: Callable[[], None], options: Iterable[Any] = ()
 ) -> socket.socket:
-    """A socket connected to one of the host's addresses; `look` is called while none answers, and may end the waiting.
+    """Return a socket connected to one of the host's addresses. `look` is called while waiting and may raise to end the wait.
 
-    `options` are set on the socket before. The name's own resolution is not in `seconds`: the system limits it.
+    `options` are set on each socket before it connects. Name resolution is not part of `seconds`; the system limits it.
 
-    Raises: socket.gaierror, TimeoutError, another OSError when every address failed, and what `look` raises.
+    Raises: socket.gaierror, TimeoutError, another OSError if every address failed, and what `look` raises.
     """
     addresses = deque(socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM))
     attempts = _Attempts(tuple(options))
@@ -48,7 +49,7 @@ def connect_first(
 
 
 class _Attempts:
-    """Connections that are being made."""
+    """Connection attempts in progress."""
 
     def __init__(self, options: tuple[Any, ...]) -> None:
         self._options = options
@@ -61,7 +62,7 @@ class _Attempts:
 
     @property
     def error(self) -> OSError:
-        """What a person should know: an answer of the host before silence, and silence before what this machine cannot do."""
+        """The most useful error: a host's refusal first, then a timeout, then an error of this machine."""
         refused = next((error for error in self._errors if isinstance(error, ConnectionError)), None)
         if refused or not self.are_open:
             return refused or next(iter(self._errors), OSError("the name has no address"))
@@ -87,7 +88,7 @@ class _Attempts:
         self._selector.register(attempt, selectors.EVENT_WRITE, attempt)
 
     def wait(self, seconds: float) -> tuple[socket.socket | None, bool]:
-        """A connection that was made, and whether any attempt ended."""
+        """Return a connected socket or None, and whether any attempt ended."""
         ended: list[socket.socket] = [key.data for key, _ in self._selector.select(seconds)]
         for attempt in ended:
             self._selector.unregister(attempt)

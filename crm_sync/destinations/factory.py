@@ -1,4 +1,4 @@
-"""Makes the destination that the settings name, with its rate limits, and checks that the key may be sent to its host."""
+"""Creates the destination that the settings name, with its rate limits, and checks that the key may be sent to its host."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ ADAPTERS: Mapping[str, Adapter] = {each.ADAPTER.name: each.ADAPTER for each in (
 
 
 class _File(BaseModel):
-    """`config/crm.yml`: a section for each CRM, every one optional, and every key in it."""
+    """`config/crm.yml`: a section for each CRM. All sections and keys are optional."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-# Each adapter's own options class has a default for every key.
+# The options class of each adapter has a default for every key.
 _OPTIONS: dict[str, Any] = {name: (each.options, each.options.model_validate({})) for name, each in ADAPTERS.items()}
 CrmFile = create_model("CrmFile", __base__=_File, **_OPTIONS)
 
 
 def load_options(path: Path) -> BaseModel:
-    """Read `config/crm.yml`; where there is none, everything is as the CRMs document it.
+    """Read `config/crm.yml`. Without the file, the CRMs' documented values apply.
 
-    Raises: ContractError with the file and what is wrong in it.
+    Raises: ContractError with the file and the fault in it.
     """
     return read_optional_yaml(path, CrmFile, "CRM options") or CrmFile()
 
@@ -54,8 +54,8 @@ def connect(
 ) -> Destination:
     """Connect to the CRM of this name.
 
-    Raises: ContractError when the host is not one that the key may be sent to, a property is one that the CRM has no name for or
-    finds users by, or the CRM takes no client credentials.
+    Raises: ContractError if the key may not be sent to the host, if a property's name is invalid in the CRM or identifies users
+    there, or if the CRM does not accept client credentials.
     """
     adapter = ADAPTERS[name]
     check_host(adapter, url, allowed_hosts)
@@ -63,13 +63,13 @@ def connect(
     check_id_property(adapter, getattr(options, name), mapping)
     if isinstance(key, ClientCredentials) and not adapter.takes_client_credentials:
         raise ContractError(
-            f"WINBACK_CRM_CLIENT_ID is set, and {name} takes a key alone: unset it, and set WINBACK_CRM_API_KEY."
+            f"WINBACK_CRM_CLIENT_ID is set, but {name} accepts only an API key. Unset it and set WINBACK_CRM_API_KEY."
         )
     return adapter.connect(url, key, getattr(options, name), budget)
 
 
 def check_host(adapter: Adapter, url: str, allowed_hosts: tuple[str, ...]) -> None:
-    """Let the key go to the CRM's own hosts, to this machine, and to whatever WINBACK_CRM_HOSTS allows.
+    """Check that the key may be sent to this host: the CRM's own hosts, this machine, and those in WINBACK_CRM_HOSTS.
 
     Raises: ContractError.
     """
@@ -79,34 +79,34 @@ def check_host(adapter: Adapter, url: str, allowed_hosts: tuple[str, ...]) -> No
     if host in LOCAL_HOSTS or any(host.endswith(a) if a.startswith(".") else host == a for a in allowed):
         return
     raise ContractError(
-        f"WINBACK_CRM_URL names a host that is none of {adapter.name}'s ({', '.join(adapter.hosts)}), and the key would be sent "
-        "to it. Correct it, or allow the host: WINBACK_CRM_HOSTS"
+        f"The host in WINBACK_CRM_URL does not belong to {adapter.name} ({', '.join(adapter.hosts)}), and the key would be sent "
+        "to it. Correct the URL, or allow the host: WINBACK_CRM_HOSTS"
     )
 
 
 def check_names(adapter: Adapter, mapping: FieldMapping) -> None:
-    """See that the CRM can have properties of the mapping's names.
+    """Check that the mapping's property names are valid in the CRM.
 
     Raises: ContractError.
     """
     wrong = [name for name in mapping.kinds if not adapter.property_pattern.fullmatch(name)]
     if wrong:
         raise ContractError(
-            f"crm_fields.yml: {adapter.name} can have no property called {', '.join(wrong)}; its names must match "
+            f"crm_fields.yml: {adapter.name} cannot have a property with the name {', '.join(wrong)}; names must match "
             f"{adapter.property_pattern.pattern}"
         )
 
 
 def check_id_property(adapter: Adapter, options: BaseModel, mapping: FieldMapping) -> None:
-    """See that no field is written to the property by which the CRM finds users: it would give a user another's profile.
+    """Check that no field is written to the property that identifies users: a user would get another user's profile.
 
     Raises: ContractError.
     """
     id_property = str(getattr(options, adapter.id_option)) if adapter.id_option else ""
-    # CRMs compare names of properties without regard to case.
+    # CRMs ignore case in property names.
     fields = [name for name, target in mapping.fields.items() if target.property.lower() == id_property.lower()]
     if fields:
         raise ContractError(
-            f"crm_fields.yml writes {fields[0]} to {id_property}, by which {adapter.name} finds the user. Map it to another "
-            f"property, or name another one as {adapter.id_option} in config/crm.yml."
+            f"crm_fields.yml writes {fields[0]} to {id_property}, which identifies the user in {adapter.name}. Map it to another "
+            f"property, or set another {adapter.id_option} in config/crm.yml."
         )

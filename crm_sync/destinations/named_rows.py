@@ -1,4 +1,4 @@
-"""Sending a batch again without the rows that the CRM named when it refused it: a request more for each reply, and no halving."""
+"""Sends a refused batch again without the rows that the CRM named: one more request per reply instead of halving."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from crm_sync.destination import BatchRefusedError, Outcome
 from crm_sync.diff import Change
 from crm_sync.redaction import redacted
 
-# From so many rows on it counts how many of the first rows are named: where it is half of them, the fault may not be theirs.
+# From this many named rows on, their share of the rows checked so far counts: above half, the requests may be at fault.
 MIN_NAMED = 20
 MAX_NAMED_RATIO = 0.5
 
@@ -16,10 +16,10 @@ MAX_NAMED_RATIO = 0.5
 def without_named(
     batch: Sequence[Change], send: Callable[[Sequence[Change]], list[Outcome]], private: Callable[[Change], list[str]]
 ) -> list[Outcome]:
-    """Send a batch by `send`, again without each row named, and return an outcome for each row in order.
+    """Send a batch by `send`, again without each named row, and return an outcome for each row in order.
 
-    `private` are the texts of a change that a reason must not hold. Raises: as `send`; BatchRefusedError where the refusal names
-    no row, or so many that halving shall find out whether the fault is theirs at all.
+    `private` returns the texts of a change that a reason must not contain. Raises: as `send`. BatchRefusedError if the refusal
+    names no row, or so many that halving must find out whether rows are at fault at all.
     """
     outcomes: dict[int, Outcome] = {}
     left = list(range(len(batch)))
@@ -42,5 +42,5 @@ def without_named(
 
 
 def _may_be_all(count_named: int, count_looked_at: int) -> bool:
-    """A CRM that names the first row at fault alone has looked at those before it."""
+    """Whether all rows may be named in the end. A CRM that names only the first row at fault has checked the rows before it."""
     return count_named >= MIN_NAMED and count_named > MAX_NAMED_RATIO * count_looked_at

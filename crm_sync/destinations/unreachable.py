@@ -1,6 +1,6 @@
-"""Says in words why no usable reply came: from which host and port, what happened, and what to do.
+"""Error text for a missing or unusable reply: host and port, what happened, and what to do.
 
-Nothing else of a request is in it: the texts of these errors hold paths, queries and sometimes parts of the request.
+The text contains nothing else of the request. The original errors contain paths, queries and sometimes parts of the request.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from crm_sync.destinations.http.connection import TransientError
 from crm_sync.destinations.http.connection_faults import causes_of
 
 _START = ("Correct WINBACK_CRM_URL, or start the local CRM:", "winback crm")
-_LOOK = ("Correct WINBACK_CRM_URL, or look at the network of this machine and at the CRM's status page.",)
-_PROXY = ("Correct WINBACK_CRM_PROXY, or look at the proxy.",)
+_LOOK = ("Correct WINBACK_CRM_URL, or check the network of this machine and the CRM's status page.",)
+_PROXY = ("Correct WINBACK_CRM_PROXY, or check the proxy.",)
 _BY_PROXY = re.compile(r"Tunnel connection failed: (\d{3})\b")
 _NO_ROUTE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EHOSTDOWN, errno.ENETDOWN}
 
@@ -36,13 +36,13 @@ class Place:
 
     @classmethod
     def of(cls, url: str) -> Place:
-        """Of an address, without anything else of it."""
+        """The host and port of an address, without its other parts."""
         parts = urlsplit(url)
         return cls(parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443))
 
     @property
     def is_loopback(self) -> bool:
-        """Whether it is this machine."""
+        """Whether the host is this machine."""
         return self.host in ("localhost", "::1") or bool(re.fullmatch(r"127(\.[0-9]+){3}", self.host))
 
     def __str__(self) -> str:
@@ -50,7 +50,7 @@ class Place:
 
 
 def fault_of(error: BaseException, url: str, proxy: str = "") -> TransientError:
-    """What happened to a request to `url`, by the errors that it ended with; `proxy` is the address of one, if it went by one."""
+    """Return the fault of a request to `url`, from the error that it ended with. `proxy` is the address of the proxy in use."""
     causes = list(causes_of(error))
     if proxy and any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes):
         place = Place.of(proxy)
@@ -58,13 +58,13 @@ def fault_of(error: BaseException, url: str, proxy: str = "") -> TransientError:
     place = Place.of(url)
     is_here = place.is_loopback
     finding = Finding("warning" if is_here else "failed", _happened(causes, str(place)), _START if is_here else _LOOK)
-    # Nobody starts a server on this machine within the retry budget, and a person may be waiting.
+    # A server on this machine will not start within the retry budget, and a person may be waiting.
     is_lasting = is_here and any(isinstance(cause, ConnectionRefusedError) for cause in causes)
     return TransientError("", finding=finding, is_lasting=is_lasting)
 
 
 def _happened(causes: Iterable[BaseException], place: str) -> str:
-    """The first of these that one of the causes tells; the order is from the particular to the general."""
+    """The text for the first cause that matches a table, from the most specific table to the most general."""
     tables = (_of_name, _of_connection, _of_network, _of_tls, _of_time, _of_proxy, _of_reset, _of_reply)
     told = (text for of in tables for cause in causes if (text := of(cause)))
     return next(told, "the connection to {} failed").format(place)
@@ -86,19 +86,19 @@ def _of_connection(cause: BaseException) -> str | None:
 
 def _of_network(cause: BaseException) -> str | None:
     if isinstance(cause, OSError) and cause.errno in _NO_ROUTE:
-        return "no way leads to {} (network unreachable)"
+        return "no route to {} (network unreachable)"
     if isinstance(cause, PermissionError):
-        return "this machine allows no connection to {} (permission denied)"
+        return "this machine does not allow a connection to {} (permission denied)"
     return None
 
 
 def _of_tls(cause: BaseException) -> str | None:
-    return "the TLS handshake with {} broke off" if isinstance(cause, ssl.SSLError) else None
+    return "the TLS handshake with {} failed" if isinstance(cause, ssl.SSLError) else None
 
 
 def _of_time(cause: BaseException) -> str | None:
     if isinstance(cause, urllib3.exceptions.ReadTimeoutError | TimeoutError):
-        return "{} sent no whole reply in time (timed out)"
+        return "{} did not send a complete reply in time (timed out)"
     return None
 
 
@@ -114,5 +114,5 @@ def _of_reset(cause: BaseException) -> str | None:
 
 def _of_reply(cause: BaseException) -> str | None:
     if isinstance(cause, http.client.HTTPException | urllib3.exceptions.HTTPError):
-        return "the reply of {} was cut off or is no HTTP"
+        return "the reply of {} was cut off or is not HTTP"
     return None

@@ -68,9 +68,9 @@ def test_a_collapse_stops_before_anything_is_sent_and_says_what_to_do(warehouse:
     assert (crm.arrived, deliveries(warehouse)) == ([], {})
     assert isinstance(stopped, CircuitOpenError)
     assert str(stopped) == (
-        "The audience has collapsed from 100 users to 20: less than 50% of the last run's. Nothing was sent, for scores and "
-        "vouchers would be taken away from all the others. Are consents, profiles and decisions loaded as ever? "
-        "If it is right so: winback hourly --accept-audience"
+        "The audience has collapsed from 100 users to 20: less than 50% of the last run's. Nothing was sent, because "
+        "all other users would lose their scores and vouchers. Check that consents, profiles and decisions are loaded. "
+        "If the drop is correct: winback hourly --accept-audience"
     )
     assert (counts.differing, counts.suppressed, counts.deferred) == (81, {"erased": 1}, {"circuit_open": 80})
     assert (counts.audience, counts.requests) == (20, 0)

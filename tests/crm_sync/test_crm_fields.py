@@ -66,7 +66,7 @@ def test_no_field_is_written_to_an_identifier_or_a_subscription_however_it_is_sp
     tmp_path: Path, name: str, change_case: Any
 ) -> None:
     content = with_fields(experiment_arm={"property": change_case(name)})
-    with pytest.raises(ContractError, match=rf"a field is written to what .*\['{name}'\]"):
+    with pytest.raises(ContractError, match=rf"a field is written to a property .*\['{name}'\]"):
         load_fields(write(tmp_path, content))
 
 
@@ -75,8 +75,8 @@ def test_no_field_is_written_to_an_identifier_or_a_subscription_however_it_is_sp
     [
         (with_fields(experiment_arm=None), "missing fields: ['experiment_arm']"),
         (with_fields(income={"property": "income"}), "unknown fields: ['income']"),
-        (with_fields(experiment_arm={"property": "voucher_reason"}), "two fields are written to one property"),
-        (with_fields(experiment_arm={"property": "Voucher_Reason"}), "two fields are written to one property"),
+        (with_fields(experiment_arm={"property": "voucher_reason"}), "two fields are written to the same property"),
+        (with_fields(experiment_arm={"property": "Voucher_Reason"}), "two fields are written to the same property"),
         (with_fields(experiment_arm={"property": "with space"}), "fields.experiment_arm.property"),
         (with_fields(experiment_arm={"property": "_update_existing_only"}), "fields.experiment_arm.property"),
         (with_fields(experiment_arm={"property": ""}), "fields.experiment_arm.property"),

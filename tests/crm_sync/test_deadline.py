@@ -24,7 +24,7 @@ def test_a_wait_that_would_end_at_the_deadline_or_later_is_not_begun(seconds: fl
     with pytest.raises(DeadlineExceededError) as left:
         deadline(10, time).sleep(seconds)
     assert (left.value.code, time.now) == ("deadline", 0)
-    assert str(left.value) == "The run's time was up before everything was sent; the next run goes on."
+    assert str(left.value) == "The run's time was up before everything was sent; the next run continues."
 
 
 @pytest.mark.parametrize("seconds_left", [0, -1])
@@ -47,7 +47,7 @@ def test_a_run_told_to_stop_says_so_at_every_look() -> None:
     run.stop("SIGTERM")
     assert run.is_stopped
     for look in (run.check, lambda: run.sleep(0), lambda: run.sleep(1)):
-        with pytest.raises(DeadlineExceededError, match=r"told to stop \(SIGTERM\)") as left:
+        with pytest.raises(DeadlineExceededError, match=r"was stopped \(SIGTERM\)") as left:
             look()
         assert left.value.code == "stopped"
 

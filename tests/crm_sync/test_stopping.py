@@ -99,7 +99,7 @@ def test_an_open_circuit_tells_how_many_and_why_and_nobody_s_id(warehouse: DuckD
     _, stopped = run(warehouse, braze(crm, max_batch=50))
     assert str(stopped) == (
         f"The CRM rejected 50 of 50 users, most with {BLACKLISTED}. Sending was stopped. "
-        "See winback dead-letters; after the cause is mended: winback dead-letters retry"
+        "See winback dead-letters; after fixing the cause: winback dead-letters retry"
     )
 
 
@@ -222,7 +222,7 @@ def test_told_to_stop_a_sync_takes_in_what_is_under_way_and_sends_no_more(wareho
     assert outcomes(warehouse) == dict.fromkeys(users[:4], "delivered")
     assert counts.deferred == {"stopped": 6}
     assert written(warehouse, "deferred") == users[4:]  # nobody of whom one could not know
-    assert str(stopped) == "The run was told to stop (SIGTERM); the next run goes on."
+    assert str(stopped) == "The run was stopped (SIGTERM); the next run continues."
 
 
 def test_a_request_that_hangs_does_not_keep_a_sync_that_was_told_to_stop(

@@ -150,7 +150,7 @@ def test_it_is_one_dead_letter_and_the_rest_lands(warehouse: DuckDBWarehouse, cr
     assert sorted(crm.store.profiles()) == sorted([*users, "eve"])
     row = deliveries(warehouse)["ada"]
     assert (row["http_status"], row["error_code"], row["fields_sent"]) == (None, "unsendable", "")
-    assert row["error_reason"] == "not sent: churn_probability holds no value that a CRM could be told"
+    assert row["error_reason"] == "not sent: the value of churn_probability cannot be sent to a CRM"
     assert {row[name] for name in CRM_STATE} == {None}
 
 
@@ -171,7 +171,7 @@ def test_many_of_them_keep_nobody_from_being_sent_and_are_told_of_at_the_end(war
     assert (counts.delivered, counts.rejected, counts.deferred) == (40, 60, {})
     assert isinstance(stopped, CircuitOpenError)
     assert str(stopped) == (
-        "Of 100 users 60 have a score or a time that no CRM could be told; the others were sent. "
+        "60 of 100 users have a score or a time that cannot be sent to a CRM; the others were sent. "
         "See winback dead-letters, and which model scored them: winback status"
     )
 

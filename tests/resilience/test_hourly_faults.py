@@ -108,7 +108,7 @@ def test_a_run_told_to_stop_while_it_sends_logs_what_was_acknowledged_and_the_ne
             return outcomes
 
     few = BrazeOptions(max_batch=5, max_in_flight=1)
-    with pytest.raises(RetryableError, match=r"told to stop \(SIGTERM\)"):
+    with pytest.raises(RetryableError, match=r"was stopped \(SIGTERM\)"):
         world.run(1, destination=Stopped(world.crm.url, API_KEY, few))
     assert len(delivered(world)) == 5
     assert set(delivered(world)) == set(world.crm.store.profiles())

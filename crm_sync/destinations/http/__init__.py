@@ -1,1 +1,1 @@
-"""HTTP to a CRM: connections, retries, rate limits, replies."""
+"""HTTP client for CRMs: connections, retries, rate limits, replies."""

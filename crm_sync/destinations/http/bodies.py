@@ -1,7 +1,7 @@
-"""The body of a reply: read whole, unpacked and no larger than it may be.
+"""Reads the body of a reply completely, decompresses it and limits its size.
 
-urllib3 would unpack it too, and takes a packed body that ends too early for a whole one: of a file of results some rows, or a
-part of a user's id, would be missing.
+urllib3 can decompress too, but accepts a truncated compressed body as complete. A file of results would then lack rows or part
+of a user's id.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import urllib3
 
 from crm_sync.destinations.http.connection import TransientError
 
-ENCODINGS = "gzip, deflate"  # what is asked for
+ENCODINGS = "gzip, deflate"  # sent as Accept-Encoding
 _PART_BYTES = 64 << 10
-_MAX_LAYERS = 2  # packed by the server, and again by a gateway
-_MAX_MEMBERS = 100  # of a gzip body; each costs a copy of what follows it
+_MAX_LAYERS = 2  # compressed by the server, and again by a gateway
+_MAX_MEMBERS = 100  # of a gzip body; each costs a copy of the bytes after it
 _GZIP, _ZLIB, _DEFLATE = 31, 15, -15  # https://docs.python.org/3/library/zlib.html#zlib.decompressobj
 
 
 def read_body(raw: urllib3.BaseHTTPResponse, encoding: str, limit: int, look: Callable[[], None]) -> bytes:
-    """Read a body as it comes and unpack it; `look` is called after each part and ends what lasts too long.
+    """Read a body part by part and decompress it. `look` is called after each part and raises when reading takes too long.
 
-    Raises: TransientError for what is larger than `limit` bytes or cannot be unpacked, urllib3's HTTPError for what is cut off,
+    Raises: TransientError if it is larger than `limit` bytes or cannot be decompressed, urllib3's HTTPError if it is cut off,
     and what `look` raises.
     """
     content = bytearray()
@@ -35,13 +35,13 @@ def read_body(raw: urllib3.BaseHTTPResponse, encoding: str, limit: int, look: Ca
 
 
 def unpacked(content: bytes, encoding: str, limit: int) -> bytes:
-    """Undo what a Content-Encoding names, the last one first; of more than `limit` bytes no more are made.
+    """Undo the encodings in a Content-Encoding header, the last one first. Stops at `limit` bytes.
 
     Raises: TransientError.
     """
     names = [name for each in encoding.lower().split(",") if (name := each.strip()) not in ("", "identity")]
     if len(names) > _MAX_LAYERS:
-        raise TransientError(f"a reply that was packed {len(names)} times")
+        raise TransientError(f"a reply that was compressed {len(names)} times")
     for name in reversed(names):
         content = _unpacked_once(content, name, limit)
     return content
@@ -50,25 +50,25 @@ def unpacked(content: bytes, encoding: str, limit: int) -> bytes:
 def _unpacked_once(content: bytes, name: str, limit: int) -> bytes:
     frame = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": _frame_of_deflate(content)}.get(name)
     if frame is None:
-        raise TransientError("a reply packed in a way that was not asked for")
+        raise TransientError("a reply with a compression that was not requested")
     whole, members = bytearray(), 0
-    # Whatever follows a gzip member and does not begin like one is padding.
+    # Bytes after a gzip member that do not begin another member are padding.
     while content and (not members or (frame == _GZIP and content.startswith(b"\x1f\x8b"))):
         unpacking = zlib.decompressobj(frame)
         try:
             whole += unpacking.decompress(content, limit + 1 - len(whole))
         except zlib.error:
-            raise TransientError("a reply that cannot be unpacked") from None
+            raise TransientError("a reply that cannot be decompressed") from None
         _see_size(len(whole), limit)
         members += 1
         if not unpacking.eof or members > _MAX_MEMBERS:
-            raise TransientError("a packed reply that was cut off")
+            raise TransientError("a compressed reply that was cut off")
         content = unpacking.unused_data
     return bytes(whole)
 
 
 def _frame_of_deflate(content: bytes) -> int:
-    """Some servers leave out the frame that "deflate" means: RFC 9110, 8.4.1.2. Its first bytes are a multiple of 31."""
+    """The frame of a deflate body. Some servers omit it (RFC 9110, 8.4.1.2); its first two bytes are a multiple of 31."""
     has_frame = len(content) > 1 and content[0] & 15 == 8 and int.from_bytes(content[:2], "big") % 31 == 0
     return _ZLIB if has_frame else _DEFLATE
 

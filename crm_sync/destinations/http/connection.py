@@ -1,8 +1,8 @@
-"""Connections on which no exchange lasts longer than it may, and no reply is taken for the answer to another request.
+"""HTTP connections with a time limit for each exchange and a strict match of replies to requests.
 
-http.client knows two limits, to connect and between two bytes, and takes a 102 or a 103 for the answer. Here each part of a
-request and of its reply looks at the time, interim replies are passed over (RFC 9110, 15.2), and a connection that has carried
-anything but one reply for each request is closed.
+http.client has two time limits, to connect and between two bytes, and returns a 102 or a 103 as the reply. Here the time is
+checked at each part of a request and its reply, and interim replies are skipped (RFC 9110, 15.2). A connection that carried
+anything other than one reply per request is closed.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from crm_sync.destination import DeadlineExceededError, Finding, Run
 from crm_sync.destinations.connecting import connect_first
 
 EXCHANGE_SECONDS = 120.0  # from the request's first byte to the reply's last
-# How long an exchange under way may go on when the run has to leave: less than the sync waits for it (crm_sync/sync.py).
+# How long an exchange in progress may continue when the run must end: shorter than the sync waits for it (crm_sync/sync.py).
 GRACE_SECONDS = 2.0
-LOOK_SECONDS = 0.1  # how often the time is looked at while nothing comes
-SEND_BYTES = 64 << 10  # between two looks at the time
+LOOK_SECONDS = 0.1  # interval of time checks while no bytes arrive
+SEND_BYTES = 64 << 10  # between two time checks
 MAX_INTERIM_REPLIES = 32
 
 
 class TransientError(WinbackError):
-    """The request may succeed if repeated. `wait_seconds` is what the server asked for; `has_answered`: it replied.
+    """The request may succeed if repeated. `wait_seconds` is the wait that the server requested; `has_answered`: it replied.
 
-    `finding` says what happened to the connection and what to do; then there is no other `why`. `is_lasting`: to repeat it within
-    a run is in vain.
+    `finding` says what happened to the connection and what to do, and replaces `why`. `is_lasting`: retrying within this run
+    cannot help.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class TransientError(WinbackError):
 
 
 class Exchange:
-    """The time of one request and its reply; `part_seconds` is how long nothing may come or go."""
+    """Time limits of one request and its reply. `part_seconds` is the longest time without any byte sent or received."""
 
     def __init__(self, run: Run, part_seconds: float) -> None:
         self.part_seconds = part_seconds
@@ -69,7 +69,7 @@ class Exchange:
         self._over_at: float | None = None
 
     def look(self) -> None:
-        """Raises: TransientError when it lasts too long, DeadlineExceededError when the run must leave and the grace is over."""
+        """Raises: TransientError if it takes too long, DeadlineExceededError if the run must end and the grace period is over."""
         now = self._run.clock()
         if now - self._began > EXCHANGE_SECONDS:
             raise TransientError(f"a request and a reply that took longer than {EXCHANGE_SECONDS:g} s")
@@ -83,7 +83,7 @@ class Exchange:
 
 
 def _in_time(exchange: Exchange, sock: Any, act: Callable[[], int]) -> int:
-    """What `act` returns, which waits for a part to come or go, with a look at the time while it waits."""
+    """Return the result of `act`, which sends or receives a part, and check the time while it waits."""
     waited = 0.0
     while waited < exchange.part_seconds:
         exchange.look()
@@ -97,10 +97,10 @@ def _in_time(exchange: Exchange, sock: Any, act: Callable[[], int]) -> int:
 
 
 class _Parts(io.RawIOBase):
-    """What comes from a socket, part by part, with a look at the time before each."""
+    """Reads from a socket part by part, with a time check before each."""
 
     def __init__(self, sock: Any, exchange: Exchange) -> None:
-        # The socket's own file, so that a socket that is closed meanwhile stays open until the reply is read.
+        # The socket's own file keeps a socket that is closed meanwhile open until the reply is read.
         self._file: io.RawIOBase = sock.makefile("rb", buffering=0)
         self._sock, self._exchange = sock, exchange
         self.has_ended = self.is_at_end = False
@@ -121,7 +121,7 @@ class _Parts(io.RawIOBase):
 
 
 class _Reply(http.client.HTTPResponse):
-    """A final reply. `leave` closes the connection: it is called where more than this reply came on it."""
+    """A final reply. `leave` closes the connection; it is called if more than this reply arrived on it."""
 
     def __init__(
         self, sock: Any, exchange: Exchange, leave: Callable[[], None], *, is_last: bool = False, **more: Any
@@ -159,10 +159,10 @@ class _Reply(http.client.HTTPResponse):
 
 
 def _see_framing(headers: http.client.HTTPMessage) -> bool:
-    """See that the headers name one end of the body (RFC 9112, 6.3); returns whether they name it in two ways, as smugglers do.
+    """Check that the headers define the end of the body (RFC 9112, 6.3). Returns whether they define it twice (smuggling).
 
-    Raises: HTTPException. http.client would take what it cannot read for a body that lasts until the connection ends, and what
-    comes after a line that is no header for its beginning.
+    Raises: HTTPException. If http.client cannot read the length, it reads the body until the connection ends. It also takes what
+    follows an invalid header line as the beginning of the body.
     """
     rest = headers.get_payload()
     codings = ",".join(headers.get_all("transfer-encoding", [])).strip().lower()
@@ -174,17 +174,17 @@ def _see_framing(headers: http.client.HTTPMessage) -> bool:
 
 
 def _pools(under_way: Callable[[], Exchange]) -> dict[str, type[HTTPConnectionPool]]:
-    """Pools of such connections by scheme; `under_way` is the exchange that they serve."""
+    """Pools of these connections by scheme. `under_way` returns the current exchange."""
 
     class Bounded(HTTPConnection):
-        is_cut = False  # the server took the request in part alone
+        is_cut = False  # the server accepted only part of the request
 
         def connect(self) -> None:
             self.is_cut = False
             super().connect()
 
         def _new_conn(self) -> socket.socket:
-            host, seconds = str(self._dns_host), float(self.timeout or 0)  # of TIMEOUT_SECONDS
+            host, seconds = str(self._dns_host), float(self.timeout or 0)  # from TIMEOUT_SECONDS
             try:
                 return connect_first(host, self.port, seconds, under_way().look, self.socket_options or ())
             except socket.gaierror as error:
@@ -202,7 +202,7 @@ def _pools(under_way: Callable[[], Exchange]) -> dict[str, type[HTTPConnectionPo
                 try:
                     rest = rest[_in_time(under_way(), self.sock, partial(self.sock.send, rest[:SEND_BYTES])) :]
                 except OSError:
-                    # It may have answered before: a 413, for instance. Where it has not, the reading fails.
+                    # The server may have replied already, for instance with a 413. If not, reading the reply fails.
                     self.is_cut = True
 
         def _tunnel(self) -> None:
@@ -235,7 +235,7 @@ class Wire(HTTPAdapter):
         self.poolmanager.pool_classes_by_scheme = _pools(lambda: self.exchange)
 
     def proxy_headers(self, proxy: str) -> dict[str, str]:
-        """Who we are to the proxy, in UTF-8 (RFC 7617, 2.1): requests knows Latin letters alone."""
+        """The proxy's credentials, encoded in UTF-8 (RFC 7617, 2.1). requests supports only Latin letters."""
         user, at, _ = urlsplit(proxy).netloc.rpartition("@")
         name, _, password = user.partition(":")
         basic = base64.b64encode(unquote_to_bytes(name) + b":" + unquote_to_bytes(password)).decode()

@@ -1,4 +1,4 @@
-"""Which setting is wrong where no connection to a CRM can be made: its certificate, TLS itself, or a proxy that refuses."""
+"""Finds the wrong setting when a connection to a CRM fails: the certificate, TLS itself, or a proxy that refuses."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from crm_sync.destinations.meanings import meaning_of
 _UNTRUSTED = {
     9: "it is not valid yet",
     10: "it has expired",
-    18: "it is signed by itself",
+    18: "it is self-signed",
     19: "its authority is not known to this machine",
     20: "its authority is not known to this machine",
     21: "its authority is not known to this machine",
     62: "it is for another host",
     64: "it is for another host",
 }
-# OpenSSL's names for a handshake that fails in the same way each time, in several versions of it.
+# OpenSSL's names, in several versions, for a handshake that fails in the same way each time.
 _NO_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"}
 _NO_AGREEMENT = {
     *("UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION", "SSLV3_ALERT_HANDSHAKE_FAILURE"),
     *("TLSV1_UNRECOGNIZED_NAME", "TLSV1_ALERT_UNRECOGNIZED_NAME", "TLSV1_ALERT_INSUFFICIENT_SECURITY"),
 }
 _WANTS_OURS = {"TLSV13_ALERT_CERTIFICATE_REQUIRED", "TLSV1_ALERT_UNKNOWN_CA", "SSLV3_ALERT_BAD_CERTIFICATE"}
-# The proxy's word comes as text alone, from http.client.
+# http.client reports the proxy's reply only as text.
 _REFUSED_BY_PROXY = re.compile(r"Tunnel connection failed: (\d{3})\b")
 
 
 def at_fault(error: BaseException) -> str | None:
-    """What is wrong with the settings where a connection failed for them, for a person to mend; None where it may pass."""
+    """The wrong setting that made a connection fail, for a person to fix; None if the fault may be temporary."""
     return next((text for cause in causes_of(error) if (text := _told(cause))), None)
 
 
@@ -48,7 +48,7 @@ def _told(cause: BaseException) -> str | None:
         if meaning_of(int(refused[1])) == "later":
             return None
         return (
-            f"The proxy answered HTTP {refused[1]} and lets nothing through to the CRM. Check WINBACK_CRM_PROXY, its user "
+            f"The proxy answered HTTP {refused[1]} and does not connect to the CRM. Check WINBACK_CRM_PROXY, its user "
             "and password, and which hosts the proxy allows."
         )
     return None
@@ -56,19 +56,19 @@ def _told(cause: BaseException) -> str | None:
 
 def _told_of_tls(reason: str) -> str | None:
     if reason in _NO_TLS:
-        return "What answers at WINBACK_CRM_URL speaks no TLS. Correct its host and port."
+        return "The server at WINBACK_CRM_URL does not use TLS. Correct its host and port."
     if reason in _NO_AGREEMENT:
         return (
-            f"The CRM's host and this machine agree on no way to speak TLS: OpenSSL says {reason}. Correct WINBACK_CRM_URL, or "
-            "bring the older of the two up to date."
+            f"The CRM's host and this machine have no TLS version or cipher in common: OpenSSL says {reason}. Correct "
+            "WINBACK_CRM_URL, or update the older of the two."
         )
     if reason in _WANTS_OURS:
-        return "The CRM's host wants a certificate of the caller, which winback has none of. Correct WINBACK_CRM_URL."
+        return "The CRM's host requires a client certificate, which winback does not have. Correct WINBACK_CRM_URL."
     return None
 
 
 def causes_of(error: BaseException) -> Iterator[BaseException]:
-    """The error and those that it was raised for: urllib3 and requests keep them in `reason`, among the arguments, as context."""
+    """The error and its causes. urllib3 and requests keep them in `reason`, in the arguments, or as context."""
     seen: list[BaseException] = []
     todo: list[object] = [error]
     while todo:

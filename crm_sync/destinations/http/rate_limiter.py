@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from crm_sync.destination import DeadlineExceededError, Run, UnavailableError
 
-# How often a thread looks again whether another one's reply has come, when all of the budget is in flight.
+# How often a waiting thread checks for another thread's reply when the whole budget is in flight.
 _LOOK_SECONDS = 0.005
 _CATCH_UP_SECONDS = 0.2
 
@@ -24,10 +24,10 @@ class RateLimit:
 
 @dataclass(frozen=True)
 class RateLimitInfo:
-    """What a reply's headers say of the budget; None where they say nothing.
+    """The rate limit headers of a reply. None: the header is missing.
 
-    `wait_seconds`: the server asks for no request for so long. `limit` and `remaining` are of the first of the limits.
-    `is_exhausted`: waiting within this run cannot help, such as a limit per day.
+    `wait_seconds`: the server wants no request for this long. `limit` and `remaining` belong to the first limit.
+    `is_exhausted`: waiting within this run cannot help, for instance at a daily limit.
     """
 
     wait_seconds: float | None = None
@@ -37,35 +37,35 @@ class RateLimitInfo:
 
 
 class RateLimiter:
-    """Requests spread over the first limit's window, and never more than any limit in any window, by the server's clock.
+    """Spreads requests over the first limit's window, and never exceeds any limit in any window by the server's clock.
 
-    A request counts from before it is sent until a whole window after its reply: the server received it in between, so whatever
-    the network's delay, no window of the server's holds more. The price is one round trip a window.
+    A request counts from before it is sent until one full window after its reply. The server received it in between, so no window
+    of the server's holds more, whatever the network delay. The price is one round trip per window.
     """
 
     def __init__(self, limits: Sequence[RateLimit]) -> None:
-        """No limits: as fast as it goes. Time is the runs' own clock, which all of them must share."""
+        """Without limits, requests are not delayed. All runs must share one clock."""
         self._limits = tuple(limits)
         self._lock = threading.Lock()
         self._in_flight = 0
-        # When the last replies came, the newest last; `_recent` those within the first limit's window.
+        # Times of the last replies, the newest last. `_recent`: those within the first limit's window.
         self._replied: deque[float] = deque(maxlen=max((limit.requests for limit in limits), default=1))
         self._recent: deque[float] = deque()
         self._paused_until = self._next_at = float("-inf")
-        # Of the first limit: what the server grants this account, and how much of it others use.
+        # For the first limit: what the server grants this account, and how much of it other clients use.
         self._granted: int | None = None
         self._foreign = 0
 
     def wait(self, run: Run, patience_seconds: float = float("inf")) -> None:
-        """Return when the next request may go out; `heard` must follow, whatever becomes of it.
+        """Block until the next request may be sent. The caller must then report its end, whatever the result.
 
-        Raises: DeadlineExceededError when the run has to leave before, UnavailableError when the server asked some thread for a
-        longer pause than `patience_seconds`: all of them leave, not only the one that was told.
+        Raises: DeadlineExceededError if the run must end earlier. UnavailableError in all threads if the server requested a
+        longer pause than `patience_seconds` in any thread.
         """
         run.check()
         while delay := self._delay(run.clock()):
             if self._paused_until - run.clock() > patience_seconds:
-                text = f"The CRM asks for a longer pause than the retry budget's {patience_seconds:g} s."
+                text = f"The CRM requests a longer pause than the retry budget of {patience_seconds:g} s."
                 raise UnavailableError(text, "throttled")
             try:
                 run.sleep(delay)
@@ -73,14 +73,14 @@ class RateLimiter:
                 raise self.why_left(left, run.clock()) from None
 
     def why_left(self, left: DeadlineExceededError, now: float) -> DeadlineExceededError:
-        """The same with a text that says so where the server asked for the wait, which is longer than the run's time."""
+        """Return the error, with a text that names the server's pause if that is longer than the run's time."""
         if left.code == "deadline" and self._paused_until > now:
-            text = "The CRM asks for a pause that is longer than the run may last; the next run goes on."
+            text = "The CRM requests a pause that is longer than the run may last; the next run continues."
             return DeadlineExceededError(text, left.code)
         return left
 
     def heard(self, heard: RateLimitInfo | None, now: float) -> None:
-        """Count a request as over, and adapt to what its reply's headers say; None when there was no reply."""
+        """Count a request as finished and adapt to its reply's headers; None: there was no reply."""
         with self._lock:
             self._in_flight -= 1
             self._replied.append(now)
@@ -100,7 +100,7 @@ class RateLimiter:
                     self._foreign = max(0, heard.limit - heard.remaining - ours)
 
     def _delay(self, now: float) -> float:
-        """Seconds until it is worth asking again; 0 when a request may go out, which is then counted."""
+        """Seconds until the next check; 0 if a request may be sent, which is then counted."""
         with self._lock:
             ready_at = max(
                 self._paused_until, self._next_at, *(self._ready_at(i, now) for i in range(len(self._limits)))
@@ -110,12 +110,12 @@ class RateLimiter:
             self._in_flight += 1
             if self._limits:
                 spacing = self._limits[0].seconds / self._count(0)
-                # A thread that woke up late catches up, by no more than this: the budget of a pause is not saved up.
+                # A thread that woke up late catches up by no more than this, so that a pause does not accumulate budget.
                 self._next_at = max(self._next_at, now - _CATCH_UP_SECONDS) + spacing
             return 0.0
 
     def _count(self, index: int) -> int:
-        """How many requests the limit allows us in its window now."""
+        """Number of requests that the limit currently allows us in its window."""
         count = self._limits[index].requests
         if index == 0 and self._granted is not None:
             count = min(count, self._granted - self._foreign)
@@ -125,6 +125,6 @@ class RateLimiter:
         count = self._count(index)
         if self._in_flight >= count:
             return now + _LOOK_SECONDS
-        # With this one, the request so many replies ago would be one too many in the window.
+        # One more request fits only when the reply at this position is older than the window.
         back = count - self._in_flight
         return self._replied[-back] + self._limits[index].seconds if len(self._replied) >= back else now

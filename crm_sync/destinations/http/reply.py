@@ -1,4 +1,4 @@
-"""A CRM's HTTP reply: status, body, and headers that ask for a wait or name a limit. Pure functions."""
+"""A CRM's HTTP reply: status, body, and headers with a wait time or a limit. Pure functions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Reply:
-    """A reply by its status, its headers in lower case, and its body as text and, where it is JSON, as a value."""
+    """A reply: its status, its headers with names in lower case, its body as text, and as a value if it is JSON."""
 
     status: int
     headers: Mapping[str, str]
@@ -22,7 +22,7 @@ class Reply:
 
 
 def parse_json(reply: Reply) -> Reply:
-    """The reply with its body as a value, where it is JSON that does not contradict itself."""
+    """Return the reply with its body as a value, if the body is JSON without contradictions."""
     try:
         value = json.loads(reply.text, parse_constant=_refuse, object_pairs_hook=_object) if reply.text else None
     except (
@@ -34,12 +34,12 @@ def parse_json(reply: Reply) -> Reply:
 
 
 def _refuse(constant: str) -> None:
-    """NaN and Infinity are no JSON, and a count that is none compares with nothing."""
+    """Raises: ValueError for NaN and Infinity, which are not JSON and cannot be compared as counts."""
     raise ValueError(constant)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Raises: ValueError for a key with two values (RFC 8259, 4): which of them counts would be a guess."""
+    """Raises: ValueError for a key with two values (RFC 8259, 4), because the valid one would be a guess."""
     value = dict(pairs)
     if len(value) < len(pairs) and any(type(value[key]) is not type(each) or value[key] != each for key, each in pairs):
         raise ValueError("a key with two values")
@@ -47,33 +47,33 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def retry_after(reply: Reply) -> float | None:
-    """Seconds that a reply asks to wait by Retry-After (RFC 9110, 10.2.3); None when it does not. See `until`."""
+    """Seconds to wait according to Retry-After (RFC 9110, 10.2.3); None without one. See `until`."""
     return until(reply, "retry-after")
 
 
 def until(reply: Reply, header: str) -> float | None:
-    """Seconds from the reply until what a header names, the longest where it names several; None where none can be read.
+    """Seconds from the reply until the time in a header, the longest if it holds several; None if none can be read.
 
-    Seconds, an epoch in seconds or in thousandths, millionths or billionths of one, and a date in any of HTTP's three forms or
-    in ISO's. A date without a zone is UTC.
+    Accepts seconds, Unix times in seconds, milliseconds, microseconds or nanoseconds, and dates in HTTP's three formats or in
+    ISO 8601. A date without a time zone is UTC.
     """
     waits = (_wait(text, reply) for text in _listed(reply, header))
     return max((wait for wait in waits if wait is not None), default=None)
 
 
 def number(reply: Reply, header: str) -> int | None:
-    """A header that is a whole number, the least where there are several ("150, 10;w=1"), or None."""
+    """The whole number in a header, the smallest if there are several ("150, 10;w=1"), or None."""
     return min((int(text) for text in _listed(reply, header) if re.fullmatch("[0-9]{1,15}", text)), default=None)
 
 
 def server_time(reply: Reply) -> datetime:
-    """The server's own clock, so that a wrong clock here does not change the wait; ours where it sends none."""
+    """The server's time, so that a wrong clock here does not change the wait; our own time if it sends none."""
     dates = (_moment(text) for text in _listed(reply, "date"))
     return next((date for date in dates if date), None) or datetime.now(UTC)
 
 
 def _listed(reply: Reply, header: str) -> list[str]:
-    """The values of a header: one that came twice is joined by commas, and the comma after a weekday is a date's own."""
+    """The values of a header. Repeated headers are joined by commas; a comma after a weekday belongs to a date."""
     parts = re.split(
         r"(?<!Mon)(?<!Tue)(?<!Wed)(?<!Thu)(?<!Fri)(?<!Sat)(?<!Sun)(?<!day),", reply.headers.get(header, "")
     )
@@ -89,7 +89,7 @@ def _wait(text: str, reply: Reply) -> float | None:
 
 def _from_now(value: float, reply: Reply) -> float:
     for parts in (1, 1e3, 1e6, 1e9):
-        # Between 2001 and 5138. No CRM asks for thirty years.
+        # A time between 2001 and 5138. A wait of thirty years is not plausible.
         if 1e9 <= value / parts < 1e11:
             return value / parts - server_time(reply).timestamp()
     return value

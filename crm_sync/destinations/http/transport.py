@@ -1,4 +1,4 @@
-"""Requests to a CRM: sent, retried, and read as a success, a refusal or a reason to stop."""
+"""Transport: sends requests to a CRM, retries them, and classifies replies as success, refusal or reason to stop."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ __all__ = ["Network", "Reply", "ResponseParser", "RetryBudget", "TransientError"
 TIMEOUT_SECONDS = (5.0, 30.0)  # to connect; between two parts of a request or a reply
 MAX_WAIT_SECONDS = 60.0
 LEAST_WAIT_SECONDS = 0.1
-# No reply of these APIs comes near it; Salesforce's result files are the largest: 10,000 rows of 300 bytes. A value made of JSON
-# takes up to 25 times its bytes, in each thread: lists of properties are the largest, a few MiB.
+# Replies of these APIs are much smaller. Salesforce's result files are the largest: 10,000 rows of 300 bytes. A value parsed from
+# JSON takes up to 25 times its bytes, in each thread. Lists of properties are the largest JSON, a few MiB.
 MAX_REPLY_BYTES = {"json": 16 << 20, "text": 64 << 20}
 
 
 @dataclass(frozen=True)
 class Network:
-    """By which way a CRM is reached: a file of the authorities that may sign its certificate, and a proxy for https.
+    """Network settings for a CRM: a file with the authorities trusted for its certificate, and a proxy for https.
 
-    Nothing of it is taken from the environment's own variables, whose proxy would see where the key goes.
+    The environment's proxy variables are ignored, because such a proxy would see where the key is sent.
     """
 
     ca_file: str = ""
@@ -53,7 +53,7 @@ class Network:
 
 @dataclass(frozen=True)
 class RetryBudget:
-    """How long one request may be tried again, in seconds over all its attempts, and by which way it goes."""
+    """How long one request may be retried, in seconds over all its attempts, and the network settings it uses."""
 
     seconds: float = 120.0
     first_wait_seconds: float = 0.5
@@ -62,10 +62,11 @@ class RetryBudget:
 
 @dataclass(frozen=True)
 class ResponseParser:
-    """How a CRM words what every CRM says. Pure functions of a reply.
+    """Reads a CRM's own reply format. Pure functions of a reply.
 
-    `heard` reads the rate limit's headers, `refusal` the code and the redacted reason of a 4xx, `named_rows` the same of each row
-    that it names, by its place in the batch, `meaning` what the CRM's own code asks of the sync, None where the status decides.
+    The first function reads the rate limit headers. `refusal` reads the code and the redacted reason of a 4xx, `named_rows` the
+    same for each row that the reply names, by position in the batch. `meaning` is that of the CRM's own code; None: the status
+    decides.
     """
 
     heard: Callable[[Reply], RateLimitInfo] = lambda reply: RateLimitInfo(wait_seconds=retry_after(reply))
@@ -75,7 +76,7 @@ class ResponseParser:
 
 
 class Transport:
-    """Sends requests from any thread. Certificates are verified, redirects are not followed, no wait is without end."""
+    """Sends requests from any thread. Certificates are verified, redirects are not followed, every wait is limited."""
 
     def __init__(
         self,
@@ -86,7 +87,7 @@ class Transport:
         budget: RetryBudget | None = None,
         dialect: ResponseParser | None = None,
     ) -> None:
-        """Prepare to speak to `url` (scheme and host); `headers` carry the key. JSON is asked for where they ask for nothing."""
+        """Prepare for requests to `url` (scheme and host). `headers` hold the key. Without an Accept header JSON is requested."""
         self._url = url.rstrip("/")
         self._headers = {"Accept": "application/json"} | headers
         self._pace = pace
@@ -109,11 +110,11 @@ class Transport:
     ) -> Reply:
         """Send until the server has answered with a success or a refusal.
 
-        `body` goes as JSON, `data` as it is. A reply without a body has neither text nor value. Statuses in `answers` are
-        returned whatever they are: where a 404 is an answer, for instance.
+        `body` is sent as JSON, `data` as it is. A reply without a body has neither text nor value. Statuses in `answers` are
+        returned instead of raised, for instance a 404 that is a valid answer.
 
-        Raises: BatchRefusedError for an unknown 4xx, UnavailableError after the retry budget, DeadlineExceededError when the run
-        must leave, ContractError for credentials and redirects.
+        Raises: BatchRefusedError for an unknown 4xx, UnavailableError after the retry budget, DeadlineExceededError if the run
+        must end, ContractError for credentials and redirects.
         """
         content = (
             json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
@@ -142,7 +143,7 @@ class Transport:
             wire.close()
 
     def _wire(self) -> Wire:
-        """The connections of this thread: they are not made to be shared."""
+        """The connections of this thread. Threads must not share them."""
         found: Wire | None = getattr(self._local, "wire", None)
         if found is None:
             found = self._local.wire = Wire()
@@ -166,7 +167,7 @@ class Transport:
         return self._verdict(request, reply, heard)
 
     def _exchange(self, run: Run, request: _Request) -> Reply:
-        """One request and its reply, without a session's habits: cookies, redirects, the environment's proxies and .netrc."""
+        """Send one request and read its reply, without cookies, redirects, the environment's proxies or .netrc."""
         wire, network = self._wire(), self._budget.network
         wire.exchange = exchange = Exchange(run, TIMEOUT_SECONDS[1])
         headers = {
@@ -187,22 +188,22 @@ class Transport:
             with response:
                 content = _body(response, MAX_REPLY_BYTES[request.expects], exchange)
         except requests.exceptions.InvalidURL:
-            raise ContractError("WINBACK_CRM_URL is no address that a request could be sent to.") from None
+            raise ContractError("WINBACK_CRM_URL is not a valid URL for requests.") from None
         except (OSError, urllib3.exceptions.HTTPError) as error:
             if setting := at_fault(error):
                 raise ContractError(setting) from None
             raise fault_of(error, self._url, network.proxy if self._url.startswith("https:") else "") from None
-        # Some gateways put a byte order mark before.
+        # Some gateways add a byte order mark.
         text = content.decode("utf-8-sig", errors="replace")
         return Reply(response.status_code, _lower(response.headers), text)
 
     def _verdict(self, request: _Request, reply: Reply, heard: RateLimitInfo) -> Reply:
-        """Sort a reply: returned as an answer, or raised as what the caller must do."""
+        """Classify a reply: return a success, or raise the error that says what the caller must do."""
         status = reply.status
         if 200 <= status < 300 or (status in request.answers and not heard.is_exhausted):
             return self._parsed(request, reply)
         if heard.is_exhausted:
-            text = "The CRM's limit for today is used up; the rest waits for a later run."
+            text = "The CRM's daily limit is used up; a later run sends the rest."
             raise UnavailableError(text, "throttled", has_answered=True)
         parsed = parse_json(reply)
         meaning = self._dialect.meaning(parsed) or meaning_of(status)
@@ -217,7 +218,7 @@ class Transport:
 
     def _parsed(self, request: _Request, reply: Reply) -> Reply:
         if request.expects == "text" or not reply.text:
-            # A text that ended with the connection may have broken off within a row.
+            # A text that ended with the connection may have been cut off within a row.
             has_end = reply.text.endswith("\n") or {"content-length", "transfer-encoding"} & reply.headers.keys()
             if request.method == "GET" and reply.text and not has_end:
                 raise TransientError("a text that may have been cut off", has_answered=True)
@@ -239,7 +240,7 @@ class _Request:
 
 
 def _remedy(finding: Finding | None) -> str:
-    """What to do, as the last sentence of an error: commands stand in brackets."""
+    """The remedy as the last sentence of an error, with commands in parentheses."""
     if not finding:
         return ""
     sentence, *commands = finding.do
@@ -251,7 +252,7 @@ def _lower(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _body(response: requests.Response, limit: int, exchange: Exchange) -> bytes:
-    """Read the body. Where the status alone says that it may pass, a broken one does not hide the wait of the headers."""
+    """Read the body. If the status is temporary, a broken body is dropped, so that the wait in the headers still counts."""
     try:
         return read_body(response.raw, response.headers.get("Content-Encoding", ""), limit, exchange.look)
     except (TransientError, urllib3.exceptions.HTTPError):
@@ -266,13 +267,13 @@ def _wait(budget: RetryBudget) -> Callable[[RetryCallState], float]:
     def wait(state: RetryCallState) -> float:
         fault = state.outcome.exception() if state.outcome else None
         asked = fault.wait_seconds if isinstance(fault, TransientError) else None
-        # What the server asks for is never shortened. Next to nothing, or a time that is over, is no wait: else we would hammer.
+        # The server's wait is never shortened. A tiny wait, or a time in the past, is ignored to avoid rapid retries.
         return asked if asked is not None and asked >= LEAST_WAIT_SECONDS else float(backoff(state))
 
     return wait
 
 
 def _stop(budget: RetryBudget, run: Run) -> Callable[[RetryCallState], bool]:
-    """Leave before a wait that would end outside of the budget, by the run's clock."""
+    """Stop before a wait that would end after the budget, by the run's clock."""
     began = run.clock()
     return lambda state: run.clock() - began + state.upcoming_sleep >= budget.seconds

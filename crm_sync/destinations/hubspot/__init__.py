@@ -1,1 +1,1 @@
-"""HubSpot."""
+"""HubSpot: client, property checks and parser of replies."""

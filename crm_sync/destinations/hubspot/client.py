@@ -1,8 +1,8 @@
 """HubSpot: upserts and deletions of contacts.
 
-POST /crm/v3/objects/contacts/batch/upsert. With a trace id on every input a bad row does not refuse the others. Contacts are
-found by a property of ours that HubSpot keeps unique, never by e-mail: we send none. hubspot_replies.py reads what it answers,
-hubspot_properties.py which properties it has.
+POST /crm/v3/objects/contacts/batch/upsert. With a trace id on every input, HubSpot accepts the other rows when one is bad.
+Contacts are identified by our own unique property, never by e-mail, which is not sent. replies.py parses HubSpot's replies,
+properties.py checks its properties.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from crm_sync.field_mapping import Kind
 NAME = r"[a-z][a-z0-9_]{0,99}"
 SCOPES = "crm.objects.contacts.read, crm.objects.contacts.write, crm.schemas.contacts.read"
 MOVES = "HubSpot is moving this account to another data centre, for up to a day."
-LOCK_TRIES, DOCTOR_TRIES = 15, 3  # a person waits for the doctor
+LOCK_TRIES, DOCTOR_TRIES = 15, 3  # fewer for the doctor, because a person is waiting
 
 
 class HubSpotOptions(Options):
-    """100 inputs a request; 190 requests in 10 seconds for a private app of a Professional or Enterprise account.
+    """100 inputs per request; 190 requests per 10 seconds for a private app of a Professional or Enterprise account.
 
-    Free and Starter accounts have 100, which HubSpot's headers say: https://developers.hubspot.com/docs/developer-tooling/platform/usage-guidelines.
-    At 0.3 s a request, 6 in flight use up 19 requests a second.
+    Free and Starter accounts have 100, which HubSpot's headers report: https://developers.hubspot.com/docs/developer-tooling/platform/usage-guidelines.
+    At 0.3 s per request, 6 in flight use up 19 requests per second.
     """
 
     max_batch: Annotated[int, Field(ge=1, le=100)] = 100
@@ -81,13 +81,13 @@ class HubSpot:
     def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
         """Send one batch; see Destination."""
         if any(self._id_property in change.attributes for change in batch):
-            raise ContractError(f"crm_fields.yml writes to {self._id_property}, by which HubSpot finds the user.")
+            raise ContractError(f"crm_fields.yml writes to {self._id_property}, which identifies the user in HubSpot.")
         try:
             reply = self._ask(run, "/batch/upsert", payload(batch, self._id_property))
         except RequestRefusedError as refused:
             if refused.code not in OF_PROPERTIES:
                 raise
-            text = f"HubSpot lacks a property that is written to, or {self._id_property} is not unique there"
+            text = f"HubSpot lacks a property of crm_fields.yml, or {self._id_property} is not unique there"
             text = f"{text} ({refused.code}): winback doctor"
             raise RequestRefusedError(text, refused.http_status, refused.code) from None
         except BatchRefusedError as refused:
@@ -96,7 +96,7 @@ class HubSpot:
         return without_collisions(reply, batch, self._id_property, outcomes, self._owners)
 
     def erase(self, external_ids: Sequence[str], run: Run) -> list[Outcome]:
-        """Delete contacts for good, one request each; see Destination."""
+        """Delete contacts permanently, with one request each; see Destination."""
         return [self._erase(external_id, run) for external_id in external_ids]
 
     def _erase(self, external_id: str, run: Run) -> Outcome:
@@ -106,13 +106,13 @@ class HubSpot:
         except BatchRefusedError as refused:
             reason = without_users(refused.reason, [Change(external_id, {})])
             return Outcome("rejected", refused.http_status, refused.code, reason)
-        # A path that HubSpot does not have is a 404 too, but without an id of the request.
+        # HubSpot also answers 404 for an unknown path, but then without a correlation id.
         if reply.status == 404 and not (isinstance(reply.body, dict) and reply.body.get("correlationId")):
             raise ContractError(f"The CRM answered HTTP 404 to {self._objects}/gdpr-delete. Check WINBACK_CRM_URL.")
         fault = meaning(reply) if reply.status == 404 else None
         code, reason = refusal(reply)
         if fault == "person":
-            raise ContractError(f"HubSpot does not delete: {code}. See winback doctor")
+            raise ContractError(f"HubSpot does not delete: {code}. Run winback doctor")
         if fault == "later":
             return Outcome("deferred", reply.status, code, reason)
         if reply.status not in (204, 404):
@@ -120,13 +120,13 @@ class HubSpot:
         return Outcome("delivered", reply.status, "not_found" if reply.status == 404 else None)
 
     def examine(self, properties: Mapping[str, Kind], run: Run) -> list[Finding]:
-        """Ask whether the key may write, by a request without contacts, and which properties there are."""
+        """Check that the key may write, with a request without contacts, and check the properties."""
         return [self._may_write(run), *self._judge(properties, run)]
 
     def _may_write(self, run: Run) -> Finding:
         do = (f"In HubSpot, under Settings, Integrations, give the private app the scopes {SCOPES}.",)
         try:
-            # Without contacts it is refused for being empty, but only after the key was looked at.
+            # HubSpot refuses a request without contacts, but checks the key first.
             verdicts(self._ask(run, "/batch/upsert", {"inputs": []}, tries=DOCTOR_TRIES), [], self._id_property)
         except BatchRefusedError as refused:
             return empty_request_finding(refused, "HubSpot takes the key for writing contacts")
@@ -149,13 +149,13 @@ class HubSpot:
         return judged(reply.body, properties, self._id_property, create, self._group)
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._transport.close()
 
     def _ask(
         self, run: Run, path: str, body: object, answers: frozenset[int] = frozenset(), tries: int = LOCK_TRIES
     ) -> Reply:
-        """Post, and try again while HubSpot holds a lock: neither 423 nor 477 says anything of the rows."""
+        """Post, and retry while HubSpot holds a lock. Neither 423 nor 477 is about the rows."""
         for _ in range(tries):
             reply = self._transport.request(
                 run, "POST", self._objects + path, body=body, answers=answers | {LOCKED, MOVING}
@@ -169,13 +169,13 @@ class HubSpot:
 
 
 def payload(batch: Sequence[Change], id_property: str) -> dict[str, Any]:
-    """What is posted. The id goes among the properties too, so that each result names its user should it have no trace id."""
+    """The body of a request. The id is also one of the properties, so that a result without a trace id names its user."""
     return {
         "inputs": [
             {
                 "id": change.external_id,
                 "idProperty": id_property,
-                # Of this request only: an id of the user would end up in HubSpot's logs.
+                # Unique in this request only. A user's id would end up in HubSpot's logs.
                 "objectWriteTraceId": str(index),
                 "properties": {
                     id_property: change.external_id,
@@ -188,7 +188,7 @@ def payload(batch: Sequence[Change], id_property: str) -> dict[str, Any]:
 
 
 def _text(value: Value) -> str:
-    """HubSpot takes text only: numbers without exponent, several options with semicolons between, nothing to clear."""
+    """A value as text, the only type HubSpot accepts: no exponent in numbers, semicolons between options, empty to clear."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -202,7 +202,7 @@ ADAPTER = Adapter(
     name="hubspot",
     options=HubSpotOptions,
     connect=HubSpot,
-    hosts=(".hubapi.com",),  # api.hubapi.com serves every data centre; some have a host of their own besides
+    hosts=(".hubapi.com",),  # api.hubapi.com serves every data centre; some also have a host of their own
     property_pattern=re.compile(NAME),
     permissions=SCOPES,
     id_option="id_property",

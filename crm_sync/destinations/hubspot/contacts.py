@@ -1,4 +1,4 @@
-"""Which user each result of HubSpot is about, and whose contact it is: two users can be one contact there."""
+"""Matches HubSpot's results to users, and detects two users that are the same contact there."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from crm_sync.destinations.http.reply import Reply
 from crm_sync.destinations.record_owners import COLLISION, RecordOwners
 from crm_sync.diff import Change
 
-_COLLIDES = "HubSpot answered with another user's contact: to HubSpot ids that differ by case alone are one"
+_COLLIDES = "HubSpot answered with another user's contact, because it treats ids that differ only in case as one id"
 
 
 def without_collisions(
     reply: Reply, batch: Sequence[Change], id_property: str, outcomes: Sequence[Outcome], owners: RecordOwners
 ) -> list[Outcome]:
-    """Return the outcomes with those as a collision whose contact answered for another user before."""
+    """Return the outcomes. A row is a collision if its contact was returned for another user before."""
     rows = {change.external_id: row for row, change in enumerate(batch)}
     contacts: dict[str, str] = {}
     for result in reply.body.get("results") or []:
@@ -32,11 +32,11 @@ def without_collisions(
 
 
 def by_result(results: Sequence[Any], rows: Mapping[str, int], id_property: str, status: int) -> dict[int, Outcome]:
-    """Return the outcomes of the rows that a result is about, `rows` being the batch's rows by external id.
+    """Return the outcomes of the rows that have a result. `rows` are the batch's rows by external id.
 
-    A result about another user than its trace id's delivers nothing. HubSpot compares ids without case and the blanks around
-    them, and two forms of the same text in Unicode look the same: users whose ids differ by nothing else are one contact there,
-    which would be overwritten each time.
+    A result whose user differs from the user of its trace id delivers nothing. HubSpot ignores case and surrounding blanks in
+    ids, and ids may be equal after Unicode normalisation. Users whose ids differ only in that share one contact there, which
+    each of them would overwrite.
     """
     users = list(rows)
     outcomes: dict[int, Outcome] = {}
@@ -61,7 +61,7 @@ def _compared(user: str) -> str:
 
 
 def _row_of(result: Any, rows: Mapping[str, int], id_property: str) -> tuple[int | None, str | None]:
-    """The row that a result is about, by its trace id, else by its user, and the user that it names."""
+    """Return the row of a result, by its trace id or else by its user, and the user that the result names."""
     if not isinstance(result, dict):
         return None, None
     properties = result.get("properties")
@@ -72,6 +72,6 @@ def _row_of(result: Any, rows: Mapping[str, int], id_property: str) -> tuple[int
 
 
 def traced(trace: Any, rows: Mapping[str, int]) -> int | None:
-    """Return the row that a trace id of ours names, or None."""
+    """Return the row of one of our trace ids, or None."""
     known = isinstance(trace, str) and trace.isascii() and trace.isdigit() and len(trace) < 9
     return int(trace) if known and int(trace) < len(rows) else None

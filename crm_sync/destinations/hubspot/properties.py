@@ -1,4 +1,4 @@
-"""Properties that HubSpot must have before the first run, their types, and the request that creates missing ones."""
+"""Checks of the properties that HubSpot needs before the first run, and the request that creates missing ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from crm_sync.destination import Finding
 from crm_sync.field_mapping import Kind
 
-# What HubSpot may hold a value as, the first being what to make: type and field type.
+# Types and field types in HubSpot that fit each kind of value. A missing property is created with the first pair.
 _TYPES: Mapping[Kind, Sequence[tuple[str, str]]] = {
     "number": (("number", "number"),),
     "text": (("string", "text"), ("enumeration", "select"), ("enumeration", "radio")),
@@ -21,7 +21,7 @@ _TYPES: Mapping[Kind, Sequence[tuple[str, str]]] = {
 
 
 def judged(body: Any, properties: Mapping[str, Kind], id_property: str, create_url: str, group: str) -> list[Finding]:
-    """Compare HubSpot's list of properties with those wanted; what is missing comes with the request that makes it."""
+    """Compare HubSpot's properties with the expected ones. For missing ones, add the request that creates them."""
     listed = body.get("results") if isinstance(body, dict) else None
     if not isinstance(listed, list):
         return [Finding("skipped", "HubSpot listed its properties in an unknown shape")]
@@ -29,33 +29,39 @@ def judged(body: Any, properties: Mapping[str, Kind], id_property: str, create_u
     findings: list[Finding] = []
     do: tuple[str, ...]
     if id_property in properties:
-        findings.append(Finding("failed", f"crm_fields.yml writes to {id_property}, by which HubSpot finds the user"))
+        findings.append(
+            Finding("failed", f"crm_fields.yml writes to {id_property}, which identifies the user in HubSpot")
+        )
     if id_property in found and not _identifies(found[id_property]):
-        do = ("Make another text property that holds unique values, and name it as id_property in config/crm.yml.",)
+        do = ("Create another text property with unique values, and set it as id_property in config/crm.yml.",)
         findings.append(Finding("failed", f"HubSpot's property {id_property} does not hold unique texts", do))
     wrong = [name for name, kind in properties.items() if name in found and not _takes(found[name], kind)]
     if wrong:
-        do = ("In HubSpot, make others and map the fields to them: a property's type is not changed while it is used.",)
-        findings.append(Finding("failed", f"HubSpot's properties of another type: {', '.join(wrong)}", do))
+        do = (
+            "In HubSpot, create others and map the fields to them: a property's type cannot change while it is in use.",
+        )
+        findings.append(Finding("failed", f"These properties have another type in HubSpot: {', '.join(wrong)}", do))
     closed = [
         name
         for name, kind in properties.items()
         if name in found and name not in wrong and kind != "flag" and found[name].get("type") == "enumeration"
     ]
     if closed:
-        do = ("In HubSpot, see that every value is among their options, or map the fields to text properties.",)
-        findings.append(Finding("warning", f"HubSpot refuses what is not an option of: {', '.join(closed)}", do))
+        do = ("In HubSpot, check that every value is one of their options, or map the fields to text properties.",)
+        findings.append(
+            Finding("warning", f"HubSpot refuses values that are not an option of: {', '.join(closed)}", do)
+        )
     missing = [name for name in dict.fromkeys((id_property, *properties)) if name not in found]
     if missing:
         inputs = {"inputs": [_made(name, properties.get(name, "text"), name == id_property, group) for name in missing]}
         do = (
-            "Make them, with a key that has the scope crm.schemas.contacts.write:",
+            "Create them, with a key that has the scope crm.schemas.contacts.write:",
             f'curl -X POST {shlex.quote(create_url)} -H "Authorization: Bearer $WINBACK_CRM_API_KEY" '
             f"-H 'Content-Type: application/json' -d {shlex.quote(json.dumps(inputs))}",
         )
         findings.append(Finding("failed", f"HubSpot lacks the properties {', '.join(missing)}", do))
     return findings or [
-        Finding("ok", f"HubSpot has all {len(properties)} properties, and finds users by {id_property}")
+        Finding("ok", f"HubSpot has all {len(properties)} properties, and identifies users by {id_property}")
     ]
 
 
@@ -64,7 +70,7 @@ def _identifies(found: Mapping[str, Any]) -> bool:
 
 
 def _takes(found: Mapping[str, Any], kind: Kind) -> bool:
-    """Whether our values fit: text of any form, flags where the options are true and false."""
+    """Whether our values fit the property: text of any form; flags only if the options are true and false."""
     metadata = found.get("modificationMetadata")
     if found.get("calculated") is True or (isinstance(metadata, dict) and metadata.get("readOnlyValue") is True):
         return False

@@ -1,7 +1,7 @@
 """Parser of HubSpot's replies: outcomes of rows, limits and refusals. Pure functions.
 
-The fields of its errors are all optional: https://developers.hubspot.com/docs/api-reference/error-handling. What of it is not
-understood is no success for any row.
+All fields of its errors are optional: https://developers.hubspot.com/docs/api-reference/error-handling. A part of a reply that
+cannot be parsed does not count as a success for any row.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from crm_sync.destinations.meanings import Meaning, gravest, meaning_of_code, me
 from crm_sync.diff import Change
 from crm_sync.redaction import redacted
 
-LOCKED, LOCK_SECONDS = 423, 2.0  # how long a lock lasts, by the page above
+LOCKED, LOCK_SECONDS = 423, 2.0  # duration of a lock, from the page above
 MOVING = 477  # the account is being moved to another data centre, for up to a day
 UNKNOWN = "unknown_error"
 MAX_NAMES = 3
 OF_PROPERTIES = frozenset(
     {"id_property_not_unique", "property_archived", "property_doesnt_exist", "property_not_found", "read_only_value"}
 )
-# HubSpot's categories and the codes in its sentences. One that is not here and has no word of a passing fault is about a row.
+# HubSpot's categories and the codes in its sentences. An unlisted code without a word for a temporary fault is about a row.
 CODES: Mapping[str, Meaning] = {
     "rate_limits": "later",
     "request_timeout": "later",
-    # Every user would be refused with these.
+    # These would affect every user.
     "banned": "person",
     "expired_authentication": "person",
     "id_property_not_unique": "person",
@@ -49,11 +49,11 @@ _QUOTE = re.compile(r"""[\[{"'`<“]""")
 
 
 def verdicts(reply: Reply, batch: Sequence[Change], id_property: str) -> list[Outcome]:
-    """Read the outcome of each row: rejected where there is an error, even beside a result; deferred where there is neither.
+    """Read the outcome of each row: rejected if it has an error, even with a result too; deferred if it has neither.
 
-    Raises: BatchRefusedError for an error that does not say which of several rows it is about: halving finds it, at the price of
-    sending the others again, to the same effect. MisconfiguredError where an error is about the account's configuration.
-    UnavailableError for an unknown shape.
+    Raises: BatchRefusedError for an error that does not name its row among several. Halving finds the row; the others are sent
+    again with the same effect. MisconfiguredError if an error is about the account's configuration. UnavailableError for an
+    unknown shape.
     """
     body = reply.body if isinstance(reply.body, dict) else {}
     results, errors = body.get("results"), body.get("errors")
@@ -90,7 +90,7 @@ def _count(value: Any) -> int:
 
 
 def _rows_of(error: Any, rows: Mapping[str, int]) -> set[int]:
-    """The rows that an error is about: by the trace ids, else the ids, in its context."""
+    """The rows of an error, by the trace ids in its context, else by the ids there."""
     context = error.get("context") if isinstance(error, dict) else None
     if not isinstance(context, dict):
         return set()
@@ -104,7 +104,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _refused(error: Any, status: int, about: Sequence[Change]) -> tuple[Meaning, Outcome]:
-    """What an error asks of the sync, and the outcome of the rows that it is about."""
+    """The meaning of an error, and the outcome of its rows."""
     said = error if isinstance(error, dict) else {}
     meaning = meaning_of_error(said)
     if meaning == "later":
@@ -119,32 +119,32 @@ def _refused(error: Any, status: int, about: Sequence[Change]) -> tuple[Meaning,
 
 
 def meaning_of_error(said: Mapping[str, Any]) -> Meaning:
-    """Return what an error of one row asks of the sync, by its codes, else by its status."""
+    """Return the meaning of a row's error, from its codes, else from its status."""
     return meaning_of_row(_codes(said), CODES, LOCKED if str(said.get("status")) == str(MOVING) else said.get("status"))
 
 
 def _why_later(said: Mapping[str, Any]) -> str:
-    """The code of a passing fault: HubSpot's own, else one for its status."""
+    """The code of a temporary fault: HubSpot's own, else one for its status."""
     if said.get("category") == "RATE_LIMITS" or str(said.get("status")) == "429":
         return "throttled"
     return why_later(_codes(said), CODES, said.get("status"))
 
 
 def without_users(sentence: str | None, about: Sequence[Change]) -> str | None:
-    """A sentence of HubSpot's without the ids and texts of those it may be about."""
+    """A sentence of HubSpot without the ids and texts of the users it may be about."""
     values = [value for change in about for value in change.attributes.values()]
     texts = [text for value in values for text in _listed(value) if isinstance(text, str)]
     return redacted(sentence, *(change.external_id for change in about), *texts) if sentence else None
 
 
 def _code(body: Mapping[str, Any]) -> str | None:
-    """The most exact code that an error of HubSpot's has; one that only a person can correct comes first."""
+    """The most specific code of an error. A code that only a person can correct comes first."""
     codes = _codes(body)
     return next((code for code in codes if CODES.get(code) == "person"), next(iter(codes), None))
 
 
 def _codes(body: Mapping[str, Any]) -> list[str]:
-    """All codes of an error, the most exact first. Never words of its sentence: they may be a user's."""
+    """All codes of an error, the most specific first. Words of its sentence are never used: they may be a user's data."""
     details = [each for each in _listed(body.get("errors")) if isinstance(each, dict)]
     of_details = [each.get(name) for name in ("code", "subCategory", "category") for each in details]
     quoted = _QUOTED_CODE.findall(str(body.get("message")))
@@ -153,7 +153,7 @@ def _codes(body: Mapping[str, Any]) -> list[str]:
 
 
 def _sentence(body: Mapping[str, Any]) -> str | None:
-    """Its sentence up to where it begins to quote: what follows is JSON that holds values."""
+    """The error's sentence up to the first quote. The rest is JSON with values."""
     message = body.get("message")
     return redacted(_QUOTE.split(message)[0].rstrip(" :")) if isinstance(message, str) else None
 
@@ -168,7 +168,7 @@ def refusal(reply: Reply) -> tuple[str, str | None]:
 
 
 def meaning(reply: Reply) -> Meaning | None:
-    """Return what HubSpot's own code asks of the sync where a whole request was refused; None: the status decides."""
+    """Return the meaning of HubSpot's own code in a refused request; None: the status decides."""
     if reply.status in (LOCKED, MOVING):
         return "later"
     if reply.status not in (400, 403, 404, 409, 413, 422) or not isinstance(reply.body, dict):
@@ -179,10 +179,10 @@ def meaning(reply: Reply) -> Meaning | None:
 
 
 def heard(reply: Reply, window_seconds: float | None = 10) -> RateLimitInfo:
-    """What HubSpot's headers say of the limit that counts in a window so long, and how long a 429 asks to wait.
+    """Read HubSpot's headers for the limit with this window, and the wait after a 429.
 
-    Only the body names the limit exceeded, and Retry-After is not promised: a limit per second is waited out, one per ten seconds
-    too, one per day is not.
+    Only the body names the exceeded limit, and Retry-After is optional. The limiter waits for limits per second or per ten
+    seconds to pass, not for daily limits.
     """
     asked = retry_after(reply)
     interval = number(reply, "x-hubspot-ratelimit-interval-milliseconds")

@@ -1,1 +1,1 @@
-"""Klaviyo."""
+"""Klaviyo: client and parser of replies."""

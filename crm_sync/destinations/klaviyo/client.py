@@ -1,7 +1,7 @@
 """Klaviyo: upserts by bulk import jobs, deletions, and the outcome of each row.
 
-A bulk import is a job: posted, asked after until it is complete, then asked for its errors. It sets a property or unsets it by
-name; a null is passed over in silence, and the old value would stay.
+A bulk import is a job: it is posted, polled until it is complete, and then queried for its errors. It sets or unsets properties
+by name. Klaviyo ignores a null silently, so that the old value would stay.
 https://developers.klaviyo.com/en/reference/bulk_import_profiles
 https://developers.klaviyo.com/en/docs/use_klaviyos_bulk_profile_import_api
 """
@@ -48,11 +48,11 @@ from crm_sync.field_mapping import Kind
 PROFILES, DELETIONS = "/api/profiles", "/api/data-privacy-deletion-jobs"
 PERMISSIONS = "profiles:read, profiles:write, lists:read, lists:write, data-privacy:write"
 MEDIA_TYPE = {"Content-Type": "application/vnd.api+json"}
-PAGE_SIZE = 100  # the most that a page holds
+PAGE_SIZE = 100  # the maximum
 
 
 def _revision(text: str) -> str:
-    """A date, and for a beta a word after a dot: https://developers.klaviyo.com/en/docs/api_versioning_and_deprecation_policy."""
+    """A date; for a beta, a word after a dot: https://developers.klaviyo.com/en/docs/api_versioning_and_deprecation_policy."""
     day, dot, word = text.partition(".")
     try:
         is_date = day == date.fromisoformat(day).isoformat()
@@ -64,14 +64,14 @@ def _revision(text: str) -> str:
 
 
 class KlaviyoOptions(Options):
-    """10,000 profiles and 5 MB an import; the limits as https://developers.klaviyo.com/en/reference states them per operation.
+    """10,000 profiles and 5 MB per import. Rate limits: https://developers.klaviyo.com/en/reference lists them per operation.
 
-    `limits` are for imports, polls and their errors together, of each of which Klaviyo allows as many. The limit per minute comes
-    first: the headers speak of it.
+    `limits` apply to imports, polls and queries for errors together, although Klaviyo allows as many of each. The limit per
+    minute is first, because the headers report it.
     """
 
     max_batch: Annotated[int, Field(ge=1, le=10_000)] = 10_000
-    # One import is prepared while another is under way; more would only queue at Klaviyo.
+    # One import is prepared while another one runs; more would only queue at Klaviyo.
     max_in_flight: Annotated[int, Field(ge=1, le=256)] = 2
     limits: Limits = (Limit(requests=150, seconds=60), Limit(requests=10, seconds=1))
     lookup_limits: Limits = (Limit(requests=750, seconds=60), Limit(requests=75, seconds=1))
@@ -104,16 +104,16 @@ class Klaviyo:
         )
 
     def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
-        """Import one batch and wait for what becomes of it; see Destination. Rows that a refusal names are left out.
+        """Import one batch and wait for its outcomes; see Destination. Rows that a refusal names are left out.
 
-        An import whose reply was lost is posted again: values are set and unset, so that twice is as good as once.
+        An import whose reply was lost is posted again. It sets and unsets values, so repeating it has no further effect.
         """
         return without_named(batch, partial(self._import, run=run), texts_of)
 
     def _import(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
         content = import_of(batch)
         if len(content) > self._options.max_body_bytes:
-            raise BatchRefusedError(413, "too_large", "The import is larger than Klaviyo takes.")
+            raise BatchRefusedError(413, "too_large", "The import is larger than Klaviyo accepts.")
         job = job_of(self._imports.request(run, "POST", JOBS, data=content, headers=MEDIA_TYPE))
         wait = self._options.first_poll_seconds
         while job.is_under_way:
@@ -125,7 +125,7 @@ class Klaviyo:
 
     def _asked_after(self, job: Job, run: Run) -> Job:
         reply = self._told(job.path, run)
-        if reply.status == 404:  # Klaviyo forgot the job, which says nothing of its rows
+        if reply.status == 404:  # Klaviyo no longer has the job; the outcomes of its rows are unknown
             return replace(job, status="forgotten")
         later = job_of(reply)
         if later.id != job.id:
@@ -147,15 +147,15 @@ class Klaviyo:
             query["page[cursor]"] = cursor
 
     def _told(self, path: str, run: Run) -> Reply:
-        """Ask for a job. A status that can be about a row says nothing of the rows here; any other refusal stops the run."""
+        """Query a job. A refusal with a status for rows is not about the rows here; any other refusal stops the run."""
         try:
             return self._imports.request(run, "GET", path, answers=frozenset({404}))
         except BatchRefusedError as refused:
-            text = f"Klaviyo answered HTTP {refused.http_status} when asked after an import."
+            text = f"Klaviyo answered HTTP {refused.http_status} to a query for an import."
             raise UnavailableError(text, "unknown_reply") from None
 
     def erase(self, external_ids: Sequence[str], run: Run) -> list[Outcome]:
-        """Have users deleted, one by one; Klaviyo takes deletions on and carries them out later."""
+        """Request the deletion of users, one by one. Klaviyo accepts deletions and carries them out later."""
         return [self._erase(external_id, run) for external_id in external_ids]
 
     def _erase(self, external_id: str, run: Run) -> Outcome:
@@ -176,31 +176,31 @@ class Klaviyo:
         query = {"fields[profile]": "external_id", "filter": f"equals(external_id,{quoted(external_id)})"}
         reply = self._lookups.request(run, "GET", f"{PROFILES}?{urlencode(query, quote_via=quote)}")
         found = resources(reply)
-        # Somebody else, found because the filter was misread, must not be deleted.
+        # If Klaviyo misread the filter, another user's profile must not be deleted.
         if any(at(each, "attributes", "external_id") != external_id for each in found):
             raise unknown(reply)
         return [id_of(reply, each) for each in found]
 
     def examine(self, properties: Mapping[str, Kind], run: Run) -> list[Finding]:
-        """Ask whether the key may see imports; of properties Klaviyo tells nothing before they were written."""
-        made = f"Klaviyo will make {len(properties)} properties with the first delivery: {', '.join(properties)}"
+        """Check that the key may read imports. Klaviyo lists properties only after they were written."""
+        made = f"Klaviyo will create {len(properties)} properties with the first delivery: {', '.join(properties)}"
         return [self._may_read(run), Finding("ok", made)]
 
     def _may_read(self, run: Run) -> Finding:
-        do = (f"In Klaviyo, under Settings, API keys, make a private key with the scopes {PERMISSIONS}.",)
+        do = (f"In Klaviyo, under Settings, API keys, create a private key with the scopes {PERMISSIONS}.",)
         try:
             resources(self._imports.request(run, "GET", f"{JOBS}?{urlencode({'page[size]': 1})}"))
         except RequestRefusedError as error:
             return refused_finding(error, do)
         except BatchRefusedError as refused:
-            says = f"The CRM answered HTTP {refused.http_status} when asked for its imports ({refused.code})"
+            says = f"The CRM answered HTTP {refused.http_status} to a query for its imports ({refused.code})"
             return Finding("failed", says)
         except ContractError as error:
             return Finding("failed", str(error))
         return Finding("ok", "Klaviyo takes the key; whether it may also write shows with the first delivery")
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         for transport in (self._imports, self._lookups, self._deletions):
             transport.close()
 
@@ -212,7 +212,7 @@ def import_of(batch: Sequence[Change]) -> bytes:
 
 
 def profile_of(change: Change) -> dict[str, Any]:
-    """One profile of an import: its id, the properties to set and those to unset, nothing else."""
+    """One profile of an import: only its id, the properties to set and those to unset."""
     values = {name: value for name, value in change.attributes.items() if value is not None}
     cleared = [name for name, value in change.attributes.items() if value is None]
     attributes = {"external_id": change.external_id, **({"properties": values} if values else {})}
@@ -221,15 +221,15 @@ def profile_of(change: Change) -> dict[str, Any]:
 
 
 def quoted(text: str) -> str:
-    """A text as a filter's operand."""
+    """A text as the operand of a filter."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 
 
 def absent(external_id: str) -> Outcome:
-    """What it means that a filter found nobody. Klaviyo documents no escape, so of an id that needs one it proves nothing."""
+    """The outcome if a filter found no user. For an id that needs escaping this proves nothing: Klaviyo documents no escape."""
     if quoted(external_id) != f'"{external_id}"':
-        return Outcome("deferred", 200, "unconfirmed", "This id cannot be looked up for certain; see to it by hand.")
+        return Outcome("deferred", 200, "unconfirmed", "This id cannot be looked up reliably; delete the user by hand.")
     return Outcome("delivered", 200, "not_found")
 
 

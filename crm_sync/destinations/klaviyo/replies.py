@@ -1,6 +1,6 @@
 """Parser of Klaviyo's replies: jobs, outcomes of rows, limits and refusals. Pure functions.
 
-What of it is not understood is no success for any row.
+A part of a reply that cannot be parsed does not count as a success for any row.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from crm_sync.diff import Change, Value
 from crm_sync.redaction import redacted, slugify_error
 
 JOBS = "/api/profile-bulk-import-jobs"
-# Klaviyo's codes; one that is not here and has no word of a passing fault says nothing beyond the status or the row.
+# Klaviyo's codes. For an unlisted code without a word for a temporary fault, the status decides, or the row is at fault.
 # https://developers.klaviyo.com/en/docs/rate_limits_and_error_handling
 CODES: Mapping[str, Meaning] = {
     "throttled": "later",
@@ -32,13 +32,13 @@ CODES: Mapping[str, Meaning] = {
     "unsupported_media_type": "person",
 }
 _REVISION = re.compile(r"\brevisions?\b", re.IGNORECASE)
-_WORD = re.compile(r"[!-~]{1,500}")  # what an address can name
+_WORD = re.compile(r"[!-~]{1,500}")  # valid in a URL
 _ROW = re.compile(r"/?data/attributes/profiles/data/(0|[1-9][0-9]{0,8})(?:/.*)?", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Job:
-    """An import job: how many rows it has, has imported and has refused."""
+    """An import job, with its numbers of rows in total, imported and refused."""
 
     id: str
     status: str
@@ -48,7 +48,7 @@ class Job:
 
     @property
     def path(self) -> str:
-        """Where to ask after it."""
+        """The path that returns the job's state."""
         return f"{JOBS}/{quote(self.id, safe='')}"
 
     @property
@@ -60,7 +60,7 @@ class Job:
 def job_of(reply: Reply) -> Job:
     """Read a job from a reply.
 
-    Raises: UnavailableError for any other shape: nothing is known of the rows.
+    Raises: UnavailableError for any other shape: the outcomes are unknown.
     """
     data = at(reply.body, "data")
     status = at(data, "attributes", "status")
@@ -72,9 +72,9 @@ def job_of(reply: Reply) -> Job:
 
 
 def verdicts(job: Job, errors: Sequence[Any], batch: Sequence[Change]) -> list[Outcome]:
-    """Give each row its outcome: a row with an error is rejected, any other delivered only if the counts leave no doubt.
+    """Return the outcome of each row. A row with an error is rejected; any other is delivered only if the counts confirm it.
 
-    `errors` are the items of the job's import-errors. Raises: MisconfiguredError where one is about the account's configuration.
+    `errors` are the items of the job's import-errors. Raises: MisconfiguredError if one is about the account's configuration.
     """
     deferred = Outcome("deferred", 200, "cancelled" if job.status == "cancelled" else "unconfirmed")
     if job.status != "complete":
@@ -103,7 +103,7 @@ def verdicts(job: Job, errors: Sequence[Any], batch: Sequence[Change]) -> list[O
 
 
 def _row(error: Any, positions: Mapping[str, int]) -> int | None:
-    """Which row an error is about: the one whose id it quotes, else the one it points at."""
+    """The row of an error: the one whose id it quotes, else the one it points at."""
     payload = at(error, "attributes", "original_payload")
     external_id = at(payload, "external_id") or at(payload, "attributes", "external_id")
     if isinstance(external_id, str):
@@ -114,7 +114,7 @@ def _row(error: Any, positions: Mapping[str, int]) -> int | None:
 
 
 def _refused(error: Any, change: Change) -> tuple[Meaning, Outcome]:
-    """What an import error asks of the sync, and the outcome of the row that it is about."""
+    """The meaning of an import error, and the outcome of its row."""
     detail = at(error, "attributes", "detail") or at(error, "attributes", "title") or "unknown"
     code, status = slugify_error(at(error, "attributes", "code") or "unknown"), at(error, "attributes", "status")
     meaning = meaning_of_row([code], CODES, status)
@@ -124,7 +124,7 @@ def _refused(error: Any, change: Change) -> tuple[Meaning, Outcome]:
 
 
 def texts_of(change: Change) -> list[str]:
-    """The texts of a change that no reason may hold."""
+    """The texts of a change that a reason must not contain."""
     return [change.external_id, *(text for value in change.attributes.values() for text in _texts(value))]
 
 
@@ -133,13 +133,13 @@ def _texts(value: Value) -> list[str]:
 
 
 def meaning(reply: Reply) -> Meaning | None:
-    """Return what Klaviyo's own errors ask of the sync where a request was refused; None: the status decides."""
+    """Return the meaning of Klaviyo's own errors in a refused request; None: the status decides."""
     errors = at(reply.body, "errors")
     return gravest(_meaning_of_error(error) for error in (errors if isinstance(errors, list) else []))
 
 
 def _meaning_of_error(error: Any) -> Meaning | None:
-    # JSON:API, https://jsonapi.org/format/#error-objects: such an error is about the request, not about what it holds.
+    # JSON:API, https://jsonapi.org/format/#error-objects: such an error is about the request, not about its content.
     if _is_about_the_revision(error) or at(error, "source", "header") or at(error, "source", "parameter"):
         return "person"
     code = at(error, "code")
@@ -147,14 +147,14 @@ def _meaning_of_error(error: Any) -> Meaning | None:
 
 
 def _is_about_the_revision(error: Any) -> bool:
-    """Whether an error that names no row is about the header that every request carries."""
+    """Whether an error that names no row is about the revision header of every request."""
     pointer = str(at(error, "source", "pointer") or "")
     words = f"{at(error, 'source', 'header')} {at(error, 'title')} {at(error, 'detail')}"
     return not _ROW.fullmatch(pointer) and bool(_REVISION.search(words))
 
 
 def named_rows(reply: Reply) -> dict[int, tuple[str, str | None]]:
-    """The rows that a refused import points at, by their place in it, each with what `refusal` says of its first error."""
+    """The rows that a refused import points at, by position, each with the code and reason of its first error."""
     errors = at(reply.body, "errors")
     rows: dict[int, tuple[str, str | None]] = {}
     for error in errors if isinstance(errors, list) else []:
@@ -166,7 +166,7 @@ def named_rows(reply: Reply) -> dict[int, tuple[str, str | None]]:
 
 
 def refusal(reply: Reply) -> tuple[str, str | None]:
-    """The code of a 4xx, its title, and the field it points at; the detail may quote a user and is left out."""
+    """The code of a 4xx, its title, and the field it points at. The detail is left out, because it may quote a user's data."""
     errors = at(reply.body, "errors")
     first = errors[0] if isinstance(errors, list) and errors else None
     code, title = at(first, "code"), at(first, "title")
@@ -178,7 +178,7 @@ def refusal(reply: Reply) -> tuple[str, str | None]:
 
 
 def heard(reply: Reply) -> RateLimitInfo:
-    """What Klaviyo's headers say of the limit per minute; a 429 has Retry-After alone.
+    """Read Klaviyo's headers for the limit per minute. A 429 has only Retry-After.
 
     https://developers.klaviyo.com/en/docs/rate_limits_and_error_handling
     """
@@ -186,17 +186,17 @@ def heard(reply: Reply) -> RateLimitInfo:
 
 
 def next_cursor(reply: Reply) -> str | None:
-    """The cursor of the next page. Its address is not followed: the key would go wherever it points."""
+    """The cursor of the next page. Its URL is not followed, because the key would be sent wherever it points."""
     address = at(reply.body, "links", "next")
     try:
         cursors = parse_qs(urlsplit(address).query).get("page[cursor]", []) if isinstance(address, str) else []
-    except ValueError:  # no address
+    except ValueError:  # not a URL
         return None
     return cursors[0] if cursors and _WORD.fullmatch(cursors[0]) else None
 
 
 def at(value: Any, *keys: str) -> Any:
-    """What is found below `value` by these keys, or None."""
+    """The value below `value` at these keys, or None."""
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value
@@ -219,5 +219,5 @@ def id_of(reply: Reply, resource: Any) -> str:
 
 
 def unknown(reply: Reply) -> UnavailableError:
-    """The error of a reply that is not understood."""
+    """The error for a reply that cannot be parsed."""
     return UnavailableError(f"Klaviyo answered HTTP {reply.status} in an unknown shape.", "unknown_reply")

@@ -1,7 +1,7 @@
 """Salesforce: upserts and deletions by bulk jobs.
 
-Bulk API 2.0, https://developer.salesforce.com/docs/platform/api-asynch/guide/bulk-api-2-0-ingest.html: a job is opened, given
-one CSV file and closed; when it has ended, files tell of the rows that succeeded, failed or were never looked at.
+Bulk API 2.0, https://developer.salesforce.com/docs/platform/api-asynch/guide/bulk-api-2-0-ingest.html: a job is opened, gets one
+CSV file and is closed. When it has ended, result files list the rows that succeeded, failed or were not processed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ from crm_sync.redaction import redacted
 WAITING, ENDED = {"Open", "UploadComplete", "InProgress"}, {"JobComplete", "Failed", "Aborted"}
 
 
-# The first with Bulk API 2.0: https://developer.salesforce.com/docs/atlas.en-us.api_asynch.meta/api_asynch/bulk_api_2_0.htm
+# The first version with Bulk API 2.0:
+# https://developer.salesforce.com/docs/atlas.en-us.api_asynch.meta/api_asynch/bulk_api_2_0.htm
 _FIRST_VERSION, _LAST_VERSION = 41, 199
 
 
@@ -53,15 +54,15 @@ def _api_version(text: str) -> str:
 
 
 class SalesforceOptions(Options):
-    """What is documented: 10,000 rows make one of a job's internal batches, of which an org has 15,000 a day.
+    """Documented limits: 10,000 rows make one internal batch of a job, and an org has 15,000 such batches per day.
 
-    There is no limit of requests in a short time, but there are two others: 100,000 requests an org in 24 hours (and more by
-    licences), of which a job takes 5 and its polls; and 25 requests at once that last 20 seconds or longer (a developer org: 5).
-    With 25 requests in any 20 seconds ours are never too many by themselves.
+    Salesforce does not limit requests per second. An org has 100,000 requests per 24 hours (more with licences); a job takes 5
+    and its polls. At most 25 requests may run at once for 20 seconds or longer (developer org: 5). With 25 requests per 20
+    seconds, ours alone never exceed that.
     https://developer.salesforce.com/docs/atlas.en-us.salesforce_app_limits_cheatsheet.meta/salesforce_app_limits_cheatsheet/
     """
 
-    # A job's file may hold 150 MB and its results come whole; of rows of a few hundred bytes these are the most that fit.
+    # A job's file may have 150 MB, and its results arrive in one reply. The maximum is for rows of a few hundred bytes.
     max_batch: Annotated[int, Field(ge=1, le=100_000)] = 10_000
     max_in_flight: Annotated[int, Field(ge=1, le=256)] = 2
     limits: Limits = (Limit(requests=25, seconds=20),)
@@ -79,7 +80,7 @@ class SalesforceOptions(Options):
 
 @dataclass(frozen=True)
 class _LastRequest:
-    """A run that is over, for one last request without a wait."""
+    """A finished run, for one last request without a wait."""
 
     run_id: str
     clock: Callable[[], float]
@@ -88,7 +89,7 @@ class _LastRequest:
         raise DeadlineExceededError("The run is over.", "deadline")
 
     def check(self) -> None:
-        """The request may go out."""
+        """Allow the request."""
 
 
 class _SlowError(UnavailableError):
@@ -105,7 +106,7 @@ class Salesforce:
         options: SalesforceOptions | None = None,
         budget: RetryBudget | None = None,
     ) -> None:
-        """Connect to an org, for instance https://example.my.salesforce.com; the key is an access token, or asks for one."""
+        """Connect to an org, for instance https://example.my.salesforce.com. The key is an access token or client credentials."""
         self._options = options = options or SalesforceOptions()
         self.max_batch, self.max_in_flight = options.max_batch, options.max_in_flight
         self._root = f"/services/data/{options.api_version}"
@@ -115,7 +116,7 @@ class Salesforce:
         self._transport = SignedTransport(
             Transport(url, {}, RateLimiter(options.rate_limits), budget=budget, dialect=dialect), tokens
         )
-        # Outside the pace, at most once a job: when the run has to leave there is no time to wait.
+        # Without rate limit, at most one request per job: a run that must end has no time to wait.
         at_once = replace(budget or RetryBudget(), seconds=0)
         self._farewell = SignedTransport(Transport(url, {}, RateLimiter(()), budget=at_once, dialect=dialect), tokens)
 
@@ -135,7 +136,7 @@ class Salesforce:
         columns = {name for change in batch for name in change.attributes}
         if has_failed and info.get("numberRecordsProcessed") in (None, 0, "0"):
             raise refused or failure(info.get("errorMessage"), columns, ids)
-        # A job that has done all it was given has nothing unprocessed.
+        # A complete job has no unprocessed rows.
         kinds = (SUCCESSES, FAILURES) if info["state"] == "JobComplete" else (SUCCESSES, FAILURES, UNPROCESSED)
         files = {kind: self._get(run, f"{job}/{kind}/", expects="text").text for kind in kinds}
         outcomes = verdicts(batch, self._options.external_id_field, files, self._owners)
@@ -146,7 +147,7 @@ class Salesforce:
         return outcomes
 
     def _open(self, run: Run) -> str:
-        """Open a job; returns its path."""
+        """Open a job and return its path."""
         job = {
             "object": self._options.object,
             "operation": "upsert",
@@ -158,36 +159,36 @@ class Salesforce:
         try:
             reply = self._transport.request(run, "POST", f"{self._root}/jobs/ingest", body=job)
         except BatchRefusedError as refused:
-            # It holds nothing of the rows: halving them could not help.
-            raise unfit(f"Salesforce opens no job for {self._options.object}", refused) from None
+            # The request contains no rows, so halving cannot help.
+            raise unfit(f"Salesforce does not open a job for {self._options.object}", refused) from None
         return f"{self._root}/jobs/ingest/{_text(reply, 'id', ID)}"
 
     def _fill(self, job: str, content: bytes, ids: Sequence[str], run: Run) -> BatchRefusedError | None:
-        """Hand over the rows and have them worked on; returns a refusal, which only the job can tell from a repeat's.
+        """Upload the rows and start the job. Returns a refusal, which may only mean that the request was a retry.
 
-        A job takes its file once and is closed once: where the reply to that was lost, the second try is refused.
+        A job accepts its file once and closes once. If the reply was lost, the retry is refused; the job's state shows which.
         """
         refused: BatchRefusedError | None = None
         csv_type = {"Content-Type": "text/csv; charset=UTF-8"}
         try:
             self._transport.request(run, "PUT", f"{job}/batches/", data=content, headers=csv_type, expects="text")
         except BatchRefusedError as error:
-            if fault := said_of_all("Salesforce takes no rows", error):
+            if fault := said_of_all("Salesforce does not accept rows", error):
                 raise fault from None
             reason = error.reason and redacted(error.reason, *ids)
             refused = BatchRefusedError(error.http_status, error.code, reason)
         try:
             self._transport.request(run, "PATCH", job, body={"state": "UploadComplete"})
         except BatchRefusedError as error:
-            if fault := said_of_all("Salesforce closes no job", error):
+            if fault := said_of_all("Salesforce does not close the job", error):
                 raise fault from None
             refused = refused or error
         return refused
 
     def _given_up(self, job: str, batch: Sequence[Change], slow: _SlowError, run: Run) -> list[Outcome]:
-        """Drop a job that is slower than job_seconds, and read what it has done by then: those rows are acknowledged.
+        """Abort a job that is slower than job_seconds, and read the results it has by then, which are acknowledged.
 
-        Raises: UnavailableError where it has done nothing yet.
+        Raises: UnavailableError if it has no results yet.
         """
         self._abort(job, run)
         try:
@@ -200,7 +201,7 @@ class Salesforce:
         return outcomes
 
     def _ended(self, job: str, refused: BatchRefusedError | None, run: Run) -> Mapping[str, Any]:
-        """Ask after the job until it has ended, less and less often. Raises: _SlowError after job_seconds."""
+        """Poll the job with growing intervals until it has ended. Raises: _SlowError after job_seconds."""
         wait, waited = self._options.first_poll_seconds, 0.0
         while waited < self._options.job_seconds:
             run.sleep(wait)
@@ -212,21 +213,21 @@ class Salesforce:
             if isinstance(state, str) and state in ENDED:
                 return info
             if not isinstance(state, str) or state not in WAITING:
-                raise UnavailableError("Salesforce told of a job in an unknown shape.", "unknown_reply")
+                raise UnavailableError("Salesforce described a job in an unknown shape.", "unknown_reply")
             if state == "Open" and refused:
                 raise refused
         raise _SlowError(f"A Salesforce job had not ended after {waited:.0f} s.")
 
     def _abort(self, job: str, run: Run) -> None:
-        """Have a job dropped that nobody waits for: worked on after the next run's, it would bring an old state back."""
+        """Abort the job. If Salesforce processed it after the next run's job, it would overwrite newer values."""
         with suppress(WinbackError):
             farewell = _LastRequest(run.run_id, run.clock)
             self._farewell.request(farewell, "PATCH", job, body={"state": "Aborted"})
 
     def erase(self, external_ids: Sequence[str], run: Run) -> list[Outcome]:
-        """Delete users by Salesforce's own id, looked up first: only so is a user not there told from a field not there.
+        """Delete users by Salesforce's own id, which is looked up first. This distinguishes a missing user from a missing field.
 
-        What is deleted stays in the org's recycle bin for 15 days.
+        Deleted records stay in the org's recycle bin for 15 days.
         """
         return [self._erase(external_id, run) for external_id in external_ids]
 
@@ -235,10 +236,10 @@ class Salesforce:
         quoted = external_id.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\r", "\\r")
         soql = f"SELECT Id, {field} FROM {self._options.object} WHERE {field} = '{quoted}'"
         try:
-            # As a parameter: what comes after the question mark is in no error's text.
+            # Sent as a query parameter, which error texts do not contain.
             reply = self._transport.request(run, "GET", f"{self._root}/query?{urlencode({'q': soql})}")
         except BatchRefusedError as refused:
-            raise unfit(f"Salesforce cannot look for {field} of {self._options.object}", refused) from None
+            raise unfit(f"Salesforce cannot query {field} of {self._options.object}", refused) from None
         ids = found(reply, field, external_id)
         if not ids:
             return Outcome("delivered", reply.status, "not_found")
@@ -252,9 +253,11 @@ class Salesforce:
         return deleted(reply, len(ids), external_id)
 
     def examine(self, properties: Mapping[str, Kind], run: Run) -> list[Finding]:
-        """Ask which fields the object has for this key, which writes nothing."""
+        """Check the fields that the object has for this key, without writing anything."""
         options = self._options
-        do = ("Check api_version and object in config/crm.yml, and the token: access tokens end with their session.",)
+        do = (
+            "Check api_version and object in config/crm.yml, and the token: access tokens expire with their session.",
+        )
         try:
             reply = self._get(run, f"{self._root}/sobjects/{options.object}/describe")
         except RequestRefusedError as error:
@@ -265,15 +268,15 @@ class Salesforce:
         return [*findings, *usage(reply.headers.get("sforce-limit-info", ""))]
 
     def _get(self, run: Run, path: str, expects: Any = "json") -> Reply:
-        """Ask for something that holds nothing of the rows: a refusal says nothing of them."""
+        """Get a resource without rows. A refusal is not about the rows."""
         try:
             accept = {"Accept": "text/csv"} if expects == "text" else {}
             return self._transport.request(run, "GET", path, expects=expects, headers=accept)
         except BatchRefusedError as refused:
-            raise UnavailableError(f"Salesforce refused to tell: {refused.code}", "unknown_reply") from None
+            raise UnavailableError(f"Salesforce refused a query: {refused.code}", "unknown_reply") from None
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._transport.close()
         self._farewell.close()
         self._tokens.close()

@@ -1,4 +1,4 @@
-"""What Salesforce's codes ask of the sync: of a refused request, of a job that failed, of a single row."""
+"""Meanings of Salesforce's error codes for the sync: in a refused request, a failed job, or a single row."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from crm_sync.destinations.http.reply import Reply, parse_json, retry_after
 from crm_sync.destinations.meanings import Meaning, meaning_of_code
 from crm_sync.redaction import redacted, slugify_error
 
-# In lower case. What is not here and has no word of a passing fault is about a row when said of a row, and passing when said of a
-# job: https://developer.salesforce.com/docs/atlas.en-us.api_asynch.meta/api_asynch/bulk_api_2_0_errors.htm and
+# In lower case. An unlisted code without a word for a temporary fault means "rows" for a row and "later" for a job.
+# https://developer.salesforce.com/docs/atlas.en-us.api_asynch.meta/api_asynch/bulk_api_2_0_errors.htm and
 # https://developer.salesforce.com/docs/atlas.en-us.api.meta/api/sforce_api_calls_concepts_core_data_objects.htm
 CODES: Mapping[str, Meaning] = {
     "clientinputerror": "rows",
-    "entity_is_locked": "rows",  # by an approval that a person has to decide
+    "entity_is_locked": "rows",  # by an approval that a person must decide
     "invalidbatch": "rows",
-    # Another writer holds the record, or Salesforce is short of something.
+    # Another writer holds the record, or Salesforce lacks a resource.
     "concurrent_per_org_longtxn": "later",
     "exceededquota": "later",
     "insert_update_delete_not_allowed_during_maintenance": "later",
@@ -34,7 +34,7 @@ CODES: Mapping[str, Meaning] = {
     "too_many_apex_requests": "later",
     "toomanylockfailure": "later",
     "unable_to_lock_row": "later",
-    # Every user would be refused with these: a permission or a feature that was taken away, a field that is gone.
+    # These would affect every user: a permission or a feature was removed, or a field was deleted.
     "api_currently_disabled": "person",
     "api_disabled_for_org": "person",
     "featurenotenabled": "person",
@@ -59,17 +59,17 @@ CODES: Mapping[str, Meaning] = {
     "unsupported_api_version": "person",
 }
 _OF_QUOTA = {"exceededquota", "request_limit_exceeded", "limit_exceeded"}
-# Salesforce also answers so to a request that came twice.
+# Salesforce also returns these codes for a repeated request.
 _AMBIGUOUS = {"invalidjob", "invalidoperation"}
 SESSION_ENDED = {"invalid_session_id", "invalidsessionid", "invalid_auth_header"}
-# Codes that say only that something behind the record failed; which, the message says after "first error" or "caused by".
+# Codes for a failure in automation behind the record. The message names the cause after "first error" or "caused by".
 _WRAPPERS = {
     *("apex_error", "cannot_execute_flow_trigger", "cannot_insert_update_activate_entity", "delete_failed"),
     *("unknown_exception", "system.dmlexception"),
 }
 _QUOTED = re.compile(r""""[^"]*"|(?<!\w)'[^'\n]*'(?!\w)|[“„][^“”]*[“”]|\u2018[^\u2019]*\u2019|«[^»]*»|`[^`]*`""")
-# In the order of the message: a status code and what ends it, a governor limit of Apex, or an exception without a code. A name in
-# capitals before "execution of" is a trigger's.
+# In the order of the message: a status code with its end, a governor limit of Apex, or an exception without a code. A name in
+# capitals before "execution of" belongs to a trigger.
 _INNER = re.compile(
     r"""
       \b(?P<code>[A-Z]+(?:_[A-Z]+)+)\b (?=\s*[,:]) (?!\s*:\s*execution\s+of)
@@ -84,13 +84,13 @@ _INNER = re.compile(
 
 
 def fault_of(code: str, text: str) -> tuple[str, Meaning | None]:
-    """Return the code of what failed, and what it asks of the sync; None: the table does not say.
+    """Return the code of the fault, and its meaning; None: not in the table.
 
-    `code` is the one that comes first. Only where that says no more than that a trigger or a flow failed, `text` is searched
-    for what failed there, outside of quotes: the sentence of a validation rule may quote any code and decides nothing.
+    `code` is the first code of the message. If it only says that a trigger or a flow failed, `text` is searched for the cause,
+    outside of quotes. A validation rule's sentence may quote any code, so quotes are ignored.
     """
     if code == "invalid_field" and "No such column" in text:
-        # Else it is about the row: a value that names another record which is not there.
+        # Otherwise the row is at fault: its value refers to a record that does not exist.
         return "no_such_column", "person"
     if code not in _WRAPPERS and not text.startswith("System."):
         return code, meaning_of_code(code, CODES)
@@ -99,24 +99,24 @@ def fault_of(code: str, text: str) -> tuple[str, Meaning | None]:
 
 
 def _inner(found: re.Match[str]) -> tuple[str, Meaning | None] | None:
-    """What a place in a message says that failed; None where it is only another trigger."""
+    """The code and meaning of a match in a message; None if it is only another trigger."""
     code = (found["code"] or "").lower()
     if code:
         return None if code in _WRAPPERS else (code, meaning_of_code(code, CODES))
     if limit := found["limit"] or found["other"]:
-        # A governor limit counts a whole transaction: the other rows in it as much as this one.
+        # A governor limit applies to the whole transaction, so other rows may have caused it.
         return slugify_error(limit), "later"
     return "record_currently_unavailable" if found["lock"] else "query_timeout", "later"
 
 
 def failure(message: object, columns: set[str], external_ids: Sequence[str]) -> WinbackError:
-    """What a job that failed before its first row asks of us, by its message."""
+    """The error for a job that failed before its first row, from its message."""
     text = str(message or "no reason given")
     code = code_at_start(text)
     if "field name not found" in text.lower():
-        # Of every row, or of all that change this field: halving would make thousands of jobs to say the same.
+        # Every row that changes this field fails; halving would create thousands of jobs with the same result.
         name = next((each for each in sorted(columns) if re.search(rf"\b{each}\b", text)), "of the mapping")
-        return ContractError(f"Salesforce has no field {name} that this key may write. See winback doctor")
+        return ContractError(f"Salesforce has no field {name} that this key may write. Run winback doctor")
     if CODES.get(code) == "rows":
         return BatchRefusedError(200, code, redacted(text, *external_ids))
     return _judged(f"A Salesforce job failed: {code}", code)
@@ -124,20 +124,20 @@ def failure(message: object, columns: set[str], external_ids: Sequence[str]) -> 
 
 def _judged(says: str, code: str) -> WinbackError:
     if code in _OF_QUOTA:
-        return UnavailableError(f"{says}. The rest waits for a later run.", "throttled", has_answered=True)
+        return UnavailableError(f"{says}. A later run sends the rest.", "throttled", has_answered=True)
     if CODES.get(code) == "person":
-        return ContractError(f"{says}. See winback doctor")
+        return ContractError(f"{says}. Run winback doctor")
     return UnavailableError(says, has_answered=True)
 
 
 def said_of_all(says: str, refused: BatchRefusedError) -> WinbackError | None:
-    """Return what a refused request that holds rows asks for where its code is about no row; None: a row may be at fault."""
+    """Return the error for a refused request with rows whose code is not about a row; None: a row may be at fault."""
     is_about_all = CODES.get(refused.code) == "person" and refused.code not in _AMBIGUOUS
     return unfit(says, refused) if is_about_all or refused.code in _OF_QUOTA else None
 
 
 def unfit(says: str, refused: BatchRefusedError) -> WinbackError:
-    """A refusal of a request that holds nothing of the rows: a person must help, unless a quota is used up."""
+    """The error for a refused request without rows: a person must correct it, unless a quota is used up."""
     return _judged(f"{says}: {refused.code}", refused.code if refused.code in _OF_QUOTA else "invalidjob")
 
 
@@ -148,9 +148,9 @@ def refusal(reply: Reply) -> tuple[str, str | None]:
 
 
 def meaning(reply: Reply) -> Meaning | None:
-    """Return what Salesforce's own code asks of the sync where a request was refused; None: the status decides.
+    """Return the meaning of Salesforce's own code in a refused request; None: the status decides.
 
-    A limit of requests at the same time is over in seconds. A used up quota is left to whoever asked: see `heard` and `unfit`.
+    A limit of concurrent requests passes in seconds. The caller handles a used up quota: see `unfit`.
     """
     code = code_at_start(_error(reply)[0])
     if code in SESSION_ENDED:
@@ -160,14 +160,14 @@ def meaning(reply: Reply) -> Meaning | None:
 
 
 def is_session_over(refused: RequestRefusedError) -> bool:
-    """Whether a refusal says that the access token has ended: as 401, by the Bulk API also as 400."""
+    """Whether a refusal says that the access token has expired: status 401, in the Bulk API also 400."""
     return refused.http_status == 401 or refused.code in SESSION_ENDED
 
 
 def heard(reply: Reply) -> RateLimitInfo:
-    """Whether a wait is asked for, and whether the org's requests of the day are used up: a 403 that is no matter of permissions.
+    """Read the requested wait, and whether the org's daily requests are used up, which is a 403 too.
 
-    REQUEST_LIMIT_EXCEEDED names the limit in its text. Only TotalRequests is the day's; the others count requests under way.
+    REQUEST_LIMIT_EXCEEDED names the limit in its text. Only TotalRequests is daily; the others count concurrent requests.
     """
     code, text = _error(parse_json(reply)) if reply.status == 403 else ("", "")
     is_exhausted = code_at_start(code) == "request_limit_exceeded" and "TotalRequests" in text
@@ -175,7 +175,7 @@ def heard(reply: Reply) -> RateLimitInfo:
 
 
 def _error(reply: Reply) -> tuple[str, str]:
-    """The code and the text of an error, as REST lists it, as the Bulk API writes it, or as it does in XML."""
+    """The code and the text of an error, in the format of REST, of the Bulk API, or of the Bulk API in XML."""
     found = next(iter(objects(reply.body)), reply.body if isinstance(reply.body, dict) else {})
     code, text = (found.get(f"error{end}") or found.get(f"exception{end}") for end in ("Code", "Message"))
     text = text or found.get("message")
@@ -185,11 +185,11 @@ def _error(reply: Reply) -> tuple[str, str]:
 
 
 def code_at_start(text: object) -> str:
-    """The code that Salesforce's messages begin with, in lower case: STRING_TOO_LONG:..., InvalidBatch : ..."""
+    """The code at the start of a Salesforce message, in lower case: STRING_TOO_LONG:..., InvalidBatch : ..."""
     code = re.match(r"\s*([A-Z][A-Za-z_]+)\s*(?::|$)", str(text))
     return code[1].lower() if code else "unknown"
 
 
 def objects(value: Any) -> list[dict[str, Any]]:
-    """The objects in a list, nothing where there is none."""
+    """The objects in a list; empty if there are none."""
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []

@@ -1,7 +1,7 @@
-"""Fields that a Salesforce object must have, and the request that creates missing ones.
+"""Checks of the fields that a Salesforce object needs, and the request that creates missing ones.
 
-Decided from the object's description, https://developer.salesforce.com/docs/atlas.en-us.api_rest.meta/api_rest/resources_sobject_describe.htm,
-which shows a key only the fields that it may read.
+The checks read the object's description, which shows a key only the fields that it may read:
+https://developer.salesforce.com/docs/atlas.en-us.api_rest.meta/api_rest/resources_sobject_describe.htm
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from crm_sync.destination import Finding
 from crm_sync.field_mapping import Kind
 
-# A letter first, no underscore last, no two in a row; custom ones have an ending, and a namespace if they came in a package.
+# A letter first, no underscore last, no two in a row. Custom fields have a suffix, and a namespace if they came in a package.
 _WORD = r"[A-Za-z](?:_?[A-Za-z0-9])*"
 NAME = rf"(?:(?:[A-Za-z][A-Za-z0-9]{{0,14}}__)?{_WORD}__p?c|{_WORD})"
 MIN_SCALE = 4  # decimals of a probability as sent
@@ -35,15 +35,15 @@ _MAKES: dict[Kind, dict[str, object]] = {
 }
 _ID_MAKES = {"type": "Text", "length": 255, "externalId": True, "unique": True, "caseSensitive": True}
 _GRANT = (
-    "Make them, then allow the key's user to read and edit them in a permission set: a new field is allowed to nobody. "
-    "Making them takes a token of somebody with the permission Customize Application."
+    "Create them, then allow the key's user to read and edit them in a permission set: at first no user may use a new field. "
+    "Creating them needs the token of a user with the permission Customize Application."
 )
 
 
 def judged(
     body: Any, properties: Mapping[str, Kind], object_name: str, id_field: str, api_version: str
 ) -> list[Finding]:
-    """Compare an object's description with the fields wanted."""
+    """Compare an object's description with the expected fields."""
     fields = _fields(body)
     if fields is None:
         return [Finding("failed", f"Salesforce described {object_name} in an unknown shape")]
@@ -53,10 +53,12 @@ def judged(
     make = _Maker(object_name, api_version)
     findings = [_external_id(fields.get(id_field.lower()), id_field, make), _properties(fields, properties, make)]
     if id_field.lower() in {name.lower() for name in properties}:
-        findings.append(Finding("failed", f"crm_fields.yml writes to {id_field}, by which Salesforce finds the user"))
+        findings.append(
+            Finding("failed", f"crm_fields.yml writes to {id_field}, which identifies the user in Salesforce")
+        )
     choices = [name for name in properties if _field(fields, name).get("restrictedPicklist") is True]
     if choices:
-        text = "These fields take only the values listed for them; another one rejects its user"
+        text = "These fields accept only their listed values; a user with another value is rejected"
         findings.append(Finding("warning", f"{text}: {', '.join(choices)}"))
     needed = [
         str(field.get("name"))
@@ -68,18 +70,18 @@ def judged(
     ]
     if needed:
         says = (
-            f"Salesforce makes no {object_name} without {', '.join(needed)}, which winback does not send: users it does not "
-            "have yet are rejected with required_field_missing"
+            f"Salesforce does not create a {object_name} without {', '.join(needed)}, which winback does not send: new users "
+            "are rejected with required_field_missing"
         )
         do = (
-            f"Fill {id_field} for the users you have, or have winback write to an object of its own: object in config/crm.yml.",
+            f"Fill {id_field} for existing users, or let winback write to an object of its own: object in config/crm.yml.",
         )
         findings.append(Finding("warning", says, do))
     return findings
 
 
 def usage(header: str) -> list[Finding]:
-    """What Sforce-Limit-Info says of the org's requests in 24 hours, shared by all that speak to it."""
+    """Read the org's requests in 24 hours from Sforce-Limit-Info. All clients of the org share them."""
     found = re.match(r"api-usage=(\d{1,15})/(\d{1,15})", header)
     if not found:
         return []
@@ -87,7 +89,7 @@ def usage(header: str) -> list[Finding]:
     is_short = used >= 0.9 * granted
     return [
         Finding(
-            "warning" if is_short else "ok", f"The org has used {used:,} of its {granted:,} API requests of 24 hours"
+            "warning" if is_short else "ok", f"The org has used {used:,} of its {granted:,} API requests in 24 hours"
         )
     ]
 
@@ -104,7 +106,7 @@ def _external_id(field: Mapping[str, Any] | None, name: str, make: _Maker) -> Fi
     }
     lacks = [words for flag, words in wants.items() if field.get(flag) is not True]
     if lacks:
-        # Without regard to case, the users abc and ABC would be one record.
+        # If case were ignored, the users abc and ABC would be one record.
         do = (f"In Salesforce, under Object Manager, {make.object_name}, Fields, correct {name}: {', '.join(lacks)}.",)
         return Finding("failed", f"{name} is not {', '.join(lacks)}", do)
     return Finding("ok", f"{name} is a unique external id of {make.object_name}")
@@ -117,15 +119,15 @@ def _properties(fields: Mapping[str, Mapping[str, Any]], properties: Mapping[str
         do = [_GRANT, *(make.command(name, _MAKES[properties[name]]) for name in custom)] if custom else []
         if len(custom) < len(absent):
             do.insert(
-                0, "The names of custom fields end in __c: map to such, as examples/salesforce/crm_fields.yml does."
+                0, "The names of custom fields end in __c: map to such names, as in examples/salesforce/crm_fields.yml."
             )
-        says = f"{make.object_name} has no such fields that this key may see: {', '.join(absent)}"
+        says = f"{make.object_name} lacks these fields, or the key may not see them: {', '.join(absent)}"
         return Finding("failed", says, tuple(do))
     wrong = [name for name, kind in properties.items() if not _fits(_field(fields, name), kind)]
     if wrong:
         do = [f"Correct the type or the permissions of these, or map to others. {_GRANT}"]
         wanted = [f"{name}: {_MAKES[properties[name]]['type']}" for name in wrong]
-        says = f"These fields of {make.object_name} cannot be written with what winback sends: {', '.join(wrong)}"
+        says = f"winback cannot write to these fields of {make.object_name}: {', '.join(wrong)}"
         return Finding("failed", says, (*do, *wanted))
     return Finding("ok", f"{make.object_name} has all {len(properties)} fields with fitting types")
 
@@ -138,7 +140,7 @@ def _fits(field: Mapping[str, Any], kind: Kind) -> bool:
 
 
 class _Maker:
-    """Writes commands that make fields, by the Tooling API's CustomField."""
+    """Builds commands that create fields with the Tooling API's CustomField."""
 
     def __init__(self, object_name: str, api_version: str) -> None:
         self.object_name = object_name
@@ -154,7 +156,7 @@ class _Maker:
 
 
 def _fields(body: Any) -> dict[str, Mapping[str, Any]] | None:
-    """The fields by their names in lower case, as Salesforce compares them."""
+    """The fields by name in lower case, because Salesforce ignores case."""
     listed = body.get("fields") if isinstance(body, dict) else None
     if not isinstance(listed, list) or not all(isinstance(field, dict) for field in listed):
         return None

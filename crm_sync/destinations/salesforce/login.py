@@ -1,7 +1,7 @@
-"""Requests to Salesforce with an access token, which is renewed by OAuth client credentials when it ends.
+"""Requests to Salesforce with an access token, which OAuth client credentials renew when it expires.
 
-A token ends with its session (2 hours unless the org says otherwise), so that a long run would outlive it. An external client app
-with the client credentials flow gives another one at any time, without a person:
+A token expires with its session (by default after 2 hours), so a long run could outlive it. An external client app with the
+client credentials flow returns a new one at any time, without a person:
 https://help.salesforce.com/s/articleView?id=xcloud.remoteaccess_oauth_client_credentials_flow.htm
 """
 
@@ -27,7 +27,7 @@ _CODE = re.compile(r"[a-z_]{1,60}")
 
 
 class Tokens:
-    """The access token of all threads: one that was given, or one that client credentials renew."""
+    """The access token that all threads share: a fixed one, or one renewed with client credentials."""
 
     def __init__(self, url: str, key: str | ClientCredentials, budget: RetryBudget | None = None) -> None:
         self._credentials = None if isinstance(key, str) else key
@@ -38,23 +38,25 @@ class Tokens:
 
     @property
     def can_renew(self) -> bool:
-        """Whether another token can be had."""
+        """Whether the token can be renewed."""
         return self._credentials is not None
 
     def current(self, run: Run) -> str:
-        """Return the token; the first use of client credentials asks for it.
+        """Return the token. With client credentials, the first call requests it.
 
-        Raises: ContractError when the credentials are refused, UnavailableError, DeadlineExceededError.
+        Raises: ContractError if the credentials are refused, UnavailableError, DeadlineExceededError.
         """
         return self._token or self.renewed(run, "")
 
     def renewed(self, run: Run, ended: str) -> str:
-        """Return another token than the one that has ended; a thread that comes second gets the first one's.
+        """Return a token other than the expired one. The first thread renews it, and later ones get the same token.
 
-        Raises: ContractError where there is none to be had, UnavailableError, DeadlineExceededError.
+        Raises: ContractError if the token cannot be renewed, UnavailableError, DeadlineExceededError.
         """
         if self._credentials is None:
-            raise ContractError("Salesforce's access token has ended, and there are no client credentials to renew it.")
+            raise ContractError(
+                "Salesforce's access token has expired, and there are no client credentials to renew it."
+            )
         with self._lock:
             if self._token == ended:
                 self._token = self._asked(run, self._credentials)
@@ -70,7 +72,7 @@ class Tokens:
             reply = self._transport.request(run, "POST", TOKEN, data=urlencode(form).encode(), headers=_FORM)
         except RequestRefusedError as refused:
             raise ContractError(
-                f"Salesforce gives no access token: {refused.code}. Check WINBACK_CRM_CLIENT_ID and WINBACK_CRM_CLIENT_SECRET, "
+                f"Salesforce refused an access token: {refused.code}. Check WINBACK_CRM_CLIENT_ID and WINBACK_CRM_CLIENT_SECRET, "
                 "that WINBACK_CRM_URL is the org's own domain, and that the app allows the client credentials flow and names a "
                 "user for it"
             ) from None
@@ -85,13 +87,13 @@ class Tokens:
 
 
 class SignedTransport:
-    """A Transport whose requests carry the token of now. One that was refused for its token goes out again with another."""
+    """A Transport whose requests carry the current token. A request refused because of its token is sent again with a new one."""
 
     def __init__(self, transport: Transport, tokens: Tokens) -> None:
         self._transport, self._tokens = transport, tokens
 
     def request(self, run: Run, method: str, path: str, *, headers: dict[str, str] | None = None, **more: Any) -> Reply:
-        """Send as Transport.request does, and raise what it raises."""
+        """Send as Transport.request does. Raises the same errors."""
         token = self._tokens.current(run)
         try:
             return self._transport.request(run, method, path, headers=_signed(headers, token), **more)
@@ -121,5 +123,5 @@ def _refusal(reply: Reply) -> tuple[str, str | None]:
 
 
 def _meaning(reply: Reply) -> Meaning | None:
-    """No refusal of a token is about a row."""
+    """The meaning of a refused token, which is never about a row."""
     return "person" if meaning_of(reply.status) == "rows" else None

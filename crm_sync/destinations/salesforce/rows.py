@@ -1,8 +1,8 @@
 """Rows for Salesforce as CSV, and the outcome of each row from the result files.
 
-Only the result files make an outcome, never a job's counts. One set of columns serves all rows, though each sends only what
-changed: an empty cell leaves the field as it is, "#N/A" empties it. Salesforce knows no empty text: an empty text or list empties
-the field too. No text of ours is "#N/A" itself, which could not be said.
+Outcomes come only from the result files, never from a job's counts. All rows share one set of columns, although each sends only
+its changes: an empty cell leaves the field as it is, "#N/A" clears it. Salesforce has no empty text, so an empty text or list
+clears the field too. The text "#N/A" itself cannot be sent, and no value of ours is that text.
 https://developer.salesforce.com/docs/atlas.en-us.api_asynch.meta/api_asynch/datafiles_prepare_csv.htm
 """
 
@@ -34,10 +34,10 @@ _COLLIDES = "Salesforce answered with another user's record: ids that differ by 
 
 
 def as_csv(batch: Sequence[Change], id_field: str) -> bytes:
-    """Write the rows in the columns that any of them changes, in UTF-8, lines ended by CRLF."""
+    """Write the rows as CSV with every column that any of them changes, in UTF-8, with CRLF line ends."""
     columns = sorted({name for change in batch for name in change.attributes})
     out = io.StringIO(newline="")
-    # Of the line ends Salesforce takes the one with both characters: csv quotes a cell for the characters of the line's end only.
+    # CRLF, because the csv module quotes a cell only for the characters of its line end, and cells may hold either one.
     writer = csv.writer(out, lineterminator="\r\n")
     writer.writerow([id_field, *columns])
     for change in batch:
@@ -47,7 +47,7 @@ def as_csv(batch: Sequence[Change], id_field: str) -> bytes:
 
 
 def cell(value: Value) -> str:
-    """A value as Salesforce reads it."""
+    """A value as the text of a cell."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
@@ -58,11 +58,13 @@ def cell(value: Value) -> str:
 def verdicts(
     batch: Sequence[Change], id_field: str, files: Mapping[str, str], owners: RecordOwners | None = None
 ) -> list[Outcome]:
-    """Read the outcome of each row from the result files, by the external id: the files keep no order.
+    """Read the outcome of each row from the result files, by external id, because the files are not in order.
 
-    A row in no file, or in two that contradict each other, is unconfirmed. A record that `owners` knows as another user's is a
-    collision: Salesforce compares external ids without case unless the field says otherwise. Raises: UnavailableError for another
-    kind of file, MisconfiguredError where a row failed because of a permission or a field that was taken away.
+    A row in none of the files, or in two that contradict each other, is unconfirmed. A record that belongs to another user in
+    `owners` is a collision: Salesforce ignores case in external ids unless the field is case-sensitive.
+
+    Raises: UnavailableError for a file of another shape, MisconfiguredError if a row failed because a permission or a field was
+    removed, which affects every row.
     """
     by_id = {change.external_id: change for change in batch}
     found: dict[str, set[Outcome]] = defaultdict(set)
@@ -104,7 +106,7 @@ def _outcome(kind: str, row: Mapping[str, str], change: Change) -> Outcome:
 
 
 def _rows(text: str, id_field: str) -> Iterator[dict[str, str]]:
-    """The rows of a result file by its header in lower case; a file without a line has none."""
+    """The rows of a result file, with the header's names in lower case. An empty file has none."""
     try:
         # Some files begin with a byte order mark.
         lines = [line for line in csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True) if line]
@@ -118,7 +120,7 @@ def _rows(text: str, id_field: str) -> Iterator[dict[str, str]]:
 
 
 def found(reply: Reply, field: str, external_id: str) -> list[str]:
-    """The ids of the records that a query found and that are exactly this user's: Salesforce may compare without case.
+    """The ids of the found records that belong exactly to this user. Salesforce may ignore case in queries.
 
     Raises: UnavailableError.
     """
@@ -128,8 +130,8 @@ def found(reply: Reply, field: str, external_id: str) -> list[str]:
         raise UnavailableError("Salesforce answered a query in an unknown shape.", "unknown_reply")
     total = body.get("totalSize", len(records))
     if type(total) is not int or total != len(records):
-        raise UnavailableError("Salesforce counted other records than it listed.", "unknown_reply")
-    # It stores texts without the blanks around them.
+        raise UnavailableError("Salesforce listed and counted different numbers of records.", "unknown_reply")
+    # Salesforce stores texts without surrounding blanks.
     by_name = [{name.lower(): value for name, value in record.items()} for record in records]
     ids = [str(r.get("id")) for r in by_name if str(r.get(field.lower())).strip() == external_id.strip()]
     if not all(ID.fullmatch(each) for each in ids):
@@ -138,9 +140,9 @@ def found(reply: Reply, field: str, external_id: str) -> list[str]:
 
 
 def deleted(reply: Reply, count: int, external_id: str) -> Outcome:
-    """Return what became of a deletion of so many records.
+    """Return the outcome of a deletion of `count` records.
 
-    Raises: UnavailableError for a shape that says neither yes nor no, ContractError for a permission that was taken away.
+    Raises: UnavailableError for an unknown shape, ContractError if a permission was removed.
     """
     results = reply.body if isinstance(reply.body, list) else []
     if len(results) != count or not all(isinstance(r, dict) and isinstance(r.get("success"), bool) for r in results):
@@ -155,7 +157,7 @@ def deleted(reply: Reply, count: int, external_id: str) -> Outcome:
     gravest_of = gravest(faults)
     code, error = faults[gravest_of or "rows"]
     if gravest_of == "person":
-        raise ContractError(f"Salesforce does not delete: {code}. See winback doctor")
+        raise ContractError(f"Salesforce does not delete: {code}. Run winback doctor")
     kind: Literal["deferred", "rejected"] = "deferred" if gravest_of == "later" else "rejected"
     return Outcome(kind, reply.status, code, redacted(error.get("message", ""), external_id) or None)
 

@@ -75,8 +75,8 @@ def test_the_key_goes_nowhere_else_and_the_error_does_not_name_where(url: str) -
     with pytest.raises(ContractError) as refusal:
         check_host(ADAPTER, url, ())
     assert str(refusal.value) == (
-        "WINBACK_CRM_URL names a host that is none of braze's (.braze.com, .braze.eu), and the key would be sent to it. "
-        "Correct it, or allow the host: WINBACK_CRM_HOSTS"
+        "The host in WINBACK_CRM_URL does not belong to braze (.braze.com, .braze.eu), and the key would be sent to it. "
+        "Correct the URL, or allow the host: WINBACK_CRM_HOSTS"
     )
 
 
@@ -113,7 +113,7 @@ def test_a_name_that_the_crm_cannot_have_is_refused_with_the_name_and_the_patter
     with pytest.raises(ContractError) as refusal:
         check_names(Strict, mapping("Arm"))  # type: ignore[arg-type]
     assert str(refusal.value) == (
-        "crm_fields.yml: strict can have no property called Arm; its names must match [a-z_]{1,40}"
+        "crm_fields.yml: strict cannot have a property with the name Arm; names must match [a-z_]{1,40}"
     )
 
 

@@ -91,14 +91,14 @@ def test_a_server_without_tls_is_told_at_once() -> None:
     run = FakeRunContext()
     with serving(plain) as server, pytest.raises(ContractError) as refusal:
         ask(server.port, Network(), run)
-    assert str(refusal.value) == "What answers at WINBACK_CRM_URL speaks no TLS. Correct its host and port."
+    assert str(refusal.value) == "The server at WINBACK_CRM_URL does not use TLS. Correct its host and port."
     assert run.waits == []
 
 
 def test_a_server_that_wants_our_certificate_is_told_at_once(authority: Authority) -> None:
     with (
         serving(answers(wire(FIRST)), wrap=authority.serves(wants_certificate=True)) as server,
-        pytest.raises(ContractError, match="wants a certificate of the caller"),
+        pytest.raises(ContractError, match="requires a client certificate"),
     ):
         ask(server.port, Network(str(authority.file)))
 
@@ -106,7 +106,7 @@ def test_a_server_that_wants_our_certificate_is_told_at_once(authority: Authorit
 def test_a_server_that_speaks_tls_in_another_way_is_told_at_once(authority: Authority) -> None:
     with (
         serving(answers(wire(FIRST)), wrap=authority.serves(has_ciphers=False)) as server,
-        pytest.raises(ContractError, match="agree on no way to speak TLS"),
+        pytest.raises(ContractError, match="have no TLS version or cipher in common"),
     ):
         ask(server.port, Network(str(authority.file)))
 
@@ -246,7 +246,7 @@ def test_a_proxy_that_refuses_is_told_at_once_without_its_password(status: bytes
     with serving(refuses) as proxy, pytest.raises(ContractError) as refusal:
         ask(9, Network(proxy=f"http://user:canary@127.0.0.1:{proxy.port}"), run)
     assert str(refusal.value) == (
-        f"The proxy answered HTTP {status[:3].decode()} and lets nothing through to the CRM. Check WINBACK_CRM_PROXY, its user "
+        f"The proxy answered HTTP {status[:3].decode()} and does not connect to the CRM. Check WINBACK_CRM_PROXY, its user "
         "and password, and which hosts the proxy allows."
     )
     assert run.waits == []

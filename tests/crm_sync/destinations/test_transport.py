@@ -131,19 +131,19 @@ def test_wrong_credentials_address_or_a_redirect_name_the_settings(status: int) 
         (402, "a larger plan"),
         (405, "correct WINBACK_CRM_URL"),
         (406, "another version in config/crm.yml"),
-        (407, "A proxy on the way wants credentials"),
+        (407, "A proxy in between requires credentials"),
         (410, "This version of the API was retired"),
         (411, "drops the request's length"),
         (412, "winback doctor"),
         (414, "shorten max_batch"),
-        (415, "does not take this content type"),
+        (415, "does not accept this content type"),
         (416, "winback doctor"),
         (417, "winback doctor"),
         (418, "winback doctor"),
         (421, "does not serve the account"),
-        (426, "wants a newer protocol"),
+        (426, "requires a newer protocol"),
         (428, "winback doctor"),
-        (431, "WINBACK_CRM_API_KEY is the key alone"),
+        (431, "WINBACK_CRM_API_KEY holds only the key"),
         (451, "for legal reasons"),
         (499, "winback doctor"),
     ],
@@ -174,7 +174,7 @@ def test_what_is_no_address_names_the_setting_without_its_value(url: str) -> Non
     run = FakeRunContext()
     with pytest.raises(ContractError) as refusal:
         transport(url).request(run, "POST", "/", body={})
-    assert str(refusal.value) == "WINBACK_CRM_URL is no address that a request could be sent to."
+    assert str(refusal.value) == "WINBACK_CRM_URL is not a valid URL for requests."
     assert run.waits == []
 
 
@@ -235,7 +235,7 @@ SPENT = ResponseParser(heard=lambda _: RateLimitInfo(is_exhausted=True))
 @pytest.mark.parametrize("status", [400, 403, 429])
 def test_a_limit_that_no_wait_within_the_run_opens_again_defers_the_rest(status: int) -> None:
     run = FakeRunContext()
-    with scripted_server(Canned(status)) as script, pytest.raises(UnavailableError, match="limit for today") as left:
+    with scripted_server(Canned(status)) as script, pytest.raises(UnavailableError, match="daily limit") as left:
         transport(script.url, dialect=SPENT).request(run, "POST", "/", body={})
     assert (left.value.code, run.waits) == ("throttled", [])
 

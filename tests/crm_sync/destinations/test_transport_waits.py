@@ -146,7 +146,7 @@ def test_a_wait_longer_than_the_run_is_not_begun_and_the_error_says_so(asked: st
     ):
         ask(script, run)
     assert (run.waits, left.value.code) == ([], "deadline")
-    assert str(left.value) == "The CRM asks for a pause that is longer than the run may last; the next run goes on."
+    assert str(left.value) == "The CRM requests a pause that is longer than the run may last; the next run continues."
 
 
 def test_every_thread_leaves_before_a_wait_longer_than_the_run() -> None:

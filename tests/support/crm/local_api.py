@@ -32,14 +32,14 @@ class FakeRunContext:
         assert seconds >= 0
         if sum(self.waits) + seconds >= self.seconds_left:
             raise DeadlineExceededError(
-                "The run's time was up before everything was sent; the next run goes on.", "deadline"
+                "The run's time was up before everything was sent; the next run continues.", "deadline"
             )
         self.waits.append(seconds)
 
     def check(self) -> None:
         if sum(self.waits) >= self.seconds_left:
             raise DeadlineExceededError(
-                "The run's time was up before everything was sent; the next run goes on.", "deadline"
+                "The run's time was up before everything was sent; the next run continues.", "deadline"
             )
 
 

@@ -28,7 +28,7 @@ def test_a_key_that_may_is_told_apart_from_one_that_may_not_and_nothing_is_writt
 ) -> None:
     may, properties = klaviyo(crm.url).examine({"score": "number", "band": "text"}, run)
     assert (may.state, properties.state) == ("ok", "ok")
-    assert properties.says == "Klaviyo will make 2 properties with the first delivery: score, band"
+    assert properties.says == "Klaviyo will create 2 properties with the first delivery: score, band"
     may_not, _ = klaviyo(crm.url, key="another").examine({"score": "number"}, run)
     assert may_not.state == "failed"
     for scope in ("profiles:read", "profiles:write", "lists:read", "lists:write", "data-privacy:write"):

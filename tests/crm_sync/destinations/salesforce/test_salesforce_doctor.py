@@ -37,7 +37,7 @@ def test_an_org_with_all_fields_is_found_in_order(crm: LocalCrm, run: FakeRunCon
     assert [(finding.state, finding.says) for finding in findings] == [
         ("ok", "Winback_User_Id__c is a unique external id of Contact"),
         ("ok", "Contact has all 9 fields with fitting types"),
-        ("ok", "The org has used 1 of its 100,000 API requests of 24 hours"),
+        ("ok", "The org has used 1 of its 100,000 API requests in 24 hours"),
     ]
     assert (crm.store.profiles(), wire(crm).jobs) == ({}, {})
 
@@ -67,11 +67,23 @@ def test_the_commands_for_what_is_missing_make_it(crm: LocalCrm, run: FakeRunCon
             {"externalId": False, "caseSensitive": False},
             "Winback_User_Id__c is not an external id, case-sensitive",
         ),
-        ("Churn_Probability__c", {"type": "string"}, "cannot be written with what winback sends: Churn_Probability__c"),
-        ("Churn_Probability__c", {"scale": 2}, "cannot be written with what winback sends: Churn_Probability__c"),
-        ("Voucher_Eligible__c", {"type": "string"}, "cannot be written with what winback sends: Voucher_Eligible__c"),
-        ("Churn_Scored_At__c", {"type": "date"}, "cannot be written with what winback sends: Churn_Scored_At__c"),
-        ("Experiment_Arm__c", {"updateable": False}, "cannot be written with what winback sends: Experiment_Arm__c"),
+        (
+            "Churn_Probability__c",
+            {"type": "string"},
+            "winback cannot write to these fields of Contact: Churn_Probability__c",
+        ),
+        ("Churn_Probability__c", {"scale": 2}, "winback cannot write to these fields of Contact: Churn_Probability__c"),
+        (
+            "Voucher_Eligible__c",
+            {"type": "string"},
+            "winback cannot write to these fields of Contact: Voucher_Eligible__c",
+        ),
+        ("Churn_Scored_At__c", {"type": "date"}, "winback cannot write to these fields of Contact: Churn_Scored_At__c"),
+        (
+            "Experiment_Arm__c",
+            {"updateable": False},
+            "winback cannot write to these fields of Contact: Experiment_Arm__c",
+        ),
     ],
 )
 def test_a_field_that_cannot_take_the_values_is_named(
@@ -87,8 +99,8 @@ def test_a_field_that_cannot_take_the_values_is_named(
 @pytest.mark.parametrize(
     ("field", "facts", "said"),
     [
-        ("Churn_Risk_Band__c", {"restrictedPicklist": True, "type": "picklist"}, "take only the values listed"),
-        ("LastName", {"nillable": False}, "makes no Contact without LastName"),
+        ("Churn_Risk_Band__c", {"restrictedPicklist": True, "type": "picklist"}, "accept only their listed values"),
+        ("LastName", {"nillable": False}, "does not create a Contact without LastName"),
     ],
 )
 def test_what_may_reject_users_is_a_warning(
@@ -104,7 +116,7 @@ def test_names_that_no_custom_field_has_are_answered_with_the_example(crm: Local
     finding = salesforce(crm.url).examine({"churn_risk_band": "text"}, run)[1]
     assert (finding.state, finding.do) == (
         "failed",
-        ("The names of custom fields end in __c: map to such, as examples/salesforce/crm_fields.yml does.",),
+        ("The names of custom fields end in __c: map to such names, as in examples/salesforce/crm_fields.yml.",),
     )
 
 
@@ -134,7 +146,7 @@ def test_requests_nearly_used_up_are_a_warning(run: FakeRunContext) -> None:
     usage = {"Sforce-Limit-Info": "api-usage=4500/5000; per-app-api-usage=17/250(appName=x)"}
     with scripted_server(Canned(200, {"fields": []}, usage)) as script:
         finding = salesforce(script.url).examine({}, run)[-1]
-    assert (finding.state, finding.says) == ("warning", "The org has used 4,500 of its 5,000 API requests of 24 hours")
+    assert (finding.state, finding.says) == ("warning", "The org has used 4,500 of its 5,000 API requests in 24 hours")
 
 
 def test_the_example_mapping_is_one_for_salesforce_and_for_the_local_crm(crm: LocalCrm) -> None:

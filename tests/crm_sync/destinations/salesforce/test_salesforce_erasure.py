@@ -79,7 +79,7 @@ def test_an_unknown_shape_erases_nobody(replies: tuple[Canned, ...], run: FakeRu
 def test_a_field_that_is_not_there_is_never_taken_for_a_user_who_is_not(code: str, run: FakeRunContext) -> None:
     with (
         scripted_server(refused(400, code, "No such column")) as script,
-        pytest.raises(ContractError, match="cannot look for"),
+        pytest.raises(ContractError, match="cannot query"),
     ):
         salesforce(script.url).erase(["ada"], run)
 

@@ -250,7 +250,7 @@ def mapped_to(mapping: FieldMapping, name: str) -> FieldMapping:
 def test_a_field_mapped_to_what_finds_the_user_is_refused_at_start(name: str, wanted: str) -> None:
     mapping = mapped_to(SALESFORCE_FIELDS if name == "salesforce" else MAPPING, wanted)
     with pytest.raises(
-        ContractError, match=r"crm_fields.yml writes voucher_reason to \w+, by which \w+ finds the user"
+        ContractError, match=r"crm_fields.yml writes voucher_reason to \w+, which identifies the user in \w+"
     ):
         connect(name, "http://127.0.0.1:9", KEY, CrmFile(), mapping, allowed_hosts=(), budget=RetryBudget(1))
 

@@ -51,7 +51,7 @@ def run() -> FakeRunContext:
             ContractError,
             "of the mapping",
         ),
-        ("InvalidEntity : Entity 'Contact' is not supported", ContractError, "invalidentity. See winback doctor"),
+        ("InvalidEntity : Entity 'Contact' is not supported", ContractError, "invalidentity. Run winback doctor"),
         ("InvalidUser : not yours", ContractError, "invaliduser"),
         ("ExceededQuota : ApiBatchItems Limit exceeded.", UnavailableError, "exceededquota"),
         ("InternalServerError : try again", UnavailableError, "internalservererror"),
@@ -134,7 +134,7 @@ def test_a_job_that_may_not_be_opened_is_for_a_person_not_for_halving(
 ) -> None:
     with scripted_server(refused(400, code, "ada@b.c")) as script, pytest.raises(ContractError) as refusal:
         salesforce(script.url).send(changes("ada"), run)
-    assert str(refusal.value) == f"Salesforce opens no job for Contact: {said}. See winback doctor"
+    assert str(refusal.value) == f"Salesforce does not open a job for Contact: {said}. Run winback doctor"
 
 
 @pytest.mark.parametrize("status", [400, 413])

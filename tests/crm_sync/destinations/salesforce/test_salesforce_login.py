@@ -132,7 +132,7 @@ def test_threads_that_meet_an_ended_token_renew_it_once(crm: LocalCrm) -> None:
 def test_credentials_that_are_refused_name_the_settings(said: Canned, words: str, run: FakeRunContext) -> None:
     with scripted_server(said) as script, pytest.raises(ContractError, match="WINBACK_CRM_CLIENT_ID") as refusal:
         logged_in(script.url).send(changes("ada"), run)
-    assert f"no access token: {words}." in str(refusal.value)
+    assert f"refused an access token: {words}." in str(refusal.value)
     assert KEY not in f"{refusal.value} {CREDENTIALS}"
 
 
@@ -164,7 +164,7 @@ def test_the_doctor_examines_the_credentials(crm: LocalCrm, tmp_path: Path) -> N
 
 
 def test_a_crm_without_client_credentials_refuses_them_at_start() -> None:
-    with pytest.raises(ContractError, match="WINBACK_CRM_CLIENT_ID is set, and hubspot takes a key alone"):
+    with pytest.raises(ContractError, match="WINBACK_CRM_CLIENT_ID is set, but hubspot accepts only an API key"):
         connect(
             "hubspot", "http://127.0.0.1:9", CREDENTIALS, CrmFile(), MAPPING, allowed_hosts=(), budget=RetryBudget(1)
         )

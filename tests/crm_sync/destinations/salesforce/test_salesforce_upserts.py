@@ -198,5 +198,5 @@ def test_a_field_that_salesforce_does_not_have_stops_the_run_and_is_named(crm: L
     batch = [*changes("ada"), Change("eve", {"Churn_Mood__c": "glum"})]
     with pytest.raises(ContractError) as refusal:
         salesforce(crm.url).send(batch, run)
-    assert str(refusal.value) == "Salesforce has no field Churn_Mood__c that this key may write. See winback doctor"
+    assert str(refusal.value) == "Salesforce has no field Churn_Mood__c that this key may write. Run winback doctor"
     assert crm.store.profiles() == {}
