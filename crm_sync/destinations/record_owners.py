@@ -1,4 +1,4 @@
-"""Record owners: which user each of the CRM's records answered for, to notice two users who are one record there."""
+"""Record owners: the user of each of the CRM's records in a run, to detect two users that share one record."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ MAX_RECORDS = 200_000  # remembered in a run; they take 30 MB
 
 
 class RecordOwners:
-    """The user that each record answered for in this run. Shared by all threads."""
+    """The user that each record was returned for in this run. Shared by all threads."""
 
     def __init__(self) -> None:
         self._users: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def collisions(self, records: Mapping[str, str]) -> set[str]:
-        """Return the users of a batch whose record is another user's too, in this batch or in an earlier one.
+        """Return the users of a batch whose record also belongs to another user, in this batch or an earlier one.
 
-        `records` are the ids of the CRM's records by external id.
+        `records` maps external ids to the ids of the CRM's records.
         """
         users_of = Counter(records.values())
         found = set()
