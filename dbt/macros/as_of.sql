@@ -1,7 +1,7 @@
-{#- What is known of some users as of the run's end. `of` is a CTE or model with their user_id. -#}
+{#- The state of some users as of the run's end. `of` is a CTE or model with their user_id. -#}
 
-{#- The newest version first. Of versions written at the same moment the one that allows less counts: erased, then without
-    consent. crm_sync/suppression.py orders them alike. -#}
+{#- The newest version first. If two were written at the same moment, the one that permits less wins: erased first, then without
+    consent. crm_sync/suppression.py has the same order. -#}
 {% macro newest_version_first(profiles) -%}
   {{ profiles }}.written_at desc,
   case when {{ profiles }}.erased_at is null then 1 else 0 end,
@@ -29,7 +29,7 @@
     group by redemptions.user_id
 {%- endmacro %}
 
-{#- Whether config/crm_fields.yml keeps a user of the holdout from the CRM. -#}
+{#- True if the user is in the holdout and config/crm_fields.yml excludes the holdout from the CRM. -#}
 {% macro is_hidden(desired) -%}
   ({{ 'false' if var('tell_holdout') else "coalesce(" ~ desired ~ ".experiment_arm, '') = 'holdout'" }})
 {%- endmacro %}

@@ -1,5 +1,5 @@
-{#- The epochs that count: all but those whose clock was ahead of a later repair, which holds their decisions.
-    warehouse/ledger.py has the same rule for Python. -#}
+{#- The epochs that count: all except those whose clock was ahead of a later repair. The repair holds their decisions.
+    warehouse/ledger.py has the same rule in Python. -#}
 {% macro runs_that_count() -%}
     select run_id
     from (

@@ -1,7 +1,7 @@
-{#- Data tests that stop a run only for what is wrong with the whole. A few odd rows are set aside or do no harm, and are counted in
-    fct_arrivals. The number that dbt reports is that of the odd rows. -#}
+{#- Data tests that stop a run only if a large share of the rows is wrong. A few odd rows are set aside or harmless, and
+    fct_arrivals counts them. The number that dbt reports is the count of odd rows. -#}
 
-{#- `breaks` is true of an odd row. -#}
+{#- `breaks` is an SQL condition that is true for an odd row. -#}
 {% test odd_rows_are_few(model, breaks) %}
   {{ config(fail_calc="coalesce(max(count_odd), 0)") }}
   select count_odd
@@ -14,7 +14,7 @@
   where {{ is_the_whole('count_odd', 'count_rows') }}
 {% endtest %}
 
-{#- A row that repeats another's key is odd. -#}
+{#- A row is odd if it repeats the key of another row. -#}
 {% test repeats_are_few(model, column_name) %}
   {{ config(fail_calc="coalesce(max(count_odd), 0)") }}
   select count_odd

@@ -1,6 +1,6 @@
-{#- What config/funnel.yml says, as SQL. -#}
+{#- The rules of config/funnel.yml as SQL. -#}
 
-{#- A text as a literal of the warehouse's SQL, whatever stands in it. -#}
+{#- A text as an escaped string literal in the warehouse's SQL. -#}
 {% macro text_literal(text) -%} {{ return(adapter.dispatch('text_literal')(text)) }} {%- endmacro %}
 {% macro duckdb__text_literal(text) -%} {{ return("'" ~ text | replace("'", "''") ~ "'") }} {%- endmacro %}
 {% macro bigquery__text_literal(text) -%}
@@ -21,7 +21,7 @@
   end
 {%- endmacro %}
 
-{#- 0 for the first step; null for a step the funnel does not know. -#}
+{#- 0 for the first step; null for a step that is not in the funnel. -#}
 {% macro step_index(step) -%}
   {%- if var('steps') -%}
   case {{ step }} {% for name in var('steps') %} when {{ text_literal(name) }} then {{ loop.index0 }} {% endfor %} end
@@ -32,7 +32,7 @@
 
 {% macro is_kind(event_name, kind) -%} {{ event_name }} in {{ quoted(var('event_kinds').get(kind, [])) }} {%- endmacro %}
 
-{#- Late beyond what the incremental tables can take in. History that the backfill read is never too late. -#}
+{#- True if the event arrived later than the incremental tables can process. Rows read by the backfill are never too late. -#}
 {% macro is_too_late(occurred_at, loaded_at) -%}
   ({{ loaded_at }} >= {{ moment(var('history_until')) }} and {{ loaded_at }} > {{ add_days(occurred_at, var('max_lateness_days')) }})
 {%- endmacro %}

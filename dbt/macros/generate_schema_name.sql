@@ -1,5 +1,5 @@
-{#- Schemas are the layers: staging, intermediate, marts. On BigQuery, where datasets of a project share one
-    namespace, each is prefixed: winback_staging, winback_marts. An audit builds the same layers beside them: audit_marts,
+{#- One schema per layer: staging, intermediate, marts. On BigQuery all datasets of a project share one namespace, so each name
+    has a prefix: winback_staging, winback_marts. An audit builds the same layers in schemas of its own: audit_marts,
     winback_audit_marts. -#}
 {% macro layer(name) -%}
   {%- set built = 'audit_' ~ name if var('audit_percent') > 0 else name -%}

@@ -1,5 +1,5 @@
-{#- Data tests read this run's rows only, so that their cost does not grow with history. dbt renders a test's `where` before
-    macros are known; so the YAML writes a placeholder and this override of dbt's macro fills in the window. -#}
+{#- Data tests read this run's rows only, so that their cost does not grow with history. dbt renders a test's `where` before it
+    loads macros, so the YAML holds a placeholder, and this override of dbt's macro fills in the window. -#}
 {% macro get_where_subquery(relation) -%}
   {%- set where = config.get('where', '') -%}
   {%- if not where -%} {{ return(relation) }} {%- endif -%}

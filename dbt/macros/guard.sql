@@ -1,5 +1,6 @@
-{#- fct_exit_features_logged holds what the model saw when it scored. A full refresh would put what is known today in its place,
-    and nothing brings the log back. The backfill, which begins the log, allows itself; on `dev` there is none to lose. -#}
+{#- fct_exit_features_logged holds the features as the model saw them at scoring. A full refresh would overwrite them with
+    today's values, and they cannot be rebuilt. The backfill creates the log and passes allow_full_refresh. The target `dev` has no
+    log to lose. -#}
 {% macro refuse_full_refresh() -%}
   {%- if execute and flags.FULL_REFRESH and not var('allow_full_refresh') and target.name != 'dev' -%}
     {{ exceptions.raise_compiler_error(

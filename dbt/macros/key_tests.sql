@@ -1,5 +1,5 @@
-{#- The data test of a key: a value in every row, and each once. One query in place of two, `unique` and `not_null`: on BigQuery each
-    query costs 10 MB at least, and each test a share of the hour's seconds. The key may be an expression of several columns. -#}
+{#- Data test of a key: no null and no duplicate. One query replaces `unique` and `not_null`, because on BigQuery each query
+    bills at least 10 MB and each test adds seconds to every run. The key may be an expression over several columns. -#}
 {% test is_key(model, column_name) %}
   select
     key_value,

@@ -1,6 +1,6 @@
-{#- Which of the app's rows the staging views show: those of all users but the erased. Two builds see fewer: an audit its sample
-    of users, whole; the target `dev` the last days of arrivals, of all users. `loaded_at` is left out where rows have none:
-    profiles are then all there. `odd` is true of rows that say nothing of anybody, and are left out. -#}
+{#- The filter of the staging views: rows of all users except erased ones. Two builds see fewer rows. An audit sees all rows of
+    its sample of users. The target `dev` sees the last days of arrivals of all users. Omit `loaded_at` if the rows have none:
+    `dev` then sees all of them. `odd` is a condition that is true for unusable rows, which are dropped. -#}
 {% macro where_in_scope(user_id, loaded_at=none, odd=none) -%}
   {%- set bounds = [not_erased(user_id)] -%}
   {%- if odd -%} {%- do bounds.append('not (' ~ odd ~ ')') -%} {%- endif -%}
@@ -13,9 +13,9 @@
   where {{ bounds | join(' and ') }}
 {%- endmacro %}
 
-{#- Rows of users with a tombstone are nobody's: the user may be in a table that is not ours, or arrive once more. Not correlated:
-    while nobody is erased DuckDB then makes no hash at all, where `not exists` makes one of every row. A row without a user
-    stays, for the data tests to find. -#}
+{#- Drops rows of users with a tombstone, who may still be in a table that winback does not own, or arrive again. The subquery is
+    uncorrelated: if no user is erased, DuckDB computes no hash, whereas `not exists` would hash every row. A row without a user
+    stays, so that the data tests find it. -#}
 {% macro not_erased(user_id) -%}
   coalesce({{ sha256_hex(user_id) }}, '') not in (
     select erasures.user_hash from {{ source('ops', 'erasures') }} as erasures
@@ -23,7 +23,8 @@
   )
 {%- endmacro %}
 
-{#- The window's end where one is given, else the hour of the command: by hand `until_at` lies in the year 2100. -#}
+{#- The window's end if one is given, otherwise the hour in which the command started. By hand, `until_at` defaults to the year
+    2100. -#}
 {% macro last_moment_of_dev() -%}
   {%- set hour = run_started_at.replace(minute=0, second=0, microsecond=0, tzinfo=none) -%}
   {{ return([modules.datetime.datetime.fromisoformat(var('until_at')), hour] | min | string) }}

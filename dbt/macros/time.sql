@@ -1,7 +1,8 @@
-{#- Times are UTC: TIMESTAMP on BigQuery, TIMESTAMP without zone on DuckDB. Every bound is a literal, so that partitions prune:
-    no max() over a table, no current_timestamp(). -#}
+{#- Times are UTC: TIMESTAMP on BigQuery, TIMESTAMP without zone on DuckDB. Every bound is a literal (no max() over a table, no
+    current_timestamp()), so that the warehouse can skip partitions. -#}
 
-{#- So many days later. Stepping back ends in year 1, the first that both warehouses know. -#}
+{#- The time plus a number of days, which may be negative. The result is never before year 1, the first that both warehouses
+    support. -#}
 {% macro moved(iso, days) -%}
   {%- set start = modules.datetime.datetime.fromisoformat(iso) -%}
   {{ return(start + modules.datetime.timedelta(days=[days, 1 - start.toordinal()] | max)) }}
@@ -13,29 +14,29 @@
 
 {% macro day(iso, plus_days=0) -%} date '{{ moved(iso, plus_days).date().isoformat() }}' {%- endmacro %}
 
-{#- A session with gaps below the limit that lasts longer than this is too long: int_sessions_this_run cuts it. Microseconds. -#}
+{#- The maximum length of a session, in microseconds. int_sessions_this_run cuts longer ones. -#}
 {% macro max_session_microseconds() -%} {{ var('max_session_hours') * 3600 * 1000000 }} {%- endmacro %}
 
-{#- Days that a session may begin before the day it ends. -#}
+{#- Maximum number of days between the start and the end of a session. -#}
 {% macro days_of_a_session() -%} {{ return((var('max_session_hours') / 24) | round(0, 'ceil') | int) }} {%- endmacro %}
 
-{#- The first day whose partitions this run may read or write: the latest arrival allowed, plus the longest session before it and
-    a gap on both its sides, in whole days. jobs/transform/funnel.py has the same sum. -#}
+{#- Whole days before from_at whose partitions this run may read or write: the maximum lateness, plus the longest session and a
+    gap on both sides of it. jobs/transform/funnel.py has the same sum. -#}
 {% macro days_in_reach() -%}
   {%- set minutes = var('max_session_hours') * 60 + 2 * var('session_gap_minutes') -%}
   {{ return(var('max_lateness_days') + ((minutes / 1440) | round(0, 'ceil') | int)) }}
 {%- endmacro %}
 
-{#- The earliest start of a session that new events since `first_new_at` can have changed (docs/adr/0023-a-session-has-a-maximum.md). -#}
+{#- The earliest start of a session that new events since `first_new_at` can change (docs/adr/0023-a-session-has-a-maximum.md). -#}
 {% macro earliest_change(first_new_at) -%}
   {{ add_minutes(first_new_at, -(var('max_session_hours') * 60 + var('session_gap_minutes'))) }}
 {%- endmacro %}
 
-{#- Where a run that builds again from an earlier time meets the backfill's rows, it takes in those that the reach can hold. Rows
-    that arrived after the backfill are all no earlier, or too late. -#}
+{#- A run that rebuilds from an earlier time may read the backfill's rows again. It takes only those within reach. Rows that
+    arrived after the backfill are either within reach or too late. -#}
 {% macro earliest_event() -%} {{ moment(var('from_at'), plus_days=-var('max_lateness_days')) }} {%- endmacro %}
 
-{#- Start of the fixed UTC cell of `max_session_hours` that a moment lies in, in microseconds; the first cell begins in 1970. -#}
+{#- Start of the fixed UTC cell of `max_session_hours` that contains the time, in microseconds. Cells are counted from 1970. -#}
 {% macro cell_start(microseconds) -%}
   ({{ microseconds }} - mod(
     mod({{ microseconds }}, {{ max_session_microseconds() }}) + {{ max_session_microseconds() }}, {{ max_session_microseconds() }}
@@ -44,7 +45,7 @@
 
 {% macro first_day_in_reach(plus_days=0) -%} {{ day(var('from_at'), plus_days - days_in_reach()) }} {%- endmacro %}
 
-{#- The midnight that day begins with, for a table partitioned by a timestamp. -#}
+{#- The midnight at which that day begins, for a table partitioned by a timestamp. -#}
 {% macro first_moment_in_reach() -%}
   {{ moment(moved(var('from_at'), -days_in_reach()).date().isoformat()) }}
 {%- endmacro %}
@@ -61,8 +62,8 @@
 
 {% macro microseconds_between(start, stop) -%} ({{ microseconds(stop) }} - {{ microseconds(start) }}) {%- endmacro %}
 
-{#- Integers are summed and divided last: sums of doubles depend on their order, and a rebuild must equal the increments. -#}
+{#- Sum integers and divide last: sums of doubles depend on their order, and a rebuild must equal the incremental result. -#}
 {% macro seconds(microseconds) -%} (({{ microseconds }}) / 1000000.0) {%- endmacro %}
 
-{#- The gap as a count of microseconds, for comparing exactly. -#}
+{#- The inactivity gap in microseconds, an integer so that comparisons are exact. -#}
 {% macro gap_microseconds() -%} {{ var('session_gap_minutes') * 60 * 1000000 }} {%- endmacro %}

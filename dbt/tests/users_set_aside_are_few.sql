@@ -1,4 +1,4 @@
--- What a fifth of all users breaks, 50 or more of them, is no accident: then something is wrong with the whole.
+-- A rule that a fifth of all users break, and at least 50 users, points to a fault in the tables, not in single rows.
 with exits as (
     select count(distinct user_id) as count_users
     from {{ ref('fct_unfinished_exits') }}

@@ -13,7 +13,15 @@ ROOMS = ("core", "warehouse", "scoring", "crm_sync", "jobs", "training", "sandbo
 PROSE = (".py", ".sql", ".yml", ".yaml", ".toml", ".md", ".html")
 
 # Places whose prose is rewritten. A place is a folder or a file.
-PLAIN = (".github", "crm_sync", "examples", "jobs/cli", "jobs/output", "jobs/transform")
+PLAIN = (
+    ".github",
+    "crm_sync",
+    "dbt",
+    "examples",
+    "jobs/cli",
+    "jobs/output",
+    "jobs/transform",
+)
 
 # The list itself, and its tests' examples.
 EXCEPT = ("tests/support/plain_words.py", "tests/project/test_plain_words.py")

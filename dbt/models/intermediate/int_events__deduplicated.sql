@@ -9,7 +9,8 @@
     on_schema_change='append_new_columns',
 ) }}
 
--- An id counts once per user, name and day: apps count per device, and begin again. The day keeps a copy within reach.
+-- An event_id is unique only per user, name and day, because apps count per device and restart their counters. The day
+-- bounds how far back a copy must be searched.
 with arrived as (
     select
         event_id,
@@ -46,7 +47,7 @@ first_copies as (
 
 select * from first_copies
 {% if is_incremental() %}
-    -- A copy of an event that an earlier window took in changes nothing. Rows of this window are written again: a run that
+    -- Drop copies of events that an earlier window processed. Rows of this window are written again, because a run that
     -- crashed before its commit leaves them behind.
     where
         not exists (

@@ -9,11 +9,11 @@ with sessions as (
     where
         started_on >= {{ first_day_in_reach() }}
         and not is_dissolved
-        -- Cut at the maximum: the user went on.
+        -- A session cut at the maximum is not an exit: the user went on.
         and not coalesce(is_cut, false)
 ),
 
--- An exit ripens when its gap has passed, also when nothing new arrived for its user ...
+-- An exit is complete when its gap has passed, even if nothing new arrived for its user.
 ripened as (
     select * from sessions
     where
@@ -21,7 +21,7 @@ ripened as (
         and closed_at <= {{ moment(var('until_at')) }}
 ),
 
--- ... and late events may change sessions that had closed before, or be an outcome at the very moment of closing.
+-- Late events may change sessions that had closed before, or be an outcome at the exact time of closing.
 changed as (
     select sessions.*
     from sessions

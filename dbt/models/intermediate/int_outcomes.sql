@@ -5,8 +5,8 @@
     cluster_by=by_user(),
 ) }}
 
--- All arrivals count here, also those too late for the sessions: who has finished must not get a voucher.
--- A too late outcome ends the journey from its arrival on: exits already decided stay as they were decided.
+-- All arrivals count here, even those too late for the sessions: a user who has finished must not get a voucher.
+-- An outcome that arrives too late takes effect at its arrival: exits already decided keep their decisions.
 with arrived as (
     select
         user_id,
@@ -83,7 +83,7 @@ select
         coalesce(gave_up_effective_at, {{ moment('9999-12-31') }}),
         coalesce(closed_effective_at, {{ moment('9999-12-31') }})
     ) as first_outcome_at,
-    -- A user who has finished has finished, whatever else was recorded.
+    -- Finished takes precedence over every other recorded outcome.
     case
         when finished_at is not null then 'finished'
         when gave_up_at is not null then 'gave_up'

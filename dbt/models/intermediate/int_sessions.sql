@@ -9,7 +9,7 @@
     on_schema_change='append_new_columns',
 ) }}
 
-{#- Named one by one, so that a column appended later cannot slip into another's place in the union below. -#}
+{#- Named one by one, because the union below matches columns by position and a table may have columns appended. -#}
 {% set columns = [
     'session_id', 'user_id', 'started_at', 'ended_at', 'started_on', 'duration_microseconds', 'count_events',
     'count_navigation', 'count_input', 'count_upload', 'count_help', 'count_error', 'count_event_names', 'count_steps',
@@ -32,7 +32,7 @@ current_sessions as (
 
 select * from current_sessions
 {% if is_incremental() %}
-    -- A late event may join two sessions: the second ceases to exist. A merge on the id alone would leave it behind.
+    -- A late event may join two sessions, so that the second ceases to exist. A merge on the id alone would leave it behind.
     union all
     select
         {% for column in columns %} before.{{ column }}, {% endfor %}

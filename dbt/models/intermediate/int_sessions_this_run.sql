@@ -23,7 +23,7 @@ gaps as (
     from events
 ),
 
--- A streak holds gaps below the limit; a gap of exactly the limit ends it.
+-- A streak is a sequence of events with gaps below the limit. A gap of exactly the limit ends it.
 streaks as (
     select
         *,
@@ -44,8 +44,8 @@ measured as (
     from streaks
 ),
 
--- A streak up to the maximum is a session. A longer one is too long, and each fixed cell of UTC that it crosses is one.
--- So any run cuts it alike, however little of it lies in reach.
+-- A streak up to the maximum length is one session. A longer streak is cut at fixed cells of UTC, one session per cell.
+-- So every run cuts it at the same times, even if only a part of it is in reach.
 cut as (
     select
         *,
@@ -101,7 +101,7 @@ sessions as (
         {{ to_bigint("max(case when step_recency = 1 then step_index end)") }} as last_step_index,
         max(case when device_recency = 1 then device_type end) as device_type,
         max(case when recency = 1 then event_name end) as last_event_name,
-        -- Carried along so that tests can prove that nothing later leaks in.
+        -- Tests use it to prove that no later event leaks in.
         max(loaded_at) as last_loaded_at,
         is_too_long,
         max(occurred_microseconds) < streak_until as is_cut
@@ -116,5 +116,5 @@ select
     {{ microseconds_between('sessions.started_at', 'sessions.ended_at') }} as duration_microseconds
 from sessions
 inner join touched on sessions.user_id = touched.user_id
--- Sessions that began earlier cannot have changed; the reach may even cut the oldest.
+-- Sessions that began earlier cannot have changed. The oldest may even be incomplete, because the reach cuts it.
 where sessions.started_at >= {{ earliest_change('touched.first_new_at') }}

@@ -1,5 +1,5 @@
--- A rule that the rows of one user break must not stop all others: the user is set aside, and the rule is named.
--- When it is many users something is wrong with all rows: tests/users_set_aside_are_few.sql.
+-- If the rows of one user break a rule, only that user is set aside, with the name of the rule; the run goes on.
+-- If many users break a rule, the run stops: tests/users_set_aside_are_few.sql.
 with touched as (
     select * from {{ ref('int_users_touched') }}
 ),
@@ -28,8 +28,8 @@ logged as (
     where exited_on >= {{ first_day_in_reach() }}
 ),
 
--- The session of an exit is there and has not been joined to another. Exits from so many days later on: their
--- sessions may have begun a maximum before.
+-- Exits whose session is missing or was joined to another. Exits of the first days in reach are not checked, because
+-- their sessions may have begun before it.
 without_session as (
     select exits.user_id
     from exits
@@ -39,7 +39,7 @@ without_session as (
         and sessions.session_id is null
 ),
 
--- Between two sessions of a user lies at least the gap, unless the first was cut at the maximum. This run's users only.
+-- Two sessions of a user are at least the gap apart, unless the first was cut at the maximum. This run's users only.
 consecutive as (
     select
         sessions.user_id,
@@ -65,13 +65,14 @@ without_features as (
     where logged.exit_id is null
 ),
 
--- The features of an exit end with its last event: nothing later leaks in.
+-- Features that contain an event after the exit: later events must not leak in.
 from_later as (
     select user_id from logged
     where last_event_at > exited_at
 ),
 
--- Whoever had finished, given up or been closed by then did not leave unfinished; also when that was learnt later.
+-- Exits of users who had already finished, given up or been closed. Such an exit is not unfinished, even if the outcome
+-- arrived later.
 after_outcome as (
     select exits.user_id
     from exits

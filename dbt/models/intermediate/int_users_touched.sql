@@ -1,4 +1,5 @@
--- Of all copies: one that became visible late may take the place of another with its id, and then both times changed.
+-- All copies count, not only the first: a copy that became visible late may replace another copy of the same event, and
+-- then the sessions at both times change.
 select
     user_id,
     min(occurred_at) as first_new_at

@@ -11,7 +11,7 @@
     'is_voucher_eligible', 'voucher_reason', 'voucher_valid_until', 'experiment_arm',
 ] %}
 
--- Only deliveries not folded before; folding one twice changes nothing.
+-- Only deliveries that were not yet folded in. Folding one in twice has no effect.
 with deliveries as (
     select * from {{ ref('stg_ops__deliveries') }}
     where
@@ -48,7 +48,7 @@ attempts as (
     group by user_id, run_id
 ),
 
--- Sent, and no word came: the CRM holds what it held before, or what was sent. A delivery by a later run settles it.
+-- Sent without a reply: the CRM holds the earlier state or the sent one. A delivery by a later run resolves this.
 unanswered as (
     select attempts.user_id
     from attempts
@@ -57,13 +57,14 @@ unanswered as (
         attempts.answered_at is null
         and (
             last_delivered.user_id is null
-            -- By epoch first: the clocks of two machines may differ.
+            -- Compare epochs first, because the clocks of two machines may differ.
             or last_delivered.epoch < attempts.epoch
             or (last_delivered.epoch = attempts.epoch and last_delivered.attempted_at < attempts.began_at)
         )
 ),
 
--- An older run that the CRM heard when the newest had begun: which it heard last, nobody knows. A third settles it.
+-- The CRM received a delivery of an older run after the newest run had begun, so it is unknown which one it applied
+-- last. A delivery by a third run resolves this.
 overtaken as (
     select older.user_id
     from last_delivered
@@ -95,7 +96,8 @@ select
     {% else %}
         last_delivered.attempted_at as acknowledged_at,
     {% endif %}
-    -- A dead letter: refused by the CRM, not sent again until the desired state changes or a person asks for it.
+    -- A dead letter: a state that the CRM rejected. It is sent again only if the desired state changes or a person
+    -- requests a retry.
     {% for name, source in [
         ('rejected_hash', 'desired_hash'), ('rejected_code', 'error_code'), ('rejected_reason', 'error_reason'),
         ('rejected_at', 'attempted_at'),

@@ -11,15 +11,15 @@ acknowledged as (
 select
     desired.user_id,
     desired.desired_hash,
-    -- Why the CRM is not told, although it holds something else than it should.
+    -- Why the row is not sent although the CRM holds a different state.
     case
         when desired.is_erased then 'erased'
         when {{ is_hidden('desired') }} then 'holdout'
     end as suppressed_because,
-    -- Taking a voucher away comes first: a late grant costs little, a late withdrawal is a wrong message.
+    -- Withdrawals are sent first: a late grant costs little, but a late withdrawal means a wrong message to the user.
     (coalesce(acknowledged.is_voucher_eligible, false) or coalesce(acknowledged.is_in_doubt, false))
     and not desired.is_voucher_eligible as is_withdrawal,
-    -- What the CRM holds is not known for certain: every field is sent, whatever it is believed to hold.
+    -- It is uncertain what the CRM holds, so every field is sent.
     coalesce(acknowledged.is_in_doubt, false) as is_in_doubt,
     desired.churn_probability,
     desired.churn_risk_band,
@@ -42,7 +42,7 @@ select
 from desired
 left join acknowledged on desired.user_id = acknowledged.user_id
 where
-    -- Of a user of whom the CRM was never told, and is not to be told anything, nothing differs.
+    -- A user who was never sent to the CRM, and has nothing to send now, is not pending.
     (
         acknowledged.acknowledged_at is not null
         or acknowledged.is_in_doubt
@@ -57,9 +57,9 @@ where
         or desired.voucher_reason is distinct from acknowledged.voucher_reason
         or desired.voucher_valid_until is distinct from acknowledged.voucher_valid_until
         or desired.experiment_arm is distinct from acknowledged.experiment_arm
-        -- Each attribute written costs money: a score that moved by less than the step waits for company.
+        -- Each attribute written costs money: a score that moved by less than the step waits for another change.
         or (desired.churn_probability is null) is distinct from (acknowledged.churn_probability is null)
-        -- Rounded to its 4 decimals, since .70 - .65 is less than .05 in binary.
+        -- Rounded to 4 decimals, because .70 - .65 is less than .05 in binary.
         or round(abs(desired.churn_probability - acknowledged.churn_probability), 4)
         >= {{ var('churn_probability_step') }}
     )

@@ -6,7 +6,7 @@
     on_schema_change='append_new_columns',
 ) }}
 
-{#- What this model carries forward of a user from one build to the next. -#}
+{#- The columns that this model carries over from one build to the next. -#}
 {% set memory = [
     'last_decided_at', 'last_probability', 'last_risk_band', 'last_reasons', 'last_model_version', 'last_refusal',
     'last_granted_at', 'last_grant_valid_until', 'experiment_arm',
@@ -57,7 +57,7 @@ last_grants as (
             loaded_at >= {{ moment(var('profiles_from')) }}
             or updated_at >= {{ moment(var('profiles_from'), plus_days=-var('max_lateness_days')) }}
         union distinct
-        -- Where nothing says when a version arrived, look again at everybody who would have something to lose by it.
+        -- If the arrival of a version is unknown, check again every user with a score or voucher to withdraw.
         select before.user_id
         from {{ this }} as before
         inner join {{ ref('stg_app__users') }} as profiles on before.user_id = profiles.user_id
@@ -72,7 +72,7 @@ last_grants as (
         select user_id from {{ this }}
         where is_voucher_eligible and voucher_valid_until <= {{ moment(var('until_at')) }}
         union distinct
-        -- A run whose clock was ahead let vouchers expire that are still valid.
+        -- A run whose clock was ahead may have expired vouchers that are still valid.
         select user_id from {{ this }}
         where
             voucher_reason in ('expired', last_refusal)
@@ -124,7 +124,7 @@ redemptions as (
     {{ last_redemptions('known') }}
 ),
 
--- The first thing that takes a score or a voucher away, if any.
+-- The first reason to withdraw a score or a voucher, if any.
 ended as (
     select
         known.*,
@@ -167,7 +167,7 @@ desired as (
 
 select
     *,
-    -- What the CRM must hold, in one value: a dead letter stays dead until this changes.
+    -- Hash of the state that the CRM must hold. A dead letter is not sent again until this changes.
     {{ md5_hex("concat(
         case
             when churn_probability between 0 and 1

@@ -14,6 +14,6 @@ select
     deliveries.desired_hash
 from {{ ref('stg_ops__deliveries') }} as deliveries
 where
-    -- Partitions of 400 days before this was built, which a night does.
+    -- The last 400 days before the nightly build of this view, so that BigQuery skips older partitions.
     deliveries.attempted_at >= {{ moment(var('from_at'), plus_days=-400) }}
     and deliveries.outcome in ('delivered', 'rejected')

@@ -3,7 +3,7 @@
 with rejected as (
     select * from {{ ref('stg_ops__deliveries') }}
     where
-        -- Partitions of 400 days before this was built, which a night does.
+        -- The last 400 days before the nightly build of this view, so that BigQuery skips older partitions.
         attempted_at >= {{ moment(var('from_at'), plus_days=-400) }}
         and outcome = 'rejected'
 )
@@ -11,7 +11,7 @@ with rejected as (
 select
     attempted_on,
     coalesce(error_code, 'unknown') as error_code,
-    -- One of them: sentences of one code differ in what they quote, which is left out anyway.
+    -- One example is enough: messages with the same code differ only in the values they quote, which are removed.
     min(error_reason) as example_reason,
     min(http_status) as http_status,
     count(*) as count_rejected,

@@ -5,12 +5,12 @@
     on_schema_change='append_new_columns',
 ) }}
 
-{#- A window begins where the last committed one ended: built again, even up to another end, it begins at the same time
-    and replaces its row. A row an hour needs no partitions. A run that builds once more what an earlier one left half done
-    counts its own window all the same. -#}
+{#- A window begins where the last committed one ended. If it is built again, even with another end, it begins at the
+    same time and replaces its row. With one row per run, partitions are unnecessary. A run that also rebuilds the work of
+    a failed run counts its own window only. -#}
 {% set counted_from = var('arrivals_from', var('from_at')) %}
 
--- Every copy counts, also of an event that arrived before.
+-- Every copy counts, including copies of an event that arrived earlier.
 with arrived as (
     select
         user_id,
@@ -58,7 +58,7 @@ shared as (
     having count(*) > 1
 ),
 
--- Users whose session is past the maximum, of those with an event in this window.
+-- Users with an event in this window whose session exceeds the maximum length.
 set_aside as (
     select count(distinct sessions.user_id) as count_users
     from {{ ref('int_sessions') }} as sessions
@@ -91,7 +91,7 @@ sharing as (
     select coalesce(sum(count_copies), 0) as count_sharing from shared
 ),
 
--- The exits of before stay as they were scored, and what a withdrawal takes away is taken away.
+-- Earlier exits keep their scores, but a late withdrawal of consent still removes the score and the voucher.
 late_profiles as (
     select
         {{ to_bigint('count(*)') }} as count_profiles_late,
@@ -104,7 +104,7 @@ late_profiles as (
         and {{ is_too_late('updated_at', 'loaded_at') }}
 ),
 
--- What stg_app__events leaves out.
+-- The rows that stg_app__events drops.
 odd_events as (
     select {{ to_bigint('count(*)') }} as count_events_set_aside
     from {{ source('app', 'app_events') }}

@@ -13,7 +13,7 @@ with exits as (
     select * from {{ ref('int_exits_this_run') }}
 ),
 
--- Every session that had ended by the exit, the one that ended in it included. Nothing later.
+-- Every session that had ended by the exit, including the one that ended in it. Nothing later.
 history as (
     select
         exits.exit_id,
@@ -66,8 +66,8 @@ last_sessions as (
     where is_last
 ),
 
--- What is derived from a share that is none, 70 say, is unknown. The share itself stays as it was given: the feature
--- contract takes it as missing, and stops the run when many have one.
+-- A share outside 0 to 1, such as 70, is invalid, and values derived from it are null. The share itself passes
+-- unchanged: the feature contract treats it as missing, and stops the run if many rows have one.
 shares as (
     select
         exit_id,
@@ -84,8 +84,9 @@ gains as (
     from shares
 ),
 
--- The profile as it was: the latest version written before the exit that had arrived when it closed. The model did not
--- see what arrived later, so no build may see it. History that the backfill read was all there.
+-- The profile as of the exit: the latest version written before the exit that had arrived when the exit closed. The
+-- model did not see versions that arrived later, so no build may use them. All history that the backfill read counts
+-- as arrived.
 profiles as (
     select
         exits.exit_id,
@@ -105,7 +106,7 @@ profiles as (
         order by
             users.updated_at desc,
             {{ newest_version_first('users') }},
-            -- Of two that differ in nothing else every build takes the same one.
+            -- Tie-breakers, so that every build selects the same version.
             coalesce(cast(users.created_at as string), ''),
             coalesce(cast(users.age as string), ''),
             coalesce(cast(users.income as string), ''),
@@ -169,7 +170,7 @@ select
     {{ seconds(microseconds_between('totals.first_started_at', 'exits.exited_at')) }} as seconds_since_first_session,
     {{ seconds(microseconds_between('totals.previous_ended_at', 'last_sessions.started_at')) }}
         as seconds_since_previous_session,
-    -- An account of the year 1, or made a day after the exit or later, has no known age.
+    -- Null if the account was created more than 100 years before the exit, or more than a day after it.
     {{ within(seconds(microseconds_between('profiles.created_at', 'exits.exited_at')), -86400, 3153600000) }}
         as seconds_since_account_created,
 
@@ -183,7 +184,7 @@ select
     ") }} as has_previous_year_filing,
     profiles.referral_source,
 
-    -- proof: nothing here happened after the exit
+    -- proof that nothing here happened after the exit
     totals.last_event_at,
     totals.last_loaded_at
 from exits

@@ -9,7 +9,7 @@
     on_schema_change='append_new_columns',
 ) }}
 
--- The first row of an exit stays, whatever arrives later: what the model saw is what the next model must learn from.
+-- The first row of an exit is final: the next model must learn from the features that the model saw.
 select features.*
 from {{ ref('fct_exit_features') }} as features
 inner join {{ ref('int_exits_this_run') }} as exits on features.exit_id = exits.exit_id

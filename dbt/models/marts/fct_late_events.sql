@@ -27,5 +27,5 @@ select
     cast(loaded_at as date) as loaded_on,
     {{ seconds(microseconds_between('occurred_at', 'loaded_at')) }} / 86400 as lateness_days
 from too_late
--- Ingestion may deliver a row twice at the same moment.
+-- Ingestion may deliver a row twice at the same time.
 qualify row_number() over (partition by user_id, event_id, event_name, occurred_at, loaded_at order by user_id) = 1

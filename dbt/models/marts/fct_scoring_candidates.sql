@@ -1,4 +1,4 @@
--- From midnight, as the exits: a decision a few hours older than from_at minus the reach still counts.
+-- From midnight, like the exits, so that a decision a few hours older than from_at minus the reach still counts.
 with decisions_in_reach as (
     select * from {{ ref('stg_ops__decisions') }}
     where decided_at >= {{ first_moment_in_reach() }}
@@ -9,7 +9,7 @@ decisions_in_cool_down as (
     where decided_at >= {{ moment(var('from_at'), plus_days=-var('cool_down_days')) }}
 ),
 
--- Exits that closed inside the backfill are history: they train the model and are never scored.
+-- Exits that closed within the backfill are history: the model learns from them, and they are never scored.
 undecided as (
     select exits.*
     from {{ ref('fct_unfinished_exits') }} as exits
@@ -70,7 +70,7 @@ select
     undecided.exited_on,
     {{ all_but('features', ['exit_id', 'user_id', 'exited_at', 'exited_on']) }}
 from undecided
--- An exit whose features were lost is skipped, not dropped.
+-- A left join, so that an exit without features is recorded as skipped and not lost.
 left join {{ ref('fct_exit_features_logged') }} as features
     on
         undecided.exit_id = features.exit_id

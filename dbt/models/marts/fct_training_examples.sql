@@ -1,9 +1,9 @@
-{#- A voucher may be older than the exit it was valid at: 90 days, where config/vouchers.yml gives 7. -#}
+{#- Maximum age of a voucher that was valid at the exit, in days: 90, with room above the 7 of config/vouchers.yml. -#}
 {% set longest_validity_days = 90 %}
-{#- Not partitioned: built anew for each training, from so many days and no more, and then read whole. -#}
+{#- Not partitioned, because each training rebuilds the table from these days and reads all of it. -#}
 {% set first_day = day(var('until_at'), -var('training_history_days')) %}
 
--- Matured: the label window has passed and so has the time in which its events may still arrive.
+-- An exit has matured when the label window has passed, and also the time in which its events may still arrive.
 with matured as (
     select
         exit_id,
@@ -14,7 +14,7 @@ with matured as (
     where
         exited_on >= {{ first_day }}
         and not is_dissolved
-        -- Never scored, so nothing to learn from.
+        -- Such exits are never scored, so the model does not learn from them.
         and not coalesce(is_session_too_long, false)
         and exited_at < {{ moment(var('until_at'), plus_days=-(var('label_window_days') + var('max_lateness_days'))) }}
 ),
@@ -29,7 +29,7 @@ features as (
     where exited_on >= {{ first_day }}
 ),
 
--- Whoever held a voucher at any time within the label window was treated, by whichever decision.
+-- Exits whose user held a voucher at any time within the label window, from this decision or another.
 treated as (
     select distinct matured.exit_id
     from matured
@@ -44,10 +44,10 @@ labelled as (
     select
         matured.*,
         case
-            -- Had finished before, and only the news came too late to take the exit back: nothing was left to finish.
+            -- Finished before the exit, but the event arrived too late to dissolve it: nothing was left to finish.
             when outcomes.finished_at <= matured.exited_at then null
             when outcomes.finished_at <= matured.label_until then 0
-            -- Closed for a reason that is not the user's: nobody knows what the user would have done.
+            -- Closed by someone other than the user, so the user's own outcome is unknown.
             when outcomes.closed_at > matured.exited_at and outcomes.closed_at <= matured.label_until then null
             else 1
         end as label
@@ -67,5 +67,5 @@ left join decisions on labelled.exit_id = decisions.exit_id
 left join treated on labelled.exit_id = treated.exit_id
 where
     labelled.label is not null
-    -- What was set aside is not learned from either.
+    -- Exits that were set aside are excluded from training.
     and coalesce(decisions.skip_reason, '') != 'bad_data'

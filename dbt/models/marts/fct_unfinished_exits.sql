@@ -22,7 +22,7 @@ current_exits as (
 
 select * from current_exits
 {% if is_incremental() %}
-    -- What a late event moved, joined or explained away (the user had finished) is no exit any more.
+    -- Exits that ceased to exist, because a late event moved them, joined their session or showed an earlier outcome.
     union all
     select
         before.exit_id,

@@ -1,4 +1,4 @@
-{#- The table is the app's and may lack the time of arrival: a version then arrived when it was written. -#}
+{#- The app owns this table, which may lack the time of arrival. A version then counts as arrived when it was written. -#}
 {%- set users = source('app', 'users') -%}
 {%- set loaded_at = 'loaded_at' if has_column(users, 'loaded_at') else 'cast(null as timestamp)' -%}
 
@@ -8,7 +8,8 @@ select
     updated_at,
     coalesce({{ loaded_at }}, updated_at) as loaded_at,
     {{ loaded_at }} is not null as is_arrival_known,
-    -- A clock that runs ahead by more than a day is wrong: such a version must not outlast the ones written after it.
+    -- An updated_at more than a day after the arrival comes from a wrong clock. Use the arrival instead, so that such a
+    -- version does not override the ones written after it.
     case
         when updated_at > {{ add_days(loaded_at, 1) }} then {{ loaded_at }}
         else updated_at

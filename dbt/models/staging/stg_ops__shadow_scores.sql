@@ -1,4 +1,4 @@
--- As decisions: rows of a run that never committed are nobody's.
+-- The join drops rows of a run that never committed, as in stg_ops__decisions.
 with shadow_scores as (
     select * from {{ source('ops', 'shadow_scores') }}
 ),
