@@ -23,110 +23,116 @@ class Settings(BaseSettings):
 
     warehouse: Annotated[str, AfterValidator(checks.warehouse)] = Field(
         "duckdb:///var/winback.duckdb",
-        description="Where the data is: `duckdb:///path` or `bigquery://project/dataset_prefix`.",
+        description="The warehouse: `duckdb:///path` or `bigquery://project/dataset_prefix`.",
     )
     bigquery_location: Annotated[str, AfterValidator(checks.bigquery_location)] = Field(
-        "", description="Where BigQuery keeps the datasets; empty: where the raw one is."
+        "", description="Location of the BigQuery datasets. Empty: that of the raw dataset."
     )
     bigquery_max_bytes: int = Field(
         1 << 40,
         gt=0,
         lt=1 << 63,
-        description="What one query may read at most, in bytes; more is refused before it is billed.",
+        description="Maximum bytes that one BigQuery query may read. BigQuery refuses a larger query before it bills.",
     )
     bigquery_endpoint: Annotated[str, AfterValidator(checks.bigquery_endpoint)] = Field(
-        "", description="Another address of BigQuery: private access, or a stand-in on this machine. Empty: Google's."
+        "", description="Address of the BigQuery API, for private access or a local emulator. Empty: Google's."
     )
     bigquery_storage_endpoint: Annotated[str, AfterValidator(checks.bigquery_storage_endpoint)] = Field(
-        "", description="The same for the Storage Read API: `host:port`."
+        "", description="Address of the BigQuery Storage Read API, as `host:port`. Empty: Google's."
     )
     models: Path = Field(Path("var/models"), description="Folder of the model bundles.")
     registry: Annotated[str, AfterValidator(checks.registry)] = Field(
         "",
-        description="Model registry: `sqlite:///path`, a tracking server's `http(s)://...`, or `none`. "
-        "Empty: `registry.db` in the models' folder.",
+        description="Model registry: `sqlite:///path`, the `http(s)://...` of a tracking server, or `none`. "
+        "Empty: `registry.db` in `WINBACK_MODELS`.",
     )
     config: Path = Field(
         Path("config"),
         description="Folder of funnel.yml, features.yml, vouchers.yml, crm_fields.yml, crm.yml and training.yml.",
     )
     crm: Literal["braze", "hubspot", "klaviyo", "salesforce"] = Field(
-        "braze", description="Which CRM: `braze`, `hubspot`, `klaviyo` or `salesforce`."
+        "braze", description="The CRM: `braze`, `hubspot`, `klaviyo` or `salesforce`."
     )
     crm_url: Annotated[str, AfterValidator(checks.crm_url)] = Field(
-        "http://127.0.0.1:8765", description="The CRM's REST endpoint; https, or http on this machine."
+        "http://127.0.0.1:8765", description="Address of the CRM's REST API: https, or http on this machine."
     )
     crm_hosts: Annotated[str, AfterValidator(checks.crm_hosts)] = Field(
         "",
-        description="Further hosts that the key may be sent to, such as a proxy's, with commas between.",
+        description="Additional hosts that may receive the API key, such as a proxy's, separated by commas.",
     )
     crm_api_key: Annotated[SecretStr, AfterValidator(checks.api_key)] = Field(
-        SecretStr("local-key"), description="The CRM's key; what it must be allowed to do, `winback doctor` says."
+        SecretStr("local-key"), description="API key of the CRM. `winback doctor` lists the permissions that it needs."
     )
     crm_ca_file: Annotated[str, AfterValidator(checks.crm_ca_file)] = Field(
-        "", description="File of the authorities (PEM) that may sign the CRM's certificate. Empty: the public ones."
+        "", description="File of the certificate authorities (PEM) for the CRM's certificate. Empty: the public ones."
     )
     crm_proxy: Annotated[SecretStr, AfterValidator(checks.crm_proxy)] = Field(
         SecretStr(""),
-        description="Proxy by which https to the CRM leaves: `http://host:port`, or `http://user:password@host:port`.",
+        description="Proxy for https requests to the CRM: `http://host:port`, or `http://user:password@host:port`.",
     )
     crm_client_id: Annotated[str, AfterValidator(checks.client_id)] = Field(
         "",
-        description="Salesforce: the id of an app with the OAuth client credentials flow, which renews access tokens; then no "
-        "key is needed.",
+        description="Salesforce: id of an app with the OAuth client credentials flow, which renews access tokens. "
+        "It replaces the API key.",
     )
     crm_client_secret: Annotated[SecretStr, AfterValidator(checks.client_secret)] = Field(
-        SecretStr(""), validate_default=True, description="The secret that belongs to `WINBACK_CRM_CLIENT_ID`."
+        SecretStr(""), validate_default=True, description="Secret of the app in `WINBACK_CRM_CLIENT_ID`."
     )
     safety_lag_seconds: int = Field(
-        120, ge=0, le=86_400, description="`until` is now minus this, so that rows still being written are not skipped."
+        120,
+        ge=0,
+        le=86_400,
+        description="`until` is this many seconds before now, so that rows still being written are not skipped.",
     )
     catch_up_days: int = Field(
-        30, ge=1, le=365, description="How far back the night looks for raw events that no run has read."
+        30, ge=1, le=365, description="How many days back `winback nightly` looks for raw events that no run has read."
     )
     max_watermark_age_seconds: int = Field(
         7_200,
         ge=0,
         le=31_536_000,
-        description="Commands and `status --json` say when the watermark is older than this; 0: never.",
+        description="Age of the watermark in seconds, above which commands and `status --json` report it as stale. 0: never.",
     )
     lease_seconds: int = Field(
         900,
         ge=0,
         le=86_400,
-        description="On BigQuery: how long a run that was killed keeps others out; 0 keeps nobody out. DuckDB needs none.",
+        description="BigQuery: seconds that the lease of a killed run keeps other runs out. 0: not at all. Unused on DuckDB.",
     )
     run_deadline_seconds: int = Field(
-        2_700, gt=0, le=86_400, description="When to stop sending and leave the rest to the next run."
+        2_700,
+        gt=0,
+        le=86_400,
+        description="A run stops sending this many seconds after its start. The next run sends the rest.",
     )
     retry_budget_seconds: float = Field(
-        120, gt=0, le=86_400, allow_inf_nan=False, description="How long one request to the CRM is tried again."
+        120, gt=0, le=86_400, allow_inf_nan=False, description="How many seconds one request to the CRM is retried."
     )
     max_rejected_ratio: float = Field(
-        0.5, ge=0, le=1, description="Above this share of rejected users the circuit breaker stops the sync (exit 3)."
+        0.5, ge=0, le=1, description="Share of rejected users above which the circuit breaker stops the sync (exit 3)."
     )
     min_audience_ratio: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="Below this share of the last run's audience the sync stops before it takes anything away (exit 3).",
+        description="Share of the last run's audience below which the sync stops before it withdraws anything (exit 3).",
     )
     dbt_target: Path = Field(
-        Path("var/dbt"), description="Folder for what dbt compiles and logs, and for the parsed project."
+        Path("var/dbt"), description="Folder of dbt's compiled files and logs, and of the parsed project."
     )
     memory_limit: Annotated[str, AfterValidator(checks.memory_limit)] = Field(
         "2GB",
-        description="What DuckDB may hold in memory before it spills to disk.",
+        description="Memory limit of DuckDB. Above it, DuckDB spills to disk.",
     )
     earliest_at: Annotated[datetime, BeforeValidator(checks.moment)] = Field(
         EARLIEST,
-        description="`winback load` refuses times before this one: an empty date, or seconds read as milliseconds.",
+        description="`winback load` refuses times before this one, such as empty dates, or seconds read as milliseconds.",
     )
-    debug: bool = Field(False, description="Show tracebacks of unexpected errors. They may quote users' data.")
-    threads: int = Field(0, ge=0, le=1_024, description="Threads for scoring; 0 is every core.")
+    debug: bool = Field(False, description="Show tracebacks of unexpected errors. They may contain users' data.")
+    threads: int = Field(0, ge=0, le=1_024, description="Threads for scoring. 0: one per core.")
     shadow: bool = Field(
         False,
-        description="Have the challenger score each run's exits too, into `ops.shadow_scores`; nothing of it is sent.",
+        description="The challenger also scores each run's exits, into `ops.shadow_scores`. Its scores are never sent.",
     )
 
     @property
@@ -177,5 +183,5 @@ def _unknown() -> list[str]:
         prefix, _, own = name.upper().partition("WINBACK_")
         if not prefix and own and own not in known:
             near = get_close_matches(own, known, n=1)  # without the prefix, which all names share
-            lines.append(f"  {name}: there is no such setting" + (f"; did you mean WINBACK_{near[0]}?" if near else ""))
+            lines.append(f"  {name}: this setting does not exist" + (f"; did you mean WINBACK_{near[0]}?" if near else ""))
     return lines

@@ -455,4 +455,4 @@ def test_a_misspelt_variable_is_named_with_the_one_meant(
     monkeypatch.setenv(name, "https://secret.example")
     with pytest.raises(ContractError) as refusal:
         read_settings()
-    assert str(refusal.value) == f"Some settings cannot be used:\n  {name}: there is no such setting{meant}"
+    assert str(refusal.value) == f"Some settings cannot be used:\n  {name}: this setting does not exist{meant}"

@@ -15,6 +15,8 @@ PROSE = (".py", ".sql", ".yml", ".yaml", ".toml", ".md", ".html")
 # Places whose prose is rewritten. A place is a folder or a file.
 PLAIN = (
     ".github",
+    "config",
+    "core/settings.py",
     "crm_sync",
     "dbt",
     "examples",
