@@ -1,19 +1,19 @@
-# The scoring image: what one hourly run needs, and nothing of training or the sandbox.
+# The scoring image: everything that an hourly run uses, without training and the sandbox.
 #
 #   docker build -t winback .
 #   docker run --rm --read-only --tmpfs /tmp -v winback-data:/data winback
 #
-# The base is pinned by tag. Where images are promoted by digest, replace both FROM lines with what
+# The base image is pinned by tag. To pin it by digest, print the digest with
 #   docker buildx imagetools inspect python:3.11-slim
-# prints: FROM python:3.11-slim@sha256:...
+# and change both FROM lines to: FROM python:3.11-slim@sha256:...
 
 FROM python:3.11-slim AS build
-# The root is read-only and nothing is compiled at run time, so bytecode is made here.
+# The root file system may be read-only at run time, so bytecode is compiled here.
 ENV PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore UV_COMPILE_BYTECODE=1 UV_NO_CACHE=1
 WORKDIR /app
 COPY requirements/install.py requirements/uv.txt requirements/job.txt requirements/
 RUN python requirements/install.py --into /venv job
-# README.md because pyproject.toml names it.
+# pyproject.toml refers to README.md and LICENSE.
 COPY pyproject.toml README.md LICENSE ./
 COPY core core
 COPY scoring scoring
@@ -22,19 +22,19 @@ COPY warehouse warehouse
 COPY jobs jobs
 COPY dbt dbt
 COPY config config
-# Editable: jobs/transform/dbt.py finds the dbt project beside itself. In site-packages that place, dbt/, is the library's.
-# The build backend is in the lock, so nothing is downloaded here.
+# An editable install, because jobs/transform/dbt.py finds the dbt project in dbt/ next to jobs/. In site-packages, dbt/ is the
+# dbt library. The build backend is in the lock file, so nothing is downloaded here.
 RUN python requirements/install.py --into /venv --project
 
 FROM python:3.11-slim
 LABEL org.opencontainers.image.title="winback" \
-      org.opencontainers.image.description="Scores the users who left unfinished and keeps the CRM in step, hourly" \
+      org.opencontainers.image.description="Scores users who left unfinished and syncs the CRM, hourly" \
       org.opencontainers.image.licenses="Apache-2.0"
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin winback \
     && install --directory --owner=winback --group=winback /data
 COPY --from=build /venv /venv
 COPY --from=build /app /app
-# Only /data (the warehouse and the models, a volume) and /tmp are written, so the root may be mounted read-only.
+# winback writes only to /tmp and to the volume /data (warehouse and models), so the root may be mounted read-only.
 ENV PATH=/venv/bin:$PATH \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \

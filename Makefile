@@ -1,11 +1,11 @@
-# make demo and make test each work alone on a machine that has python3, make and git.
+# make demo and make test each work on a machine that has only python3, make and git.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 AIRFLOW_VENV := .venv-airflow
 COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-strip-extras --universal --python-version 3.11 --no-header pyproject.toml
 
-# Tests start hundreds of processes: where Python may not keep what it compiles, each compiles its libraries anew for seconds.
+# Tests start hundreds of processes. Without cached bytecode, each of them would compile its libraries for seconds.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
@@ -18,7 +18,7 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("winback needs Python 3.11, 3.12 or 3.13; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.11 ...") if not (3, 11) <= sys.version_info < (3, 14) else None'
 	@$(PYTHON) -m venv $(VENV)
 
-# $(1): which lock. The stamp is newer than its lock when the environment matches it.
+# $(1) is the name of the lock file. The environment matches the lock file if the stamp is newer.
 define install
 	@echo "Installing requirements/$(1).txt into $(VENV) (once, some seconds) ..."
 	@$(BIN)/python requirements/install.py --project $(1)
@@ -33,46 +33,46 @@ $(VENV)/dev.stamp: requirements/dev.txt requirements/uv.txt requirements/install
 	$(call install,dev)
 	@touch $(VENV)/laptop.stamp
 
-demo: $(VENV)/laptop.stamp  ## the whole product on this machine, in about two minutes
+demo: $(VENV)/laptop.stamp  ## run the whole product on this machine, in about two minutes
 	@$(BIN)/winback demo
 
-crm: $(VENV)/laptop.stamp  ## open the local CRM that the demo filled
+crm: $(VENV)/laptop.stamp  ## open the local CRM with the demo's data
 	@$(BIN)/winback crm
 
-# The commands of examples/loan_applications/README.md, in order. var/loans is this target's own and begins empty.
+# The commands of examples/loan_applications/README.md, in order. It deletes var/loans first.
 example: export WINBACK_CONFIG := examples/loan_applications
 example: export WINBACK_WAREHOUSE := duckdb:///var/loans/winback.duckdb
 example: export WINBACK_MODELS := var/loans/models
 example: export WINBACK_DBT_TARGET := var/loans/dbt
-example: $(if $(LOANS),$(VENV)/laptop.stamp)  ## the job over real loan applications: make example LOANS=folder
-	@test -n "$(LOANS)" || { echo "Say where the data is: make example LOANS=path/to/loan_applications (see examples/loan_applications/README.md)"; exit 2; }
-	@for file in app_events users; do test -f "$(LOANS)/$$file.parquet" || { echo "There is no $$file.parquet in $(LOANS)."; exit 2; }; done
+example: $(if $(LOANS),$(VENV)/laptop.stamp)  ## run the job on real loan applications: make example LOANS=folder
+	@test -n "$(LOANS)" || { echo "LOANS is not set. Set it to the folder of the data: make example LOANS=path/to/loan_applications (see examples/loan_applications/README.md)"; exit 2; }
+	@for file in app_events users; do test -f "$(LOANS)/$$file.parquet" || { echo "$(LOANS)/$$file.parquet does not exist. See examples/loan_applications/README.md."; exit 2; }; done
 	@rm -rf var/loans
 	@$(BIN)/winback load --events "$(LOANS)/app_events.parquet" --users "$(LOANS)/users.parquet"
 	@$(BIN)/winback backfill --until 2011-12-15
 	@$(BIN)/winback train
 	@$(BIN)/winback replay --until 2012-01-14 --every 6 --database var/loans/crm.sqlite
 
-test: $(VENV)/dev.stamp  ## every test, on every core
+test: $(VENV)/dev.stamp  ## run the tests on all cores
 	@$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-# Airflow's dependencies never meet the job's, so it has an environment of its own: docs/adr/0020-airflow-apart.md
+# Airflow has an environment of its own, because its dependencies conflict with the job's: docs/adr/0020-airflow-apart.md
 $(AIRFLOW_VENV)/airflow.stamp: requirements/airflow.txt requirements/uv.txt requirements/install.py | $(BIN)/python
 	@echo "Installing requirements/airflow.txt into $(AIRFLOW_VENV) (once, some seconds) ..."
 	@$(BIN)/python requirements/install.py --into $(AIRFLOW_VENV) airflow
 	@touch $@
 
-dags-test: $(AIRFLOW_VENV)/airflow.stamp $(VENV)/laptop.stamp  ## the Airflow DAGs: read, looked at, and run with processes for pods
+dags-test: $(AIRFLOW_VENV)/airflow.stamp $(VENV)/laptop.stamp  ## test the Airflow DAGs: parse them, check them, and run them with processes instead of pods
 	@$(AIRFLOW_VENV)/bin/pytest tests/airflow
 
 increments-test: EXAMPLES ?= 5000
-increments-test: $(VENV)/dev.stamp  ## the laws of the tables over 5,000 streams, in an hour
+increments-test: $(VENV)/dev.stamp  ## run the property tests of the tables on 5,000 event streams, in about an hour
 	@INCREMENTS_EXAMPLES=$(EXAMPLES) $(BIN)/pytest tests/dbt/test_increments.py tests/dbt/test_parity.py tests/dbt/test_labels.py
 
-faults-test: $(VENV)/dev.stamp  ## BigQuery fails at every place of a run, in every way; it and DuckDB agree on two apps
+faults-test: $(VENV)/dev.stamp  ## make every BigQuery request of a run fail in every way; compare BigQuery and DuckDB on two apps
 	@FAULTS=all $(BIN)/pytest tests/resilience/test_bigquery_faults.py tests/end_to_end/test_both_warehouses.py tests/resilience/test_concurrency.py
 
-crash-test: $(VENV)/dev.stamp  ## runs killed at every effect and paused amid others, on every CRM, in an hour or two
+crash-test: $(VENV)/dev.stamp  ## kill runs at every effect and pause them while others work, on every CRM, in one to two hours
 	@$(BIN)/python -m tests.support.crash.kill_matrix --crm braze,hubspot,klaviyo,salesforce
 	@$(BIN)/python -m tests.support.crash.kill_matrix --warehouse bigquery --short --lanes 1
 	@$(BIN)/python -m tests.support.crash.pause_matrix --modes free,expired,held
@@ -81,23 +81,23 @@ crash-test: $(VENV)/dev.stamp  ## runs killed at every effect and paused amid ot
 	@SYNC_EXAMPLES=2000 $(BIN)/pytest tests/crm_sync/test_sync_machine.py -k laws
 
 judge-test: EXAMPLES ?= 300
-judge-test: $(VENV)/dev.stamp  ## every model over 300 random histories in Google's reference implementation of BigQuery's SQL
+judge-test: $(VENV)/dev.stamp  ## run every model on 300 random histories in Google's reference implementation of BigQuery's SQL
 	@INCREMENTS_EXAMPLES=$$((200 * $(EXAMPLES))) $(BIN)/pytest tests/dbt/bigquery/test_google_laws.py
 
-vendors-test: $(VENV)/dev.stamp  ## fetch the CRM vendors' published API specifications and hold every request and reply against them
+vendors-test: $(VENV)/dev.stamp  ## download the CRM vendors' published API specifications and check every request and reply against them
 	@$(BIN)/python -m tests.support.vendor_specs var/vendor_specs
 	@VENDOR_SPECS=var/vendor_specs $(BIN)/pytest tests/crm_sync/destinations/test_vendor_specs.py tests/sandbox/local_crm/test_crm_server.py tests/crm_sync/destinations/hubspot tests/crm_sync/destinations/klaviyo
 
-recipes-test: $(VENV)/dev.stamp  ## every recipe of README and docs, the long ones too, over a throw-away warehouse
+recipes-test: $(VENV)/dev.stamp  ## run every command sequence of README and docs, including the long ones, on a temporary warehouse
 	@RECIPES=all $(BIN)/pytest tests/project/test_recipes.py
 
-migrate-test: $(VENV)/dev.stamp  ## a warehouse that an earlier commit makes is migrated; killed at every table of a rebuild
+migrate-test: $(VENV)/dev.stamp  ## migrate a warehouse of an earlier commit; kill a rebuild at every table
 	@MIGRATE=all $(BIN)/pytest -rs tests/jobs/upkeep/test_migrate.py tests/jobs/transform/test_outdated.py
 
-installs-test: $(VENV)/dev.stamp  ## every lock installs, whatever has been released since
+installs-test: $(VENV)/dev.stamp  ## install every lock file, with newer releases available
 	@INSTALLS=all $(BIN)/pytest tests/project/test_install.py
 
-lint: $(VENV)/dev.stamp  ## ruff, import-linter, sqlfluff, workflow and Dockerfile checks
+lint: $(VENV)/dev.stamp  ## run ruff, import-linter, sqlfluff, and the workflow and Dockerfile checks
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
@@ -105,27 +105,27 @@ lint: $(VENV)/dev.stamp  ## ruff, import-linter, sqlfluff, workflow and Dockerfi
 	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@$(BIN)/hadolint Dockerfile training/Dockerfile
 
-# Of what the warehouse holds: WINBACK_WAREHOUSE says which, by default the one that the demo filled.
+# The columns come from the warehouse in WINBACK_WAREHOUSE, by default the demo's.
 docs: FILE = $(abspath $(patsubst duckdb:///%,%,$(or $(WINBACK_WAREHOUSE),duckdb:///var/winback.duckdb)))
 docs: export WINBACK_WAREHOUSE := $(if $(filter bigquery:%,$(WINBACK_WAREHOUSE)),$(WINBACK_WAREHOUSE),duckdb:///$(FILE))
-docs: $(VENV)/laptop.stamp  ## the dbt project as one page: var/dbt_docs/static_index.html
+docs: $(VENV)/laptop.stamp  ## write the dbt documentation as one page: var/dbt_docs/static_index.html
 	@$(BIN)/dbt docs generate --static --quiet --project-dir dbt --profiles-dir dbt --target-path "$(CURDIR)/var/dbt_docs" --log-path "$(CURDIR)/var/dbt_docs"
 	@echo "Open var/dbt_docs/static_index.html"
 
-types: $(VENV)/dev.stamp  ## mypy, strict
+types: $(VENV)/dev.stamp  ## run mypy in strict mode
 	@$(BIN)/mypy
 
 check: lint types test  ## what the landing runs
 
-bench: $(VENV)/laptop.stamp  ## speed, as ratios measured in one run
+bench: $(VENV)/laptop.stamp  ## measure speed, as ratios within one run
 	@$(BIN)/python bench/scoring_step.py
 	@$(BIN)/python bench/idle_run.py
 	@$(BIN)/python bench/growth.py
 	@$(BIN)/python bench/sync.py
 
-lock:  ## resolve requirements/*.txt again from pyproject.toml
+lock:  ## update the lock files requirements/*.txt from pyproject.toml
 	@$(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@{ echo "# What installs the other locks, and is itself installed by pip: requirements/install.py"; \
+	@{ echo "# uv, which installs the other lock files. pip installs uv itself: requirements/install.py"; \
 		$(BIN)/uv --version | sed 's/^uv \([^ ]*\).*/uv==\1/' | $(COMPILE:pyproject.toml=-); } > requirements/uv.txt
 	@$(COMPILE) --extra train --extra sandbox --group dev --output-file requirements/dev.txt
 	@$(COMPILE) --extra train --extra sandbox --constraint requirements/dev.txt --output-file requirements/laptop.txt
@@ -133,5 +133,5 @@ lock:  ## resolve requirements/*.txt again from pyproject.toml
 	@$(COMPILE) --extra train --constraint requirements/dev.txt --output-file requirements/training.txt
 	@$(COMPILE:pyproject.toml=requirements/airflow.in) --output-file requirements/airflow.txt
 
-clean:  ## remove what the demo wrote
+clean:  ## delete var/, with the demo's warehouse and models
 	@rm -rf var

@@ -15,6 +15,7 @@ PROSE = (".py", ".sql", ".yml", ".yaml", ".toml", ".md", ".html")
 # Places whose prose is rewritten. A place is a folder or a file.
 PLAIN = (
     ".github",
+    ".pre-commit-config.yaml",
     "config",
     "core/settings.py",
     "crm_sync",
@@ -23,6 +24,7 @@ PLAIN = (
     "jobs/cli",
     "jobs/output",
     "jobs/transform",
+    "pyproject.toml",
 )
 
 # The list itself, and its tests' examples.
