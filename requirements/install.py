@@ -1,13 +1,13 @@
-"""Installs a lock of this folder: exactly its versions, whatever has been released since.
+"""Installer of the lock files in this folder: it installs exactly their versions, even if newer releases exist.
 
-    .venv/bin/python requirements/install.py --project laptop     # a lock and the project, into the environment of this Python
-    python requirements/install.py --into /venv job               # a lock into another environment, made if it is absent
-    python requirements/install.py --into /venv --project         # the project alone, editable
+    .venv/bin/python requirements/install.py --project laptop     # a lock file and the project, into this Python's environment
+    python requirements/install.py --into /venv job               # a lock file into another environment, created if absent
+    python requirements/install.py --into /venv --project         # only the project, editable
 
-Pip does not install the locks: it resolves a locked name with extras (`google-auth[requests]==2.62.2`) a second time, and with
-hashes it then fails on the day a newer release appears. uv takes a lock as the whole truth, and needs 5 s where pip needs 70.
-Pip installs uv alone, pinned with its hash, into the environment of the Python that runs this file.
-Needs nothing but the standard library. Pip's index and certificate settings hold for uv too, unless uv has its own.
+uv installs the lock files, not pip. Pip resolves a locked name with extras (`google-auth[requests]==2.62.2`) a second time, and
+with hashes it then fails on the day of a newer release. uv uses only the lock file, and takes 5 s instead of pip's 70 s. Pip
+installs only uv, pinned with its hash, into the environment of the Python that runs this file. This file uses only the standard
+library. Pip's index and certificate settings also apply to uv, unless uv has its own.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ PROJECT = LOCKS.parent
 
 
 def main() -> None:
-    """Install and check. Leaves with 1 when a step failed, and with 2 when the lock does not exist."""
-    parser = argparse.ArgumentParser(description="Install a lock of requirements/, the project, or both.")
+    """Install and check. Exits with 1 if a step failed, and with 2 if the lock file does not exist."""
+    parser = argparse.ArgumentParser(description="Install a lock file of requirements/, the project, or both.")
     parser.add_argument("lock", nargs="?", help="laptop, dev, job, ...: a file of requirements/, without .txt")
-    parser.add_argument("--into", type=Path, default=Path(sys.prefix), help="a virtual environment; made if absent")
-    parser.add_argument("--project", action="store_true", help="install the project too, editable")
+    parser.add_argument("--into", type=Path, default=Path(sys.prefix), help="a virtual environment; created if absent")
+    parser.add_argument("--project", action="store_true", help="also install the project, editable")
     options = parser.parse_args()
     names = sorted({path.stem for path in LOCKS.glob("*.txt")} - {"uv"})
     if options.lock and options.lock not in names:
-        parser.error(f"there is no requirements/{options.lock}.txt; choose one of: {', '.join(names)}")
+        parser.error(f"requirements/{options.lock}.txt does not exist; choose one of: {', '.join(names)}")
     try:
         install(options.lock, options.into, has_project=options.project)
     except subprocess.CalledProcessError as error:
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def install(lock: str | None, into: Path, *, has_project: bool) -> None:
-    """Make the environment equal to the lock, and prove that the lock is whole.
+    """Make the environment equal to the lock file, and check that the lock file is complete.
 
     Raises: CalledProcessError.
     """
@@ -51,7 +51,7 @@ def install(lock: str | None, into: Path, *, has_project: bool) -> None:
         text=True,
         check=False,
     )
-    if bootstrap.returncode:  # pip's words are of use only then
+    if bootstrap.returncode:  # show pip's output only if it failed
         sys.stderr.write(bootstrap.stdout)
         bootstrap.check_returncode()
     environment = uv_environment()
@@ -64,13 +64,13 @@ def install(lock: str | None, into: Path, *, has_project: bool) -> None:
     if lock:
         uv("pip", "sync", "--python", into, "--require-hashes", LOCKS / f"{lock}.txt")
     if has_project:
-        # The build backend is in the lock, so nothing is downloaded here.
+        # The build backend is in the lock file, so nothing is downloaded here.
         uv("pip", "install", "--python", into, "--no-deps", "--no-build-isolation", "--editable", PROJECT)
     uv("pip", "check", "--python", into)
 
 
 def uv_environment() -> dict[str, str]:
-    """Where pip was told to find packages and certificates, in uv's variables. Those that are set already stay."""
+    """Return the environment for uv, with pip's index and certificates in uv's variables. Variables that are set stay."""
     words = [sys.executable, "-m", "pip", "config", "list"]
     listed = subprocess.run(words, capture_output=True, text=True, check=False).stdout
     settings = dict(line.split("=", 1) for line in listed.splitlines() if "=" in line)

@@ -1,4 +1,4 @@
-"""Does the dbt project hold what it promises, on DuckDB by building it and on BigQuery by rendering it?"""
+"""The dbt project as a whole: built on DuckDB, and rendered for BigQuery."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def config(name: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every relation, without rows: unit tests ask the warehouse for the types of their columns."""
+    """All relations without rows, because unit tests read column types from the warehouse."""
     return prepare_empty(tmp_path_factory.mktemp("dbt"))
 
 
@@ -40,7 +40,7 @@ def manifest(database: Path) -> Manifest:
 def test_every_unit_test_passes(database: Path) -> None:
     results = run(database, "test", "--select", "test_type:unit")
 
-    # The staging views rename; there is no logic in them to test.
+    # The staging views only rename, so they have no unit tests.
     assert {result.node.fqn[-2] for result in results} == {name for name in MODELS if not name.startswith("stg_")}
 
 
@@ -108,7 +108,7 @@ def test_the_feature_contract_is_in_the_marts_the_model_reads(manifest: Manifest
 
 BUILT_HOURLY = {name for name in MODELS if name.startswith(("int_", "fct_"))} - {"fct_training_examples"}
 AUDIENCE = {"crm_profiles", "crm_acknowledged", "crm_pending"}
-# Views for analysts: the first night after an upgrade makes what a backfill of before did not.
+# Views for analysts. After an upgrade, the first nightly run creates those that an earlier backfill did not.
 SYNC_LOG = {"stg_ops__reports", "stg_ops__shadow_scores", "crm_sync_attempts", "crm_sync_rejections", "crm_sync_runs"}
 COUNTED_ONCE = {"fct_scoring_candidates", "fct_arrivals", "fct_late_events"}
 AUDITED = {"fct_unfinished_exits", "fct_exit_features", "stg_app__events", "stg_app__users"}
@@ -127,7 +127,7 @@ def listed(database: Path, selector: str) -> list[dict[str, Any]]:
         ("audience", AUDIENCE),
         ("acknowledged", {"crm_acknowledged"}),
         ("hourly", BUILT_HOURLY | AUDIENCE),
-        # The night looks whether the app's table says by now when a profile arrived.
+        # The nightly run rebuilds this view, in case the app's table has a column loaded_at by now.
         ("nightly", BUILT_HOURLY - COUNTED_ONCE | SYNC_LOG | {"stg_app__users"}),
         ("examples", {"fct_training_examples"}),
         ("backfill", MODELS - {"fct_training_examples"}),
@@ -162,7 +162,7 @@ def test_contracts_and_data_tests_hold_in_a_backfill_and_the_hour_after_it(datab
             """insert into raw.users (user_id, created_at, updated_at, marketing_consent)
             select 'u' || u, timestamp '2026-03-01', timestamp '2026-03-01', true from range(4) as users(u)"""
         )
-        # Each user twice, in the history and in the hour; user 3 finishes.
+        # Each user has events in the history and in the hour. User 3 finishes.
         connection.execute(
             """insert into raw.app_events (event_id, user_id, event_name, occurred_at, loaded_at, fields_filled_ratio)
             select hour || '-' || u || '-' || e, 'u' || u,
@@ -220,7 +220,7 @@ def test_every_query_parses_as_bigquery(on_bigquery: Mapping[str, str]) -> None:
 
 
 def test_no_query_asks_for_the_time_or_compares_with_what_a_subquery_finds(on_bigquery: Mapping[str, str]) -> None:
-    """Every bound is a literal: only then do partitions prune, and only then does a repeated run give the same rows."""
+    """Every bound is a literal, so that partitions are pruned and a repeated run gives the same rows."""
     clocks = (exp.CurrentTimestamp, exp.CurrentDate, exp.CurrentDatetime, exp.CurrentTime)
     for name, sql in on_bigquery.items():
         query = sqlglot.parse_one(sql, dialect="bigquery")
@@ -233,7 +233,7 @@ def test_no_query_asks_for_the_time_or_compares_with_what_a_subquery_finds(on_bi
 
 
 def test_a_users_table_without_a_time_of_arrival_is_read_without_it(database: Path, tmp_path: Path) -> None:
-    """On BigQuery the table is the app's, and may lack loaded_at: a version then arrived when it was written."""
+    """On BigQuery the app owns the table, which may lack loaded_at. A version then counts as arrived when it was written."""
     lacking = tmp_path / database.name
     shutil.copy(database, lacking)
     with duckdb.connect(str(lacking)) as connection:

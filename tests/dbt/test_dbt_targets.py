@@ -1,4 +1,4 @@
-"""Where does dbt work, by which credentials and within which limits: the project's own profile, to which nothing connects."""
+"""The dbt profile: target, credentials and limits for each warehouse address. Nothing connects to a warehouse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does every rule of the evaluator see the project that breaks it?"""
+"""Rules of the project evaluator: each one finds a project that breaks it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ RAW, STG, INT, FCT = "source.shop.raw.orders", "model.shop.stg_orders", "model.s
 
 
 def project(*models: Manifest, **sources: Manifest) -> Manifest:
-    """Four things in a row, orders from source to mart, that break no rule; and whatever is added or put in their place."""
+    """Return a project that breaks no rule: orders from source to mart. The given models and sources are added or replaced."""
     chain = [
         model("staging", "stg_orders", RAW),
         model("intermediate", "int_orders", STG),
@@ -71,7 +71,7 @@ def project(*models: Manifest, **sources: Manifest) -> Manifest:
 
 
 def without_test(name: str) -> Manifest:
-    """The mart without one of its tests."""
+    """Return the project whose mart lacks one of its tests."""
     manifest = project()
     wanted = data_test(name, model("marts", "fct_orders"))
     return {**manifest, "nodes": {key: node for key, node in manifest["nodes"].items() if node != wanted}}

@@ -1,4 +1,4 @@
-"""Derived features stay within the range that the feature contract declares, whatever the events hold."""
+"""Derived features: the SQL keeps them within the ranges of the feature contract, whatever the events contain."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_bounds_in_sql_are_the_ranges_of_the_contract(contract: str) -> None
 
 
 def test_every_quotient_is_bounded() -> None:
-    """A new one must be too: a denominator near 0 makes any value."""
+    """New quotients must be bounded too, because a denominator near 0 can give any value."""
     bare = [
         line.strip()
         for line in SQL.splitlines()

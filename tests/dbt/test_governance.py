@@ -1,4 +1,4 @@
-"""Can people rely on the dbt project: who owns what, who may read it, is it fresh, described, and hard to break by hand?"""
+"""Governance of the dbt project: owners, access, freshness, descriptions, and protection against a full refresh."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ Manifest = dict[str, Any]
 
 REASONS = {
     "fct_multiple_sources_joined": {
-        # Whoever is erased is left out where the data is read, in every one of them.
+        # Each of these excludes erased users where the data is read.
         "stg_app__events",
         "stg_app__users",
         "stg_app__voucher_redemptions",
-        "stg_ops__decisions",  # and a decision counts if its run committed
-        "stg_ops__shadow_scores",  # likewise
+        "stg_ops__decisions",  # also, a decision counts only if its run committed
+        "stg_ops__shadow_scores",  # the same
         "stg_ops__deliveries",
     },
     "fct_source_fanout": {
         "ops.erasures",  # as above
         "ops.runs",
-        "app.app_events",  # fct_arrivals counts what the staging view leaves out
+        "app.app_events",  # fct_arrivals counts the rows that the staging view drops
     },
-    "fct_direct_join_to_source": {"fct_arrivals"},  # likewise
-    "fct_marts_or_intermediate_dependent_on_source": {"fct_arrivals"},  # likewise
-    "fct_too_many_joins": {"fct_scoring_candidates"},  # all that decides on an exit comes together there
-    "fct_test_coverage": {"stg_app__events"},  # odd rows are left out and counted, so there is less to test
+    "fct_direct_join_to_source": {"fct_arrivals"},  # the same
+    "fct_marts_or_intermediate_dependent_on_source": {"fct_arrivals"},  # the same
+    "fct_too_many_joins": {"fct_scoring_candidates"},  # it joins all inputs of a decision
+    "fct_test_coverage": {"stg_app__events"},  # odd rows are dropped and counted, so fewer tests are needed
     "fct_rejoining_of_upstream_concepts": {
-        "int_sessions_this_run",  # computed once, for the sessions of now and for those that ceased to be
-        "fct_exit_features",  # as known today; the log next to it keeps what was known then
+        "int_sessions_this_run",  # computed once, for current sessions and for those that ceased to exist
+        "fct_exit_features",  # as known today; fct_exit_features_logged keeps them as known at the exit
         "int_users_set_aside",  # its rules compare exits with their sessions, features and outcomes
     },
     "fct_missing_primary_key_tests": {
         "stg_app__events",
-        "stg_ops__deliveries",  # as the two below: attempts, of which a user may have two in a run
+        "stg_ops__deliveries",  # attempts, as in the next two: a user may have two in a run
         "crm_sync_attempts",
         "crm_sync_rejections",  # grouped by its key
         "int_users_set_aside",  # select distinct
-        "stg_app__voucher_redemptions",  # come twice: repeats_are_few
-    },  # of events, which come twice
+        "stg_app__voucher_redemptions",  # may be repeated; the test repeats_are_few applies
+    },  # events may be delivered twice
     "fct_sources_without_freshness": {
-        "app.users",  # an hour in which nobody changes a profile is no failure
+        "app.users",  # an hour without profile changes is normal
         "app.voucher_redemptions",  # rare
-        "ops.runs",  # the job's own tables: `winback status` says whether the job is late
+        "ops.runs",  # the job's own tables; `winback status` reports a late job
         "ops.decisions",
         "ops.shadow_scores",
         "ops.deliveries",
@@ -57,7 +57,7 @@ REASONS = {
     },
     "fct_exposure_parents_materializations": {
         "crm_pending"
-    },  # a difference that every delivery changes; read once or twice a run
+    },  # every delivery changes it, and a run reads it once or twice
 }
 
 

@@ -1,4 +1,4 @@
-"""Do tables built window by window equal tables built in one go?"""
+"""Incremental builds: tables built window by window equal tables built at once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from tests.support.event_streams import (
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.tables import APP_EVENTS
 
-# What must not depend on how history was cut into windows: a table, its columns, and which rows count.
+# The tables that must not depend on how history was cut into windows: schema, and the condition of the rows that count.
 TABLES = {
     "int_events__deduplicated": ("intermediate", "true"),
     "int_outcomes": ("intermediate", "true"),
@@ -60,7 +60,7 @@ SESSIONS = """
 
 
 def differences(these: DuckDBWarehouse, those: DuckDBWarehouse) -> dict[str, list[tuple[Any, ...]]]:
-    """The rows that only one of the two has, by table; tables without any are left out."""
+    """Return the rows that only one of the two has, by table, without tables that are equal."""
     found = {}
     for table, (schema, counts) in TABLES.items():
         sql = f"select * from {schema}.{table} where {counts}"
@@ -123,7 +123,7 @@ def by_windows(stream: Stream, met: Counter[str]) -> Replay:
 
 
 def cases_of(stream: Stream, replay: Replay) -> Iterator[str]:
-    """Which of the difficult cases this example has."""
+    """Yield the difficult cases that this example contains."""
     cuts = sorted({stream.history, *(until for _, until in stream.windows)})
     arrivals = [(e, loaded) for e in stream.events for loaded in e.loaded if loaded < stream.until]
     if any(n >= stream.history and n > e.occurred + LATENESS for e, n in arrivals):
@@ -159,7 +159,7 @@ def before_each(stream: Stream) -> Iterator[tuple[set[object], Event]]:
 
 
 def spans_of(sessions: Sequence[tuple[Any, ...]]) -> Iterator[tuple[datetime, datetime]]:
-    """From when to when the sessions that were cut last, as one."""
+    """Yield start and end of each session, with the parts of a cut session as one."""
     started_at = None
     for _, started, ended, _, _, is_cut in sessions:
         started_at = started_at or started
@@ -169,7 +169,7 @@ def spans_of(sessions: Sequence[tuple[Any, ...]]) -> Iterator[tuple[datetime, da
 
 
 def joins(stream: Stream, user: int, before: int, after: int) -> bool:
-    """Say whether what was loaded between two edges joined sessions known at the first."""
+    """Return whether events loaded between two edges joined sessions that were known at the first edge."""
     known = sorted({e.occurred for e, loaded in stream.taken_in if e.user == user and loaded < before})
     joined = sorted({e.occurred for e, loaded in stream.taken_in if e.user == user and loaded < after})
     breaks = [b for a, b in pairwise(joined) if b - a >= GAP]
@@ -177,27 +177,27 @@ def joins(stream: Stream, user: int, before: int, after: int) -> bool:
 
 
 def everything(warehouse: DuckDBWarehouse) -> dict[str, Counter[tuple[Any, ...]]]:
-    """Every row of every table and view, dissolved ones and leftovers included."""
+    """Return every row of every table and view, including dissolved rows and leftovers."""
     found = warehouse.connection.execute("select table_schema, table_name from information_schema.tables").fetchall()
     names = [f"{schema}.{table}" for schema, table in found if schema in ("intermediate", "marts")]
     return {name: Counter(warehouse.connection.execute(f"select * from {name}").fetchall()) for name in names}
 
 
 def test_the_fast_way_to_build_windows_leaves_the_same_tables_as_dbt(tmp_path: Path, parsed: dict[str, Any]) -> None:
-    """The law below is about dbt's tables only if this holds."""
+    """The property test below relies on this."""
     events = [
         Event(0, "app_opened", 0, (1,)),
         Event(0, "field_saved", 20, (500, 900)),  # joins two sessions
         Event(0, "field_saved", 40, (41, 5_000)),
         Event(1, "help_opened", 30, (4_400,)),  # too late
         Event(1, "field_saved", 4_000, (4_000,)),
-        Event(1, "filing_submitted", 4_029, (4_700,)),  # explains an exit away
+        Event(1, "filing_submitted", 4_029, (4_700,)),  # dissolves an exit
         Event(2, "app_opened", 4_300, (4_300,)),
         Event(2, "field_saved", 4_330, (4_331,)),
         Event(2, "filing_rejected", 9_000, (9_000,)),
     ]
     cuts = [minutes(m) for m in [100, 500, 501, 4_100, 4_360, 4_800, 9_030, 9_031, 40_000]]
-    again = (cuts[3], cuts[4])  # a window that crashed before its commit, once half-way and once at its end
+    again = (cuts[3], cuts[4])  # a window that crashed before its commit: once half-way, and once at its end
     windows = [*pairwise(cuts[:4]), (cuts[3], minutes(4_331)), again, *pairwise(cuts[3:])]
     way = steps(cuts[0], windows)
     way = [*way, ("examples", way[-1][1])]
@@ -215,8 +215,8 @@ def test_the_fast_way_to_build_windows_leaves_the_same_tables_as_dbt(tmp_path: P
     assert all(by_dbt[name] for name in ("intermediate.int_sessions", "marts.fct_training_examples"))
 
 
-# What joins two sessions arrives three days later, less ten minutes, and the first of them began the day before: only the two
-# days that the reach adds to the lateness let a run see it.
+# The event that joins two sessions arrives three days later, less ten minutes, and the first session began the day before. A run
+# sees it only because the reach adds two days to the lateness.
 AS_LATE_AS_ALLOWED = Stream(
     (Event(0, "app_opened", 230, (230,)), Event(0, "field_saved", 250, (4_560,)), Event(0, "app_opened", 265, (265,))),
     300,
@@ -224,11 +224,11 @@ AS_LATE_AS_ALLOWED = Stream(
 )
 
 
-# Nothing arrives any more when the exit closes, and that is at the very edge of two windows.
+# The exit closes exactly between two windows, and nothing arrives then.
 CLOSED_AT_AN_EDGE = Stream((Event(0, "app_opened", 100, (101,)),), 60, ((60, 110), (110, 130), (130, 200)))
 
 
-# A copy visible late, though loaded first, takes the place of another with its id: the event moves and splits a session.
+# A copy that was loaded first but became visible late replaces another copy of the event. The event moves and splits a session.
 MOVED_BY_A_COPY_VISIBLE_LATE = Stream(
     (
         *(Event(0, "app_opened", 12, (12,)), Event(0, "app_opened", 55, (55,))),
@@ -254,15 +254,15 @@ def test_any_stream_cut_into_any_windows_equals_one_go() -> None:
         met.update(["examples", *cases_of(stream, increments)])
 
         assert differences(increments.warehouse, one_go.warehouse) == {}
-        # Both could be wrong alike.
+        # Both could be wrong in the same way, so compare with plain Python too.
         sessions = increments.warehouse.query(SESSIONS).to_pylist()
         assert [tuple(row.values()) for row in sessions] == sessions_of(stream)
         increments.close()
         one_go.close()
 
-    recorded()  # outside the law: what fails here is no example
+    recorded()  # outside of the property, so that a failure here is not reported as an example
     law()
 
-    # A law about streams that never meet the difficult cases would say little.
+    # The property proves little unless the examples contain the difficult cases.
     assert {case: count for case, count in met.items() if count < met["examples"] / 10} == {}
     assert len(met) == 14

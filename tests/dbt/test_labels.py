@@ -1,4 +1,4 @@
-"""Is an example labelled by what is known for good, and marked by what was decided?"""
+"""Training examples: labels that can no longer change, and the arm and treatment of committed decisions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.timeout(0 if EXAMPLES else 900)
 
 @st.composite
 def outcomes_around_the_label_window(draw: st.DrawFn) -> Stream:
-    """Users who leave once or twice and end, if at all, about when their labels close; windows cut at those times."""
+    """Users who leave once or twice, with outcomes near the end of their label windows, and run windows cut at those times."""
     events, cuts = [], {60, 40 * DAY}
     for user in range(draw(st.integers(1, 2))):
         left = draw(st.integers(0, 2 * DAY))
@@ -90,7 +90,7 @@ def test_a_label_is_used_when_nothing_in_time_can_change_it_any_more() -> None:
                 assert (label == 0) == any(timedelta() < a <= timedelta(minutes=LABEL_WINDOW) for a in after_exit)
                 met[f"label {label}"] += 1
             for exit_id, row in before.items():
-                # Loaded at the very last moment counts as too late here: see the next test.
+                # An event loaded at the last allowed time counts as too late here: see the next test.
                 late = [e for e in outcomes_of(stream, row[0]) if seen_until <= minutes(e.loaded[0]) < window.until_at]
                 late = [e for e in late if e.loaded[0] > e.occurred + LATENESS]
                 assert late or after.get(exit_id) == row
@@ -118,7 +118,7 @@ def test_a_completion_loaded_at_the_last_moment_in_time_flips_no_label() -> None
     assert set(labels) == {0}
 
 
-# Users leave at START and again a day later. The first run committed; the second was at the same epoch and lost.
+# Users leave at START and again a day later. Two runs compete for the same epoch: the first committed, the second lost.
 COMMITTED, LOST = "run-committed", "run-lost"
 SECOND = START + timedelta(days=1)
 
@@ -129,9 +129,10 @@ def granted(decided_at: datetime, **validity: float) -> dict[str, Any]:
 
 
 def examples_with(decisions: dict[str, list[tuple[int, str, dict[str, Any]]]]) -> dict[str, list[tuple[bool, str]]]:
-    """Of each user, whether each exit's example is marked as treated, and its arm.
+    """Return for each user whether the example of each exit is marked as treated, and its arm.
 
-    `decisions` are by user: which exit, 0 or 1 (any other: one of another time), by which run, and what of it is not a refusal.
+    `decisions` maps a user to tuples: the exit (0 or 1; another number is an exit of another time), the run, and the values that
+    differ from a refusal.
     """
     numbers = {user_id: number for number, user_id in enumerate(decisions)}
     events = [Event(n, "app_opened", minute, (minute,)) for n in numbers.values() for minute in (0, DAY)]
@@ -172,7 +173,7 @@ def test_an_example_is_marked_by_the_committed_decision_and_no_other() -> None:
     superseded = {"disposition": "skipped", "skip_reason": "superseded"}
     found = examples_with(
         {
-            "nobody decided": [],
+            "no decision": [],
             "granted": [(0, COMMITTED, granted(now))],
             "granted by the run that lost": [(0, LOST, granted(now))],
             "held out, though granted by the run that lost": [(0, LOST, granted(now)), (0, COMMITTED, holdout)],
@@ -183,7 +184,7 @@ def test_an_example_is_marked_by_the_committed_decision_and_no_other() -> None:
     )
 
     assert found == {
-        "nobody decided": [(False, "none"), (False, "none")],
+        "no decision": [(False, "none"), (False, "none")],
         "granted": [(True, "treatment"), (True, "none")],
         "granted by the run that lost": [(False, "none"), (False, "none")],
         "held out, though granted by the run that lost": [(False, "holdout"), (False, "none")],

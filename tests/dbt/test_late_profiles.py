@@ -1,4 +1,7 @@
-"""Consent withdrawn late is heard, a missing profile has a reason of its own, and an erasure frees no budget."""
+"""Late and missing profiles: withdrawals of consent take effect, and a missing profile has its own reason.
+
+Also: an erasure frees no budget.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ DAYS = timedelta(days=1)
 
 
 def with_old_profiles(world: World, users: list[str]) -> dict[str, datetime]:
-    """When the profile was written, of those who have one version that is more than five days old."""
+    """Return the time of the profile, for users with a single version that is more than five days old."""
     names = ", ".join(f"'{user}'" for user in users)
     sql = f"""
         select user_id, max(updated_at) as at from raw.users where user_id in ({names})
@@ -38,7 +41,7 @@ def test_a_withdrawal_takes_the_voucher_away_however_late_it_arrives(world: Worl
     world.run(2)
     written = with_old_profiles(world, granted(world))
     late, tied, given_back, gone = list(written)[:4]
-    # Written just after the first version, or at the same moment; they arrive now.
+    # These versions were written just after the first version, at the same time or before it. They arrive now.
     world.append_profile(late, written[late] + timedelta(seconds=1), loaded_at=at(2.5), marketing_consent=False)
     world.append_profile(tied, written[tied], loaded_at=at(2.5), marketing_consent=False)
     world.append_profile(given_back, written[given_back] - DAYS, loaded_at=at(2.5), marketing_consent=False)
@@ -50,11 +53,15 @@ def test_a_withdrawal_takes_the_voucher_away_however_late_it_arrives(world: Worl
     assert held(world, late) == (False, "no_consent", False)
     assert held(world, tied) == (False, "no_consent", False)
     assert held(world, given_back) == (True, "granted", True)
-    assert held(world, gone) == (True, "granted", True)  # nothing is told of an erased user: winback erase does
+    assert held(world, gone) == (
+        True,
+        "granted",
+        True,
+    )  # the sync sends nothing about an erased user; winback erase does
     assert result.sync.suppressed == {"erased": 1}
     assert (result.arrivals.profiles_late, result.arrivals.withdrawals_late) == (4, 4)
 
-    # What status counts is what a run over the same hour finds.
+    # status counts the same rows that a run over the same hour finds.
     with world.context(now=lambda: at(3)) as context:
         seen = status(context)
         again = hourly(context, at(3))
@@ -63,11 +70,11 @@ def test_a_withdrawal_takes_the_voucher_away_however_late_it_arrives(world: Worl
 
 
 def test_a_table_without_a_time_of_arrival_misses_no_withdrawal_either(world: World) -> None:
-    """On BigQuery the table is the app's, and may lack the column: the staging model and the recheck do without."""
+    """On BigQuery the app owns the table, which may lack the column. The staging model and the recheck work without it."""
     world.run(2)
     written = with_old_profiles(world, granted(world))
     user = next(iter(written))
-    # prepare() would refuse a table of our own without it: here the column is there, and empty.
+    # prepare() would refuse a DuckDB table without the column, so here it exists and is null.
     world.append_profile(user, written[user] + timedelta(seconds=1), loaded_at=None, marketing_consent=False)
 
     world.run(3)
@@ -77,7 +84,7 @@ def test_a_table_without_a_time_of_arrival_misses_no_withdrawal_either(world: Wo
 
 def test_users_without_a_profile_have_a_reason_of_their_own_and_are_no_difference(world: World) -> None:
     warehouse = DuckDBWarehouse(world.folder / "winback.duckdb")
-    # Half of the users under another spelling, as a spreadsheet writes ids; one version in ten is a snapshot of next year.
+    # Half of the ids are spelled differently, as a spreadsheet writes them. One version in ten is dated next year.
     warehouse.connection.execute("""
         update raw.users set user_id = replace(user_id, 'u-', '') || '.0' where hash(user_id) % 2 = 0;
         update raw.users set updated_at = timestamp '2027-01-01', loaded_at = timestamp '2027-01-01' where hash(user_id) % 10 = 1
@@ -100,7 +107,7 @@ def test_users_without_a_profile_have_a_reason_of_their_own_and_are_no_differenc
     assert result.sync.suppressed == {}
     assert result.sync.differing == result.sync.delivered > 0
 
-    # The profile arrives: the user may be told, and the score is.
+    # The profile arrives, so the user may be sent to the CRM, and the score is sent.
     user = world.query("select user_id from marts.crm_profiles where voucher_reason = 'no_profile' order by 1 limit 1")[
         0
     ]["user_id"]

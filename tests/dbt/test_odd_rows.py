@@ -1,4 +1,4 @@
-"""A handful of odd rows stops nobody else, and bends nobody else's numbers, from the events to the decisions."""
+"""Odd rows: a few of them stop no run and change no other user's numbers, from the events to the decisions."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def event(user: str, number: int, occurred: datetime, ratio: float | None) -> tu
 
 
 def make_odd(world: World) -> None:
-    """Let odd rows arrive, and break a row of a table."""
+    """Add odd raw rows, and a wrong row in a table."""
     left = at(HOURS) - timedelta(hours=1)
     rows = []
     for n in range(3):
-        # A form that came filled in, two events 5 microseconds apart, and a share that is none.
+        # A form that was filled in at the start, two events 5 microseconds apart, and a share above 1.
         for kind, seconds, ratios in (
             ("prefilled", 0.4, (0.0, 0.7)),
             ("instant", 5e-6, (1, 1)),
@@ -38,13 +38,13 @@ def make_odd(world: World) -> None:
     rows += [event("overlapping-0", 1, left, 0.5)]
     arrived = at(HOURS) - timedelta(minutes=5)
     rows += [
-        (None, "somebody", "field_saved", left, arrived, None, None),
+        (None, "a-user", "field_saved", left, arrived, None, None),
         ("no-user", None, "field_saved", left, arrived, None, None),
-        ("no-time", "somebody", "field_saved", None, arrived, None, None),
+        ("no-time", "a-user", "field_saved", None, arrived, None, None),
     ]
     with duckdb.connect(str(world.folder / "winback.duckdb")) as connection:
         connection.execute("set timezone = 'UTC'")
-        # BigQuery's table is the app's own, and may lack what `winback load` asks for.
+        # On BigQuery the app owns the table, which may contain rows that `winback load` would refuse.
         for column in ("event_id", "user_id", "occurred_at"):
             connection.execute(f"alter table raw.app_events alter {column} drop not null")
         connection.executemany(
@@ -52,7 +52,7 @@ def make_odd(world: World) -> None:
             " fields_filled_ratio) values (?, ?, ?, ?::timestamptz::timestamp, ?::timestamptz::timestamp, ?, ?)",
             rows,
         )
-        # As if two runs had mixed: sessions of one user that no gap parts.
+        # As if two runs had written at the same time: two sessions of one user without a gap between them.
         connection.execute(
             """insert into intermediate.int_sessions (session_id, user_id, started_at, ended_at, started_on, is_dissolved)
             select 'odd-' || i, 'overlapping-0', $at + interval (i) minute, $at + interval 5 minute, $at::date, false

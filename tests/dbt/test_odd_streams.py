@@ -1,4 +1,4 @@
-"""Users whose data is right but unusual: endless sessions, shared event ids, and rows that become visible late."""
+"""Valid but unusual data: endless sessions, shared event ids, and rows that become visible late."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.support.environment import API_KEY, HISTORY_UNTIL, NOW, World, at, co
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.tables import APP_EVENTS
 
-LAST = 152  # hours after history, where the tests look
+LAST = 152  # the hour after the history at which the tests check
 Row = tuple[str, str, str, datetime]
 
 
 def append(world: World, rows: list[Row]) -> None:
-    """Let events arrive as they happen: user, id, name, time."""
+    """Add events that arrive when they happen, as user, id, name and time."""
     names = ("user_id", "event_id", "event_name", "occurred_at", "loaded_at")
     made = [dict(zip(names, (*row, row[3]), strict=True)) for row in rows]
     warehouse = DuckDBWarehouse(world.folder / "winback.duckdb")
@@ -34,13 +34,13 @@ def append(world: World, rows: list[Row]) -> None:
 
 
 def every(minutes: int, user: str, since: float, until: float) -> list[Row]:
-    """An event each so many minutes, between two times in hours after history."""
+    """Return events `minutes` apart, from `since` until `until`, in hours after the history."""
     count = int((until - since) * 60) // minutes + 1
     return [(user, f"{user}-{n}", "step_opened", at(since) + timedelta(minutes=n * minutes)) for n in range(count)]
 
 
-KIOSK = every(20, "kiosk", 7, 33)  # 26 hours over two midnights, and then it ends
-ENDLESS = every(25, "endless", 1, 200)  # begun before the reach of the last runs
+KIOSK = every(20, "kiosk", 7, 33)  # lasts 26 hours, over two midnights
+ENDLESS = every(25, "endless", 1, 200)  # began before the reach of the last runs
 # A counter per device: the same ids under several users and names.
 COUNTED: list[Row] = [
     ("one", "1", "step_opened", at(2)),
@@ -53,7 +53,7 @@ COUNTED: list[Row] = [
 
 @pytest.fixture(scope="module")
 def days(history: Path, tmp_path_factory: pytest.TempPathFactory, parsed: dict[str, Any]) -> Iterator[World]:
-    """Five days of runs with these users in them; the tests below go on from one another."""
+    """A warehouse and CRM for five days of runs with these users. Each test below continues from the one before."""
     folder = tmp_path_factory.mktemp("odd")
     copy_history(history, folder)
     with LocalCrm(folder / "crm.sqlite", api_key=API_KEY, clock=lambda: NOW) as crm:
@@ -63,7 +63,7 @@ def days(history: Path, tmp_path_factory: pytest.TempPathFactory, parsed: dict[s
 @pytest.fixture(scope="module")
 def runs(days: World) -> list[Result]:
     append(days, [*KIOSK, *ENDLESS, *COUNTED])
-    # From four days after the long session on, a test of the data once found its start outside the days it reads.
+    # A data test once failed four days after the long session, because its start was outside the days that the test reads.
     return [days.run(hours) for hours in (40, 122, 150, LAST)]
 
 
@@ -121,7 +121,7 @@ def audit_of(world: World) -> Audit:
 
 
 def test_the_night_takes_in_rows_that_became_visible_after_their_window(days: World, runs: list[Result]) -> None:
-    """One was loaded before the backfill ended, one five days before the night; a completion takes a score back."""
+    """One row was loaded before the backfill ended, one five days before the nightly run. A completion withdraws a score."""
     scored = days.query("select user_id from marts.crm_profiles where churn_probability is not null order by 1 limit 1")
     user = scored[0]["user_id"]
     hidden: list[Row] = [

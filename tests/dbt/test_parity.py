@@ -1,4 +1,4 @@
-"""Does a model learn from what it would have seen, and from nothing that came later?"""
+"""Features for training: they equal those at scoring time, and nothing later changes them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Rows = dict[str, dict[str, Any]]  # by exit
 
 
 def rows_by_exit(replay: Replay, table: str) -> Rows:
-    """The rows of the exits there are, without when their events were loaded."""
+    """Return the rows of all current exits, without the loading times of their events."""
     sql = f"select * exclude (last_loaded_at) from marts.{table}"
     exits = "select exit_id from marts.fct_unfinished_exits where not is_dissolved"
     rows = replay.warehouse.query(f"{sql} where exit_id in ({exits})").to_pylist()
@@ -49,7 +49,7 @@ def rows_by_exit(replay: Replay, table: str) -> Rows:
 
 @dataclass(frozen=True)
 class Profile:
-    """A version of a user's profile, by minutes after the start; it arrives before the so-manieth step."""
+    """A version of a user's profile. `updated` is in minutes after the start; it arrives before step number `step`."""
 
     user: int
     updated: int
@@ -116,18 +116,18 @@ def test_what_happens_after_an_exit_changes_no_feature_of_it() -> None:
 
 
 def arrivals(stream: Stream, user_id: str, from_at: datetime, until_at: datetime) -> list[Event]:
-    """What a user's tables were told between two times: events, and outcomes however late."""
+    """Return the user's events that the tables took in between two times, and outcomes however late."""
     told = {*stream.taken_in, *((e, min(e.loaded)) for e in stream.events if e.name in OUTCOMES)}
     return [e for e, loaded in told if e.user_id == user_id and from_at <= minutes(loaded) < until_at]
 
 
 def ends_an_exit(news: Event, exited_at: datetime) -> bool:
-    """Say whether the user went on before the gap had passed, or had finished by then."""
+    """Return whether the user went on before the gap had passed, or had an outcome by then."""
     after = minutes(news.occurred) - exited_at
     return after < timedelta(minutes=GAP) or (news.name in OUTCOMES and after <= timedelta(minutes=GAP))
 
 
-# Three users of whom one event of three comes after their exit was scored.
+# Three users with three events each, of which one arrives after their exit was scored.
 LATE = Stream(
     tuple(
         event

@@ -1,4 +1,4 @@
-"""Whenever versions of profiles arrive, and whatever their times say: no withdrawal is missed, and hours equal one go."""
+"""Profile versions with any times and arrivals: no withdrawal is missed, and windows give the same features as one build."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from warehouse.tables import DECISIONS, RUNS, USERS
 
 DAY = 24 * 60
 USERS_DECIDED = 2
-HISTORY = 10 * DAY  # minutes after the start of a stream: all times lie after it
+HISTORY = 10 * DAY  # minutes after the start of a stream; no time is earlier than the start
 CUTS = [HISTORY, HISTORY + 60, HISTORY + 120, HISTORY + 120 + 2 * DAY, HISTORY + 10 * DAY]
 
 
 @dataclass(frozen=True)
 class Version:
-    """A version of a profile by minutes after the start: when it says it was written, and when it arrived."""
+    """A version of a profile: its `updated_at` and its arrival, in minutes after the start."""
 
     user: int
     updated: int
@@ -36,7 +36,7 @@ class Version:
 
     @property
     def written(self) -> int:
-        """When it was written; by a clock that is more than a day ahead, when it arrived."""
+        """The time of writing; the arrival if the clock was ahead by more than a day."""
         return self.loaded if self.updated > self.loaded + DAY else self.updated
 
     def row(self, *, has_arrival: bool = True) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class Version:
 
 
 def versions(last: int) -> st.SearchStrategy[list[Version]]:
-    """In time, late by an hour, by days or by more than the allowed lateness, dated ahead, and at the same moment as others."""
+    """Versions that are in time, late by up to more than the allowed lateness, dated ahead, or of the same time as others."""
     moments = st.one_of(st.integers(0, last), st.sampled_from([HISTORY - 5 * DAY, HISTORY, HISTORY + 60, HISTORY + 90]))
     delays = st.sampled_from([0, 1, 59, 60, 61, 2 * DAY, 4 * DAY, 5 * DAY, 6 * DAY, 8 * DAY, -30, -400 * DAY])
     return st.lists(
@@ -77,13 +77,13 @@ def table_of(rows: Sequence[Version], *, has_arrival: bool = True) -> pa.Table:
 
 
 def newest(known: Sequence[Version], user: int, until: int) -> Version | None:
-    """In plain Python: the one written last, and of several the one that allows least."""
+    """Return the version written last, or of several such versions the one that permits least, in plain Python."""
     of_user = [one for one in known if one.user == user and one.written < until]
     return max(of_user, key=lambda one: (one.written, one.is_erased, not one.consent), default=None)
 
 
 def decide(replay: Replay, users: int, at: int) -> None:
-    """Everybody was granted a voucher that is valid throughout."""
+    """Record a run that granted every user a voucher, valid until after the test."""
     run = {"epoch": 1, "run_id": "r1", "kind": "hourly", "window_from": minutes(HISTORY), "window_until": minutes(at)}
     run |= {"count_exits": users, "count_scored": users, "count_skipped": 0, "count_eligible": users}
     run |= {"committed_at": minutes(at)}
@@ -104,7 +104,7 @@ def audience_window(before: int, until: int) -> Window:
 
 def test_no_withdrawal_is_missed_whenever_it_arrives_and_the_newest_version_holds() -> None:
     met: Counter[str] = Counter()
-    recorded()  # outside the law: what fails here is no example
+    recorded()  # outside of the property, so that a failure here is not reported as an example
 
     @few_or_many(60)
     @given(rows=versions(HISTORY + 4 * DAY), has_arrival=st.sampled_from([True, True, False]))
@@ -124,7 +124,7 @@ def test_no_withdrawal_is_missed_whenever_it_arrives_and_the_newest_version_hold
             ):
                 holds = newest(arrived, user, until)
                 if not has_arrival:
-                    # Nothing says that a clock was ahead, or that consent was given back late: the rest holds all the same.
+                    # Without arrivals, a clock that was ahead and consent given again late are not detected. The rest must hold.
                     if holds and not holds.consent and all(one.updated == one.written for one in arrived):
                         assert (user_id, eligible, reason) == (f"u-{user}", False, "no_consent")
                     continue
@@ -140,7 +140,7 @@ def test_no_withdrawal_is_missed_whenever_it_arrives_and_the_newest_version_hold
 
 
 def features_of(replay: Replay) -> Counter[tuple[Any, ...]]:
-    """The features of all exits, the profile's among them."""
+    """Return the features of all exits, including those of the profile."""
     return Counter(
         replay.rows("""
             select features.* from marts.fct_exit_features as features

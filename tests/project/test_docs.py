@@ -1,4 +1,4 @@
-"""Do README and docs still tell the truth: commands, settings, links, files, words?"""
+"""README and docs: the commands, settings, links, files and words in them are correct."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ PAGES = [
     *sorted((HOUSE / "examples").rglob("*.md")),
 ]
 PROJECT = tomllib.loads((HOUSE / "pyproject.toml").read_text())["project"]
-# The glossary has the words to use instead. `control` may name an arm elsewhere in the field; ours is the holdout.
+# The glossary has the words to use instead. Others call an arm of an experiment `control`; here it is the holdout.
 FORBIDDEN = ["bookmark", "cursor", "last_run", "risk score", "connector", "control group", "control arm"]
-# Made by running something; nothing of it is in the repository.
+# Folders that commands create; they are not in the repository.
 MADE_LATER = {"var", ".venv"}
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(HOUSE)))
 
 
 def blocks(text: str) -> list[str]:
-    """The fenced blocks of shell commands, with continued lines joined."""
+    """Return the fenced blocks of shell commands, with continued lines joined."""
     return [block.replace("\\\n", " ") for block in re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
 
 
 def spans(text: str) -> list[str]:
-    """What stands in backticks in running text."""
+    """Return the code spans in running text."""
     return re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
 
 
 def lines(page: Path) -> list[str]:
-    """What a reader could type: the lines of the blocks, and the spans."""
+    """Return all text that a reader could type: the lines of the blocks, and the code spans."""
     text = page.read_text()
     return [*(line for block in blocks(text) for line in block.splitlines()), *spans(text)]
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """Every `winback ...` of a page, as arguments."""
+    """Yield the arguments of every `winback ...` in a page."""
     for line in lines(page):
         if "winback" not in line:
             continue
@@ -67,7 +67,7 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 
 def parse(arguments: list[str]) -> None:
-    """Let click read a command line, running nothing. A name alone stands for the command, as in running text."""
+    """Parse a command line with click, without running it. In running text a name alone may stand for the command."""
     context = click.Context(cli, info_name="winback")
     name, command, rest = cli.resolve_command(context, list(arguments))
     assert command is not None
@@ -76,13 +76,13 @@ def parse(arguments: list[str]) -> None:
 
 
 def headings(page: Path) -> set[str]:
-    """The anchors a page offers."""
+    """Return the anchors of a page."""
     titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
 
 
 def table(page: Path, first_column: str) -> list[list[str]]:
-    """The rows of the table whose first column has this name."""
+    """Return the rows of the table whose first column has this name."""
     after = page.read_text().split(f"\n| {first_column} |", 1)[1].split("\n\n", 1)[0]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in after.splitlines()[2:]]
 
@@ -115,7 +115,7 @@ def test_marketings_page_tells_of_every_field_and_what_to_create_for_it() -> Non
 
 
 def hubspots_types() -> dict[str, str]:
-    """HubSpot's own names of the types that winback doctor would have made, by property."""
+    """Return HubSpot's names of the property types in the commands of winback doctor, by property."""
     names = {
         ("number", "number"): "Number",
         ("string", "text"): "Single-line text",
@@ -130,7 +130,7 @@ def hubspots_types() -> dict[str, str]:
 
 
 def salesforces_types(kinds: Mapping[str, Kind]) -> dict[str, str]:
-    """Salesforce's own names of the types that winback doctor would have made, by field."""
+    """Return Salesforce's names of the field types in the commands of winback doctor, by field."""
     names = {"Number": "Number", "Text": "Text (255)", "Checkbox": "Checkbox", "DateTime": "Date/Time"}
     empty = {"fields": [], "createable": True, "updateable": True}
     _, finding = salesforce_fields.judged(empty, kinds, "Contact", "Winback_User_Id__c", "v62.0")

@@ -1,4 +1,4 @@
-"""Do the queries in the pages run on the tables as dbt builds them?"""
+"""SQL in the docs: every query runs on the tables that dbt builds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def queries(page: Path) -> list[str]:
-    """Its blocks of SQL, also within a list, and the queries within a sentence; not those that only BigQuery has tables for."""
+    """Return the SQL blocks of a page and the queries within sentences, except those on tables that only BigQuery has."""
     text = page.read_text()
     blocks = [dedent(block) for block in re.findall(r"^ *```sql\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)]
     return [sql for sql in [*blocks, *re.findall(r"`(select [^`]+)`", text)] if "INFORMATION_SCHEMA" not in sql]

@@ -1,4 +1,4 @@
-"""Installing a lock gives exactly its versions, also on the day after newer releases of everything in it."""
+"""Installation of lock files: it gives exactly the locked versions, even if newer releases of all packages exist."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ import yaml
 ROOT = Path(__file__).parents[2]
 INSTALL = ROOT / "requirements" / "install.py"
 LOCKS = sorted(path.stem for path in (ROOT / "requirements").glob("*.txt") if path.stem != "uv")
-# All but the largest lock are for the night: INSTALLS=all.
+# Only the largest lock file is tested each time; the nightly workflow tests all (INSTALLS=all).
 NOW = LOCKS if os.environ.get("INSTALLS") == "all" else ["dev"]
 RELEASE = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([0-9][^ ;]*)(?: ; [^\\]+?)? \\$", re.MULTILINE)
 EXTRAS = re.compile(r"^([A-Za-z0-9._-]+)\[([^\]]*)\]==", re.MULTILINE)
 
 
 def releases(lock: str) -> dict[str, set[str]]:
-    """Locked versions by package: more than one where they differ by version of Python."""
+    """Return the locked versions by package. A package has several if they differ by Python version."""
     found: dict[str, set[str]] = {}
     for name, version in RELEASE.findall((ROOT / f"requirements/{lock}.txt").read_text()):
         found.setdefault(name.lower(), set()).add(version)
@@ -31,7 +31,7 @@ def releases(lock: str) -> dict[str, set[str]]:
 
 
 def next_patch(version: str) -> str:
-    """The smallest release above: one that `~=` and `<` of other packages admit."""
+    """Return the next patch release, which the `~=` and `<` constraints of other packages permit."""
     release = re.match(r"\d+(?:\.\d+)*", version)
     assert release
     *head, last = release[0].split(".")
@@ -39,7 +39,7 @@ def next_patch(version: str) -> str:
 
 
 def fabricate(folder: Path, name: str, version: str, extras: list[str]) -> None:
-    """A wheel with nothing in it."""
+    """Write an empty wheel."""
     stem = f"{re.sub(r'[-_.]+', '_', name).lower()}-{version}"
     extra = "".join(f"Provides-Extra: {e}\n" for e in extras)
     with zipfile.ZipFile(folder / f"{stem}-py3-none-any.whl", "w") as wheel:
@@ -81,7 +81,7 @@ def test_a_lock_installs_what_it_says_while_newer_releases_exist(lock: str, newe
 
 
 def test_the_newer_releases_are_there_to_be_taken(newer: Path) -> None:
-    """Without this the test above could not fail."""
+    """Otherwise the test above could not fail."""
     words = [
         "-m",
         "uv",
@@ -103,7 +103,7 @@ def test_the_newer_releases_are_there_to_be_taken(newer: Path) -> None:
 
 
 def test_every_lock_is_installed_in_one_way() -> None:
-    """Nothing but requirements/install.py calls pip; `make lock`, which writes the locks, fetches its own uv."""
+    """Only requirements/install.py calls pip. The exception is `make lock`, which installs its own uv."""
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     places = [name for name in tracked if re.search(r"Dockerfile$|Makefile$|\.ya?ml$|\.sh$|^\.ci/|\.md$", name)]
 
@@ -123,7 +123,7 @@ def test_an_unknown_lock_is_refused_and_the_known_ones_are_named() -> None:
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert answer.returncode == 2
-    assert f"there is no requirements/no-such-lock.txt; choose one of: {', '.join(LOCKS)}" in answer.stderr
+    assert f"requirements/no-such-lock.txt does not exist; choose one of: {', '.join(LOCKS)}" in answer.stderr
 
 
 def test_python_versions_are_the_same_everywhere() -> None:

@@ -1,4 +1,4 @@
-"""The map for contributors: every room and place that it names exists, and imports go where it says."""
+"""Map for contributors: every room and place in it exists, and folders hold few files."""
 
 import re
 import tomllib
@@ -9,7 +9,7 @@ PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 
 
 def rows(heading: str) -> list[list[str]]:
-    """The cells of the table under a heading, without its head."""
+    """Return the cells of the table under a heading, without its header."""
     (table,) = re.findall(rf"^## {re.escape(heading)}\n\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
 
@@ -27,7 +27,7 @@ def test_the_table_of_rooms_has_every_room() -> None:
 
 
 def test_a_folder_of_code_holds_few_files_flat() -> None:
-    """About a dozen: more is a folder that wants rooms of its own."""
+    """The limit is about a dozen. A folder with more files should be divided."""
     rooms = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["root_packages"]
     counts = {
         str(folder.relative_to(ROOT)): len([file for file in folder.glob("*.py") if file.name != "__init__.py"])

@@ -25,6 +25,9 @@ PLAIN = (
     "jobs/output",
     "jobs/transform",
     "pyproject.toml",
+    "requirements",
+    "tests/dbt",
+    "tests/project",
 )
 
 # The list itself, and its tests' examples.

@@ -1,7 +1,7 @@
-"""Every recipe of README and docs that can run here is executed, as it stands, over the demo's warehouse in a throw-away folder.
+"""Shell blocks of README and docs: all that can run here are executed unchanged, on the demo's warehouse in a temporary folder.
 
-In each run the words of cloud tools' commands are checked, and that each block is executed or has its reason not to be.
-`make recipes-test`, which nightly.yml runs, executes them all.
+Each test run checks the arguments of cloud tools' commands, and that each block is executed or has a reason why not.
+`make recipes-test`, which nightly.yml runs, executes all of them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.support.cloud_tools import TOOLS, install, mistake
 
 IS_ALL = os.environ.get("RECIPES") == "all"
 ROOMS = ("core", "warehouse", "scoring", "crm_sync", "jobs", "training", "sandbox")
-# What a page says of somebody else's place, and what stands for it here.
+# Text of a page that stands for the reader's own files and addresses, and its replacement in the test.
 PLACES = {
     "https://rest.fra-01.braze.eu": "$CRM_URL",
     "WINBACK_CRM_API_KEY=...": "WINBACK_CRM_API_KEY=the-key",
@@ -35,7 +35,7 @@ PLACES = {
     "winback erase u-0001193            # asks first": "# asks at a terminal: tests/jobs/erasure/test_erase_command.py",
     "winback load --events refused.csv": "sed -i s/NULL/u-1/g refused.csv; winback load --events refused.csv",
 }
-# Words that a block contains, and what its page supposes to be there.
+# Text that a block contains, and the commands that create the state that its page assumes.
 BEFORE = {
     "var/copy/": "mkdir -p var/copy; cp var/winback.duckdb var/copy/",
     "winback backfill --until 2026-06-01": "rm var/winback.duckdb; winback load --events var/demo/events.parquet",
@@ -45,14 +45,14 @@ e1,u-1,step_viewed,2026-02-01T10:00:00Z,2026-02-01T10:05:00Z
 e2,NULL,step_viewed,2026-02-01T10:00:00Z,2026-02-01T10:05:00Z
 END""",
 }
-# Words that a block contains, and what is typed into it; others are answered yes.
+# Text that a block contains, and the standard input for it; all other blocks get "y".
 TYPED = {"sys.stdin.read()": "select count(*) from marts.crm_sync_runs"}
-# Words that a block contains, and its exit code where it is not 0.
+# Text that a block contains, and its exit code if that is not 0.
 EXIT_CODES = {"source freshness": 1}  # the demo's data has been stale since June
-# Words that a block contains, and why it is not executed. Its commands are parsed: tests/project/test_docs.py.
+# Text that a block contains, and why it is not executed. tests/project/test_docs.py parses its commands.
 NOT_HERE = {
-    "make ": "targets of the Makefile are looked up, and CI runs them",
-    "bigquery://": "needs a project of Google Cloud; Google's SQL is judged by tests/dbt/bigquery/test_bigquery_grammar.py",
+    "make ": "another test checks that the targets exist, and CI runs them",
+    "bigquery://": "needs a Google Cloud project; tests/dbt/bigquery/test_bigquery_grammar.py tests the SQL",
     "mlflow.internal": "needs a registry server: tests/scoring/test_registry_server.py",
     "path/to/loan_applications": "needs data that is not part of the project: make example",
     "winback rollback": "needs a second champion: tests/scoring/test_promotion.py",
@@ -78,10 +78,10 @@ class Block:
 
 
 def blocks() -> Iterator[Block]:
-    """Every block of shell commands, also within a list."""
+    """Yield every block of shell commands, including those within lists."""
     for page in PAGES:
         if page.name == "CHANGELOG.md":
-            continue  # its steps begin at a warehouse of an earlier state
+            continue  # its steps start with a warehouse of an earlier version
         text = page.read_text()
         for found in re.finditer(r"^ *```sh\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL):
             yield Block(page, text[: found.start()].count("\n") + 1, dedent(found[1]).replace("\\\n", " "))
@@ -91,7 +91,7 @@ BLOCKS = list(blocks())
 
 
 def cloud_commands() -> Iterator[tuple[str, str, list[str]]]:
-    """Every command of a cloud tool in a block or a sentence: where, the tool, its words."""
+    """Yield every command of a cloud tool in a block or a sentence: its place, the tool, and its arguments."""
     lines = [(block.title, line) for block in BLOCKS for line in block.text.splitlines()]
     lines += [(str(page.relative_to(HOUSE)), span) for page in PAGES for span in spans(page.read_text())]
     for where, line in lines:
@@ -149,7 +149,7 @@ def test_every_block_is_executed_or_has_one_reason_not_to_be() -> None:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what a user has after `make demo`: the project, its environment and the demo's warehouse."""
+    """The state after `make demo`: a copy of the project, its environment, and the demo's warehouse."""
     folder = tmp_path_factory.mktemp("recipes") / "winback"
     shutil.copytree(HOUSE / "dbt", folder / "dbt", ignore=shutil.ignore_patterns("target", "logs"))
     for name in ("config", "examples", *ROOMS):
@@ -183,7 +183,7 @@ def test_a_recipe_runs(block: Block, place: Path, tmp_path: Path) -> None:
             "WINBACK_CRM_API_KEY": "the-key",
             "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
         }
-        # Within one shell, so that `cd` and `export` count.
+        # In one shell, so that `cd` and `export` take effect.
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", text],
             cwd=folder / "dbt" if block.text.startswith("../.venv") else folder,

@@ -1,4 +1,4 @@
-"""Does the training image hold what training needs, and nothing that only development or Airflow does?"""
+"""Training image: it holds the packages that training uses, and none that only development or Airflow use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ HOUSE = Path(__file__).parents[2]
 
 
 def locked(name: str) -> dict[str, str]:
-    """Versions by package, of a lock."""
+    """Return the versions in a lock file, by package."""
     text = (HOUSE / "requirements" / f"{name}.txt").read_text()
     return dict(re.findall(r"^([a-z0-9._-]+)(?:\[[^\]]*\])?==(\S+)", text, re.MULTILINE))
 

@@ -1,6 +1,6 @@
-"""Every statement that dbt and Python send to BigQuery is analysed and executed by Google's own parts, and does what DuckDB does.
+"""Statements for BigQuery: GoogleSQL's analyzer and reference implementation accept all of them and give DuckDB's results.
 
-The product runs as a whole over a small app: backfill, hours with everything that may happen, erasure, night, audit, examples.
+The whole product runs on a small app: backfill, hourly runs with every kind of event, erasure, nightly run, audit and examples.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ FOREIGN = {
     "select a + 1 as c, c + 1 as d from t": "Unrecognized name: c",
     "select count(*) filter (where a > 1) as n from t": "Syntax error",
     "select cast(a as double) as a from t": "Type not found: double",
-    # What a grammar alone lets through: types.
+    # Type errors, which a grammar alone does not detect.
     "select a || b as c from t": "No matching signature for operator ||",
     "select a from t where a = b": "No matching signature for operator =",
     "select coalesce(a, b) as c from t": "No matching signature for function COALESCE",
@@ -111,7 +111,7 @@ def test_a_merge_does_what_bigquery_says_of_it() -> None:
 
 @dataclass
 class Grown:
-    """Two worlds after the same life, and what each of its steps returned, in DuckDB and in Google's parts."""
+    """Two environments after the same commands, DuckDB and GoogleSQL, and the result of each command in both."""
 
     duckdb: World
     google: GoogleWorld
@@ -120,7 +120,7 @@ class Grown:
 
 @pytest.fixture(scope="module")
 def grown(history: Path, parsed: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grown]:
-    """A life in which every job runs and every kind of row comes to be."""
+    """Run every job, so that every kind of row exists."""
     folder = tmp_path_factory.mktemp("google")
     here, there = folder / "duckdb", folder / "google"
     app = generate(seed=3, count_users=40, starts_on=date(2026, 5, 17), count_days=5)
@@ -138,7 +138,7 @@ def grown(history: Path, parsed: dict[str, Any], tmp_path_factory: pytest.TempPa
 
 
 def with_raw_tables(world: GoogleWorld, files: Path) -> None:
-    """Put an app's rows where its ingestion would."""
+    """Write an app's rows into the raw tables, as its ingestion would."""
     warehouse = world.warehouse()
     warehouse.prepare()
     for name, table in RAW.items():
@@ -146,11 +146,11 @@ def with_raw_tables(world: GoogleWorld, files: Path) -> None:
 
 
 def life(world: World) -> Iterator[Any]:
-    """Do it all, and tell of each step what must be equal on every warehouse."""
+    """Run all commands, and yield for each of them the values that must be equal on both warehouses."""
     settings = world.settings if isinstance(world, GoogleWorld) else settings_in(world.folder)
     challenge(world)
     with pytest.MonkeyPatch.context() as patch, world.context() as context:
-        # Each of its data tests runs in the first hour, at night or over the examples too.
+        # Skip the backfill's data tests: each also runs in the first hourly run, the nightly run or on the examples.
         patch.setenv("DBT_EXCLUDE_RESOURCE_TYPES", "test")
         yield backfill(context, HISTORY_UNTIL)
         yield raw_summary.summarise(context.warehouse), raw_summary.counts_by_name(context.warehouse)
@@ -160,14 +160,14 @@ def life(world: World) -> Iterator[Any]:
     users = [row["user_id"] for row in world.query(decided)]
     spoil(world, users)
     with pytest.MonkeyPatch.context() as patch:
-        # They passed above; without them these hours take half the time.
+        # The data tests passed above. Without them these runs take half the time.
         patch.setenv("DBT_EXCLUDE_RESOURCE_TYPES", "test")
         second = world.run(7)
         yield second.scoring, second.sync, second.arrivals
         with world.context(now=lambda: at(8)) as context:
             yield dead_letters.listed(context)
             yield dead_letters.retry(context)
-            # The raw tables are the app's on BigQuery and ours on DuckDB.
+            # The app owns the raw tables on BigQuery, and winback on DuckDB.
             receipts = erase(context, users[3]).receipts
             yield sorted((r.step, r.outcome, r.count_rows or 0) for r in receipts if not r.step.startswith("raw."))
             yield from races(context)
@@ -175,7 +175,7 @@ def life(world: World) -> Iterator[Any]:
         requests.delete(f"{world.crm.url}/_control/faults", timeout=5).raise_for_status()
         last = world.run(24 * 18)
         yield last.scoring, last.sync
-    # Both say that they were loaded before; only a search finds them.
+    # Both have a loaded_at in an earlier window, so only the nightly search finds them.
     world.append_event(users[4], "help_opened", at(24 * 18 - 30), at(24 * 18 - 20))
     world.append_event(users[5], "help_opened", at(24 * 12), at(24 * 17))
     with world.context(now=lambda: at(24 * 18)) as context:
@@ -190,15 +190,15 @@ def life(world: World) -> Iterator[Any]:
         found = last_audit(context.warehouse)
         assert found
         yield check_history(context.warehouse, choose(context.settings).bundle)
-        for step in STEPS:  # what a migration asks; of raw tables it asks on DuckDB alone
+        for step in STEPS:  # the queries of a migration; those on raw tables are for DuckDB only
             step.todo(context)
-    # As if the last hour's clock had been ahead. Raw rows of the erased user are gone from DuckDB alone.
+    # As if the clock of the last run had been ahead. Only DuckDB has lost the raw rows of the erased user.
     with world.context(now=lambda: at(9)) as context:
         yield replace(repair_watermark(context), count_rows_ahead={})
 
 
 def races(context: JobContext) -> Iterator[Any]:
-    """What a run asks only when another is faster, when it was for trial, or when one before it came to no good end."""
+    """Run the queries of rare cases: another run was faster, a dry run, and a run after one that failed."""
     warehouse, last = context.warehouse, ledger.last_epoch(context.warehouse)
     assert last
     yield ledger.commit(warehouse, replace(last, run_id="the-slower-one")).run_id == last.run_id
@@ -206,7 +206,7 @@ def races(context: JobContext) -> Iterator[Any]:
     warehouse.discard(DECISIONS, run_id="for trial", decided_at=at(7))
     length = timedelta(minutes=1)
     mine = lease.take(warehouse, "a-run", at(7), at(8), length)
-    for _ in range(2):  # the second time as after a lost reply
+    for _ in range(2):  # the second call acts as after a lost reply
         newer = lease.renew(warehouse, mine, at(8), length)
     yield lease.release(warehouse, newer, at(8))
     yield re_erase_recent(context, at(7), Deadline("a-run", 60))
@@ -214,7 +214,7 @@ def races(context: JobContext) -> Iterator[Any]:
 
 
 def spoil(world: World, users: list[str]) -> None:
-    """A consent withdrawn, a purchase refused by the CRM, a voucher used, an event late, one too late and one that bridges."""
+    """Add a withdrawn consent, a row the CRM rejects, a used voucher, and events: late, too late, and one that joins sessions."""
     world.append_profile(users[0], at(6.5), marketing_consent=False)
     world.append_event(users[1], "filing_submitted", at(6.2), at(6.6))
     world.append_event("0000042", "field_saved", at(6.1), at(6.4))  # a user without a profile
@@ -248,7 +248,7 @@ def test_every_model_was_built_and_every_data_test_ran(grown: Grown, tmp_path: P
 
 
 def test_every_line_of_python_that_sends_sql_was_judged(grown: Grown) -> None:
-    """A new query that no step of the life above sends fails here, by its place."""
+    """A query that no command above sends fails here, with its file and line."""
     sites = {
         (str(path.relative_to(ROOT)), call.lineno, call.end_lineno or call.lineno)
         for room in ("jobs", "crm_sync", "scoring", "warehouse")
@@ -266,10 +266,10 @@ def test_every_line_of_python_that_sends_sql_was_judged(grown: Grown) -> None:
     assert {s for s in sites if not any(s[0] == file and s[1] <= line <= s[2] for file, line in places)} == set()
 
 
-# `discard` has one statement: races().
+# `discard` is absent: it has one statement, which races() runs.
 SENDERS = {"query", "stream", "schema", "delete_users"}
 DOORS = {"warehouse", "reader", "self", "client"}
-# DuckDB's own door, and the doctor's questions, which dry runs of an emulator answer: tests/jobs/doctor/test_doctor_bigquery.py.
+# Code for DuckDB only, and the doctor's queries, which tests/jobs/doctor/test_doctor_bigquery.py tests with dry runs.
 NOT_BIGQUERY = (
     "warehouse/duckdb/",
     "warehouse/loading/",
@@ -280,7 +280,7 @@ NOT_BIGQUERY = (
 
 
 def invoke(google: GoogleSql, folder: Path, *arguments: str) -> dict[str, str]:
-    """Run dbt by hand over these tables; returns what became of each node."""
+    """Run a dbt command on these tables. Returns the status of each node."""
     (folder / "profiles.yml").write_text(PROFILE)
     with pytest.MonkeyPatch.context() as patch, dbt_reaches(google):
         patch.setenv("WINBACK_WAREHOUSE", "bigquery://some-project/winback")

@@ -1,4 +1,4 @@
-"""Does every statement on BigQuery say from which day on it reads a table that grows with time?"""
+"""Bounded bytes: every statement on BigQuery has a lower bound for each table that grows with time."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ BAD = {
     "select * from `p.raw.app_events` as e where e.user_id = 'u'": [
         "app_events: every day is read, no bound on loaded_at"
     ],
-    # The bound comes too late: it stands where the expression is read, not where the table is.
+    # The bound is in the wrong query: where the expression is read, and not where the table is.
     "with e as (select * from staging.stg_app__events) select * from e where loaded_at >= timestamp '2026-03-05'": [
         "stg_app__events: every day is read, no bound on loaded_at (in e)"
     ],
     "select 1 from x.int_sessions as a join x.int_sessions as b using (id) where a.started_on >= date '2026-03-05'": [
         "int_sessions: every day is read, no bound on started_on"
     ],
-    # Whose column is it?
+    # The column does not say which table it belongs to.
     "select 1 from x.int_sessions join small on true where started_on >= date '2026-03-05'": [
         "int_sessions: every day is read, no bound on started_on"
     ],
@@ -117,7 +117,7 @@ BAD = {
     "merge into x.int_sessions as d using t as s on s.id = d.id when matched then update set a = 1": [
         "int_sessions: every day is merged into, no bound on started_on"
     ],
-    # A bound on the source prunes the source.
+    # A bound on the source prunes only the source.
     "merge into x.int_sessions as d using t as s on s.started_on >= date '2026-03-05' when matched then update set a = 1": [
         "int_sessions: every day is merged into, no bound on started_on"
     ],
@@ -178,7 +178,7 @@ def hour(tmp_path_factory: pytest.TempPathFactory) -> Recording:
 
 
 def unbounded(recording: Recording) -> dict[str, list[str]]:
-    """What is wrong with the statements of each model or test."""
+    """Return the violations in the statements of each model or test."""
     big = partitions(recording.manifest)
     found = [(statement.node, violations(statement.sql, big)) for statement in recording.statements]
     return {node: whys for node, whys in found if whys}
@@ -200,7 +200,7 @@ def test_the_freshness_of_the_events_is_asked_of_some_days(tmp_path: Any) -> Non
 
 
 def test_an_hour_without_its_lower_bounds_would_read_every_day_in_these_models(hour: Recording) -> None:
-    """The walker sees the reads: turned round, each bound is missed."""
+    """Check the checker: with each lower bound turned into an upper bound, it reports the reads."""
     turned = [type(s)(s.node, re.sub(">=? (?=date|timestamp)", "< ", s.sql)) for s in hour.statements]
     models = {node["name"] for node in hour.manifest["nodes"].values() if node["resource_type"] == "model"}
     missed = unbounded(Recording(turned, hour.manifest))
@@ -227,7 +227,7 @@ def test_a_table_that_grows_with_time_is_partitioned_by_day_and_refuses_a_query_
     }
     by_day = {name: config for name, config in incremental.items() if config.get("partition_by")}
 
-    # One row per user, or one per window: these grow with users, or are tiny.
+    # These have one row per user, or one per window. They grow with users, or are tiny.
     assert set(incremental) - set(by_day) <= {"int_outcomes", "crm_profiles", "crm_acknowledged", "fct_arrivals"}
     assert [name for name, config in by_day.items() if config["partition_by"]["granularity"] != "day"] == []
     assert [name for name, config in by_day.items() if config.get("require_partition_filter") is not True] == []

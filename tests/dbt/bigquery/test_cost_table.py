@@ -1,7 +1,7 @@
-"""Is the table of costs in docs/dbt.md what the statements of an hour read?
+"""Cost table in docs/dbt.md: it lists the columns and days that the statements of an hourly run read.
 
-Each statement that dbt would send is resolved, views and stars included, to the columns it reads of each table and to the days
-that its literal bounds leave. That must be what bench/bytes_an_hour.py declares, and its page what the guide shows.
+The test resolves each statement that dbt would send, including views and stars, to the columns that it reads from each table, and
+to the number of days within its literal bounds. The result must equal bench/bytes_an_hour.py, whose page the guide shows.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from warehouse.tables import ALL, USERS
 GUIDE = Path(__file__).parents[3] / "docs" / "dbt.md"
 TODAY = date(2026, 3, 10)
 HOUR_ENDS = datetime(2026, 3, 10, 11, tzinfo=UTC)
-# The hour after one that went well. What is not folded yet was attempted an hour ago at most, and a day is allowed for clocks.
+# A run after a successful one. Deliveries that are not folded yet are at most an hour old; fold_from_at adds a day for clocks.
 HOUR: dict[str, Any] = {
     "from_at": "2026-03-10 10:00:00",
     "until_at": "2026-03-10 11:00:00",
@@ -44,11 +44,11 @@ HOUR: dict[str, Any] = {
     "fold_from_epoch": 7,
     "fold_from_at": "2026-03-09 10:00:00",
 }
-Columns = dict[str, int | None]  # and of how many days each is read; None is all there is
+Columns = dict[str, int | None]  # columns, with the number of days that are read; None means all
 
 
 class Project:
-    """What the names in a statement mean: tables with their columns and partitions, views with their queries."""
+    """The relations that statements refer to: tables with their columns and partitions, and views with their queries."""
 
     def __init__(self, manifest: Mapping[str, Any], views: list[Statement]) -> None:
         models = [node for node in manifest["nodes"].values() if node["resource_type"] == "model"]
@@ -66,7 +66,7 @@ class Project:
             del self.schema[view.db][view.name]
 
     def reads(self, sql: str) -> Iterator[tuple[str, Columns]]:
-        """The tables that a statement reads, with the columns."""
+        """Yield the tables that a statement reads, with their columns."""
         for statement in _parsed(sql):
             query: Any = statement
             if isinstance(statement, exp.Create):
@@ -77,7 +77,7 @@ class Project:
                 yield from self._of(query).items()
 
     def merges(self, sql: str) -> Iterator[tuple[str, Columns]]:
-        """The tables that a statement merges into: BigQuery bills all columns of the days it may touch."""
+        """Yield the tables that a statement merges into. BigQuery bills all columns of the days that it may touch."""
         for merge in _parsed(sql):
             if isinstance(merge, exp.Merge):
                 name = merge.this.name
@@ -85,7 +85,7 @@ class Project:
                 yield name, dict.fromkeys(self.columns[name], days)
 
     def _of(self, query: exp.Query) -> dict[str, Columns]:
-        # Columns that nobody asks for are not read, and a condition outside of a view holds within it: so BigQuery plans, too.
+        # As in BigQuery's planner, unused columns are not read, and a condition outside of a view applies within it.
         whole = exp.expand(query, self.views, dialect="bigquery")
         whole = qualify(whole, schema=self.schema, dialect="bigquery")
         whole = pushdown_predicates(pushdown_projections(whole, schema=self.schema), dialect="bigquery")
@@ -96,13 +96,13 @@ class Project:
                     continue
                 days = self._days(source.name, alias, _conditions(scope))
                 for column in {column.name for column in scope.columns if column.table == alias}:
-                    # Named twice, a column is read once, over the longer time.
+                    # A column that is named twice is read once, over the longer time.
                     before = found[source.name].get(column, 0)
                     found[source.name][column] = None if days is None or before is None else max(before, days)
         return found
 
     def _days(self, table: str, alias: str, conditions: Iterable[exp.Expr]) -> int | None:
-        """How many days a literal bound on the partition column leaves, the run's own included."""
+        """Return the number of days within the literal bound on the partition column, including the run's own day."""
         column = self.partitions.get(table)
         if column is None:
             return None
@@ -121,7 +121,7 @@ def _view(create: exp.Create) -> exp.Table:
 
 
 def _parsed(sql: str) -> list[exp.Expr]:
-    """The statements, tables named by dataset and name."""
+    """Return the parsed statements, with tables named by dataset and name."""
     statements = [statement for statement in sqlglot.parse(sql, dialect="bigquery") if statement]
     for statement in statements:
         for table in statement.find_all(exp.Table):
@@ -131,7 +131,7 @@ def _parsed(sql: str) -> list[exp.Expr]:
 
 
 def _conditions(scope: Scope) -> Iterator[exp.Expr]:
-    """What holds of every row of a scope, term by term. (That an outer join keeps a side is no matter: sql_walk sees to it.)"""
+    """Yield the terms of the conditions of a scope. Outer joins are ignored here, because sql_walk handles them."""
     clauses = [scope.expression.args.get("where"), *scope.expression.args.get("joins", [])]
     for clause in clauses:
         condition = clause and (clause.args.get("on") if isinstance(clause, exp.Join) else clause.this)
@@ -140,7 +140,7 @@ def _conditions(scope: Scope) -> Iterator[exp.Expr]:
 
 
 class _Asked:
-    """A warehouse that writes down what it is asked; there is nothing to send."""
+    """A warehouse that records its queries and returns no rows to send."""
 
     rows_per_append = 1
 
@@ -151,7 +151,7 @@ class _Asked:
         return f"`winback_{layer}`.`{name}`"
 
     def schema(self, sql: str) -> pa.Schema:
-        """A dry run, which costs nothing."""
+        """Stand in for a dry run, which is free."""
         return USERS.schema
 
     def query(self, sql: str, parameters: Any = None) -> pa.Table:
@@ -171,7 +171,7 @@ class _Asked:
 
 
 def asked_by_the_sync() -> list[Statement]:
-    """What the sync asks."""
+    """Return the queries of a sync."""
     asked: Any = _Asked()
     run = Deadline("00000001-cost", 60)
     recheck = Recheck(asked, HOUR_ENDS, {"finished": "finished"}, lambda: HOUR_ENDS + timedelta(minutes=5))
@@ -182,12 +182,12 @@ def asked_by_the_sync() -> list[Statement]:
 
 
 def derived(project: Project, statements: Iterable[Statement]) -> set[Read]:
-    """What the statements read, summed by model, table and days."""
+    """Return the reads of the statements, summed by model, table and days."""
     sums: Counter[tuple[str, str, int | None, bool]] = Counter()
     counts: Counter[tuple[str, str, int | None, bool]] = Counter()
     for statement in statements:
         if "where false" in statement.sql.lower():
-            continue  # asks for columns, with `limit 0`: BigQuery reads nothing
+            continue  # a query for the columns, with `limit 0`: BigQuery reads nothing
         by = statement.node if statement.node in {*project.models, cost.JOB} else cost.DATA_TESTS
         for is_merge, found in ((False, project.reads(statement.sql)), (True, project.merges(statement.sql))):
             for table, columns in found:
@@ -200,7 +200,7 @@ def derived(project: Project, statements: Iterable[Statement]) -> set[Read]:
 
 @pytest.fixture(scope="module")
 def hour(tmp_path_factory: pytest.TempPathFactory) -> Recording:
-    """What an hour sends, build by build."""
+    """The statements of an hourly run, build by build."""
     whole = Recording()
     for selector in ("features", "audience", "acknowledged"):
         part = record(tmp_path_factory.mktemp(selector), "build", "--selector", selector, **HOUR)
@@ -250,12 +250,12 @@ def test_a_column_read_twice_is_read_once_over_the_longer_time(project: Project)
 
 def test_every_model_of_the_hour_is_in_the_table(project: Project, hour: Recording) -> None:
     built = {statement.node for statement in hour.statements} & project.models
-    # Making a view reads nothing: whoever asks it pays.
+    # Creating a view reads nothing. Its readers pay.
     assert built - {"crm_pending"} == {read.by for read in cost.READS} - {cost.DATA_TESTS, cost.JOB}
 
 
 def test_the_widths_are_those_of_the_columns_types(project: Project, hour: Recording) -> None:
-    """By name: one name has one type everywhere, so those of the contracts serve the tables without one as well."""
+    """A column name has the same type everywhere, so the types of the contracts apply to tables without a contract."""
     types = {column.name: str(column.type) for table in ALL for column in table.columns}
     for node in hour.manifest["nodes"].values():
         types |= {name: column["data_type"] for name, column in node["columns"].items() if column["data_type"]}
@@ -271,5 +271,5 @@ def test_the_guide_shows_what_the_page_prints() -> None:
     shown = GUIDE.read_text().partition("<!-- python bench/bytes_an_hour.py -->")[2].partition("<!-- end -->")[0]
 
     assert shown.strip() == cost.page(), (
-        "Put what `python bench/bytes_an_hour.py` prints between the comments in docs/dbt.md."
+        "Replace the text between the comments in docs/dbt.md with the output of `python bench/bytes_an_hour.py`."
     )

@@ -1,4 +1,4 @@
-"""Every model of the hour over small random histories, in Google's reference implementation: it must leave DuckDB's rows."""
+"""Random histories in Google's reference implementation: every model of an hourly run gives the same rows as on DuckDB."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ STATE = (
     *("churn_probability", "churn_risk_band", "churn_reasons", "churn_scored_at", "churn_model_version"),
     *("is_voucher_eligible", "voucher_reason", "voucher_valid_until", "experiment_arm"),
 )
-# A bridge, a duplicate in another window, an event too late, outcomes of every kind, one of them late, and an event that
-# becomes visible after its window.
+# An event that joins two sessions, a duplicate in another window, an event too late, outcomes of every kind (one of them late),
+# and an event that becomes visible after its window.
 EVERYTHING = Stream(
     (
         Event(0, "app_opened", 0, (1,)),
@@ -47,7 +47,9 @@ EVERYTHING = Stream(
     ((100, 501), (501, 4_360), (4_360, 4_800), (4_800, 9_031)),
     frozenset({2}),
 )
-Versions = list[tuple[int, int, bool, int]]  # user, minutes of the update, consent, the step before which it arrives
+Versions = list[
+    tuple[int, int, bool, int]
+]  # user, minute of the update, consent, number of the step before which it arrives
 versions = st.lists(
     st.tuples(st.integers(0, 2), st.integers(0, 9_000), st.booleans(), st.integers(0, 4)),
     max_size=6,
@@ -56,7 +58,7 @@ versions = st.lists(
 
 
 class Pair:
-    """The same life in DuckDB and in Google's parts."""
+    """The same history in DuckDB and in Google's reference implementation."""
 
     def __init__(self, events: pa.Table) -> None:
         self.duckdb, self.google = Replay(events), GoogleReplay(events)
@@ -68,12 +70,12 @@ class Pair:
             replay.build(selector, window)
 
     def arrive(self, events: pa.Table) -> None:
-        """Have more events become visible."""
+        """Add events that become visible now."""
         for replay in (self.duckdb, self.google):
             replay.warehouse.append(APP_EVENTS, events)
 
     def night(self, window: Window) -> Missed:
-        """Search for events that no window took in, and build again from the first of them."""
+        """Search for events that no window processed, and build again from the first of them."""
         searched = UNIX_EPOCH + timedelta(days=99), window.until_at, window.history_until
         here, there = (find_missed(replay.warehouse, FUNNEL, *searched) for replay in (self.duckdb, self.google))
         assert here == there
@@ -90,7 +92,7 @@ class Pair:
         return found
 
     def decide(self, window: Window, seed: int) -> None:
-        """Commit a run that decides of each candidate by a draw."""
+        """Commit a run that decides at random about each candidate."""
         run_id = f"run-{self.epoch}"
         self.append(RUNS, [run_of(run_id, self.epoch, window)])
         made = [decision_of(row, run_id, self.epoch, window, seed) for row in self.rows("marts.fct_scoring_candidates")]
@@ -98,7 +100,7 @@ class Pair:
             self.append(DECISIONS, made)
 
     def sync(self, window: Window, seed: int) -> None:
-        """Build the audience and deliver it: one user in three is rejected, another never answered of."""
+        """Build the audience and deliver it. About a third of the users is rejected, and a third gets no reply."""
         self.build("audience", replace(window, profiles_from=self.audience_until or window.history_until))
         self.audience_until = window.until_at
         every = self.rows("marts.crm_pending")
@@ -124,7 +126,7 @@ class Pair:
         self.epoch += 1
 
     def differences(self) -> dict[str, list[Any]]:
-        """The rows that only one of the two has, by table; tables without any are left out."""
+        """Return the rows that only one of the two has, by table, without tables that are equal."""
         found = {}
         for title in self.titles():
             here, there = alike(self.rows(title)), alike(self.google.rows(title))
@@ -141,12 +143,12 @@ class Pair:
 
 
 def alike(rows: list[dict[str, Any]]) -> Counter[tuple[Any, ...]]:
-    """Rows in no order, and their columns in none."""
+    """Return the rows without an order of rows or columns."""
     return Counter(tuple(sorted(row.items())) for row in rows)
 
 
 def drawn(*parts: object) -> int:
-    """A number that follows from these and from nothing else."""
+    """Return a number that depends only on the arguments."""
     return int(hashlib.md5(repr(parts).encode(), usedforsecurity=False).hexdigest()[:8], 16)
 
 
@@ -157,7 +159,7 @@ def run_of(run_id: str, epoch: int, window: Window) -> dict[str, Any]:
 
 
 def decision_of(row: dict[str, Any], run_id: str, epoch: int, window: Window, seed: int) -> dict[str, Any]:
-    """What a policy might have decided of a candidate."""
+    """Return a possible decision of a policy about a candidate."""
     decided = {name: row[name] for name in ("exit_id", "user_id", "exited_at", "skip_reason")}
     decided |= {"run_id": run_id, "epoch": epoch, "decided_at": window.until_at}
     if row["skip_reason"]:
@@ -184,7 +186,7 @@ def profiles_of(found: Versions, step: int) -> list[dict[str, Any]]:
             "user_id": f"u-{user}",
             "created_at": START,
             "updated_at": minutes(updated),
-            # Unknown, at once, or up to four days later.
+            # The arrival is unknown, at once, or up to four days later.
             "loaded_at": None if updated % 3 == 0 else minutes(updated + updated * 7 % 6_000),
             "marketing_consent": consent,
             "age": 18 + updated % 70,
@@ -197,7 +199,7 @@ def profiles_of(found: Versions, step: int) -> list[dict[str, Any]]:
 
 
 def live(stream: Stream, found: Versions, seed: int, met: Counter[str]) -> Pair:
-    """Build every window of the stream, decide, sync, and at last the training examples of much later."""
+    """Build every window of the stream, decide and sync; then build the training examples of a later time."""
     pair = Pair(rows_of(()))
     for number, (selector, window, visible, is_night_next) in enumerate(arriving(stream)):
         pair.arrive(visible)
@@ -218,7 +220,7 @@ def live(stream: Stream, found: Versions, seed: int, met: Counter[str]) -> Pair:
 
 
 def shortened(stream: Stream) -> Stream:
-    """Of a stream in a run of all tests, its first windows: the reference implementation takes a second for each."""
+    """Return the first two windows of a stream, unless EXAMPLES is set: each takes a second in the reference implementation."""
     return stream if EXAMPLES else replace(stream, windows=stream.windows[:2], nights=frozenset({1}))
 
 
@@ -235,7 +237,7 @@ def test_any_history_leaves_the_same_rows_in_googles_parts_as_in_duckdb() -> Non
         met.update({title: len(pair.rows(title)) for title in pair.titles()})
         pair.duckdb.close()
 
-    windows.recorded()  # outside the law: what fails here is no example
+    windows.recorded()  # outside of the property, so that a failure here is not reported as an example
     google_windows.recorded()
     law()
 
@@ -248,10 +250,10 @@ RARE = {
     "staging.stg_ops__shadow_scores",
     "marts.crm_sync_runs",
     "marts.fct_late_events",
-    "marts.crm_pending",  # once everything is delivered; compared before each sync
+    "marts.crm_pending",  # empty after everything is delivered; compared before each sync
     "marts.fct_scoring_candidates",
     "intermediate.int_exits_this_run",
     "intermediate.int_users_touched",
     "intermediate.int_sessions_this_run",
-    "intermediate.int_users_set_aside",  # whose rows break a rule
+    "intermediate.int_users_set_aside",  # users whose rows break a rule
 }
