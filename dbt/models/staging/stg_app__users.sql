@@ -1,4 +1,4 @@
-{#- The app owns this table, which may lack the time of arrival. A version then counts as arrived when it was written. -#}
+{#- The app owns this table, which may lack the time of arrival. A version then counts as arrived when written. -#}
 {%- set users = source('app', 'users') -%}
 {%- set loaded_at = 'loaded_at' if has_column(users, 'loaded_at') else 'cast(null as timestamp)' -%}
 

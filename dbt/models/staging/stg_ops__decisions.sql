@@ -1,5 +1,5 @@
--- Rows of a run that never committed stay in the table; the join drops them. It also drops the rows of a run whose clock
--- was ahead, after a repair has written them again.
+-- Rows of a run that never committed stay in the table; the join drops them. It also drops the rows of a run whose
+-- clock was ahead, after a repair has written them again.
 with decisions as (
     select * from {{ source('ops', 'decisions') }}
 ),
