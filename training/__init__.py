@@ -1,1 +1,1 @@
-"""Offline: examples in, a verified model bundle out."""
+"""Training: makes a verified model bundle from examples."""

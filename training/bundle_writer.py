@@ -1,4 +1,4 @@
-"""Writes a bundle into a folder whose name begins with a dot, then renames it: a crash leaves no half bundle."""
+"""Writes a bundle into a hidden folder, then renames it, so that a crash leaves no partial bundle."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def write_bundle(
 ) -> str:
     """Write and seal `models`/version, and return the version: `until`, and 8 digits of the sha256 of model and map.
 
-    `until` is the moment (UTC) up to which the examples were known, so that a retry finds the bundle that is there already; it is
-    verified and kept. `learned_until` is the latest exit learned from.
+    The examples were known up to `until` (UTC). A retry with the same `until` finds the existing bundle, verifies and keeps it.
+    `learned_until` is the latest exit learned from.
 
-    Raises: ContractError when the one that is there was altered.
+    Raises: ContractError when the existing bundle was altered.
     """
     mended = calibration.model_dump_json(indent=2).encode()
     version = f"{until:%Y%m%dT%H%M%SZ}-{hashlib.sha256(model + mended).hexdigest()[:8]}"

@@ -1,4 +1,4 @@
-"""Settings of training: `config/training.yml`, and the defaults of what it leaves out."""
+"""Settings of training: reads `config/training.yml` and fills in defaults."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from warehouse.loading.spelling import misspellings
 
 
 class TrainingRules(BaseModel):
-    """`config/training.yml`. `judged_users_ratio` of the users are never learned from: they judge.
+    """`config/training.yml`. `judged_users_ratio` is the share of users in the test set; the model never learns from them.
 
-    A category level that fewer than `min_level_users` have is `other` to the model.
+    The model sees a category level with fewer than `min_level_users` users as `other`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = Field(0, ge=0, lt=2**32)
-    # Beyond these shares one of the two sides has nobody.
+    # Outside these bounds one of the two sides is empty.
     judged_users_ratio: float = Field(0.2, ge=0.01, le=0.99)
     min_level_users: int = Field(MIN_USERS, ge=MIN_USERS, le=1_000_000)
     search: SearchRules = SearchRules()
@@ -34,7 +34,7 @@ class TrainingRules(BaseModel):
 
 
 def check_trusted(rules: TrainingRules, features: Sequence[str]) -> None:
-    """See that what `leaks.trusted` names are features: a misspelt one would be stopped all the same.
+    """Check that every name in `leaks.trusted` is a feature: a misspelt name would trust no feature, and training would stop.
 
     Raises: ContractError.
     """
@@ -43,14 +43,14 @@ def check_trusted(rules: TrainingRules, features: Sequence[str]) -> None:
         near = misspellings(unknown, features)
         hint = f" Did you mean {', '.join(near.values())}?" if near else ""
         raise ContractError(
-            f"training.yml: leaks.trusted names {', '.join(unknown)}, and features.yml has no such feature.{hint} Correct it, or "
-            "take it out."
+            f"training.yml: leaks.trusted names {', '.join(unknown)}, but features.yml has no such feature.{hint} Correct or "
+            "remove it."
         )
 
 
 def load_training(path: Path) -> TrainingRules:
-    """Read the rules; without the file, every default holds.
+    """Read the rules. Without the file, every default applies.
 
-    Raises: ContractError with the file and what is wrong in it.
+    Raises: ContractError with the file and its mistakes.
     """
     return read_optional_yaml(path, TrainingRules, "training rules") or TrainingRules()

@@ -1,4 +1,4 @@
-"""Entry points of training for the command line, with the folder of the files people edit."""
+"""Entry points of training for the command line; they read the configuration folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def train(
     threads: int,
     advance: Callable[[str], None],
 ) -> Trained:
-    """Train by `features.yml` and `training.yml` of the folder; see `training.pipeline.train`."""
+    """Train with `features.yml` and `training.yml` of the folder; see `training.pipeline.train`."""
     declared, rules = load_contract(config / "features.yml"), load_training(config / "training.yml")
     check_trusted(rules, declared.names)
     return pipeline.train(
@@ -55,7 +55,7 @@ def evaluate(
     label_window_days: int,
     threads: int,
 ) -> Verdict:
-    """Judge by `training.yml` of the folder; see `training.promotion.champion_challenger.evaluate`."""
+    """Compare with `training.yml` of the folder; see `training.promotion.champion_challenger.evaluate`."""
     rules = load_training(config / "training.yml")
     return rivals.evaluate(
         examples, champion, challenger, rules.challenge, label_window_days, seed=rules.seed, threads=threads

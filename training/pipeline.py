@@ -1,11 +1,11 @@
 """Training pipeline: split, screen for leaks, search, fit, calibrate, measure on later exits, write the bundle.
 
-What ships is what was measured: there is no second fit on the latest weeks. It would know more, but nobody could say how good it
-is, nor set it beside the champion on exits that neither has seen. The same examples and seed give the same bytes of `model.json`,
-whatever the order of the rows or the number of threads.
+The measured model is the one that ships, without a second fit on the latest weeks. A refitted model would know more, but there
+would be no unseen exits left to measure it on, or to compare it with the champion. The same examples and seed give the same bytes
+of `model.json`, whatever the order of the rows or the number of threads.
 
-Examples of users who held a voucher are left out: they show what happens with one, the score is to say what happens
-without. The holdout never holds one, so it stays. A few examples that break the feature contract are set aside and counted.
+Examples of users who held a voucher are left out, because the score predicts what happens without one. Users in the holdout
+never hold one, so they stay. Examples that break the feature contract are set aside and counted, if they are few.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from warehouse.tables import TIMESTAMP
 
 MART = "fct_training_examples"
 MIN_EXAMPLES = 200
-# Contributions cost more than predictions; so many rows give their means to two digits.
+# Contributions cost more than predictions. This many rows give their means to two digits.
 MAX_EXPLAINED_ROWS = 20_000
 _DAY_US = 86_400_000_000
 _NEEDED = ("label", "is_treated", "exit_id", "user_id", "exited_at")
@@ -53,7 +53,7 @@ class Trained:
     version: str
     folder: Path
     metrics: dict[str, float]
-    warnings: tuple[str, ...] = ()  # what speaks against trusting the figures, as on the card
+    warnings: tuple[str, ...] = ()  # reasons to distrust the metrics, as on the card
 
 
 def train(
@@ -71,12 +71,12 @@ def train(
 ) -> Trained:
     """Fit, measure, and write the bundle into `models`.
 
-    `examples` are rows of `fct_training_examples` as known by `until`, which names the version: to train again on the same is to
-    find the bundle that is there. Both moments are aware. The card shows how far the features have drifted since `last`, the
-    model in use. `threads` 0 uses every core; `advance` gets the name of each step as it begins.
+    `examples` are rows of `fct_training_examples` as known by `until`, which is part of the version's name. Training again on
+    the same rows returns the existing bundle. `trained_at` and `until` have a time zone. The card shows how far the features have
+    drifted since `last`, the model in use. `threads` 0 uses every core. `advance` receives the name of each step as it begins.
 
-    Raises: ContractError when a column is absent or broken, a feature leaks, or the examples are too few or all alike; nothing is
-    written then.
+    Raises: ContractError when a column is absent or broken, a feature leaks, or the examples are too few or have one outcome.
+    Nothing is written then.
     """
     advance("Training: splitting the examples by time and user")
     use = usable(examples, declared, label_window_days)
@@ -177,7 +177,7 @@ def train(
         curves,
         reference=shift.reference(contract, learned.fit[0], learned.fit_users),
         until=until.astimezone(UTC),
-        # The end of the hour: the very moment is one user's.
+        # Rounded up to the hour, because the exact moment belongs to one user.
         learned_until=hour_after(_moment(exited_us[split.learned].max())),
     )
     return Trained(version, models / version, metrics, tuple(warnings(report)))
@@ -187,8 +187,8 @@ def train(
 class Usable:
     """Examples that can be learned from, in the order of their exits: their row numbers, labels, moments and users.
 
-    `exited_us` are microseconds since 1970, UTC. `count_treated` examples of users who held a voucher are left out, and
-    `count_set_aside` that lack a value which the contract refuses to miss, or have features from after their exit.
+    `exited_us` are microseconds since 1970, UTC. `count_treated` is the number left out because the user held a voucher.
+    `count_set_aside` is the number without a required value, or with features from after their exit.
     """
 
     places: Rows
@@ -200,16 +200,16 @@ class Usable:
 
 
 def usable(examples: pa.Table, declared: FeatureContract, label_window_days: int) -> Usable:
-    """Leave out who held a voucher and what breaks the contract, and order the rest.
+    """Leave out treated users and rows that break the contract, and order the rest by time.
 
-    Raises: ContractError when they cannot be learned from, or so many break the contract that something is wrong with all.
+    Raises: ContractError when the rest cannot be learned from, or when so many rows break the contract that all are suspect.
     """
     absent = [name for name in _NEEDED if name not in examples.column_names]
     if absent:
         raise ContractError(f"{MART} lacks {', '.join(absent)}. Restore the columns in dbt.")
     declared.check_columns(examples.schema, MART)
     declared.check_missing(examples, MART)
-    # The features are taken once, and only of rows that are used: sorting a million rows took longer than the leak screen.
+    # Features are copied once, and only of rows in use: sorting a million rows took longer than the leak screen.
     is_treated = examples.column("is_treated").to_numpy().astype(bool)
     is_odd = ~declared.fits(examples) | _is_from_later(examples)
     untreated = np.flatnonzero(~is_treated & ~is_odd)
@@ -220,7 +220,7 @@ def usable(examples: pa.Table, declared: FeatureContract, label_window_days: int
     if rows.num_rows < MIN_EXAMPLES:
         raise ContractError(
             f"{MART} holds {rows.num_rows} untreated examples; training needs {MIN_EXAMPLES}. An exit becomes an "
-            f"example {label_window_days} days after it, once late events are in: wait, or load older history and run "
+            f"example {label_window_days} days after it, once late events have arrived. Wait, or load older history and run "
             "winback backfill."
         )
     labels = set(pc.unique(rows.column("label")).to_pylist())
@@ -230,8 +230,8 @@ def usable(examples: pa.Table, declared: FeatureContract, label_window_days: int
     if len(labels) == 1:
         outcome = "unfinished" if labels == {1} else "finished"
         raise ContractError(
-            f"All {rows.num_rows} examples in {MART} ended {outcome}: there is nothing to tell apart. "
-            "Does completion_events in config/funnel.yml name the event that the app sends?"
+            f"All {rows.num_rows} examples in {MART} ended {outcome}, so there is nothing to learn. "
+            "Check that completion_events in config/funnel.yml names the event that the app sends."
         )
     exited_us = rows.column("exited_at").cast(TIMESTAMP).cast(pa.int64()).to_numpy()
     return Usable(
@@ -245,13 +245,13 @@ def usable(examples: pa.Table, declared: FeatureContract, label_window_days: int
 
 
 def hour_after(moment: datetime) -> datetime:
-    """Return the first full hour that is not before a moment."""
+    """Return the first full hour at or after a moment."""
     whole = moment.replace(minute=0, second=0, microsecond=0)
     return whole if whole == moment else whole + timedelta(hours=1)
 
 
 def _is_from_later(examples: pa.Table) -> npt.NDArray[np.bool_]:
-    """Return which examples, if they are a few, have features made from events after their exit; many the leak screen refuses."""
+    """Mark examples with features made from events after their exit, if they are few; the leak screen refuses many."""
     later = np.zeros(examples.num_rows, dtype=bool)
     if "last_event_at" in examples.column_names:
         is_later = pc.greater(examples.column("last_event_at"), examples.column("exited_at"))
@@ -265,7 +265,7 @@ def _check_split(label: Labels, split: Split) -> None:
         part = label[split.parts[name]]
         if len(np.unique(part)) < 2:
             raise ContractError(
-                f"Split by time, the {name} period holds {len(part)} of {len(label)} examples, and not both outcomes "
+                f"Split by time, the {name} period holds {len(part)} of {len(label)} examples, without both outcomes "
                 "among them. Load more history and run winback backfill, or train later."
             )
 

@@ -1,4 +1,4 @@
-"""An Airflow of its own in a temporary folder, and the DAGs as a configuration makes them."""
+"""Fixtures: an Airflow of its own in a temporary folder, and the DAGs under a given configuration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import yaml
 HOUSE = Path(__file__).parents[2]
 DAGS = HOUSE / "training" / "dags"
 
-# Before Airflow is imported anywhere: it reads them then, and would write into the home folder.
+# Set before Airflow is imported: it reads them at import, and would otherwise write into the home folder.
 _HOME = tempfile.mkdtemp(prefix="airflow-")
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 os.environ |= {
@@ -35,14 +35,14 @@ os.environ.pop("AIRFLOW_WINBACK_CONFIG", None)
 
 @pytest.fixture
 def written() -> dict[str, Any]:
-    """config/airflow.yml as it is in the repository, to be altered."""
+    """The repository's config/airflow.yml, for tests to change."""
     found: dict[str, Any] = yaml.safe_load((HOUSE / "config" / "airflow.yml").read_text())
     return found
 
 
 @pytest.fixture
 def dag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """A DAG of the repository, under the configuration given."""
+    """A DAG of the repository under the given configuration."""
 
     def load(name: str, config: dict[str, Any]) -> Any:
         path = tmp_path / "airflow.yml"

@@ -1,4 +1,4 @@
-"""A notifier that writes down what it is told, as somebody's mailbox would."""
+"""A notifier that writes each message to a file, in place of a mailbox."""
 
 from __future__ import annotations
 

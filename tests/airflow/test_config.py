@@ -1,4 +1,4 @@
-"""Does a mistake in config/airflow.yml say what it is and where?"""
+"""config/airflow.yml: each mistake is reported with its place."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def test_a_task_without_limits_is_told(written: dict[str, Any], tmp_path: Path) 
     [
         (
             b"runner: gke\npod:\n  a: 1\nrunner: process",
-            "line 4 is no YAML: runner is given twice, in lines 1 and 4: keep one",
+            "line 4 is not valid YAML: runner is given twice, in lines 1 and 4: keep one",
         ),
-        (b"pod: {a: 1, a: 2}", "line 1 is no YAML: a is given twice, in lines 1 and 1: keep one"),
-        (b"a: " + b"[" * 20_000, "line 1 is no YAML: an alias, a tag or more than 20 levels"),
-        (b"a: &a [*a]", "line 1 is no YAML: an alias, a tag or more than 20 levels"),
-        (b"a: [", "is no YAML: expected the node content"),
+        (b"pod: {a: 1, a: 2}", "line 1 is not valid YAML: a is given twice, in lines 1 and 1: keep one"),
+        (b"a: " + b"[" * 20_000, "line 1 is not valid YAML: an alias, a tag or more than 20 levels"),
+        (b"a: &a [*a]", "line 1 is not valid YAML: an alias, a tag or more than 20 levels"),
+        (b"a: [", "is not valid YAML: expected the node content"),
         (b"a: \xe4", "airflow.yml is not UTF-8. Save it as UTF-8."),
     ],
 )
@@ -77,7 +77,7 @@ def test_a_file_that_yaml_would_take_for_something_else_is_told(content: bytes, 
 
 
 def test_a_file_that_is_not_there_is_told_with_the_variable_that_names_another(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"cannot be read: No such file or directory\. AIRFLOW_WINBACK_CONFIG"):
+    with pytest.raises(ConfigError, match=r"cannot be read: No such file or directory\. Set AIRFLOW_WINBACK_CONFIG"):
         read_config(tmp_path / "none.yml")
 
 

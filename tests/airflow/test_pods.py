@@ -1,4 +1,4 @@
-"""Is the pod one that Kubernetes takes, and does its exit code end the task as it should?"""
+"""Pods: Kubernetes accepts the specification, and the exit code decides how the task ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Load = Callable[..., Any]
 
 
 class Cluster:
-    """What the operator asks of a cluster once its pod has ended; it keeps which pods were deleted."""
+    """The calls that the operator makes to a cluster once its pod has ended. Records the deleted pods."""
 
     def __init__(self) -> None:
         self.deleted: list[str] = []
@@ -31,7 +31,7 @@ class Cluster:
 
 
 def ended(code: int | None) -> k8s.V1Pod:
-    """A pod whose container left with this code; None for one that was evicted before it could."""
+    """A pod whose container ended with this code; None for a pod that was evicted before its end."""
     terminated = k8s.V1ContainerStateTerminated(exit_code=code) if code is not None else None
     status = k8s.V1ContainerStatus(
         name="base",

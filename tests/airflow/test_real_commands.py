@@ -1,4 +1,4 @@
-"""Do the night, the audit and a training really come to an end, run by Airflow, on a small warehouse?"""
+"""DAGs that run real commands on a small warehouse: the nightly rebuild, the audit and a training succeed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WINBACK = HOUSE / ".venv" / "bin" / "winback"
 PYTHON = WINBACK.parent / "python"
 SUNDAY = datetime(2026, 6, 7, 2, 35, tzinfo=UTC)
 MONDAY = datetime(2026, 6, 8, 5, 15, tzinfo=UTC)
-# A season of the synthetic app, made by the environment that has its libraries.
+# A season of the synthetic app, made in the environment that has its libraries.
 SEASON = """
 import sys
 from datetime import date
@@ -28,7 +28,7 @@ from pathlib import Path
 from sandbox.synthetic_app import generate
 generate(seed=1, count_users=4_000, starts_on=date(2026, 3, 10), count_days=90).write(Path(sys.argv[1]))
 """
-# Judged by half of the users, and calibrated more or less: a season this small has few exits to learn from and to judge by.
+# Half of the users are in the test set, and calibration may be rough: a season this small has few exits.
 TRAINING = "judged_users_ratio: 0.5\nsearch: {trials: 0}\nchallenge: {min_examples: 100, max_calibration_error: 0.15}\n"
 
 pytestmark = pytest.mark.skipif(not WINBACK.exists(), reason="winback is not installed in .venv: make test does it")
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(not WINBACK.exists(), reason="winback is not ins
 
 @pytest.fixture
 def settings(tmp_path: Path) -> dict[str, str]:
-    """Where the commands work: in a folder of their own."""
+    """Settings that make the commands work in a folder of their own."""
     return {
         "WINBACK_WAREHOUSE": f"duckdb:///{tmp_path}/winback.duckdb",
         "WINBACK_MODELS": str(tmp_path / "models"),
@@ -47,7 +47,7 @@ def settings(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def winback(settings: dict[str, str]) -> Callable[..., str]:
-    """The command line, as an operator would call it; what it printed."""
+    """Runs the command line as an operator would, and returns its output."""
 
     def run(*words: str) -> str:
         environment = {**{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}, **settings}
@@ -64,7 +64,7 @@ def write(path: Path, header: str, rows: list[list[str]]) -> Path:
 
 @pytest.fixture
 def warehouse(winback: Callable[..., str], tmp_path: Path) -> None:
-    """Forty users who each came once in May, a day apart at most, taken in as history."""
+    """A warehouse of forty users who each visited once in May, within a day, loaded as history."""
     start = datetime(2026, 5, 1, 9, tzinfo=UTC)
     times = [(f"u{n}", start + timedelta(hours=17 * n)) for n in range(40)]
     events = write(
@@ -93,7 +93,7 @@ def warehouse(winback: Callable[..., str], tmp_path: Path) -> None:
 
 @pytest.fixture
 def season(winback: Callable[..., str], settings: dict[str, str], tmp_path: Path) -> Callable[..., str]:
-    """Three months of an app, and a champion that knows the hour of the exit alone."""
+    """Three months of an app, and a champion whose only feature is the hour of the exit."""
     subprocess.run([PYTHON, "-c", SEASON, tmp_path], cwd=HOUSE, check=True, capture_output=True)
     files = [
         word for name in ("events", "users", "redemptions") for word in (f"--{name}", f"{tmp_path / name}.parquet")
@@ -123,7 +123,7 @@ def run(
     written: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Run:
-    """A run of a DAG; how each task ended, and after how many tries."""
+    """Runs a DAG; returns the state of each task and the number of its tries."""
     for image in ("SCORING", "TRAINING"):
         monkeypatch.setenv(f"AIRFLOW_VAR_WINBACK_{image}_IMAGE", "registry.example/winback@sha256:0123")
     written |= {"runner": "process", "command": [str(WINBACK)]}

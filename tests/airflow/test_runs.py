@@ -1,4 +1,4 @@
-"""What does a run come to, with processes for pods: done, nothing better, tried again, given up?"""
+"""Runs of the DAGs, with processes instead of pods: done, nothing to promote, retried, failed for good."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DIGEST = "registry.example/winback-training@sha256:0123"
 
 
 class Ended:
-    """A run, the calls it made, and who was told."""
+    """A run, the calls it made, and the alerts it sent."""
 
     def __init__(self, run: Any, tmp_path: Path) -> None:
         self.state = str(run.state)
@@ -32,7 +32,7 @@ class Ended:
 
 @pytest.fixture
 def run(database: None, dag: Callable[..., Any], written: dict[str, Any], tmp_path: Path) -> Callable[..., Ended]:
-    """A run of a DAG in which winback leaves with these codes, one a try and the last for ever."""
+    """Runs a DAG in which winback exits with these codes, one a try; the last code repeats."""
 
     def act(name: str, when: datetime, codes: dict[str, list[int]] | None = None) -> Ended:
         written["runner"] = "process"
@@ -42,7 +42,7 @@ def run(database: None, dag: Callable[..., Any], written: dict[str, Any], tmp_pa
         for limits in written["tasks"].values():
             limits |= {"retries": 2, "retry_delay_minutes": 0.00001}
         found = dag(name, written)
-        # Airflow 3.3's test() cannot end a run that has a deadline: it asks its database for an alert it did not write there.
+        # Airflow 3.3's test() cannot end a run that has a deadline: it looks in its database for an alert that was not written.
         found.deadline = []
         return Ended(found.test(logical_date=when, run_after=when), tmp_path)
 
@@ -51,7 +51,7 @@ def run(database: None, dag: Callable[..., Any], written: dict[str, Any], tmp_pa
 
 @pytest.fixture(autouse=True)
 def deployed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What deployment does: the images are in Variables."""
+    """Put the images into Variables, as a deployment does."""
     monkeypatch.setenv("AIRFLOW_VAR_WINBACK_TRAINING_IMAGE", DIGEST)
     monkeypatch.setenv("AIRFLOW_VAR_WINBACK_SCORING_IMAGE", "registry.example/winback@sha256:0123")
 

@@ -1,4 +1,4 @@
-"""Are the DAGs what their pages say: tasks, order, images, limits, and who is told?"""
+"""Structure of the DAGs: tasks, order, images, limits, and alerts."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_a_run_that_is_late_is_told_by_the_triggerer(dag: Load, written: dict[st
     written["alerts"]["notifier"] = "recording.Record"
     written["alerts"]["arguments"] = {"file": str(mailbox)}
     callback = dag("winback_training", written).deadline[0].callback
-    # As Deadline.handle_miss does: it adds what it knows of the run.
+    # As Deadline.handle_miss does: it adds the facts about the run.
     context = {"dag_run": {"dag_id": "winback_training"}, "deadline": {"id": "1"}}
 
     async def told() -> list[Any]:

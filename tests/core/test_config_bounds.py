@@ -178,11 +178,11 @@ def test_every_number_has_bounds_on_either_side(tmp_path: Path, name: str) -> No
 @pytest.mark.parametrize(
     ("trusted", "named"),
     [
-        (("nope",), "names nope, and features.yml has no such feature. Correct it, or take it out."),
-        (("age", "nope", "x"), "names nope, x, and features.yml has no such feature. Correct it, or take it out."),
+        (("nope",), "names nope, but features.yml has no such feature. Correct or remove it."),
+        (("age", "nope", "x"), "names nope, x, but features.yml has no such feature. Correct or remove it."),
         (
             ("incomee",),
-            "names incomee, and features.yml has no such feature. Did you mean income? Correct it, or take it out.",
+            "names incomee, but features.yml has no such feature. Did you mean income? Correct or remove it.",
         ),
     ],
 )

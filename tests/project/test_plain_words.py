@@ -26,8 +26,11 @@ PLAIN = (
     "jobs/transform",
     "pyproject.toml",
     "requirements",
+    "tests/airflow",
     "tests/dbt",
     "tests/project",
+    "tests/training",
+    "training",
 )
 
 # The list itself, and its tests' examples.

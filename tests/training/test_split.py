@@ -1,4 +1,4 @@
-"""The later exits of users never met judge a model; nothing that it learns from comes near them."""
+"""Split of the examples: the test set holds later exits of other users, at least one gap after the training rows."""
 
 import numpy as np
 import pyarrow as pa

@@ -1,4 +1,4 @@
-"""Training learns what is there to learn, judges it fairly, and leaves a bundle that can be trusted."""
+"""Training: it learns an existing signal, measures it fairly, and writes a valid bundle."""
 
 import json
 import re
@@ -36,7 +36,7 @@ CONTRACT = FeatureContract(
 
 
 def make(count: int = 4_000, *, days: float = 80, signal: float = 1.0, seed: int = 3) -> pa.Table:
-    """Make examples, one exit each, evenly over the days; 0 `signal` makes the label pure chance."""
+    """Make examples, one exit per user, evenly over the days. With `signal` 0 the labels are random."""
     rng = np.random.default_rng(seed)
     filled, errors = rng.random(count), rng.poisson(2, count)
     device = rng.choice(["mobile", "desktop", "tablet"], count, p=[0.5, 0.4, 0.1])
@@ -86,7 +86,7 @@ def trained(examples: pa.Table, models: Path) -> Trained:
     return fit(examples, models)
 
 
-# What is learned, and how it is judged
+# Fit and metrics
 
 
 def test_a_model_learned_from_a_clear_signal_beats_the_base_rate(trained: Trained) -> None:
@@ -100,7 +100,7 @@ def test_labels_of_pure_chance_cannot_be_learned_and_the_card_says_so(tmp_path: 
     noise = fit(make(signal=0, count=15_000), tmp_path)
     assert noise.metrics["auc"] == pytest.approx(0.5, abs=0.06)
     assert noise.metrics["brier_skill"] == pytest.approx(0, abs=0.03)
-    says_useless = "no better than always answering the average" in (noise.folder / "card.md").read_text()
+    says_useless = "does not beat always predicting the average" in (noise.folder / "card.md").read_text()
     assert says_useless == (noise.metrics["brier_skill"] <= 0)
 
 
@@ -256,11 +256,11 @@ def test_the_metrics_file_is_what_training_returned(trained: Trained) -> None:
     assert json.loads((trained.folder / "metrics.json").read_text()) == trained.metrics
 
 
-# A few odd examples, and one user's values
+# A few odd examples, and the values of one user
 
 
 def odd(count: int, **changes: Any) -> pa.Table:
-    """Make examples of further users, each with the same odd values."""
+    """Make examples of additional users, all with the same odd values."""
     table = make(count=count, seed=8).append_column("last_event_at", pa.array([START] * count))
     for name, values in {"user_id": [f"odd-{i}" for i in range(count)], **changes}.items():
         table = put(table, name, values if isinstance(values, list) else [values] * count)
@@ -282,7 +282,7 @@ def test_a_few_examples_that_break_the_contract_are_set_aside_and_bend_nothing(
     fitted = fit(both, tmp_path)
     assert (fitted.folder / "model.json").read_bytes() == (trained.folder / "model.json").read_bytes()
     assert fitted.metrics == trained.metrics | {"count_set_aside": 40.0}
-    assert "40 examples lack a value that must be there" in (fitted.folder / "card.md").read_text()
+    assert "40 examples lack a required value" in (fitted.folder / "card.md").read_text()
 
 
 def test_values_out_of_range_count_as_missing_and_the_card_says_how_many(examples: pa.Table, tmp_path: Path) -> None:
@@ -291,10 +291,10 @@ def test_values_out_of_range_count_as_missing_and_the_card_says_how_many(example
     missing = put(examples, "fields_filled_ratio", [None if i % 40 == 0 else value for i, value in enumerate(filled)])
     one, other = fit(percent, tmp_path / "a"), fit(missing, tmp_path / "b")
     assert (one.folder / "model.json").read_bytes() == (other.folder / "model.json").read_bytes()
-    assert "Values out of range, taken as missing: fields_filled_ratio 5" in (one.folder / "card.md").read_text()
+    assert "Values out of range, treated as missing: fields_filled_ratio 5" in (one.folder / "card.md").read_text()
 
 
-# What is refused
+# Refused input
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,10 @@ def test_values_out_of_range_count_as_missing_and_the_card_says_how_many(example
         (lambda t: put(t, "label", [0] * t.num_rows), "ended finished"),
         (lambda t: put(t, "label", [2] * t.num_rows), "label holds 2"),
         (lambda t: put(t, "label", [None, *[1] * (t.num_rows - 1)]), "label holds None"),
-        (lambda t: put(t, "label", [1] * (t.num_rows - 400) + [0] * 400), "the fit period holds .* not both outcomes"),
+        (
+            lambda t: put(t, "label", [1] * (t.num_rows - 400) + [0] * 400),
+            "the fit period holds .* without both outcomes",
+        ),
         (lambda t: put(t, "exited_at", [START] * t.num_rows), "the fit period holds 0 of 4000 examples"),
         (lambda t: t.drop_columns(["income"]), "column income is absent"),
         (lambda t: t.drop_columns(["label", "user_id"]), "lacks label, user_id"),
@@ -356,7 +359,7 @@ def test_a_bundle_of_a_newer_contract_is_refused_in_one_sentence(
 
 
 def test_a_feature_declared_monotone_may_only_move_one_way(examples: pa.Table, tmp_path: Path) -> None:
-    # Declared against the truth, so that an unconstrained fit would fall.
+    # Declared opposite to the truth, so that an unconstrained fit would fall.
     features = [
         f.model_copy(update={"monotone": "increasing"}) if f.name == "fields_filled_ratio" else f
         for f in CONTRACT.features

@@ -1,7 +1,7 @@
-"""Every night: build once more what arrived within the last days. Once a week: compare the tables with the raw events.
+"""Nightly: build the data of the last days again. Weekly: compare the tables with the raw events.
 
-The night takes the lease, as an hourly run does. When one is at it the night leaves with 1 and Airflow tries again later; an
-hourly run that meets the night leaves that hour to the next.
+The nightly task takes the lease, as an hourly run does. If an hourly run holds it, the task exits with 1 and Airflow retries it
+later. An hourly run that finds the lease taken leaves its hour to the next run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ times = config.dags.winback_dbt
 
 with DAG(
     dag_id="winback_dbt",
-    description="The night's rebuild and the week's audit",
+    description="Nightly rebuild and weekly audit",
     schedule=times.schedule,
     start_date=datetime(2026, 1, 1),
     catchup=False,
@@ -31,7 +31,7 @@ with DAG(
 
     @task.short_circuit
     def is_audit_day(weekday: int, dag_run=None) -> bool:  # type: ignore[no-untyped-def]
-        """Whether the run was to begin on that day of the week, UTC."""
+        """Whether the run was scheduled for that day of the week, UTC."""
         return dag_run.run_after.isoweekday() == weekday
 
     nightly = command(config, "nightly", ["nightly"], image="scoring")

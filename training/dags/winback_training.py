@@ -1,7 +1,7 @@
-"""Every week: is the data right, does a new model beat the one in use, and if so, let the next hourly run use it.
+"""Weekly: check the data, train a challenger, and promote it if it is better than the champion. The next hourly run uses it.
 
-Each task may run again: training again until the same day gives the same version, a verdict is written over the same one, and a
-promotion that is done finds nothing to promote.
+Each task can be repeated. Training until the same day gives the same version, a verdict replaces the same verdict, and a
+finished promotion finds nothing to promote.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from winback_airflow.config import read_config
 from winback_airflow.exits import NOTHING_TO_PROMOTE
 from winback_airflow.tasks import command
 
-# Midnight before the run: the watermark is past it, so that a later try sees the same examples. A run without a data interval
-# (by hand, in Airflow 3) has the time at which it was to begin.
+# Midnight before the run. The watermark is past it, so a retry sees the same examples. A run without a data interval
+# (started by hand, in Airflow 3) has its planned start.
 UNTIL = "{{ data_interval_end | default(dag_run.run_after, true) | ds }}"
 
 config = read_config()
@@ -34,11 +34,11 @@ with DAG(
     tags=["winback"],
 ) as dag:
     check_data = command(config, "check_data", ["audit"], image="scoring")
-    # Built and tested before a large pod is asked for; training then builds the same again.
+    # Builds and tests the examples before a large pod is requested. Training builds the same again.
     collect_examples = command(config, "collect_examples", ["examples", "--until", UNTIL], image="scoring")
     train = command(config, "train", ["train", "--until", UNTIL], image="training")
     evaluate = command(config, "evaluate", ["evaluate"], image="training")
-    # Skipped, and the run a success, when the challenger is not better.
+    # When the challenger is not better, this task is skipped and the run succeeds.
     promote = command(config, "promote", ["promote"], image="training", skip_on=[NOTHING_TO_PROMOTE])
 
     check_data >> collect_examples >> train >> evaluate >> promote

@@ -1,1 +1,1 @@
-"""Measures of a model: metrics, intervals, baselines, slices, effects."""
+"""Measures of a model: metrics, intervals, baselines, slices, feature effects."""

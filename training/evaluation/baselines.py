@@ -1,7 +1,7 @@
 """Baselines: the fit's average for every exit, and a logistic regression.
 
-Both learn from the rows that the model learned from and answer for the rows that it is judged on. A model that does not
-beat the regression by an interval that excludes zero has not earned its complexity, and the card says so.
+Both learn from the same rows as the model and are measured on the same test rows. The card warns when the interval of the model's
+gain over the regression does not exclude zero, because such a model has not earned its complexity.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from training.evaluation.metrics import Floats, Labels, losses, measure
 from training.evaluation.ranking import Ranking
 
 BASE_RATE, LOGISTIC_REGRESSION = "base rate", "logistic regression"
-# A line through some 60 columns is known to three digits from so many rows; more only take longer.
+# This many rows give a regression of some 60 columns to three digits. More rows only take longer.
 MAX_ROWS = 100_000
 
 
 @dataclass(frozen=True)
 class Gain:
-    """How much better the model is by one measure: above 0 is better, whatever the measure's own direction."""
+    """How much better the model is by one measure. Above 0 is better, also for measures where less is better."""
 
     value: float
     interval: Interval
 
     @property
     def is_certain(self) -> bool:
-        """Whether the model is better by an interval that excludes zero."""
+        """Whether the model is better, with an interval that excludes zero."""
         return self.interval[0] > 0
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A simpler answer on the test exits: its metrics, and the model's gain over it in brier, log_loss and auc."""
+    """A simpler model on the test exits: its metrics, and the main model's gain over it in brier, log_loss and auc."""
 
     name: str
     metrics: dict[str, float]
@@ -56,14 +56,14 @@ class Baseline:
 
 
 def predictions(contract: FeatureContract, fit: tuple[Matrix, Labels], test: Matrix, *, seed: int) -> dict[str, Floats]:
-    """Fit both baselines and return each one's probabilities for the test rows, under its name."""
+    """Fit both baselines and return the probabilities of each for the test rows, by its name."""
     matrix, label = fit
     if len(label) > MAX_ROWS:
         chosen = np.sort(np.random.default_rng(seed).choice(len(label), MAX_ROWS, replace=False))
         matrix, label = matrix[chosen], label[chosen]
     regression = _Regression(contract, matrix)
     with warnings.catch_warnings():
-        # A fit that ran out of steps answers all the same, and is judged as it is.
+        # A fit that ran out of steps still predicts, and is measured as it is.
         warnings.simplefilter("ignore", ConvergenceWarning)
         regression.pipeline.fit(regression.columns(matrix), label)
     answered = cast(Floats, regression.pipeline.predict_proba(regression.columns(test))[:, 1])
@@ -73,8 +73,8 @@ def predictions(contract: FeatureContract, fit: tuple[Matrix, Labels], test: Mat
 class _Regression:
     """A logistic regression over a contract's matrix, where missing is NaN and a category its index.
 
-    A missing number becomes the median and is told by a column of its own. Scikit-learn's imputer does the same by masked arrays,
-    which took longer than the regression.
+    A missing number becomes the median, and a column of its own marks it. Scikit-learn's imputer does the same with masked
+    arrays, which took longer than the regression.
     """
 
     def __init__(self, contract: FeatureContract, fit: Matrix) -> None:
@@ -86,7 +86,7 @@ class _Regression:
         told = len(contract.features) + np.arange(self.gaps.sum())
         parts = [
             ("numbers", StandardScaler(), [*self.numbers, *told.tolist()]),
-            # Missing is a level of its own; a level that only the test holds is all zeros.
+            # Missing is a level of its own. A level that occurs only in the test is all zeros.
             ("categories", OneHotEncoder(handle_unknown="ignore", sparse_output=False), categories),
         ]
         regression = LogisticRegression(solver="lbfgs", max_iter=300)
@@ -116,11 +116,11 @@ def compare(
 ) -> dict[str, Gain]:
     """Return by how much `ours` is better than `theirs` in brier, log_loss and auc, on the same draws of users.
 
-    Paired: both are judged on each draw, so what makes a draw hard for both cancels out.
+    The comparison is paired: both are measured on each draw, so the difficulty of a draw cancels out.
     """
     resamples = affordable(len(label), resamples)
     codes = clusters(users)
-    # Squared error and log loss; the column between is the base rate's, the same for both.
+    # Squared error and log loss. The column between them is the base rate's, equal for both.
     differences = (losses(label, theirs, train_rate=0.5) - losses(label, ours, train_rate=0.5))[:, [0, 2]]
     means = resampled(differences, codes, seed, resamples)
     rankings = Ranking(label, ours), Ranking(label, theirs)

@@ -1,8 +1,8 @@
-"""Bootstrap intervals: users are drawn again and again, each with all of their exits.
+"""Bootstrap intervals: users are drawn with replacement, each with all of their exits.
 
-Exits of one user resemble each other: drawn one by one, they would make every interval too narrow (by half, where four exits of
-a user all end alike). Users are drawn with replacement, as many as there are, so a draw is a weight per user, and every
-measure is taken under weights: no rows are copied, and memory stays at a few numbers per row.
+Exits of one user resemble each other. Drawing single exits would make every interval too narrow (by half, if four exits of a user
+all end the same way). Each draw holds as many users as there are, so it is a weight per user, and every measure takes weights.
+No rows are copied, and memory stays at a few numbers per row.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Codes = npt.NDArray[np.int64]
 Interval = tuple[float, float]
 
 RESAMPLES = 500
-# Beyond 20,000 rows fewer draws are taken, so that the time stays bounded. 200 place an interval's ends to a tenth of its width.
+# Above 20,000 rows, fewer draws bound the time. 200 draws give the ends of an interval to a tenth of its width.
 MIN_RESAMPLES = 200
 MAX_RESAMPLED_ROWS = RESAMPLES * 20_000
 
 
 def clusters(users: Any) -> Codes:
-    """Number the users, from 0, in the order of their ids: one number per row, whatever the order of the rows.
+    """Number the users from 0 in the order of their ids: one number per row, independent of the order of the rows.
 
     `users` is an array of ids (numpy or Arrow, text or integers) without nulls.
     """
@@ -39,14 +39,14 @@ def clusters(users: Any) -> Codes:
 
 
 def affordable(count_rows: int, resamples: int = RESAMPLES) -> int:
-    """Return how many of the wished draws of so many rows are taken."""
+    """Return the number of draws taken for this many rows, at most `resamples`."""
     return min(resamples, max(MIN_RESAMPLES, MAX_RESAMPLED_ROWS // count_rows))
 
 
 def draws(count_users: int, seed: int, resamples: int = RESAMPLES) -> Iterator[Floats]:
     """Yield, for each resample, how often each user was drawn, shape (count_users,).
 
-    The same count and seed yield the same draws: measures taken over two such runs are paired.
+    The same count and seed yield the same draws, so measures over two such runs are paired.
     """
     rng = np.random.default_rng(seed)
     for _ in range(resamples):
@@ -57,8 +57,8 @@ def draws(count_users: int, seed: int, resamples: int = RESAMPLES) -> Iterator[F
 def resampled(values: Floats, users: Any, seed: int, resamples: int = RESAMPLES) -> Floats:
     """Return the mean of each column in each resample, shape (resamples, columns), of values of shape (rows, columns).
 
-    `users` holds each row's user. The mean is over rows, so a user with many exits counts for more, as in the plain
-    mean. A paired comparison is a column of differences.
+    `users` holds each row's user. The mean is over rows, so a user with many exits weighs more, as in the plain mean.
+    For a paired comparison, pass a column of differences.
     """
     codes = clusters(users)
     count = int(codes.max()) + 1
@@ -72,7 +72,7 @@ def resampled(values: Floats, users: Any, seed: int, resamples: int = RESAMPLES)
 def interval(samples: Floats, level: float = 0.95) -> Interval:
     """Return the middle `level` of the resamples of one measure (percentile interval, Efron).
 
-    A resample that could not be measured is NaN and counts for nothing; where none could, both ends are NaN.
+    Resamples that could not be measured are NaN and are ignored. If all are NaN, both ends are NaN.
     """
     measured = samples[~np.isnan(samples)]
     if not len(measured):
@@ -84,8 +84,8 @@ def interval(samples: Floats, level: float = 0.95) -> Interval:
 def reflected(estimate: float, samples: Floats, level: float = 0.95) -> Interval:
     """Return the resamples' interval turned about the estimate (basic interval, Davison and Hinkley 1997, 5.2).
 
-    For a measure that noise can only raise, such as a mean distance: each resample adds the noise once more, and the
-    percentile interval may then lie wholly above the estimate.
+    For a measure that noise can only raise, such as a mean distance. Each resample adds the noise a second time, so the
+    percentile interval may lie wholly above the estimate.
     """
     low, high = interval(samples, level)
     return 2 * estimate - high, 2 * estimate - low

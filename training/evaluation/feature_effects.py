@@ -1,6 +1,6 @@
-"""Effect of each feature: prediction and observed rate along the feature's values.
+"""Effect of each feature: predicted and observed rate along the feature's values.
 
-Shares of at least 50 users each: a picture shows nobody.
+Each point covers at least 50 users, so that a plot reveals no single user.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_LEVELS = 8
 
 @dataclass(frozen=True)
 class Point:
-    """Exits alike in one feature: `value` is their mean, None for a level or for missing, which `name` then names."""
+    """Exits with similar values of one feature. `value` is their mean; None for a category level or for missing, see `name`."""
 
     name: str
     value: float | None
@@ -35,7 +35,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Effect:
-    """A feature's points, by rising value, levels by falling prediction; missing last."""
+    """A feature's points: numbers by rising value, levels by falling prediction; missing last."""
 
     feature: str
     points: tuple[Point, ...]
@@ -52,8 +52,8 @@ def effects(
 ) -> list[Effect]:
     """Return the effects of the six features with the largest mean contribution, the largest first.
 
-    All of a sample of the test rows; `contributions` are signed, in log odds, of shape (rows, features), and `users` names each
-    row's. The mean prediction along a feature holds what goes along with it too; the contribution is the feature's own.
+    All arrays describe the same sample of test rows. `contributions` are signed, in log odds, of shape (rows, features). `users`
+    holds each row's user. The mean prediction includes correlated features; the contribution (SHAP) is this feature alone.
     """
     codes = np.arange(len(label)) if users is None else clusters(users)
     largest = np.argsort(-np.abs(contributions).mean(axis=0), kind="stable")[:COUNT_EFFECTS]

@@ -1,7 +1,7 @@
 """Measures of probabilities and ranking, on exits that the model never saw.
 
-The Brier score is also compared with that of always answering the training period's rate: a model that cannot beat
-that has learned nothing of use. Every measure has a 95% interval over draws of users.
+The Brier score is compared with that of always predicting the training period's rate. A model that does not beat it has learned
+nothing useful. Every measure has a 95% interval over draws of users.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ Labels = npt.NDArray[np.int64]
 
 COUNT_BINS = 10
 LIFT_RATIO = 0.10
-MIN_SLICE_USERS = MIN_USERS  # below that a slice says little about the model and too much about people
+MIN_SLICE_USERS = MIN_USERS  # smaller slices say little about the model and too much about people
 MAX_SLICES = 12
-# A slice's interval is for the eye: 200 draws place its ends to a tenth of its width.
+# Slice intervals are only shown in tables. 200 draws give the ends of an interval to a tenth of its width.
 SLICE_RESAMPLES = 200
 _EPSILON = 1e-15
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Exits of about the same predicted probability: their mean prediction, and the rate that came to pass."""
+    """Exits with about the same predicted probability: their mean prediction and observed rate."""
 
     predicted: float
     observed: float
@@ -49,7 +49,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Slice:
-    """One part of the test exits. `auc` is None where all of them ended alike; its interval is over draws of users."""
+    """One part of the test exits. `auc` is None where all have one outcome; its interval is over draws of users."""
 
     name: str
     count: int
@@ -79,7 +79,7 @@ def intervals(
 ) -> dict[str, Interval]:
     """Return the 95% interval of each metric of `measure`, by drawing users; `users` holds each row's user id.
 
-    The calibration error's is the reflected one: noise raises a mean distance, and raises it again in each draw.
+    The interval of the calibration error is the reflected one: noise raises a mean distance, and again in each draw.
     """
     resamples = affordable(len(label), resamples)
     codes = clusters(users)
@@ -105,7 +105,7 @@ def intervals(
 
 
 def losses(label: Labels, probability: Floats, *, train_rate: float) -> Floats:
-    """Return each row's squared error, that of always answering `train_rate`, and log loss; shape (rows, 3)."""
+    """Return each row's squared error, the squared error of always predicting `train_rate`, and log loss; shape (rows, 3)."""
     told = np.where(label == 1, probability, 1 - probability)
     log = -np.log(np.clip(told, _EPSILON, 1.0))
     return np.column_stack([(probability - label) ** 2, (train_rate - label) ** 2, log])
@@ -118,12 +118,12 @@ def calibration_bins(label: Labels, probability: Floats) -> list[Bin]:
 
 
 def calibration_error(label: Labels, probability: Floats) -> float:
-    """Return the mean distance of predicted and observed rate over `calibration_bins` (ECE, AAAI 2015, Naeini)."""
+    """Return the mean distance of predicted and observed rate over `calibration_bins` (ECE; Naeini, AAAI 2015)."""
     return sum(b.count * abs(b.predicted - b.observed) for b in calibration_bins(label, probability)) / len(label)
 
 
 def lift(label: Labels, probability: Floats) -> float:
-    """Return how many times the base rate the tenth with the highest probabilities holds."""
+    """Return the rate in the tenth with the highest probabilities, divided by the base rate."""
     return Ranking(label, probability).measures()["lift_at_10_percent"]
 
 
@@ -135,19 +135,19 @@ def auc(label: Labels, probability: Floats) -> float | None:
 def all_slices(
     parts: Mapping[str, Sequence[str | None]], label: Labels, probability: Floats, users: Any, *, seed: int
 ) -> dict[str, list[Slice]]:
-    """Measure the slices of each way to cut the rows, as `slices` does; a way without a large enough slice is left out."""
+    """Measure the slices of each way to cut the rows, as `slices` does. A way without a large enough slice is left out."""
     codes = clusters(users)
     measured = {name: slices(names, label, probability, codes, seed=seed) for name, names in parts.items()}
-    # One part that holds every row is no slice: all of it is on the card already.
+    # A single part that holds every row is not a slice: the card already shows all rows.
     return {name: found for name, found in measured.items() if found and found[0].count < len(label)}
 
 
 def slices(
     names: Sequence[str | None], label: Labels, probability: Floats, users: Any = None, *, seed: int = 0
 ) -> list[Slice]:
-    """Measure each named part on its own, in the order of their names; small parts are left out, and all but the largest 12.
+    """Measure each named part on its own, in the order of their names; only the 12 largest, and no small parts.
 
-    `users` names each row's user; without it each row is another user's.
+    `users` holds each row's user. Without it, every row counts as a user.
     """
     keys = np.array(["unknown" if name is None else name for name in names], dtype=np.str_)
     codes = np.arange(len(label)) if users is None else clusters(users)

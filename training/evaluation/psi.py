@@ -1,8 +1,8 @@
 """Population stability index of each feature against the last model's training rows.
 
-0 is the same distribution. Credit scoring's rule of thumb (Siddiqi, Credit Risk Scorecards, 2006): below 0.1 nothing to see,
-above 0.25 another population. A bundle keeps its fit rows' distribution in `reference.json`: shares, and edges that are no value
-of fewer than 50 users.
+0 means the same distribution. Rule of thumb in credit scoring (Siddiqi, Credit Risk Scorecards, 2006): below 0.1 is stable, above
+0.25 is another population. A bundle keeps the distribution of its fit rows in `reference.json`: shares, and bin edges. No edge is
+a value of fewer than 50 users.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from scoring.registry.bundles import Bundle
 from scoring.shared_values import SharedNumbers
 
 COUNT_BINS = 10
-# Of so many rows, evenly spaced, a tenth is known to a thousandth.
+# This many rows, evenly spaced, give a share of a tenth to a thousandth.
 MAX_ROWS = 100_000
 LARGE = 0.25
-# An empty bin would make the index infinite; one exit in 10,000 counts as empty.
+# An empty bin would make the index infinite, so it counts as one exit in 10,000.
 _SMALLEST_SHARE = 1e-4
 
 
 class Distribution(BaseModel):
-    """A feature's shares: of missing values first, then of each bin between `edges`, or of each of `levels`."""
+    """Shares of a feature: of missing values first, then of each bin between `edges`, or of each of `levels`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,7 +45,7 @@ class Reference(BaseModel):
 
 
 def reference(contract: FeatureContract, matrix: Matrix, users: npt.NDArray[Any] | None = None) -> Reference:
-    """Describe the fit rows, encoded; numbers in bins of equal count. `users` names each row's user."""
+    """Describe the encoded fit rows; numbers in bins of equal count. `users` holds each row's user."""
     described = {}
     matrix, users = _some(matrix), None if users is None else _some(users)
     for position, feature in enumerate(contract.features):
@@ -61,9 +61,9 @@ def reference(contract: FeatureContract, matrix: Matrix, users: npt.NDArray[Any]
 
 
 def last_reference(last: Bundle | None) -> Reference | None:
-    """Return what the bundle in use learned from; None without one, or where it says nothing of it.
+    """Return the distribution that the bundle in use learned from. None without a bundle, or if it has no such file.
 
-    Raises: ContractError where the file is damaged.
+    Raises: ContractError when the file is damaged.
     """
     file = last.folder / "reference.json" if last else None
     if last is None or file is None or not file.is_file():
@@ -74,7 +74,7 @@ def last_reference(last: Bundle | None) -> Reference | None:
 def stability(contract: FeatureContract, matrix: Matrix, before: Reference) -> list[tuple[str, float]]:
     """Return each feature's index between the rows and the reference, the largest first.
 
-    A feature that the reference does not know is left out.
+    A feature that is not in the reference is left out.
     """
     found = []
     matrix = _some(matrix)
@@ -94,11 +94,11 @@ def _shares(feature: Feature, column: Matrix, edges: tuple[float, ...], levels: 
     is_missing = np.isnan(column)
     given = column[~is_missing]
     if feature.type == "number":
-        # In float64: an edge that is a value of the column falls on the same side as it did.
+        # In float64, so that an edge equal to a value falls on the same side as before.
         places = np.searchsorted(np.array(edges), given.astype(np.float64), side="left")
         counts = np.bincount(places, minlength=len(edges) + 1)
     else:
-        # A level that the reference did not know is one more bin, the last.
+        # Levels that are not in the reference share one more bin, the last.
         known = {level: place for place, level in enumerate(levels)}
         places = np.array([known.get(level, len(levels)) for level in feature.categories], dtype=np.int64)
         counts = np.bincount(places[given.astype(np.int64)] if len(places) else [], minlength=len(levels) + 1)

@@ -1,6 +1,6 @@
 """Ranking measures of weighted rows: one sort, then a pass over cumulative weights per draw.
 
-Rows of one probability are one step: the order of tied rows is chance, and every measure takes its expectation.
+Rows with equal probabilities are one step. The order of tied rows is random, so every measure takes its expectation.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ TOP_PERCENTS = (5, 10, 20)
 
 
 class Ranking:
-    """Test rows, ranked once by falling probability; `measures` costs one pass for any weights."""
+    """Test rows, sorted once by falling probability. `measures` costs one pass for any weights."""
 
     def __init__(self, label: Labels, probability: Floats) -> None:
         """Rank the rows: arrays of shape (rows,)."""
@@ -34,11 +34,11 @@ class Ranking:
         return positive, negative, np.cumsum(positive), np.cumsum(negative)
 
     def auc(self, weights: Floats | None = None) -> float:
-        """Return how often a row of label 1 is ranked above one of label 0; NaN where there is only one label."""
+        """Return how often a row of label 1 ranks above one of label 0; NaN with only one label."""
         return _auc(*self._cumulated(weights))
 
     def measures(self, weights: Floats | None = None) -> dict[str, float]:
-        """Return AUC, average precision, and gain and lift at the top percents; NaN where they have no meaning."""
+        """Return AUC, average precision, and gain and lift at the top percents; NaN where undefined."""
         positive, negative, found, wrong = self._cumulated(weights)
         answered = found + wrong
         total = found[-1]

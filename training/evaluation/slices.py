@@ -1,4 +1,4 @@
-"""Slices of the exits on which a model is measured: device, origin, visit, week."""
+"""Slices of the exits on which a model is measured: device, referral source, new or returning, week."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _COLUMNS = {DEVICE: "device_type", REFERRAL: "referral_source"}
 
 
 def parts(rows: pa.Table) -> dict[str, list[str | None]]:
-    """Return, for each way to cut the rows, each row's part; a way whose column is absent is left out.
+    """Return each row's part for each way to cut the rows. A way whose column is absent is left out.
 
-    `rows` are of `fct_training_examples`. New is who left in the first session; the week is of the exit, UTC.
+    `rows` are of `fct_training_examples`. A user is new if they left in their first session. The week is of the exit, UTC.
     """
     cut: dict[str, list[str | None]] = {
         way: rows.column(column).cast(pa.string()).to_pylist()

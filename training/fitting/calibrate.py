@@ -1,7 +1,7 @@
-"""Chooses a calibration map only if one learned on half of the validation users helps on the other half.
+"""Chooses a calibration map, only if one fitted on half of the validation users improves the other half.
 
-Boosted trees fitted to the log loss are mostly calibrated already, and a map fitted to chance makes them worse. So none is used
-unless its gain in Brier score has an interval that lies above zero.
+Boosted trees fitted to the log loss are mostly calibrated already, and a map fitted to noise makes them worse. A map is used only
+if the confidence interval of its gain in Brier score lies above zero.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scoring.calibration import Calibration, log_odds
 from training.evaluation.bootstrap import affordable, resampled
 from training.evaluation.metrics import Floats, Labels
 
-MIN_ROWS = 1_000  # in each half; isotonic regression overfits far fewer (scikit-learn's guide says about 1,000)
+MIN_ROWS = 1_000  # in each half; isotonic regression overfits on fewer (scikit-learn's guide says about 1,000)
 MIN_LABELS = 50  # of each outcome, in each half
 _CONFIDENCE = 95.0
 
@@ -26,7 +26,7 @@ _CONFIDENCE = 95.0
 def calibrate(
     label: Labels, probability: Floats, users: Any, is_first_half: npt.NDArray[np.bool_], seed: int
 ) -> Calibration:
-    """Return the map that helps most, fitted on all rows, or `none`. `users` names each row's; none may be in both halves."""
+    """Return the map that helps most, fitted on all rows, or `none`. `users` holds each row's user; no user is in both halves."""
     halves = (is_first_half, ~is_first_half)
     if any(half.sum() < MIN_ROWS or not MIN_LABELS <= label[half].sum() <= half.sum() - MIN_LABELS for half in halves):
         return Calibration()
@@ -46,14 +46,14 @@ def calibrate(
 
 
 def platt(label: Labels, probability: Floats) -> Calibration:
-    """Fit a line through the log odds. A line that falls is no calibration: the map is then `none`."""
+    """Fit a line through the log odds. Returns the map `none` when the line falls, because that is not a calibration."""
     line = LogisticRegression(C=np.inf).fit(log_odds(probability)[:, None], label)
     slope = float(line.coef_[0, 0])
     return Calibration(kind="platt", slope=slope, intercept=float(line.intercept_[0])) if slope > 0 else Calibration()
 
 
 def isotonic(label: Labels, probability: Floats) -> Calibration:
-    """Fit the nearest rising steps, never quite 0 or 1: so many rows cannot tell that (Laplace's rule)."""
+    """Fit the nearest rising steps, never exactly 0 or 1, which this many rows cannot prove (Laplace's rule)."""
     least = 1 / (len(label) + 2)
     steps = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip").fit(probability, label)
     raw, true = steps.X_thresholds_.astype(float), steps.y_thresholds_.astype(float)

@@ -19,9 +19,9 @@ from training.fitting.thresholds import without_values
 
 @dataclass(frozen=True)
 class Learned:
-    """A model in memory, and how it came about.
+    """A model in memory, and how it was fitted.
 
-    `fit` are the rows that its trees were made of, encoded by its contract, `fit_users` a number for each row's user.
+    `fit` are the rows that its trees were fitted on, encoded by its contract. `fit_users` is a number for each row's user.
     """
 
     contract: FeatureContract
@@ -37,7 +37,7 @@ class Learned:
         return self.fitter.probability(self.fitted.booster, matrix)
 
     def probability(self, matrix: Matrix) -> Floats:
-        """Return the probabilities of encoded rows as they will be used."""
+        """Return the probabilities of encoded rows after calibration."""
         return self.calibration.apply(self.raw(matrix))
 
 
@@ -52,9 +52,9 @@ def learn(
     threads: int,
     advance: Callable[[str], None],
 ) -> Learned:
-    """Learn from encoded rows: the first `count_fit` make the trees, the others say when to stop, and calibrate.
+    """Fit on encoded rows. The first `count_fit` rows make the trees; the others stop the fit early and calibrate it.
 
-    `label` and `user_share` (of `training.fitting.split.share`) go with the rows.
+    `label` and `user_share` (of `training.fitting.split.share`) have one value per row.
     """
     fit, validation = (matrix[:count_fit], label[:count_fit]), (matrix[count_fit:], label[count_fit:])
     advance("Training: searching the parameters")
@@ -63,9 +63,9 @@ def learn(
     parameters = trials[0].parameters if trials else None
     fitter = Fitter(contract, seed=rules.seed, threads=threads, parameters=parameters)
     fitted = fitter.fit(*fit, validation)
-    # Before anything is measured: what ships is what was measured. A user's share is the user's alone.
+    # Before any measurement, so that the measured model is the one that ships. Each user has a share of their own.
     fitted = replace(fitted, booster=without_values(fitted.booster, contract, fit[0], user_share[:count_fit]))
-    # The learned users' shares lie on one stretch; whoever is beyond its middle is in the other half, with all of their exits.
+    # The shares of learned users fill one range. Cut at its median, so that all exits of a user are in the same half.
     shares = user_share[count_fit:]
     calibration = calibrate(
         validation[1],

@@ -1,7 +1,7 @@
 """Search of settings: `booster.PARAMETERS`, or one of a few random draws that does better on the validation rows.
 
-Drawn at random, not from a grid: of many settings few matter, and each draw tries new values of all (Bergstra and Bengio, JMLR
-2012). The budget is a count of trials: a budget of seconds would give another model on another machine.
+Random draws instead of a grid: few settings matter, and each draw tries new values of all (Bergstra and Bengio, JMLR 2012).
+The budget is a number of trials. A budget of seconds would give another model on another machine.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scoring.features import FeatureContract, Matrix
 from training.evaluation.metrics import Labels
 from training.fitting.booster import PARAMETERS, Fitter, Parameters
 
-# Around the settings that did well on the loan log; `leaf_ratio` and its cap see to it that leaves stay heavy.
+# Around the settings that did well on the loan log. `leaf_ratio` and its cap keep the leaves heavy.
 SPACE: dict[str, list[float]] = {
     "max_depth": [3, 4, 5, 6],
     "eta": [0.03, 0.05, 0.08],
@@ -28,7 +28,7 @@ SPACE: dict[str, list[float]] = {
 
 
 class SearchRules(BaseModel):
-    """`search` in `config/training.yml`: how many settings are tried beside the usual ones, and on how many rows at most."""
+    """`search` in `config/training.yml`: the number of settings tried beside the usual ones, and the maximum number of rows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,9 +54,9 @@ def search(
     seed: int,
     threads: int,
 ) -> list[Trial]:
-    """Try the usual settings and `rules.trials` drawn ones; the best comes first, and of equals the earlier tried.
+    """Try the usual settings and `rules.trials` drawn ones. The best comes first; of equal ones, the one tried first.
 
-    No trials mean the usual settings, untried: the list is empty then.
+    With no trials, the list is empty and the usual settings apply.
     """
     if not rules.trials:
         return []

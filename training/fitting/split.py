@@ -1,8 +1,9 @@
-"""Split of the examples: the test set is later, and of users whom the model has not met.
+"""Split of the examples: the test set is later in time, and its users are not in the training set.
 
-A label looks one label window ahead, so a gap of one window keeps the labels learned from out of the period judged. Users are put
-on one side or the other by a hash of their id. To drop whoever has exits on both sides would choose by outcome: of somebody who
-leaves unfinished again weeks later, the earlier exit is always a 1.
+A label looks one label window ahead. A gap of one window keeps the outcomes of the test period out of the labels learned from.
+A label looks one label window ahead. A gap of one window keeps the outcomes of the test period out of the labels learned from.
+A hash of the user id decides the side of a user. Dropping users with exits on both sides would select by outcome: if a user
+leaves unfinished again weeks later, the label of the earlier exit is always 1.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ import pyarrow as pa
 
 TEST_RATIO = 0.20  # of the time span
 VALIDATION_RATIO = 0.15  # of the rows before the gap
-MIN_TRAIN_RATIO = 0.40  # of all rows before the gap; below that it is shortened
+MIN_TRAIN_RATIO = 0.40  # of all rows before the gap; with fewer, the gap is shortened
 
 Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers in the order of time; the four parts are all rows, each once.
+    """Row numbers in order of time. The four parts together hold each row once.
 
-    Fit and validation are exits of learned users, at least `gap_us` before `test_from_us`; the test is exits of judged users
-    from then on. What is left lies aside: the gap, judged users before it, learned users after it.
+    Fit and validation are exits of learned users, at least `gap_us` before `test_from_us`. The test is exits of judged users
+    from then on. `aside` is the rest: the gap, judged users before it, learned users after it.
     """
 
     fit: Rows
@@ -38,17 +39,17 @@ class Split:
 
     @property
     def parts(self) -> dict[str, Rows]:
-        """Each part under its name."""
+        """Each part by its name."""
         return {"fit": self.fit, "validation": self.validation, "aside": self.aside, "test": self.test}
 
     @property
     def learned(self) -> Rows:
-        """All rows that the model learns from in any way."""
+        """All rows that the model learns from: fit and validation."""
         return np.concatenate([self.fit, self.validation])
 
 
 def share(user_ids: pa.ChunkedArray, salt: int) -> npt.NDArray[np.float64]:
-    """Give each row its user's number in [0, 1): the same for the same id and salt on every machine."""
+    """Return a number in [0, 1) for each row's user. The same id and salt give the same number on every machine."""
     users = user_ids.combine_chunks().dictionary_encode()
     key = salt.to_bytes(8, "big")
     hashed = (hashlib.blake2b(user.encode(), digest_size=8, key=key).digest() for user in users.dictionary.to_pylist())
@@ -60,17 +61,17 @@ def share(user_ids: pa.ChunkedArray, salt: int) -> npt.NDArray[np.float64]:
 def split_by_time_and_user(
     exited_us: npt.NDArray[np.int64], user_share: npt.NDArray[np.float64], gap_us: int, judged_users_ratio: float
 ) -> Split:
-    """Cut rows, given by their times in ascending order, microseconds; rows of one moment stay on one side of a cut.
+    """Split rows by time and user. `exited_us` ascends, in microseconds; rows of one moment stay on one side of a cut.
 
-    The gap is `gap_us` or, where that would leave less than `MIN_TRAIN_RATIO` of the rows before it, as much shorter as
-    need be. A part may be empty: whether what is left is enough is the caller's question.
+    The gap is `gap_us`, or shorter if fewer than `MIN_TRAIN_RATIO` of the rows would lie before it. A part may be empty: the
+    caller checks whether the parts are large enough.
     """
     count = len(exited_us)
     first, last = int(exited_us[0]), int(exited_us[-1])
     test_from = last - int((last - first) * TEST_RATIO)
-    # Up to here lie MIN_TRAIN_RATIO of the rows.
+    # MIN_TRAIN_RATIO of the rows lie before this moment.
     needed = int(exited_us[int(np.ceil(count * MIN_TRAIN_RATIO)) - 1])
-    gap_us = max(min(gap_us, test_from - needed), 1)  # at least 1 us: no moment is both learned from and judged on
+    gap_us = max(min(gap_us, test_from - needed), 1)  # at least 1 us, so that no moment is in both periods
 
     is_judged = user_share < judged_users_ratio
     before = np.flatnonzero((exited_us <= test_from - gap_us) & ~is_judged)

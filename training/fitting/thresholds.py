@@ -1,7 +1,7 @@
-"""Replaces the split thresholds of a fitted booster that are values of its examples.
+"""Replaces split thresholds of a fitted booster that are values of its examples.
 
-XGBoost splits a number at values that it met. A threshold that fewer than 50 users have becomes a short decimal between the two
-values that it parts, so every example goes the same way, and the model holds nobody's number.
+XGBoost splits a number at values that it saw. A threshold that fewer than 50 users share becomes a short decimal between the two
+neighbouring values. Every example goes the same way as before, and the model holds no user's own number.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from scoring.shared_values import SharedNumbers
 def without_values(
     booster: xgb.Booster, contract: FeatureContract, matrix: Matrix, users: npt.NDArray[Any]
 ) -> xgb.Booster:
-    """Return the booster with thresholds that are no value of fewer than 50 users.
+    """Return the booster without thresholds that are a value of fewer than 50 users.
 
-    `matrix` holds the rows that it was fitted on, encoded; `users` names each row's.
+    `matrix` holds the encoded rows that it was fitted on; `users` holds each row's user.
     """
     model = json.loads(bytes(booster.save_raw("json")))
     numbers: dict[int, SharedNumbers] = {}
@@ -30,7 +30,7 @@ def without_values(
     for tree in model["learner"]["gradient_booster"]["model"]["trees"]:
         for node, child in enumerate(tree["left_children"]):
             position, threshold = tree["split_indices"][node], tree["split_conditions"][node]
-            # A leaf has no children, and a category no order.
+            # A leaf has no children, and categories have no order.
             if child == -1 or contract.features[position].type == "category":
                 continue
             if position not in numbers:
@@ -42,6 +42,6 @@ def without_values(
 
 
 def booster_config(booster: xgb.Booster) -> dict[str, Any]:
-    """Return the settings that a booster made from a model file does not keep: how many threads it uses."""
+    """Return the settings that a booster loaded from a model file loses: its number of threads."""
     generic = json.loads(booster.save_config())["learner"]["generic_param"]
     return {"nthread": int(generic["nthread"])}

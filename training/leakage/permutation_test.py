@@ -1,7 +1,7 @@
-"""Permutation test: labels permuted between users must not be predictable. If they are, a row reaches its label another way.
+"""Permutation test: labels permuted between users must not be predictable. If they are, the pipeline leaks labels into rows.
 
-This tries the way from rows to scores: the encoding, the folds, the fitting. A feature that leaks it cannot see, for permuting
-parts it from its label: `leak_screen` asks those.
+The test covers the way from rows to scores: the encoding, the folds, the fitting. It cannot detect a leaking feature, because
+permutation breaks the link between the feature and its label. `leakage.screen` finds those.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def permuted_auc(
     seed: int,
     rank: Rank | None = None,
 ) -> float | None:
-    """Permute the labels between users, learn four fifths of the users, and return the AUC among the rest.
+    """Permute the labels between users, learn from four fifths of the users, and return the AUC on the rest.
 
-    `rank` is given all labels, learns the rows of a mask and scores every row; default is `boosted`. Each user's labels move to
-    another place together, so that exits of one user still end alike.
+    `rank` receives all labels, learns from the rows of a mask and scores every row; the default is `boosted`. The labels of one
+    user move together, so that exits of one user still end the same way.
 
     Raises: ContractError when the AUC is further from .5 than chance explains.
     """
@@ -55,15 +55,15 @@ def permuted_auc(
     bound = sigmas * auc_error(0.5, positives, negatives)
     if abs(auc - 0.5) > bound:
         raise ContractError(
-            f"Trained on labels permuted between users, a model still foretells those of other users: AUC {short(auc)}, where "
-            f"chance gives {short(0.5 - bound)} to {short(0.5 + bound)}. The making of the examples leaks: a row reaches "
-            "its own label. Look at what is encoded or fitted with rows of the users who judge."
+            f"A model trained on labels permuted between users still predicts those of other users: AUC {short(auc)}. "
+            f"Chance gives {short(0.5 - bound)} to {short(0.5 + bound)}. The pipeline leaks labels into rows. "
+            "Check what is encoded or fitted with rows of the test users."
         )
     return auc
 
 
 def permute(label: Labels, user: Codes, rng: np.random.Generator) -> Labels:
-    """Lay the labels out user by user, the users shuffled, over the rows user by user."""
+    """Shuffle the users, and give their labels in that order to the rows sorted by user."""
     place = rng.permutation(int(user.max()) + 1)
     permuted = np.empty_like(label)
     permuted[np.argsort(user, kind="stable")] = label[np.argsort(place[user], kind="stable")]
@@ -71,7 +71,7 @@ def permute(label: Labels, user: Codes, rng: np.random.Generator) -> Labels:
 
 
 def boosted(seed: int) -> Rank:
-    """Return a ranking by a small booster of the product's own making, stopped early by a fifth of the learned users."""
+    """Return a ranking by a small booster with this project's settings, stopped early by a fifth of the learned users."""
 
     def rank(rows: pa.Table, contract: FeatureContract, label: Labels, user: Codes, is_learned: Mask) -> Floats:
         learned = contract.learn(rows.filter(is_learned))
@@ -80,7 +80,7 @@ def boosted(seed: int) -> Rank:
         is_fit = is_learned & ~is_validation
         if not is_validation.any() or not is_fit.any():
             return np.full(len(label), 0.5)
-        # One thread: for so few rows others cost more than they give, ten times the time on a busy machine.
+        # One thread: with so few rows, more threads took ten times as long on a busy machine.
         fitter = Fitter(learned, seed=seed, threads=1, parameters={"eta": 0.3})
         fitted = fitter.fit(matrix[is_fit], label[is_fit], (matrix[is_validation], label[is_validation]))
         return fitter.probability(fitted.booster, matrix)
@@ -96,11 +96,11 @@ def auc_error(auc: float, positives: float, negatives: float) -> float:
 
 
 def effective(user: Codes) -> float:
-    """Return how many independent rows these are worth, if all exits of a user end alike (Kish's effective size)."""
+    """Return the effective number of independent rows if all exits of a user end the same way (Kish's effective size)."""
     counts = np.bincount(user).astype(np.float64)
     return float(counts.sum() ** 2 / (counts**2).sum()) if len(user) else 0.0
 
 
 def short(number: float) -> str:
-    """Write a ratio without the zero that says nothing: .893."""
+    """Format a ratio without its leading zero: .893."""
     return f"{number:.3f}".removeprefix("0")

@@ -1,12 +1,12 @@
-"""Leak screen: training stops, with its name, where a feature tells what only the outcome could.
+"""Leak screen: training stops and names a feature that reveals what only the outcome could reveal.
 
-Each feature is asked alone, in every view of `leak_views`, how well it ranks exits of users who were not asked before: by the
-label's mean of each level, out of fold. An honest feature ranks a bit, one written after the outcome ranks nearly all. And what
-says little by its value but much by its parity or last decimal was written by something that knew the label.
+Each feature is tested alone, in every view of `leakage.views`. The score of a level is the label's mean, out of fold: exits are
+ranked only by what other users' exits show. An honest feature ranks a little; one written after the outcome ranks nearly all.
+If the parity or last decimal of a value ranks well but the value itself does not, the SQL that wrote it knew the label.
 
-What it cannot see: a leak spread over several features, and values that grew after the exit without telling the outcome. Examples
-hold features as they were logged, which nothing rewrites; whether the hourly tables are what the raw events say, `winback audit`
-answers.
+Limitations: it misses a leak spread over several features, and values that grew after the exit without revealing the outcome.
+Examples hold features as they were logged, and nothing rewrites them. `winback audit` compares the hourly tables with the raw
+events.
 """
 
 from __future__ import annotations
@@ -25,45 +25,45 @@ from training.evaluation.metrics import Labels
 from training.leakage.permutation_test import Rank, auc_error, effective, permuted_auc, short
 from training.leakage.views import Codes, views
 
-# Columns of the examples and of the outcomes that are made from what came after the exit.
+# Columns of the examples and of the outcomes that are computed from events after the exit.
 LABEL_SIDE = frozenset(
     {"label", "label_until", "experiment_arm", "is_treated", "outcome", "first_outcome_at"}
     | {f"{what}{when}_at" for what in ("finished", "gave_up", "closed") for when in ("", "_effective")}
 )
-SHRINKAGE_ROWS = 10  # a level's mean counts half at so many rows
-# Of views that rank alike within this, the one in the simplest words is named.
+SHRINKAGE_ROWS = 10  # at this many rows, a level's mean has half of the weight
+# Of views within this AUC of each other, the report names the simplest.
 TIE = 0.01
-# A number's digits or a text's length say no more than its value does: .011 at most on honest data of 20,000 exits.
+# A number's digits or a text's length should not rank better than the value: .011 at most on honest data of 20,000 exits.
 HIDDEN_MARGIN = 0.05
-# How many standard errors below the AUC the bound lies that is judged. Hidden views are many, so one looks good by chance:
-# with 2, 3 of 40 honest sets of 200 exits and a handful of unfinished ones were stopped; with 4, none.
+# The bound tested lies this many standard errors below the AUC. Hidden views are many, so one looks good by chance:
+# with 2 errors, 3 of 40 honest sets of 200 exits and a handful of unfinished ones were stopped; with 4, none.
 SIGMAS, HIDDEN_SIGMAS = 2, 4
 MAX_NAMED = 5
 
 
 class LeakRules(BaseModel):
-    """`leaks` in `config/training.yml`: when a feature tells too much. `trusted` features are screened but never stop."""
+    """`leaks` in `config/training.yml`: when a feature is a leak. `trusted` features are screened but never stop training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    # Honest maxima: .789 on the loan log (last_event_name), .746 in the sandbox (fields_filled_ratio). A copy of the label with a
-    # tenth of it wrong has .90.
+    # Honest maxima: .789 on the loan log (last_event_name), .746 in the sandbox (fields_filled_ratio). A copy of the label with
+    # a tenth of its values wrong has .90.
     max_auc: float = Field(0.88, gt=0.5, le=1)
-    # For a view that says more than the value: .5 is honest; amounts that careful people do not round may say a little.
+    # For a view that ranks better than the value. Honest data has about .5, and more in amounts that careful people do not round.
     max_hidden_auc: float = Field(0.65, gt=0.5, le=1)
-    # The way out for a feature that tells a lot and is known at the exit; say why beside it.
+    # For a feature that ranks well and is known at the exit. State the reason in a comment beside it.
     trusted: tuple[str, ...] = ()
     folds: int = Field(5, ge=2, le=20)
-    # The standard error of an AUC of .88 is then .0015; more rows would only cost time.
+    # The standard error of an AUC of .88 is then .0015. More rows would only take longer.
     max_rows: int = Field(50_000, ge=1_000, le=1_000_000_000)
     max_permuted_rows: int = Field(20_000, ge=1_000, le=1_000_000_000)
-    # In standard errors on either side: chance alone stops one training in 16,000.
+    # In standard errors on either side. At 4, chance alone stops one training in 16,000.
     permuted_sigmas: float = Field(4, gt=0, le=100)
 
 
 @dataclass(frozen=True)
 class Screened:
-    """How well one feature alone ranks exits, and by which view of it."""
+    """AUC of one feature alone, and the view with that AUC."""
 
     name: str
     auc: float
@@ -73,7 +73,7 @@ class Screened:
 
 @dataclass(frozen=True)
 class Screen:
-    """Features that passed, the most telling first. `permuted_auc` is None where the judged users all ended alike."""
+    """Features that passed, the highest AUC first. `permuted_auc` is None where the test users all have one outcome."""
 
     features: tuple[Screened, ...]
     permuted_auc: float | None
@@ -90,12 +90,12 @@ def screen(
     seed: int,
     rank: Rank | None = None,
 ) -> Screen:
-    """Ask each feature of `contract` alone, then train on labels that were permuted between users.
+    """Test each feature of `contract` alone, then train on labels that were permuted between users.
 
-    `rows` are examples in the contract's columns; `label` (0 or 1) and `users` (ids) go with them. A fold holds all exits of its
-    users. `rank` is what learns the permuted labels; default is a booster.
+    `rows` are examples in the contract's columns; `label` (0 or 1) and `users` (ids) have one value per row. A fold holds all
+    exits of its users. `rank` learns the permuted labels; the default is a booster.
 
-    Raises: ContractError naming the features that leak, or saying that permuted labels could be foretold.
+    Raises: ContractError naming the features that leak, or reporting that permuted labels are predictable.
     """
     refuse_label_side(contract)
     refuse_later_events(rows)
@@ -124,20 +124,20 @@ def screen(
 
 
 def refuse_label_side(contract: FeatureContract) -> None:
-    """Refuse features by the names of what is known only after the exit.
+    """Refuse features with the name of a column that is known only after the exit.
 
     Raises: ContractError naming them.
     """
     later = [name for name in contract.names if name.lower() in LABEL_SIDE]
     if later:
         raise ContractError(
-            f"config/features.yml declares {', '.join(later)}: known only after the exit, so no exit to score will have it. "
-            "Take it out."
+            f"config/features.yml declares {', '.join(later)}. This is known only after the exit, so it is missing when an exit "
+            "is scored. Remove it."
         )
 
 
 def refuse_later_events(rows: pa.Table) -> None:
-    """Refuse examples whose features were made from events after their exit, by the proof column `last_event_at`.
+    """Refuse examples whose features were made from events after their exit, by the column `last_event_at`.
 
     Raises: ContractError with the count of rows.
     """
@@ -146,15 +146,15 @@ def refuse_later_events(rows: pa.Table) -> None:
     count = pc.sum(pc.greater(rows.column("last_event_at"), rows.column("exited_at"))).as_py() or 0
     if count:
         raise ContractError(
-            f"{count} of {rows.num_rows} examples have features made from events after their exit (last_event_at is later than "
-            "exited_at): the model would learn the future. Repair fct_exit_features in dbt."
+            f"{count} of {rows.num_rows} examples have features made from events after their exit (last_event_at > "
+            "exited_at). The model would learn the future. Repair fct_exit_features in dbt."
         )
 
 
 def out_of_fold_auc(codes: Codes, fold: Codes, label: Labels, folds: int) -> float:
-    """Return how well the label's mean by level, learned from the other folds, ranks the rows of each fold.
+    """Return the AUC of the label's mean by level, learned from the other folds, within the rows of each fold.
 
-    Only rows of one fold are compared: their scores come from the same rows. Ties count half; .5 where nothing can be compared.
+    Only rows of one fold are compared, because their scores come from the same rows. Ties count half; .5 without any pair.
     """
     levels = int(codes.max()) + 1
     cells = np.bincount((codes * folds + fold) * 2 + label, minlength=levels * folds * 2).reshape(levels, folds, 2)
@@ -177,7 +177,7 @@ def out_of_fold_auc(codes: Codes, fold: Codes, label: Labels, folds: int) -> flo
 
 
 class _Asker:
-    """Asks features about the same labels in the same folds."""
+    """Tests features against the same labels in the same folds."""
 
     def __init__(self, label: Labels, user: Codes, fold: Codes, rules: LeakRules) -> None:
         self.label, self.fold, self.rules = label, fold, rules
@@ -196,7 +196,7 @@ class _Asker:
         return Screened(name, auc, words, is_leak and name not in self.rules.trusted)
 
     def _at_least(self, auc: float, sigmas: float) -> float:
-        """Return the lower bound, of an AUC drawn toward .5 by one pair: three exits ranked without fault prove little."""
+        """Return the AUC's lower bound, shrunk toward .5 by one pair, because three exits ranked perfectly prove little."""
         least = min(self.positives, self.negatives)
         if not least:
             return 0.0
@@ -207,14 +207,14 @@ class _Asker:
 def _named(leaks: list[Screened]) -> str:
     worst = sorted(leaks, key=lambda f: -f.auc)
     lines = [
-        f"Feature {f.name} alone tells finished from unfinished (AUC {short(f.auc)}, by {f.view})."
+        f"Feature {f.name} alone separates finished from unfinished exits (AUC {short(f.auc)}, by {f.view})."
         for f in worst[:MAX_NAMED]
     ]
     if len(worst) > MAX_NAMED:
         lines.append(f"So do {len(worst) - MAX_NAMED} more: {', '.join(f.name for f in worst[MAX_NAMED:])}.")
     it_was, it = ("It was", "it") if len(worst) == 1 else ("They were", "them")
     lines.append(
-        f"{it_was} probably known only after the exit. Take {it} out of config/features.yml or repair the SQL. What is truly "
-        "known at the exit may be named under leaks.trusted in config/training.yml."
+        f"{it_was} probably known only after the exit. Remove {it} from config/features.yml or repair the SQL. If a feature is "
+        "really known at the exit, list it under leaks.trusted in config/training.yml."
     )
     return "\n".join(lines)

@@ -1,6 +1,6 @@
-"""Views of a column that might reveal how an exit ended: its value, or aspects that an accident of SQL may expose.
+"""Views of a column that might reveal the outcome of an exit: its value, or an aspect that an error in SQL may expose.
 
-A view numbers the rows by one aspect of their values: levels from 0, which is "missing". Nothing here knows the label.
+A view assigns each row a level by one aspect of its value, from 0, which is "missing". This module does not know the labels.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 
 Codes = npt.NDArray[np.int64]
 
-# Of equal counts: few, for 200 rows are not known in 256 bins; many, for a leak may live in a narrow band.
+# Bins of equal counts. Few, because 200 rows are too few for 256 bins; many, because a leak may hide in a narrow band.
 BINS = (8, 32, 256)
-# Remainders: parity, thirds, weekdays, the last digit, a half-byte, two last digits. The longer ones come last: simple words win.
+# Remainders: parity, thirds, weekdays, the last digit, a half-byte, two last digits. Shorter ones come first: simple views win.
 REMAINDERS = {
     2: "whether it is odd",
     3: "its remainder by 3",
@@ -27,7 +27,7 @@ REMAINDERS = {
     16: "its remainder by 16",
     100: "its last two digits before the decimal point",
 }
-MAX_DECIMALS = 9  # what a float64 holds exactly of values up to 4 million
+MAX_DECIMALS = 9  # a float64 holds these exactly for values up to 4 million
 MAX_WHOLE = 2.0**52  # beyond it a float64 has no digits after the point
 LOW_BITS = 7  # mask of three bits
 _CHARACTERS = {
@@ -39,7 +39,7 @@ _CHARACTERS = {
 
 @dataclass(frozen=True)
 class View:
-    """One aspect, in words that complete "by ...". `is_hidden`: it adds nothing to the value, unless something put it there."""
+    """One aspect, in words that complete "by ...". A hidden view should not reveal more than the value does."""
 
     words: str
     codes: Codes
@@ -49,7 +49,7 @@ class View:
 def views(column: pa.ChunkedArray) -> Iterator[View]:
     """Yield the views of a column of numbers, booleans or text, the simplest words first.
 
-    It is read in its own type: what float32 rounds away no model can see, but it shows that the SQL knew the label.
+    The column is read in its own type. A model cannot see what float32 rounds away, but it shows that the SQL knew the label.
     """
     is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
     if is_text or pa.types.is_dictionary(column.type):
@@ -104,7 +104,7 @@ def _fraction(known: Any, *, is_short: bool) -> Iterator[tuple[str, Any]]:
     part = size - np.floor(size)
     if not part.any():
         return
-    # So far may a decimal number lie from its closest binary one.
+    # Maximum distance of a decimal number from its nearest binary one.
     closeness = 2.0**-23 if is_short else 2.0**-51
     decimals = np.full(len(known), MAX_DECIMALS + 1)
     for place in range(MAX_DECIMALS + 1):
@@ -126,13 +126,13 @@ def _fraction(known: Any, *, is_short: bool) -> Iterator[tuple[str, Any]]:
 
 
 def _bins(counts: Any, count_bins: int) -> Codes:
-    """Cut sorted levels, given how many rows each has, into bins of about equal count; a level is never cut in two."""
+    """Cut sorted levels, given the row count of each, into bins of about equal count. A level is never split."""
     bins: Codes = ((np.cumsum(counts) - counts / 2) * count_bins / counts.sum()).astype(np.int64)
     return bins
 
 
 def _repeated(counts: Any) -> Codes:
-    """Number the levels that occur more than once from 1; a value met once foretells nothing, so all of these are 0."""
+    """Number the levels that occur more than once from 1. A value that occurs once predicts nothing, so all of these are 0."""
     is_repeated = counts > 1
     numbered: Codes = np.where(is_repeated, np.cumsum(is_repeated), 0)
     return numbered

@@ -1,6 +1,6 @@
-"""The model card: what a person must know before trusting a model.
+"""The model card: what to know before trusting a model.
 
-Sums over many exits only: no ids, no row of anybody, and no slice or level of fewer than 50 users.
+It holds only aggregates over many exits: no ids, no single row, and no slice or level of fewer than 50 users.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from training.model_card.tables import (
 )
 from training.model_card.tables import baselines as baseline_table
 
-# Differences worth a warning, in shares: 5 points are more than a risk band should be off by.
+# Differences that give a warning, in shares: a risk band should not be off by more than 5 points.
 _CALIBRATION_WARNING = 0.05
 _RATE_SHIFT_WARNING = 0.05
-# Of so many exits a rate is known to 4 points or better: an error of 5 is then no accident.
+# This many exits give a rate to 4 points or better, so that an error of 5 is not chance.
 _MIN_WARNED_SLICE = 500
 _PERMUTED_AUC_WARNING = 0.55
 
 
 @dataclass(frozen=True)
 class Report:
-    """What the card tells. `periods`: of each part, its first and last exit (UTC) and its share of label 1.
+    """Content of the card. `periods` has the first and last exit (UTC) and the share of label 1 of each part.
 
-    `intervals` are of `metrics`; `screen` holds how well single features rank alone, and by which view of them, the most telling
-    first; `permuted_auc` is that of a fit on shuffled labels; `trials` are the settings tried, each with its `log_loss`, the
-    taken one first; `drift` is each feature's population stability index against the model `drift_against`, None without one;
-    `out_of_range` counts, by feature, the values learned from that were taken as missing.
+    `intervals` belong to `metrics`. `screen` has the AUC of single features and the view with that AUC, the highest first.
+    `permuted_auc` is the AUC of a fit on shuffled labels. `trials` are the settings tried, each with its `log_loss`, the best
+    first. `drift` is each feature's population stability index against the model `drift_against`, None without one.
+    `out_of_range` counts, by feature, the training values that were taken as missing.
     """
 
     metrics: dict[str, float]
@@ -69,7 +69,7 @@ class Report:
 
 
 def as_markdown(report: Report, version: str, pictures: Collection[str] = ()) -> str:
-    """Return the card for a terminal or a repository; `pictures` are the names of those beside it."""
+    """Return the card as Markdown; `pictures` are the names of the image files beside it."""
     lines = [f"# Model {version}", "", summary(report), ""]
     lines += [f"> **Mind:** {warning}" + "\n" for warning in warnings(report)]
     lines += [f"- **{value}** {name}, {note}" for name, value, note in headlines(report)]
@@ -87,12 +87,12 @@ def as_markdown(report: Report, version: str, pictures: Collection[str] = ()) ->
 
 
 def summary(report: Report) -> str:
-    """Say in a few sentences what the model is worth."""
+    """Summarize the model's quality in a few sentences."""
     m = report.metrics
     said = (
-        f"Of the tenth of exits that the model calls riskiest, {m['lift_at_10_percent'] * m['base_rate']:.0%} did not "
+        f"Of the tenth of exits with the highest risk, {m['lift_at_10_percent'] * m['base_rate']:.0%} did not "
         f"finish within {report.label_window_days} days; of all exits, {m['base_rate']:.0%}. "
-        f"Measured on {m['count_test']:,.0f} exits, all later than those it learned from, of users it never met."
+        f"Measured on {m['count_test']:,.0f} exits, all later than the training exits and of users not in the training set."
     )
     regression = next((b for b in report.baselines if b.name == LOGISTIC_REGRESSION), None)
     if regression and regression.is_beaten:
@@ -101,39 +101,39 @@ def summary(report: Report) -> str:
 
 
 def warnings(report: Report) -> list[str]:
-    """Say what speaks against trusting the figures, if anything does."""
+    """List the reasons to distrust the metrics, if any."""
     m = report.metrics
     low, high = report.intervals.get("brier_skill", (m["brier_skill"], m["brier_skill"]))
     said = []
     if m["brier_skill"] <= 0:
-        said.append("the model is no better than always answering the average. Do not use it.")
+        said.append("the model does not beat always predicting the average. Do not use it.")
     elif low <= 0:
         said.append(
-            "the model may be no better than always answering the average: the interval of its Brier skill, "
-            f"{low:.1%} to {high:.1%}, holds 0."
+            "the model may not beat always predicting the average: the interval of its Brier skill, "
+            f"{low:.1%} to {high:.1%}, includes 0."
         )
     for baseline in report.baselines:
         if baseline.name == LOGISTIC_REGRESSION and not baseline.is_beaten:
             low, high = baseline.gains["brier"].interval
             said.append(
-                "the model is not shown to be better than a logistic regression: the gain in Brier score is "
+                "no proof that the model is better than a logistic regression: its gain in Brier score is "
                 f"{baseline.gains['brier'].value:+.4f}, with an interval of {low:+.4f} to {high:+.4f}."
             )
     if m["gap_days"] < report.label_window_days:
         said.append(
             f"the history is short: the gap before the test period is {m['gap_days']:.1f} days instead of a label "
-            f"window of {report.label_window_days}. Some labels learned from reach into the test period, so the "
-            "figures may flatter."
+            f"window of {report.label_window_days}. Some training labels reach into the test period, so the "
+            "metrics may be too good."
         )
     if m["calibration_error"] > _CALIBRATION_WARNING:
         said.append(
             f"the probabilities are off by {m['calibration_error']:.1%} on average. Look at the calibration plot "
-            "before trusting the edges of the risk bands."
+            "before relying on the risk bands."
         )
     if abs(m["base_rate"] - m["train_rate"]) > _RATE_SHIFT_WARNING:
         said.append(
             f"the share that did not finish went from {m['train_rate']:.0%} in the fit to {m['base_rate']:.0%} in the "
-            "test: what users do is changing. Train again soon."
+            "test: user behaviour is changing. Train again soon."
         )
     return [*said, *_slice_warnings(report), *_other_warnings(report)]
 
@@ -152,20 +152,20 @@ def _other_warnings(report: Report) -> list[str]:
     said = []
     if report.permuted_auc is not None and report.permuted_auc > _PERMUTED_AUC_WARNING:
         said.append(
-            f"fitted on shuffled labels, a model still reaches an AUC of {report.permuted_auc:.3f}: something tells the "
-            "examples of one outcome apart that is no feature's merit."
+            f"a model fitted on shuffled labels still reaches an AUC of {report.permuted_auc:.3f}: something other than the "
+            "features separates the outcomes."
         )
     moved = [name for name, index in report.drift or () if index > LARGE]
     if moved:
         said.append(
-            f"since the last model learned, these are distributed otherwise: {', '.join(moved)}. Has the app or the "
-            "tracking changed?"
+            f"the distribution of these features changed since the last model: {', '.join(moved)}. Check whether the app or the "
+            "tracking changed."
         )
     return said
 
 
 def headlines(report: Report) -> list[tuple[str, str, str]]:
-    """Return the five figures to look at first: name, value, and how to read it, with the 95% interval where known."""
+    """Return the five most important figures: name, value, and how to read it, with the 95% interval where known."""
     m = report.metrics
 
     def note(name: str, form: str, text: str) -> str:
@@ -188,7 +188,7 @@ def headlines(report: Report) -> list[tuple[str, str, str]]:
 
 
 def sections(report: Report, pictures: Collection[str] = ()) -> list[Section]:
-    """Return the text, pictures and tables below the headlines; only pictures that are among `pictures`."""
+    """Return the text, pictures and tables below the headlines; `pictures` are the names of the pictures to show."""
     m = report.metrics
     drawn = {kind: [p for p in pictures if p.split("_")[0].removesuffix(".png") == kind] for kind in PICTURES}
     found = [
@@ -196,7 +196,9 @@ def sections(report: Report, pictures: Collection[str] = ()) -> list[Section]:
         Section("How well it ranks", pictures=(*drawn["ranking"], *drawn["gain"])),
         baseline_table(report.baselines, m),
         calibration(m, report.calibration_kind, drawn["calibration"]),
-        Section("What it looks at", _effect_text(drawn["effect"]), pictures=(*drawn["features"], *drawn["effect"])),
+        Section(
+            "Most important features", _effect_text(drawn["effect"]), pictures=(*drawn["features"], *drawn["effect"])
+        ),
         measures(m, report.intervals),
         slice_tables(report.slices),
         examples(m, report.periods, report.judged_users_ratio, report.out_of_range),
@@ -215,7 +217,7 @@ def sections(report: Report, pictures: Collection[str] = ()) -> list[Section]:
 
 
 def alt(picture: str) -> str:
-    """Return the words for a picture, for those who cannot see it."""
+    """Return the alternative text of a picture, for screen readers."""
     kind, _, rank = picture.removesuffix(".png").partition("_")
     return PICTURES[kind] + (f" No. {rank} by contribution." if rank else "")
 
@@ -227,10 +229,10 @@ def _meaning(report: Report) -> Section:
         (
             "The probability that a user who left unfinished will not finish within "
             f"{report.label_window_days} days, if no voucher is sent. "
-            "It ranks risk; it does not say whom a voucher would change.",
-            "Examples of users who held a voucher are neither learned from nor measured, or the model would learn the "
-            f"voucher: {treated:,.0f} were left out. Users of the holdout never get one, by design; they are untreated like the "
-            "others, and kept.",
+            "It ranks risk; it does not predict which users a voucher would change.",
+            "Examples of users who held a voucher are left out of training and measurement, because the model would learn the "
+            f"effect of the voucher: {treated:,.0f} were left out. Users in the holdout never get a voucher, so they are "
+            "untreated and stay in.",
         ),
     )
 
@@ -239,19 +241,19 @@ def _effect_text(drawn: Sequence[str]) -> tuple[str, ...]:
     if not drawn:
         return ()
     return (
-        "Along each of the features with the largest contributions: what the model predicts, and what came to pass. The "
-        "prediction holds whatever goes along with the feature; its contribution is the feature's own part.",
+        "Predicted and observed rate along each of the features with the largest contributions. The prediction includes "
+        "correlated features; the contribution is the feature's own part.",
     )
 
 
 def _drift(report: Report, drawn: Sequence[str]) -> Section:
     heading = "Drift against the last model"
     if report.drift is None:
-        return Section(heading, ("There is no earlier model with a reference to compare with.",))
+        return Section(heading, ("No earlier model has a reference to compare with.",))
     named = f"model {report.drift_against}" if report.drift_against else "the last model"
     text = (
-        f"Population stability index of each feature, between what {named} learned from and what this one did. Below 0.10 "
-        "nothing has moved; above 0.25 it is another population."
+        f"Population stability index of each feature between the training exits of {named} and of this one. Below 0.10 "
+        "is stable; above 0.25 is another population."
     )
     rows = tuple((name, f"{index:.3f}") for name, index in report.drift[:12])
     return Section(heading, (text,), tuple(drawn), (("", (("feature", "index"), *rows)),) if not drawn else ())

@@ -1,4 +1,4 @@
-"""The model card as one page that needs no other file."""
+"""The model card as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ th { color: #5a606b; font-weight: 600; }
 
 
 def as_html(report: Report, version: str, pictures: Mapping[str, bytes]) -> str:
-    """Return the card as one self-contained page; `pictures` are PNGs under their file names."""
+    """Return the card as one HTML page; `pictures` are PNGs by file name."""
     tiles = "".join(
         f"<li><strong>{escape(value)}</strong><b>{escape(name)}</b><span>{escape(note)}</span></li>"
         for name, value, note in headlines(report)

@@ -1,6 +1,6 @@
-"""Plots of a model on the test exits, each a PNG of its own.
+"""Plots of a model on the test exits, each a separate PNG.
 
-Colours are from Okabe and Ito's palette, told apart by colour-blind readers; every line is also told apart by its dash.
+Colours are from Okabe and Ito's palette for colour-blind readers; lines also differ by their dashes.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from training.evaluation.psi import LARGE
 
 BLUE, ORANGE, GREY, INK = "#0072b2", "#d55e00", "#8a8f98", "#22262e"
 COUNT_FEATURES = 12
-# Each kind of picture, and its words for those who cannot see it.
+# Each kind of picture, and its alternative text for screen readers.
 PICTURES = {
-    "ranking": "ROC curve: how many unfinished exits are flagged for how many finished ones.",
-    "gain": "Cumulative gain: what share of the unfinished a list of the riskiest exits reaches.",
+    "ranking": "ROC curve: share of unfinished exits flagged against share of finished exits flagged.",
+    "gain": "Cumulative gain: share of the unfinished exits in a list of the riskiest exits.",
     "calibration": "Calibration: observed against predicted share of unfinished exits.",
     "features": "The features with the largest mean contributions to the log odds.",
     "effect": "Predicted and observed share of unfinished exits along one feature.",
-    "drift": "Population stability index of the features that moved most since the last model learned.",
+    "drift": "Population stability index of the features that changed most since the last model.",
 }
 _CURVE_POINTS = 400
 _Z_95 = 1.96
@@ -40,10 +40,10 @@ _Z_95 = 1.96
 
 @dataclass(frozen=True)
 class Curves:
-    """What the pictures show: the test exits' labels and probabilities, and each feature's mean contribution.
+    """Data of the pictures: the test exits' labels and probabilities, and each feature's mean contribution.
 
-    `uncalibrated` are the probabilities before a calibration, None where there was none; `effects` and `drift` as
-    `training.evaluation.feature_effects` and `training.evaluation.psi` measure them.
+    `uncalibrated` are the probabilities before calibration, None without a calibration map. `effects` and `drift` are results of
+    `training.evaluation.feature_effects` and `training.evaluation.psi`.
     """
 
     label: Labels
@@ -56,14 +56,14 @@ class Curves:
 
 
 def draw(curves: Curves) -> dict[str, bytes]:
-    """Return each picture's PNG under its file name, 900 pixels wide; the same curves give the same bytes."""
+    """Return each picture's PNG by file name, 900 pixels wide. The same curves give the same bytes."""
     pictures: dict[str, Callable[[Axes], None]] = {
         "ranking.png": partial(_roc, curves=curves),
         "gain.png": partial(_gain, curves=curves),
         "calibration.png": partial(_calibration, curves=curves),
         "features.png": partial(_features, curves=curves),
     }
-    # Of one scale: what hardly matters shall look so.
+    # One scale for all effects, so that unimportant features look unimportant.
     highest = max((max(p.predicted, p.observed) for e in curves.effects for p in e.points), default=1.0)
     for rank, effect in enumerate(curves.effects, 1):
         pictures[f"effect_{rank}.png"] = partial(_effect, effect=effect, edge=min(1.0, 1.15 * highest))
@@ -116,7 +116,7 @@ def _calibration(ax: Axes, *, curves: Curves) -> None:
     predicted = np.array([b.predicted for b in bins])
     observed = np.array([b.observed for b in bins])
     low, high = _wilson(observed, np.array([b.count for b in bins]))
-    _title(ax, "Are the probabilities true?", "each dot a tenth of the test exits, with its 95% interval")
+    _title(ax, "Calibration", "each dot is a tenth of the test exits, with its 95% interval")
     ax.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.3, label="exactly true")
     ax.errorbar(
         predicted,
@@ -159,7 +159,7 @@ def _gain(ax: Axes, *, curves: Curves) -> None:
     shown = np.unique(np.linspace(0, len(found) - 1, min(_CURVE_POINTS, len(found))).astype(np.int64))
     base_rate = float(curves.label.mean())
     subtitle = f"the riskiest 10% of exits hold {found[point]:.0%} of those that stay unfinished"
-    _title(ax, "Whom does a list of the riskiest reach?", subtitle)
+    _title(ax, "Cumulative gain", subtitle)
     ax.plot([0, base_rate, 1], [0, 1, 1], color=ORANGE, linestyle=":", linewidth=1.6, label="perfect")
     ax.plot(asked[shown], found[shown], color=BLUE, linewidth=2.2, label="model")
     ax.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.3, label="chance")
@@ -172,19 +172,17 @@ def _gain(ax: Axes, *, curves: Curves) -> None:
 
 def _features(ax: Axes, *, curves: Curves) -> None:
     top = np.argsort(-curves.contributions, kind="stable")[:COUNT_FEATURES]
-    _title(ax, "What does the model look at?", "mean contribution to the log odds, up or down")
+    _title(ax, "Most important features", "mean contribution to the log odds, up or down")
     _bars(ax, [(curves.features[index], float(curves.contributions[index])) for index in top.tolist()])
 
 
 def _drift(ax: Axes, *, drift: Sequence[tuple[str, float]]) -> None:
-    _title(
-        ax, "What has moved since the last model?", "stability index; above 0.25, in orange, it is another population"
-    )
+    _title(ax, "Changes since the last model", "stability index; above 0.25, in orange, is another population")
     _bars(ax, drift[:COUNT_FEATURES], alarming=LARGE)
 
 
 def _bars(ax: Axes, named: Sequence[tuple[str, float]], alarming: float = np.inf) -> None:
-    # The largest on top. Names to the right of their bars: as tick labels, the longest would take half of the plot.
+    # The largest on top. Names stand to the right of their bars: as tick labels, the longest would take half of the plot.
     for row, (name, value) in enumerate(reversed(named)):
         ax.barh(row, value, color=ORANGE if value > alarming else BLUE, height=0.66)
         ax.text(value, row, f"  {value:.2f}  {name}", va="center", fontsize=11, color=INK)
@@ -196,14 +194,14 @@ def _bars(ax: Axes, named: Sequence[tuple[str, float]], alarming: float = np.inf
 def _effect(ax: Axes, *, effect: Effect, edge: float) -> None:
     low, high = min(p.contribution for p in effect.points), max(p.contribution for p in effect.points)
     _title(ax, effect.feature, f"its own part: {low:+.2f} to {high:+.2f} in the log odds")
-    # A line along a number's values; levels and the missing stand apart.
+    # A line along a number's values. Levels and missing stand apart.
     line = [place for place, point in enumerate(effect.points) if point.value is not None]
     for name, color, style, marker in (("predicted", BLUE, "-", "o"), ("observed", ORANGE, ":", "s")):
         shares = np.array([getattr(point, name) for point in effect.points])
         ax.plot(line, shares[line], color=color, linestyle=style, linewidth=2)
         ax.plot(np.arange(len(shares)), shares, marker, color=color, markersize=7, label=name)
     texts = [_short(p.name) for p in effect.points]
-    turned = sum(map(len, texts)) > 36  # more characters do not fit side by side
+    turned = sum(map(len, texts)) > 36  # more characters than fit side by side
     if turned:
         ax.figure.subplots_adjust(bottom=0.22)  # 14 characters, the longest of `_short`, at 45 degrees
     how: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if turned else {}
@@ -216,7 +214,7 @@ def _effect(ax: Axes, *, effect: Effect, edge: float) -> None:
 
 
 def _short(name: str) -> str:
-    """Return a name that has room below an axis: a long number as 12k, a long word cut."""
+    """Return a name short enough for an axis: a long number as 12k, a long word cut."""
     try:
         number = float(name)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Tables of the model card, and how to read each figure."""
+"""Tables of the model card, with an explanation of each figure."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from training.evaluation.metrics import MIN_SLICE_USERS, Slice
 from training.evaluation.ranking import TOP_PERCENTS
 
 Table = tuple[tuple[str, ...], ...]
-MOST_TELLING = 12  # features of the screen; the others tell less
+MOST_TELLING = 12  # features shown of the leak screen, those with the highest AUC
 _KINDS = {"platt": "Platt's line through the log odds", "isotonic": "isotonic regression"}
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the card. A table has a caption, which may be empty; its first row is its head."""
+    """A part of the card. A table has a caption, which may be empty; its first row is the header."""
 
     heading: str
     paragraphs: tuple[str, ...] = ()
@@ -29,10 +29,10 @@ class Section:
 
 
 def baselines(found: Sequence[Baseline], m: Mapping[str, float]) -> Section:
-    """Compare with simpler answers."""
+    """Table of the comparison with baselines."""
     if not found:
-        return Section("Against simpler answers")
-    head = ("against", "measure", "its value", "the model's", "the model's gain", "95% interval", "")
+        return Section("Comparison with simpler models")
+    head = ("against", "measure", "its value", "this model's", "this model's gain", "95% interval", "")
     rows = (
         (
             each.name,
@@ -41,25 +41,25 @@ def baselines(found: Sequence[Baseline], m: Mapping[str, float]) -> Section:
             f"{m[name]:.4f}",
             f"{each.gains[name].value:+.4f}",
             _between(each.gains[name].interval, "+.4f"),
-            "better" if each.gains[name].is_certain else "not shown to be better",
+            "better" if each.gains[name].is_certain else "not proven better",
         )
         for each in found
         for name, words in (("brier", "Brier score"), ("log_loss", "log loss"), ("auc", "AUC"))
     )
     text = (
-        "Both learned from the same exits and answered for the same test exits. A gain above 0 speaks for the model, in "
-        "each measure; its interval is over draws of users, paired. Better means that the interval lies above 0."
+        "Both learned from the same exits and were measured on the same test exits. A gain above 0 means that this model is "
+        "better, in every measure. The interval is over paired draws of users. Better means that the interval lies above 0."
     )
-    return Section("Against simpler answers", (text,), (), (("", (head, *rows)),))
+    return Section("Comparison with simpler models", (text,), (), (("", (head, *rows)),))
 
 
 def measures(m: Mapping[str, float], intervals: Mapping[str, Interval]) -> Section:
-    """List every measure, with its interval and how to read it."""
+    """Table of every measure, with its interval and how to read it."""
     named = [
         ("AUC", "auc", "how often an unfinished exit is ranked above a finished one"),
         ("average precision", "average_precision", f"chance is {m['base_rate']:.4f}"),
-        ("Brier score", "brier", f"always answering the fit's average gives {m['brier_baseline']:.4f}"),
-        ("Brier skill", "brier_skill", "share of the average's error that the model takes away"),
+        ("Brier score", "brier", f"always predicting the training average gives {m['brier_baseline']:.4f}"),
+        ("Brier skill", "brier_skill", "share of the average's error that the model removes"),
         ("log loss", "log_loss", "lower is better"),
         ("calibration error", "calibration_error", "distance of predicted and observed rate, mean over ten equal bins"),
         *(
@@ -67,7 +67,7 @@ def measures(m: Mapping[str, float], intervals: Mapping[str, Interval]) -> Secti
             for p in TOP_PERCENTS
         ),
         *(
-            (f"gain, top {p}%", f"gain_at_{p}_percent", "share of the unfinished that a list so long holds")
+            (f"gain, top {p}%", f"gain_at_{p}_percent", "share of the unfinished in a list of this length")
             for p in TOP_PERCENTS
         ),
     ]
@@ -77,19 +77,19 @@ def measures(m: Mapping[str, float], intervals: Mapping[str, Interval]) -> Secti
         if key in m
     ]
     text = (
-        "Intervals are over draws of users, each with all of their exits: exits of one user resemble each other. They say what "
-        "other users of these weeks would have given, not what other weeks will.",
+        "Intervals are over draws of users, each with all of their exits, because exits of one user resemble each other. They "
+        "show what other users of these weeks would have given, not what other weeks will give.",
     )
     heads = ("measure", "value", "95% interval", "how to read it")
     return Section("Measures on the test exits", text if intervals else (), (), (("", (heads, *rows)),))
 
 
 def calibration(m: Mapping[str, float], kind: str, pictures: Sequence[str]) -> Section:
-    """Tell whether the probabilities were mended, and what that did."""
+    """Describe the calibration and its effect on the test exits."""
     if kind == "none":
-        text = "The probabilities are the model's own: no map made them truer on users it was not fitted on."
+        text = "The probabilities are the model's own. No calibration map improved them on users it was not fitted on."
         return Section("Calibration", (text,), tuple(pictures))
-    text = f"The probabilities are mended by {_KINDS.get(kind, kind)}, fitted on the validation exits."
+    text = f"The probabilities are calibrated by {_KINDS.get(kind, kind)}, fitted on the validation exits."
     rows = tuple(
         (name, f"{m[f'{key}_uncalibrated']:.4f}", f"{m[key]:.4f}")
         for name, key in (("Brier score", "brier"), ("calibration error", "calibration_error"))
@@ -100,11 +100,11 @@ def calibration(m: Mapping[str, float], kind: str, pictures: Sequence[str]) -> S
 
 
 def slice_tables(slices: Mapping[str, Sequence[Slice]]) -> Section:
-    """Show each way to cut the test exits."""
+    """Tables of the slices of the test exits."""
     head = ("exits", "predicted", "observed", "AUC", "95% interval", "calibration error")
     tables = tuple((f"By {way}", (("part", *head), *map(_slice, parts))) for way, parts in slices.items() if parts)
     text = f"Parts of fewer than {MIN_SLICE_USERS} users are not shown."
-    return Section("Where it is good and where not", (text,) if tables else (), (), tables)
+    return Section("Quality by slice", (text,) if tables else (), (), tables)
 
 
 def examples(
@@ -113,12 +113,12 @@ def examples(
     judged_users_ratio: float | None,
     out_of_range: Mapping[str, int],
 ) -> Section:
-    """Tell what was learned from and what judged, and what was odd."""
+    """Describe the training and test exits, and what was left out."""
     used_for = {
         "fit": "learned from",
         "validation": f"chose the number of rounds, {m['count_rounds']:.0f}, the settings and the calibration",
         "aside": "left out: the gap, judged users before it, learned users after it",
-        "test": "all figures on this page",
+        "test": "all metrics on this page",
     }
     rows = [
         (
@@ -132,37 +132,37 @@ def examples(
     ]
     sides = "two sides by a hash of their id"
     if judged_users_ratio is not None:
-        sides += f": {1 - judged_users_ratio:.0%} are learned from, {judged_users_ratio:.0%} judge"
+        sides += f": {1 - judged_users_ratio:.0%} for training, {judged_users_ratio:.0%} for the test"
     text: tuple[str, ...] = (
-        f"Users are put on {sides}. The fit and the validation are exits of the first before a gap of {m['gap_days']:.1f} days, "
-        "the test is exits of the second after it: no user and no label is on both sides.",
-        "What ships is what was measured: there is no second fit.",
+        f"Users are put on {sides}. Fit and validation are exits of the first side before a gap of {m['gap_days']:.1f} days. The "
+        "test is exits of the second side after the gap. No user and no label is on both sides.",
+        "The measured model is the one that ships, without a second fit.",
     )
     if aside := m.get("count_set_aside", 0):
-        text += (f"{aside:,.0f} examples lack a value that must be there, or hold later events; they were set aside.",)
+        text += (f"{aside:,.0f} examples lack a required value, or hold later events; they were set aside.",)
     if out_of_range:
         named = ", ".join(f"{name} {count:,}" for name, count in sorted(out_of_range.items()))
-        text += (f"Values out of range, taken as missing: {named}.",)
+        text += (f"Values out of range, treated as missing: {named}.",)
     heads = ("part", "exits", "period", "unfinished", "used for")
     return Section("Examples, by time of exit (UTC)", text, (), (("", (heads, *rows)),))
 
 
 def screening(screen: Sequence[tuple[str, float, str]], permuted_auc: float | None) -> Section:
-    """Tell what the screen for leaks found."""
+    """Describe the result of the leak screen."""
     text = []
     if screen:
         text.append(
-            "No feature alone knows the outcome: these come nearest, each fitted by itself. 0.5 is chance, 1 a leak."
+            "No feature alone reveals the outcome. These come nearest, each fitted by itself. 0.5 is chance, 1 a leak."
         )
     if permuted_auc is not None:
-        text.append(f"Fitted on shuffled labels, a model reaches an AUC of {permuted_auc:.3f}; chance is 0.5.")
+        text.append(f"A model fitted on shuffled labels reaches an AUC of {permuted_auc:.3f}; chance is 0.5.")
     rows = tuple((name, f"{auc:.3f}", view) for name, auc, view in screen[:MOST_TELLING])
     tables = (("", (("feature", "AUC alone", "by"), *rows)),) if rows else ()
     return Section("Screen for leaks", tuple(text), (), tables)
 
 
 def searching(trials: Sequence[Mapping[str, Any]]) -> Section:
-    """List the settings tried, the one taken first."""
+    """Table of the settings tried, the chosen one first."""
     if not trials:
         return Section("Search")
     names = [name for name in trials[0] if name != "log_loss"]
@@ -170,23 +170,21 @@ def searching(trials: Sequence[Mapping[str, Any]]) -> Section:
         (*(f"{trial[name]}" for name in names), f"{trial['log_loss']:.5f}", "taken" if place == 0 else "")
         for place, trial in enumerate(trials)
     )
-    text = f"{len(trials)} settings were tried on the validation exits; the test exits had no say."
+    text = f"{len(trials)} settings were tried on the validation exits, not on the test exits."
     return Section("Search", (text,), (), (("", ((*names, "log loss", ""), *rows)),))
 
 
 def making(contract: FeatureContract, trained: str, settings: str) -> Section:
-    """Tell how the model was made."""
+    """Describe how the model was made."""
     silent = ", ".join(f.name for f in contract.features if not (f.low or f.high or f.reason)) or "none"
     bound = [f"{f.name} {f.monotone}" for f in contract.features if f.monotone]
-    constraints = (
-        f"The risk may only follow these one way: {', '.join(bound)}." if bound else "No feature is held monotone."
-    )
+    constraints = f"The risk is monotone in: {', '.join(bound)}." if bound else "No feature has a monotone constraint."
     return Section(
         "How it was made",
         (
             f"{trained} Used, but never given as a reason: {silent}.",
             constraints,
-            f"{settings}Nothing resampled or weighted. The same examples and seed give the same model, byte for byte.",
+            f"{settings}No resampling or weighting. The same examples and seed give the same model, byte for byte.",
         ),
     )
 

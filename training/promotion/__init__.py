@@ -1,1 +1,1 @@
-"""Challenger against champion: comparison and verdict."""
+"""Comparison of a challenger with the champion, and its verdict."""

@@ -1,7 +1,7 @@
 """Compares two bundles on exits that neither has learned from.
 
-The exits lie more than a label window after the last that either learned from, so no outcome was known to either. Whoever held a
-voucher is left out, as in training.
+The exits lie more than a label window after the last exit that either learned from, so neither knew their outcomes. Users who
+held a voucher are left out, as in training.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def evaluate(
     seed: int = 0,
     threads: int = 0,
 ) -> Verdict:
-    """Judge the challenger on the later ones of `examples`, rows of `fct_training_examples` in any order.
+    """Compare the challenger on later `examples`, rows of `fct_training_examples` in any order.
 
-    A challenger that cannot be scored is not better; neither is one that is the champion, or that too few exits can judge. Exits
-    without a value that either contract refuses to miss are left out.
+    A challenger is not better if it cannot be scored, if it is the champion, or if too few exits are available. Exits without a
+    value that either contract requires are left out.
 
-    Raises: ContractError when the examples lack a key, or the champion cannot be scored: the hourly run cannot go on either.
+    Raises: ContractError when the examples lack a key, or the champion cannot be scored: the hourly run would stop too.
     """
     absent = [name for name in _NEEDED if name not in examples.column_names]
     if absent:
@@ -68,7 +68,7 @@ def evaluate(
 
     fits = champion.contract.fits(rows) & challenger.contract.fits(rows)
     rows, ours, theirs = rows.filter(pa.array(fits)), ours[fits], theirs[fits]
-    aside = f" {(~fits).sum():,} exits that lack a value were left out." if not fits.all() else ""
+    aside = f" {(~fits).sum():,} exits without a required value were left out." if not fits.all() else ""
     label = rows.column("label").to_numpy().astype(np.int64)
     span = pc.min_max(rows.column("exited_at").cast(TIMESTAMP)).as_py()
     verdict = judge(
@@ -80,16 +80,16 @@ def evaluate(
         rules=rules,
         seed=seed,
         versions=versions,
-        # To the hour: the very moments are those of one user each.
+        # Rounded to the hour, because the exact moments belong to one user each.
         exited_at=(_hour_before(span["min"]), hour_after(span["max"])) if len(label) else None,
     )
     checks = [
-        Check(name="contract", is_passed=True, says=f"The examples keep the challenger's contract.{aside}"),
+        Check(name="contract", is_passed=True, says=f"The examples match the challenger's contract.{aside}"),
         *verdict.checks,
     ]
     missing = rules.min_examples - len(label)
     if missing > 0:
-        told = f"Exits after {after:%Y-%m-%d %H:%M} UTC can judge. {_when(times, after, missing, label_window_days)}"
+        told = f"Only exits after {after:%Y-%m-%d %H:%M} UTC count. {_when(times, after, missing, label_window_days)}"
         checks = [
             check.model_copy(update={"says": f"{check.says} {told}"}) if check.name == "examples" else check
             for check in checks
@@ -108,13 +108,13 @@ def _hour_before(moment: datetime) -> datetime:
 
 
 def _when(times: pa.ChunkedArray, after: datetime, missing: int, label_window_days: int) -> str:
-    """Say up to which exit there would be enough, at the rate of the examples so far; nothing where there is no rate."""
+    """Estimate up to which exit there will be enough, at the rate of the examples so far; empty without a rate."""
     span = pc.min_max(times).as_py()
     if not span["max"] or span["max"] == span["min"]:
-        return "The examples are too few to say when."
+        return "The examples are too few to estimate when there will be enough."
     a_day = len(times) / ((span["max"] - span["min"]) / timedelta(days=1))
     enough = max(span["max"], after) + timedelta(days=missing / a_day)
     return (
-        f"At the {a_day:,.0f} examples a day of all so far, {missing:,} more are there once exits up to {enough:%Y-%m-%d} are "
-        f"examples: {label_window_days} days after them, and late events in."
+        f"At the average of {a_day:,.0f} examples a day, {missing:,} more will exist once exits up to {enough:%Y-%m-%d} are "
+        f"examples: {label_window_days} days after them, once late events have arrived."
     )

@@ -1,7 +1,7 @@
-"""Decides whether a challenger is better, and not lucky: both are scored on the same exits, and users are drawn, not exits.
+"""Decides whether a challenger is really better. Both models are scored on the same exits, and intervals draw users, not exits.
 
-Better means: the metric's gain is above zero at the confidence, the ranking has not lost more than a margin, and on every large
-slice the probabilities mean what they say. docs/adr/0019-promotion-on-evidence.md has the reasons.
+Better means three things: the confidence interval of the metric's gain lies above zero; the AUC has not fallen by more than a
+margin; and every large slice is calibrated. docs/adr/0019-promotion-on-evidence.md has the reasons.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from training.evaluation.bootstrap import clusters, interval, resampled
 from training.evaluation.metrics import Floats, Labels
 from training.promotion.verdict import METRICS, Check, Metric, Scores, Verdict
 
-# An interval from fewer users is too narrow (A. C. Cameron and D. L. Miller, 2015, section VI: few is less than 20 to 50).
+# With fewer users an interval is too narrow (A. C. Cameron and D. L. Miller, 2015, section VI: few is less than 20 to 50).
 MIN_USERS = 50
-# How many standard deviations of its noise a perfectly calibrated slice is allowed: 1 of 4,000 goes beyond.
+# Allowed calibration error of a slice, in standard deviations of its noise: chance exceeds it once in 4,000.
 NOISE_DEVIATIONS = 3.5
 ALL_EXITS = "all exits"
-_LEAST = 1e-7  # single precision tells no probability apart from 1 that is nearer
+_LEAST = 1e-7  # single precision cannot represent a probability closer to 1
 
 
 class ChallengeRules(BaseModel):
-    """What a challenger must show. `confidence` is that of the gain's interval, which has two sides."""
+    """Conditions of a promotion. `confidence` is that of the gain's two-sided interval."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,11 +55,11 @@ def judge(
 ) -> Verdict:
     """Compare two models' probabilities of the same exits.
 
-    `label` is 0 or 1, `users` holds each exit's user id, `slices` each exit's part by each way to cut them; `versions` names
-    champion and challenger, `exited_at` is the first and the last exit. The order of the rows changes nothing.
+    `label` is 0 or 1, `users` holds each exit's user id, `slices` each exit's part by each way to cut them. `versions` names
+    champion and challenger; `exited_at` is the first and the last exit. The result does not depend on the order of the rows.
     """
     codes = clusters(users)
-    # Sums differ in the last digit by their order, and ties fall into bins by it.
+    # The order of the rows changes the last digit of sums, and the bins of ties.
     order = np.lexsort((challenger, champion, label, codes))
     codes, label = codes[order], np.asarray(label)[order]
     rivals = [np.asarray(each, dtype=np.float64)[order] for each in (champion, challenger)]
@@ -101,7 +101,7 @@ def concluded(
 
 
 def said(checks: Sequence[Check]) -> str:
-    """Return the sentence of a verdict: what speaks against the challenger, or how much better it is."""
+    """Return the sentence of a verdict: the failed checks, or how much better the challenger is."""
     failed = [check.says for check in checks if not check.is_passed]
     return " ".join(["Not better.", *failed] if failed else ["Better.", *(c.says for c in checks if c.name == "gain")])
 
@@ -112,12 +112,12 @@ def chance_error(probability: Floats, users: npt.NDArray[np.int64]) -> float:
     The error is a mean over bins of |predicted - observed|, so noise alone makes it positive (J. Bröcker and L. A. Smith,
     2007, https://doi.org/10.1175/WAF993.1; A. Kumar et al., 2019, https://arxiv.org/abs/1909.10155). The observed rate of a
     bin is normal about the predicted one, so its distance is half-normal, of mean s sqrt(2/pi) and variance s^2 (1 - 2/pi).
-    Returned is the mean over the bins and 3.5 standard deviations. s counts a user's exits in a bin as ending alike, the most
-    that they can resemble each other; with one exit a user it is the binomial sqrt(sum p(1-p)) / n.
+    The result is the mean over the bins plus 3.5 standard deviations. s treats a user's exits in a bin as ending the same way,
+    the strongest possible correlation. With one exit per user it is the binomial sqrt(sum p(1-p)) / n.
     """
     deviation = np.sqrt(probability * (1 - probability))
     count = len(probability)
-    # Each bin's s, times its share of the rows.
+    # s of each bin, times its share of the rows.
     scaled = [
         np.sqrt(np.square(np.bincount(users[part], deviation[part])).sum()) / count
         for part in np.array_split(np.argsort(probability, kind="stable"), evaluate.COUNT_BINS)
@@ -155,7 +155,7 @@ def _scores(label: Labels, probability: Floats) -> Scores:
 
 
 def _loss(label: Labels, probability: Floats, metric: Metric) -> Floats:
-    """Each row's squared error, or its surprise in nats."""
+    """Each row's squared error, or its log loss in nats."""
     if metric == "brier":
         return np.square(probability - label)
     told = np.where(label == 1, probability, 1 - probability)
@@ -178,7 +178,7 @@ def _gained(gain: float, low: float, high: float, rules: ChallengeRules) -> Chec
 
 def _ranked(before: Scores, after: Scores, rules: ChallengeRules) -> Check:
     loss = before.auc - after.auc
-    says = f"AUC goes from {before.auc:.4f} to {after.auc:.4f}; it may lose {rules.max_auc_loss:g}."
+    says = f"AUC goes from {before.auc:.4f} to {after.auc:.4f}; it may fall by {rules.max_auc_loss:g}."
     return Check(name="auc", value=loss, bound=rules.max_auc_loss, is_passed=loss <= rules.max_auc_loss, says=says)
 
 
@@ -189,13 +189,13 @@ def _calibrated(
     parts: Mapping[str, npt.NDArray[np.str_]],
     rules: ChallengeRules,
 ) -> list[Check]:
-    """Check all exits and each slice that has the rows. What the champion would be is told, and changes nothing."""
+    """Check all exits and each slice with enough rows. The champion's error is reported, but has no effect."""
     masks = {ALL_EXITS: np.ones(len(label), dtype=bool)}
     for way, names in parts.items():
         masks |= {f"{way}: {name}": names == name for name in np.unique(names)}
     checks = []
     for name, rows in masks.items():
-        # The name of a slice is a value of its users: it is kept only of as many as may leave the warehouse.
+        # The name of a slice is a value of its users, so it is kept only if enough users share it to leave the warehouse.
         is_small = rows.sum() < rules.min_slice_rows or len(np.unique(users[rows])) < MIN_USERS
         if is_small and name != ALL_EXITS:
             continue

@@ -1,4 +1,4 @@
-"""Verdict on a challenger: every number and every check, in a form that is kept with the challenger."""
+"""Verdict on a challenger: every number and every check, in the form that is stored with the challenger."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 Metric = Literal["brier", "log_loss"]
-# What people call it.
+# Names for people.
 METRICS: dict[Metric, str] = {"brier": "Brier score", "log_loss": "log loss"}
 
 
 class Scores(BaseModel):
-    """How good one model was on the judged exits. Brier score, log loss and calibration error (ECE): less is better."""
+    """Quality of one model on the compared exits. For Brier score, log loss and calibration error (ECE), less is better."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -24,7 +24,7 @@ class Scores(BaseModel):
 
 
 class Check(BaseModel):
-    """One condition of a promotion: what was found, its bound where it has one, and a sentence for a person."""
+    """One condition of a promotion: the measured value, its bound if it has one, and a sentence for people."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,10 +36,10 @@ class Check(BaseModel):
 
 
 class Verdict(BaseModel):
-    """What a challenge found; times UTC. `is_better` when every check has passed, and only then.
+    """Result of a comparison; times UTC. `is_better` is true if and only if every check passed.
 
-    The gain is how much less the challenger's metric is than the champion's; `gain_low` and `gain_high` hold it at the
-    confidence. Numbers are None where there was nothing to measure them on.
+    The gain is how much lower the challenger's metric is than the champion's; `gain_low` and `gain_high` are its interval at the
+    confidence. Numbers are None where nothing could be measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,5 +64,5 @@ class Verdict(BaseModel):
     checks: tuple[Check, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """One machine-readable object."""
+        """The verdict as one JSON object."""
         return self.model_dump(mode="json")

@@ -212,18 +212,20 @@ def test_examples_without_a_key_are_refused(weak: Bundle, strong: Bundle) -> Non
     [
         (
             lambda: make(900, days=40),
-            "134 exits can judge, 300 are needed. Exits after 2026-02-04 00:00 UTC can judge. At the 23 examples a day of all "
-            "so far, 166 more are there once exits up to 2026-02-17 are examples: 14 days after them, and late events in.",
+            "134 exits can judge, 300 are needed. Only exits after 2026-02-04 00:00 UTC count. At the average of 23 examples a "
+            "day, 166 more will exist once exits up to 2026-02-17 are examples: 14 days after them, once late events have "
+            "arrived.",
         ),
         (
             lambda: make(900, days=20),
-            "0 exits can judge, 300 are needed. Exits after 2026-02-04 00:00 UTC can judge. At the 45 examples a day of all "
-            "so far, 300 more are there once exits up to 2026-02-10 are examples: 14 days after them, and late events in.",
+            "0 exits can judge, 300 are needed. Only exits after 2026-02-04 00:00 UTC count. At the average of 45 examples a "
+            "day, 300 more will exist once exits up to 2026-02-10 are examples: 14 days after them, once late events have "
+            "arrived.",
         ),
         (
             lambda: make(900).slice(0, 0),
-            "0 exits can judge, 300 are needed. Exits after 2026-02-04 00:00 UTC can judge. "
-            "The examples are too few to say when.",
+            "0 exits can judge, 300 are needed. Only exits after 2026-02-04 00:00 UTC count. "
+            "The examples are too few to estimate when there will be enough.",
         ),
     ],
     ids=["some", "none yet", "no example at all"],

@@ -1,4 +1,4 @@
-"""A simpler answer is given its fair chance, and the model is better only where chance cannot explain it."""
+"""Baselines: they get the same data as the model, which counts as better only beyond chance."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ CONTRACT = FeatureContract(
 
 
 def a_linear_world(count: int, seed: int) -> tuple[Floats, Labels, Floats]:
-    """Rows, labels and the true probabilities; a tenth of the numbers is missing, which says something of its own."""
+    """Rows, labels and the true probabilities. A tenth of the numbers is missing, which is itself informative."""
     rng = np.random.default_rng(seed)
     effort, device = rng.normal(5, 3, count), rng.integers(0, 3, count).astype(np.float64)
     is_missing = rng.random(count) < 0.1

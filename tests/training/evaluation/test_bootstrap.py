@@ -1,4 +1,4 @@
-"""An interval is right about as often as it says, and exits of one user count as one draw."""
+"""Bootstrap intervals: they cover the truth as often as they claim, and exits of one user count as one draw."""
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +29,7 @@ def test_a_draw_takes_as_many_users_as_there_are_and_the_same_seed_the_same_ones
 
 def test_a_user_is_drawn_with_all_of_their_exits() -> None:
     means = resampled(np.array([[1.0, 10.0], [1.0, 10.0], [0.0, 0.0]]), np.array(["a", "a", "b"]), 0, 200)
-    # Of two users: the one twice, the other twice, or each once, with 2 of 3 rows at 1.
+    # Two users: one drawn twice, the other drawn twice, or each once, with 2 of 3 rows at 1.
     assert {tuple(np.round(row, 6)) for row in means} == {(0.0, 0.0), (round(2 / 3, 6), round(20 / 3, 6)), (1.0, 10.0)}
 
 

@@ -1,4 +1,4 @@
-"""A feature that knows the outcome stops training by name, wherever in its values it hides that; an honest one never does."""
+"""Leak screen: a feature that reveals the outcome stops training and is named; honest features pass."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def test_a_leak_is_refused_by_name_and_says_where_it_hides(make_it: Make, featur
         run(leaking, label, feature)
 
     assert re.search(
-        rf"^Feature suspect alone tells finished from unfinished \(AUC [.\d]+, by {view}\)\.$", str(refused.value), re.M
+        rf"^Feature suspect alone separates finished from unfinished exits \(AUC [.\d]+, by {view}\)\.$",
+        str(refused.value),
+        re.M,
     )
     assert not any(honest.name in str(refused.value) for honest in HONEST)
 
@@ -57,7 +59,7 @@ def test_a_trusted_feature_is_screened_and_never_stops() -> None:
 
 
 def test_a_habit_of_users_is_no_leak_for_no_user_is_in_two_folds() -> None:
-    """Sixty exits of a user, who always ends alike and has a number of their own: met again, it would tell all."""
+    """Sixty exits per user, who always ends the same way and has a number of their own, which would reveal everything."""
     rng = np.random.default_rng(5)
     user = np.repeat(np.arange(100), 60)
     table, _ = make(6_000, 5)
@@ -144,12 +146,12 @@ def test_a_sample_is_the_same_for_a_seed_and_another_for_another() -> None:
     assert first.count_rows == 1_000
 
 
-# What is known only after the exit
+# Columns that are known only after the exit
 
 
 @pytest.mark.parametrize("name", ["label", "label_until", "is_treated", "experiment_arm", "finished_at", "Finished_At"])
 def test_a_column_of_the_label_side_is_refused_by_name(name: str) -> None:
-    with pytest.raises(ContractError, match=rf"declares {name}: known only after the exit"):
+    with pytest.raises(ContractError, match=rf"declares {name}. This is known only after the exit"):
         refuse_label_side(FeatureContract(features=(*HONEST, number(name))))
 
 

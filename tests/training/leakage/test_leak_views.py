@@ -1,4 +1,4 @@
-"""A view of a column numbers its rows by one aspect of their values."""
+"""Views of a column: each gives its rows levels by one aspect of their values."""
 
 from __future__ import annotations
 

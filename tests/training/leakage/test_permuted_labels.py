@@ -1,4 +1,4 @@
-"""On permuted labels nothing can be foretold; what foretells them sees labels that it must not."""
+"""Permutation test: permuted labels are not predictable, unless a procedure sees labels that it must not see."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def test_a_procedure_that_sees_the_judged_labels_is_refused() -> None:
     def peeks(
         _rows: pa.Table, _contract: FeatureContract, label: Labels, user: npt.NDArray[np.int64], _learned: Any
     ) -> npt.NDArray[np.float64]:
-        """Encode each user by the mean of all labels of theirs, the judged ones included."""
+        """Encode each user by the mean of all their labels, including those of the test."""
         return np.bincount(user, label)[user] / np.bincount(user)[user]
 
     with pytest.raises(
-        ContractError, match=r"labels permuted between users.* AUC [.\d]+, where chance gives \.\d+ to \.\d+"
+        ContractError, match=r"labels permuted between users.* AUC [.\d]+\. Chance gives \.\d+ to \.\d+"
     ):
         run(table, label, rank=peeks)
 

@@ -1,4 +1,4 @@
-"""The card tells a person what to know of a model, warns where it must, and stands on its own."""
+"""Model card: content, warnings, and a page without external files."""
 
 import io
 from dataclasses import replace
@@ -92,28 +92,28 @@ def pictures() -> dict[str, bytes]:
     )
 
 
-# What is said
+# Messages
 
 
 @pytest.mark.parametrize(
     ("changes", "warning"),
     [
-        ({"metrics": {"brier_skill": -0.01}}, "no better than always answering the average. Do not use it"),
-        ({"intervals": {"brier_skill": (-0.02, 0.6)}}, "its Brier skill, -2.0% to 60.0%, holds 0"),
+        ({"metrics": {"brier_skill": -0.01}}, "does not beat always predicting the average. Do not use it"),
+        ({"intervals": {"brier_skill": (-0.02, 0.6)}}, "its Brier skill, -2.0% to 60.0%, includes 0"),
         ({"metrics": {"gap_days": 3.5}}, "is 3.5 days instead of a label window of 14"),
         ({"metrics": {"calibration_error": 0.08}}, "off by 8.0% on average"),
         ({"metrics": {"train_rate": 0.3}}, "went from 30% in the fit to 40% in the test"),
         (
             {"baselines": (a_baseline(low=-0.0010),)},
-            "not shown to be better than a logistic regression: the gain in Brier score is +0.0040, with an interval of "
-            "-0.0010 to +0.0070",
+            "no proof that the model is better than a logistic regression: its gain in Brier score is +0.0040, with an interval "
+            "of -0.0010 to +0.0070",
         ),
         (
             {"slices": {"week": [Slice("2026-W40", 500, 0.40, 0.46, 0.8)]}},
             "of the 500 exits in the slice 2026-W40 (by week), 40% were predicted to stay unfinished and 46% did",
         ),
-        ({"permuted_auc": 0.61}, "fitted on shuffled labels, a model still reaches an AUC of 0.610"),
-        ({"drift": [("income", 0.31), ("effort", 0.2)]}, "these are distributed otherwise: income. Has the app"),
+        ({"permuted_auc": 0.61}, "a model fitted on shuffled labels still reaches an AUC of 0.610"),
+        ({"drift": [("income", 0.31), ("effort", 0.2)]}, "changed since the last model: income. Check whether the app"),
     ],
 )
 def test_the_card_warns_of_what_speaks_against_the_model(changes: dict[str, Any], warning: str) -> None:
@@ -144,22 +144,22 @@ def test_headlines_carry_their_intervals_where_these_are_known() -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({}, "812 were left out. Users of the holdout never get one, by design"),
-        ({}, "What ships is what was measured: there is no second fit."),
-        ({"judged_users_ratio": 0.3}, "two sides by a hash of their id: 70% are learned from, 30% judge"),
-        ({}, "The risk may only follow these one way: effort decreasing."),
+        ({}, "812 were left out. Users in the holdout never get a voucher"),
+        ({}, "The measured model is the one that ships, without a second fit."),
+        ({"judged_users_ratio": 0.3}, "two sides by a hash of their id: 70% for training, 30% for the test"),
+        ({}, "The risk is monotone in: effort decreasing."),
         ({}, "Used, but never given as a reason: income."),
         ({}, "| logistic regression | Brier score | 0.1240 | 0.1200 | +0.0040 | +0.0010 to +0.0070 | better |"),
         ({"metrics": {"brier_uncalibrated": 0.13}, "calibration_kind": "platt"}, "| Brier score | 0.1300 | 0.1200 |"),
-        ({}, "no map made them truer"),
+        ({}, "No calibration map improved them"),
         ({"screen": [("effort", 0.71, "its value")], "permuted_auc": 0.503}, "| effort | 0.710 | its value |"),
-        ({"permuted_auc": 0.503}, "Fitted on shuffled labels, a model reaches an AUC of 0.503"),
+        ({"permuted_auc": 0.503}, "A model fitted on shuffled labels reaches an AUC of 0.503"),
         ({"trials": [{"eta": 0.05, "log_loss": 0.4}, {"eta": 0.1, "log_loss": 0.5}]}, "| 0.05 | 0.40000 | taken |"),
         (
             {"drift": [("income", 0.02)], "drift_against": "v1"},
-            "between what model v1 learned from and what this one did",
+            "between the training exits of model v1 and of this one",
         ),
-        ({}, "There is no earlier model with a reference to compare with."),
+        ({}, "No earlier model has a reference to compare with."),
         ({}, "| <b>\\|x | 600 | 40.0% | 41.0% | one outcome only |"),
     ],
 )
@@ -169,7 +169,7 @@ def test_the_card_tells(changes: dict[str, Any], told: str) -> None:
 
 def test_a_report_with_the_fields_of_the_first_day_still_makes_a_card() -> None:
     bare = a_report(intervals={}, baselines=(), slices={}, periods={})
-    assert "Against simpler answers" not in [section.heading for section in sections(bare)]
+    assert "Comparison with simpler models" not in [section.heading for section in sections(bare)]
     assert as_markdown(bare, "v").startswith("# Model v\n")
 
 
@@ -177,7 +177,7 @@ def test_a_report_with_the_fields_of_the_first_day_still_makes_a_card() -> None:
 
 
 class Page(HTMLParser):
-    """Keeps which elements are open, and every reference to something outside."""
+    """Records the open elements, and every reference to another file."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A challenger is promoted on evidence: a gain beyond chance, a ranking kept, probabilities that mean what they say."""
+"""Promotion of a challenger: it needs a gain beyond chance, a stable ranking and calibrated probabilities."""
 
 from __future__ import annotations
 
@@ -21,17 +21,19 @@ RULES = ChallengeRules(resamples=400, min_examples=100, min_slice_rows=200)
 
 
 class Trial:
-    """Exits of a known truth: `truth` is each one's own probability, `label` what came of it."""
+    """Exits with a known truth: `truth` is the probability of each, `label` its outcome."""
 
     def __init__(self, seed: int, count_users: int = 1_000, exits_each: int = 2) -> None:
         self.rng = np.random.default_rng(seed)
         of = np.repeat(np.arange(count_users), exits_each)
         self.users = np.array([f"u{number:05}" for number in of])
         self.truth: Floats = self.rng.beta(2, 2, count_users)[of]
-        self.label = (self.rng.random(count_users)[of] < self.truth).astype(np.int64)  # a user's exits end alike
+        self.label = (self.rng.random(count_users)[of] < self.truth).astype(
+            np.int64
+        )  # all exits of a user end the same way
 
     def blurred(self, deviation: float) -> Floats:
-        """What a model says that errs so much, in log odds."""
+        """Predictions of a model whose error in log odds has this deviation."""
         odds = np.log(self.truth / (1 - self.truth)) + self.rng.normal(0, deviation, len(self.truth))
         return 1 / (1 + np.exp(-odds))
 
@@ -48,7 +50,7 @@ def failed(verdict: Verdict) -> list[str]:
     return [each.name for each in verdict.checks if not each.is_passed]
 
 
-# What is measured
+# Measures
 
 
 def test_both_models_are_measured_as_in_the_textbook() -> None:
@@ -98,7 +100,7 @@ def test_the_metric_is_the_one_that_the_rules_name(metric: str, gain: float) -> 
     assert verdict.is_better
 
 
-# What is decided
+# Decisions
 
 
 def test_a_better_model_is_better() -> None:
@@ -130,7 +132,7 @@ def test_certainty_that_was_wrong_costs_a_finite_loss(metric: str) -> None:
 
 def test_a_gain_in_calibration_alone_may_not_cost_the_ranking() -> None:
     trial = Trial(5, count_users=4_000, exits_each=1)
-    champion = trial.truth**3  # ranks as well as can be, and says far too little
+    champion = trial.truth**3  # perfect ranking, but probabilities far too low
     challenger = trial.blurred(1.0)
     verdict = trial.judge(champion, challenger)
     assert check(verdict, "gain").is_passed
@@ -249,7 +251,7 @@ def test_of_two_models_that_err_alike_one_is_promoted_only_by_luck() -> None:
     count = sum(
         (trial := Trial(seed)).judge(trial.blurred(0.5), trial.blurred(0.5)).is_better for seed in range(100, 300)
     )
-    assert count <= 11  # one in 40 of 200 is 5; beyond 11 is one chance in 200
+    assert count <= 11  # one in 40 of 200 is 5; more than 11 has a chance of one in 200
 
 
 @pytest.mark.parametrize(
@@ -278,7 +280,7 @@ def test_the_allowance_for_noise_shrinks_with_the_root_of_the_rows(count: int, a
     assert chance_error(np.full(count, 0.5), np.arange(count)) == pytest.approx(allowed, abs=1e-4)
 
 
-# What is kept
+# Storage
 
 
 def test_a_verdict_survives_being_written_and_read() -> None:

@@ -1,4 +1,4 @@
-"""Measures are those of the textbook, and each tells how sure it is."""
+"""Metrics: they match the textbook, and each has an interval."""
 
 from datetime import datetime
 
@@ -61,7 +61,7 @@ def test_every_measure_has_an_interval_around_it() -> None:
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
-    """The truths are those of 600,000 rows of the same world: how rows are grouped into users changes no mean."""
+    """The truths come from 600,000 rows of the same world, because the grouping of rows into users changes no mean."""
     rng = np.random.default_rng(9)
     log_odds = rng.normal(0, np.sqrt(2), 600_000)
     label = (rng.random(600_000) < 1 / (1 + np.exp(-log_odds))).astype(np.int64)

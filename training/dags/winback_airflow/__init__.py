@@ -1,1 +1,1 @@
-"""What the DAGs of winback share. It knows Airflow and `config/airflow.yml`, and nothing of winback but its command line."""
+"""Shared code of winback's DAGs. It uses Airflow, `config/airflow.yml` and winback's command line, but no winback module."""

@@ -13,12 +13,12 @@ from winback_airflow.config import Alerts
 
 
 class LogLine(BaseNotifier):
-    """Says it in the log alone, as an error: for who alarms on logs, and for laptops."""
+    """Writes the alert to the log as an error, for alarms on logs and for laptops."""
 
     template_fields = ("text",)
 
     def __init__(self, text: str, **kwargs: Any) -> None:
-        """Take the text, a template."""
+        """Store the text, a template."""
         super().__init__(**kwargs)
         self.text = text
 
@@ -32,17 +32,17 @@ class LogLine(BaseNotifier):
 
 
 def on_failure(alerts: Alerts) -> BaseNotifier:
-    """The callback of a task that failed for good; a try that has others to come tells nobody.
+    """The callback of a task that failed for good. A try that will be repeated sends no alert.
 
-    Raises: ImportError when there is no such notifier.
+    Raises: ImportError when the notifier does not exist.
     """
     return _class(alerts)(**alerts.arguments, **alerts.failed)
 
 
 def deadline(alerts: Alerts, minutes: int) -> DeadlineAlert:
-    """Say so when a run has not finished `minutes` after it was queued.
+    """Alert when a run has not finished `minutes` after it was queued.
 
-    It runs in the triggerer, with `dag_run` and `deadline` for a context: every executor has one, while only some run
+    The callback runs in the triggerer with `dag_run` and `deadline` as context: every executor has a triggerer, but only some run
     synchronous callbacks. The triggerer imports the notifier, so it must be installed there or on its PYTHONPATH.
     """
     return DeadlineAlert(

@@ -12,18 +12,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 DEFAULT = Path(__file__).resolve().parents[3] / "config" / "airflow.yml"
 Dag = Literal["winback_training", "winback_dbt"]
 Task = Literal["check_data", "collect_examples", "train", "evaluate", "promote", "nightly", "audit"]
-# Kubernetes: lower-case words with hyphens between, at most 63 characters.
+# Kubernetes names: lower-case letters, digits and hyphens, at most 63 characters.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 
 MAX_MINUTES = 60 * 24 * 366
 
 
 class ConfigError(Exception):
-    """The file cannot be used; Airflow shows the text as the DAG's import error."""
+    """The file cannot be used. Airflow shows the text as the DAG's import error."""
 
 
 class Section(BaseModel):
-    """A misspelt key is an error, not a default, and true is not 1."""
+    """Strict base: a misspelt key is an error, not a default, and true is not 1."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -36,7 +36,7 @@ class Images(Section):
 
 
 class Pod(Section):
-    """What is the same for every task."""
+    """Settings shared by all tasks."""
 
     namespace: Name
     service_account_name: Name
@@ -50,7 +50,7 @@ class Pod(Section):
 
 
 class Gke(Section):
-    """Which cluster, with runner gke."""
+    """The cluster, for runner gke."""
 
     project_id: str = ""
     location: str = ""
@@ -58,7 +58,7 @@ class Gke(Section):
 
 
 class Times(Section):
-    """When a DAG runs, in cron's words and UTC, and when it is late."""
+    """A DAG's schedule, as a cron expression in UTC, and its deadline."""
 
     schedule: str | None
     deadline_minutes: int = Field(gt=0, le=MAX_MINUTES)
@@ -71,14 +71,14 @@ class DbtTimes(Times):
 
 
 class Dags(Section):
-    """One section a DAG."""
+    """One section per DAG."""
 
     winback_training: Times
     winback_dbt: DbtTimes
 
 
 class Limits(Section):
-    """What one task may use: requested and, for both, the limit. `timeout_minutes` is for one try."""
+    """Resources of one task. Memory and CPU are requests; limits apply to both. `timeout_minutes` applies to one try."""
 
     cpu: str = Field(pattern=r"^[1-9][0-9]{0,5}m?$")
     memory: str = Field(pattern=r"^[1-9][0-9]{0,6}[MG]i$")
@@ -89,7 +89,7 @@ class Limits(Section):
 
 
 class Alerts(Section):
-    """A notifier class by its dotted path, and its arguments: common ones, and those of either message."""
+    """A notifier class by its dotted path, and its arguments: common ones, and those of each message."""
 
     notifier: str = Field(pattern=r"^[A-Za-z_]\w*(\.\w+)+$")
     arguments: dict[str, Any] = {}
@@ -98,7 +98,7 @@ class Alerts(Section):
 
 
 class Config(Section):
-    """The whole file. `command` is what a task's words are put behind; a test may put something else there."""
+    """The whole file. `command` precedes a task's arguments; a test may replace it."""
 
     runner: Literal["kubernetes", "gke", "process"]
     command: list[str] = Field(["winback"], min_length=1)
@@ -121,12 +121,12 @@ class Config(Section):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without what is read as something else in silence: a key given twice, a tag, nesting without end."""
+    """YAML that refuses what a standard loader misreads without an error: a repeated key, a tag, unbounded nesting."""
 
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Compose one value, at most 20 deep."""
+        """Build one node, at most 20 levels deep."""
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent) or self.depth == 20 or getattr(event, "tag", None):
             what = "an alias, a tag or more than 20 levels: write the plain value"
@@ -137,7 +137,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        """Build a mapping whose keys differ."""
+        """Build a mapping with unique keys."""
         lines: dict[str, int] = {}
         for key, _ in node.value:
             line = key.start_mark.line + 1
@@ -149,23 +149,23 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_config(path: Path | None = None) -> Config:
-    """Read `path`, or what AIRFLOW_WINBACK_CONFIG names, or the file of the repository.
+    """Read `path`, or the file named by AIRFLOW_WINBACK_CONFIG, or the repository's file.
 
-    Raises: ConfigError that lists every mistake at once, by its place in the file.
+    Raises: ConfigError that lists every mistake, each with its place in the file.
     """
     path = path or Path(os.environ.get("AIRFLOW_WINBACK_CONFIG") or DEFAULT)
     try:
         return Config.model_validate(yaml.load(path.read_text(encoding="utf-8-sig"), _Loader))  # noqa: S506 - safe
     except OSError as error:
         raise ConfigError(
-            f"{path} cannot be read: {error.strerror}. AIRFLOW_WINBACK_CONFIG may name another."
+            f"{path} cannot be read: {error.strerror}. Set AIRFLOW_WINBACK_CONFIG to use another file."
         ) from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path.name} is not UTF-8. Save it as UTF-8.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path.name}{line} is no YAML: {getattr(error, 'problem', None) or error}") from None
+        raise ConfigError(f"{path.name}{line} is not valid YAML: {getattr(error, 'problem', None) or error}") from None
     except ValidationError as error:
         lines = [
             f"  {'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg'].removeprefix('Value error, ')}"

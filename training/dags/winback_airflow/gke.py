@@ -1,4 +1,4 @@
-"""The same pods on a cluster of Google's. Apart, because the Google provider is 1.2 GB that other clusters do not need."""
+"""The same pods on a GKE cluster. A separate module, because the Google provider is 1.2 GB that other clusters do not need."""
 
 from __future__ import annotations
 

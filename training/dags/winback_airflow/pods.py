@@ -1,4 +1,4 @@
-"""Pods whose exit code decides whether the task is retried: the provider knows codes to skip, and none to fail."""
+"""Pods whose exit code decides about a retry. Airflow's provider can skip on an exit code, but not fail for good on one."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from winback_airflow.exits import leave
 
 
 class GivesUp:
-    """Put before a pod operator's class: codes 2 and 3 of the container fail the task for good."""
+    """Mixin for a pod operator: exit codes 2 and 3 of the container fail the task for good."""
 
     def cleanup(self, pod: V1Pod, remote_pod: V1Pod, *args: Any, **kwargs: Any) -> None:
-        """End as the operator does, but give up where another try would end the same way."""
+        """Clean up as the operator does, but fail for good if a retry would end the same way."""
         try:
             super().cleanup(pod, remote_pod, *args, **kwargs)  # type: ignore[misc]
         except AirflowSkipException:
@@ -32,7 +32,7 @@ class WinbackPodOperator(GivesUp, KubernetesPodOperator):
 
 
 def exit_code(pod: V1Pod, container: str) -> int | None:
-    """How the container left; None when it never ended, or the pod is gone."""
+    """The container's exit code. None if it never ended, or the pod is gone."""
     statuses = (pod.status and pod.status.container_statuses) or []
     states = [status.state for status in statuses if status.name == container]
     return states[0].terminated.exit_code if states and states[0] and states[0].terminated else None

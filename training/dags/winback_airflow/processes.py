@@ -1,4 +1,4 @@
-"""Tasks without a cluster: a process that gets the words and variables its pod would get."""
+"""Tasks without a cluster: a process with the arguments and variables that its pod would get."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from airflow.sdk import BaseOperator
 
 from winback_airflow.exits import leave
 
-# Of Airflow's own environment a command sees these alone, as it would see nothing of it in a pod.
+# The command sees only these variables of Airflow's environment. In a pod it would see none of them.
 _INHERITED = ("PATH", "HOME", "TMPDIR", "LANG")
 
 
 class WinbackProcessOperator(BaseOperator):
-    """A command of winback as a process. `image` is rendered, so that a Variable nobody set is noticed, and not used."""
+    """A winback command as a process. `image` is rendered but not used, so that an unset Variable is noticed."""
 
     template_fields: Sequence[str] = ("image", "cmds", "arguments", "env_vars")
 
@@ -32,7 +32,7 @@ class WinbackProcessOperator(BaseOperator):
         skip_on_exit_code: Sequence[int] = (),
         **kwargs: Any,
     ) -> None:
-        """Take what a pod operator takes."""
+        """Accept the arguments of a pod operator."""
         super().__init__(**kwargs)
         self.image = image
         self.cmds = cmds
@@ -42,14 +42,14 @@ class WinbackProcessOperator(BaseOperator):
         self._process: subprocess.Popen[str] | None = None
 
     def execute(self, context: Any) -> None:  # noqa: ARG002
-        """Run it and log what it says.
+        """Run the command and log its output.
 
-        Raises: as `leave` does, by its exit code.
+        Raises: as `leave` does, by the exit code.
         """
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         words = [*self.cmds, *self.arguments]
         self.log.info("Running %s", " ".join(words))
-        # In a group of its own, so that on_kill reaches what it started.
+        # In a process group of its own, so that on_kill also reaches its children.
         with subprocess.Popen(
             words,
             env={**environment, **self.env_vars},
@@ -64,7 +64,7 @@ class WinbackProcessOperator(BaseOperator):
         leave(code if code >= 0 else None, tuple(self.skip_on_exit_code))
 
     def on_kill(self) -> None:
-        """Stop it as Kubernetes would: SIGTERM, on which winback leaves within seconds."""
+        """Stop it as Kubernetes would: with SIGTERM, after which winback ends within seconds."""
         if self._process and self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGTERM)

@@ -13,10 +13,10 @@ from winback_airflow.alerts import on_failure
 from winback_airflow.config import Config, Limits, Task
 from winback_airflow.processes import WinbackProcessOperator
 
-# Above the command's own 8 seconds from SIGTERM to its end.
+# Longer than the 8 seconds that a command needs from SIGTERM to its end.
 _GRACE_SECONDS = 30
 _MAX_RETRY_DELAY = timedelta(hours=1)
-_USER = 10001  # the images' own
+_USER = 10001  # the user of the images
 
 
 def command(
@@ -26,7 +26,7 @@ def command(
     image: Literal["training", "scoring"],
     skip_on: Sequence[int] = (),
 ) -> BaseOperator:
-    """Return the task that runs `winback` with `words`, which may be templates, within the limits the file gives it."""
+    """Return the task that runs `winback` with `words`, which may be templates, within the file's limits."""
     limits = config.tasks[task_id]
     common: dict[str, Any] = {
         "task_id": task_id,
@@ -39,7 +39,7 @@ def command(
         "retry_delay": timedelta(minutes=limits.retry_delay_minutes),
         "retry_exponential_backoff": True,
         "max_retry_delay": _MAX_RETRY_DELAY,
-        # Of the whole try: waiting for a node comes on top of the work.
+        # Limits the whole try: the wait for a node comes on top of the work.
         "execution_timeout": timedelta(minutes=limits.timeout_minutes, seconds=config.pod.startup_timeout_seconds),
         "on_failure_callback": on_failure(config.alerts),
     }
@@ -47,7 +47,7 @@ def command(
         return WinbackProcessOperator(**common)
     common |= _pod(config, limits, task_id)
     if config.runner == "gke":
-        from winback_airflow.gke import WinbackGkeOperator  # noqa: PLC0415 - only who chose it has the provider
+        from winback_airflow.gke import WinbackGkeOperator  # noqa: PLC0415 - the provider is installed only where it is used
 
         return WinbackGkeOperator(**common, **config.gke.model_dump())
     from winback_airflow.pods import WinbackPodOperator  # noqa: PLC0415
@@ -56,7 +56,7 @@ def command(
 
 
 def _pod(config: Config, limits: Limits, task_id: str) -> dict[str, Any]:
-    """What both pod operators take besides."""
+    """The other arguments of both pod operators."""
     pod = config.pod
     size = {"cpu": limits.cpu, "memory": limits.memory}
     return {
@@ -65,7 +65,7 @@ def _pod(config: Config, limits: Limits, task_id: str) -> dict[str, Any]:
         "service_account_name": pod.service_account_name,
         "automount_service_account_token": pod.automount_service_account_token,
         "node_selector": {**pod.node_selector, **limits.node_selector},
-        # Memory as requested, so that a node short of it never picks this pod to end; processors may burst.
+        # Memory limit equals the request, so that a node short of memory does not evict this pod first; CPU may burst.
         "container_resources": k8s.V1ResourceRequirements(requests=size, limits={"memory": limits.memory}),
         "configmaps": list(pod.config_maps),
         "env_from": [k8s.V1EnvFromSource(secret_ref=k8s.V1SecretEnvSource(name=name)) for name in pod.secrets],
@@ -85,7 +85,7 @@ def _pod(config: Config, limits: Limits, task_id: str) -> dict[str, Any]:
             k8s.V1VolumeMount(name="data", mount_path="/data"),
             k8s.V1VolumeMount(name="tmp", mount_path="/tmp"),  # noqa: S108
         ],
-        # A worker that comes back finds the pod it started, instead of starting a second one.
+        # A worker that restarts finds the pod it started, instead of starting a second one.
         "durable": True,
         "on_finish_action": "delete_pod",
         "on_kill_action": "delete_pod",
@@ -94,7 +94,7 @@ def _pod(config: Config, limits: Limits, task_id: str) -> dict[str, Any]:
         "startup_timeout_seconds": pod.startup_timeout_seconds,
         "get_logs": True,
         "log_events_on_failure": True,
-        # It would write environment variables into the log.
+        # Off, because it would write environment variables into the log.
         "log_pod_spec_on_failure": False,
         "do_xcom_push": False,
     }
