@@ -1,4 +1,4 @@
-"""Replay: loaded history through the job, window by window, against the local CRM, with hindsight."""
+"""Backtest: runs the job over loaded history, window by window, against the local CRM, then measures the scores sent."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ API_KEY = "local-key"
 
 @dataclass(frozen=True)
 class Replayed:
-    """The runs, and how well the scores they sent foretold what came after."""
+    """The runs, and how well the scores that they sent predicted the outcomes."""
 
     runs: list[Result]
     repeated: Result
@@ -44,9 +44,9 @@ class Replayed:
 def replay(
     settings: Settings, until: datetime, every: timedelta, crm_database: Path, reporter: ProgressReporter
 ) -> Replayed:
-    """Run windows of `every` from the watermark to `until` (UTC), each as its hour would have been run.
+    """Run windows of length `every` from the watermark to `until` (UTC), each as it would have run at its time.
 
-    Raises: ContractError where there is no history, or `until` lies before the watermark.
+    Raises: ContractError without history, or when `until` lies before the watermark.
     """
     with (
         LocalCrm(crm_database, api_key=API_KEY) as crm,
@@ -69,12 +69,12 @@ def replay(
 
 
 def at_the_time(context: JobContext, moment: datetime) -> JobContext:
-    """The same house with its clock at that moment, UTC: a run then knows nothing of what is loaded later."""
+    """Return the same context with its clock at that moment, UTC. A run then sees nothing that is loaded later."""
     return replace(context, now=lambda: moment)
 
 
 def _fitting(settings: Settings) -> Settings:
-    """In a demo's warehouse the demo's own configuration, unless that of the settings is for the same funnel."""
+    """Use the demo's configuration in a demo's warehouse, unless the configured funnel is the demo's."""
     file = settings.duckdb_file
     if file is None or not file.is_file():
         return settings
@@ -90,7 +90,7 @@ def _fitting(settings: Settings) -> Settings:
 
 
 def _hindsight(context: JobContext, history_until: datetime, until: datetime) -> tuple[int, float | None, float | None]:
-    """AUC of the scores sent against the labels that had matured by the end."""
+    """Return the AUC of the scores sent against the labels known at the end."""
     context.transform(Window(from_at=UNIX_EPOCH, until_at=until, history_until=history_until)).build("examples")
     warehouse = context.warehouse
     known = warehouse.query(

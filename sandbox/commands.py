@@ -1,4 +1,4 @@
-"""Commands that the sandbox adds to `winback`: crm, replay, demo."""
+"""Sandbox commands of `winback`: crm, replay, demo."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def crm(port: int, database: Path | None, is_json: bool) -> None:
     \b
     winback crm
     """
-    from sandbox.local_crm.server import LocalCrm  # noqa: PLC0415 - Flask only when it is needed
+    from sandbox.local_crm.server import LocalCrm  # noqa: PLC0415 - imports Flask only for this command
 
     file = database or crm_file(read_settings().duckdb_file)
     try:
         server = LocalCrm(file, port=port)
     except OSError:
         raise click.ClickException(
-            f"Port {port} is taken. Is the CRM running already? Or choose another: --port 0"
+            f"Port {port} is in use, perhaps by a running CRM. Use a free port: --port 0"
         ) from None
     if is_json:
         click.echo(json.dumps({"url": server.url}))
     else:
-        click.echo(f"Local CRM at {server.url} (Ctrl-C leaves)", err=True)
+        click.echo(f"Local CRM at {server.url} (Ctrl-C stops it)", err=True)
     server.serve_forever()
 
 
@@ -55,12 +55,12 @@ def crm(port: int, database: Path | None, is_json: bool) -> None:
 @_database
 @as_json
 def replay(until: datetime, hours: int, database: Path | None, is_json: bool) -> None:
-    """Run loaded history through the job window by window, against a local CRM, and say how well the scores did.
+    """Run loaded history through the job window by window, against a local CRM, and measure the scores.
 
     \b
     winback replay --until 2026-06-29 --every 24
     """
-    from sandbox import output as screens  # noqa: PLC0415 - the model libraries only when they are needed
+    from sandbox import output as screens  # noqa: PLC0415 - imports the model libraries only for this command
     from sandbox.backtest import replay as run  # noqa: PLC0415
 
     def act(settings: Settings, reporter: Any) -> Any:
@@ -77,12 +77,12 @@ def replay(until: datetime, hours: int, database: Path | None, is_json: bool) ->
     type=click.IntRange(1, 150),
     default=12,
     show_default=True,
-    help="Hourly runs after the one that catches up a day.",
+    help="Hourly runs after the first, which catches up one day.",
 )
-@click.option("--seed", default=7, show_default=True, help="Another seed, another app.")
+@click.option("--seed", default=7, show_default=True, help="Seed of the synthetic app.")
 @click.option("--json", "is_json", is_flag=True, help="One machine-readable object on stdout.")
 def demo(count_users: int, count_hours: int, seed: int, is_json: bool) -> None:
-    """Show the whole product on this machine: an app, its history, a model, a day and some hours, a CRM.
+    """Show the whole product on this machine: an app, its history, a model, some runs and a CRM.
 
     \b
     winback demo

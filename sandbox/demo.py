@@ -1,4 +1,4 @@
-"""The demo: in two minutes events become scores and vouchers, and a CRM follows them."""
+"""Demo: turns synthetic events into scores and vouchers, and writes them to a local CRM, in two minutes."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ from warehouse.loading.load import load
 
 STARTS_ON = date(2026, 4, 1)
 COUNT_DAYS = 90
-# A Sunday near the deadline, with a week of events left after it. The first run catches up the day that was missed, then hour
-# follows hour.
+# A Sunday near the deadline, with a week of events left after it. The first run catches up a missed day; the others are hourly.
 BACKFILL_UNTIL = datetime(2026, 6, 21, 8, tzinfo=UTC)
 CATCH_UP_HOURS = 24
 API_KEY = "local-key"
@@ -38,7 +37,7 @@ API_KEY = "local-key"
 
 @dataclass(frozen=True)
 class Made:
-    """What the demo made: events, history, a model, the runs and the last one repeated, and the CRM's segments."""
+    """Results of the demo: events, history, a model, the runs, the repeated last run, and the CRM's segments."""
 
     count_events: int
     history: Backfilled
@@ -49,18 +48,19 @@ class Made:
 
 
 def run_demo(*, count_users: int, count_hours: int, seed: int, is_quiet: bool = False) -> dict[str, Any]:
-    """Run it in the default places, so that `winback status` and `winback crm` show it afterwards.
+    """Run the demo in the default places, so that `winback status` and `winback crm` show it afterwards.
 
-    Raises: ContractError when those places hold what no demo made, RunInProgressError when another process holds the warehouse.
+    Raises: ContractError when those places hold data that no demo made, RunInProgressError when another process has the
+    warehouse open.
     """
-    # Nothing of the demo goes into a registry that others use.
+    # Nothing from the demo goes into a shared registry.
     settings = read_settings().model_copy(update={"config": DEMO_CONFIG, "registry": ""})
     places = places_of(settings)
     clear(places)
     console = Console(quiet=is_quiet)
     started = time.monotonic()
     untils = [BACKFILL_UNTIL + timedelta(hours=CATCH_UP_HOURS + n) for n in range(count_hours + 1)]
-    with closing(demo_narrator()) as reporter:  # before an error is printed too: it begins a line of its own
+    with closing(demo_narrator()) as reporter:  # also before an error is printed, which needs a new line
         reporter.step("Making a synthetic tax app", users=count_users)
         app = generate(seed=seed, count_users=count_users, starts_on=STARTS_ON, count_days=COUNT_DAYS)
         _load(app, settings, places, untils, reporter)
@@ -70,7 +70,7 @@ def run_demo(*, count_users: int, count_hours: int, seed: int, is_quiet: bool = 
     console.print(
         f"\n[bold]{made.count_events:,} events[/] of {count_users:,} users made {made.history.count_sessions:,} sessions and "
         f"{made.history.count_exits:,} unfinished exits before {BACKFILL_UNTIL:%d %B %H:%M} UTC.\n"
-        f"A model learned from the matured ones: [bold]AUC {made.trained.metrics['auc']:.3f}[/] on later exits "
+        f"A model trained on those with known labels: [bold]AUC {made.trained.metrics['auc']:.3f}[/] on later exits "
         f"(calibration error {made.trained.metrics['calibration_error']:.3f}). Then a missed day, and hour by hour:\n",
         highlight=False,
     )
@@ -84,13 +84,13 @@ def run_demo(*, count_users: int, count_hours: int, seed: int, is_quiet: bool = 
         else f"\n[red]✗[/] The last hour, repeated, sent {repeated.sync.delivered} users.",
         highlight=False,
     )
-    console.print(f"\nIt took {seconds:.0f} s. Where to look now:", highlight=False)
+    console.print(f"\nIt took {seconds:.0f} s. Where to look next:", highlight=False)
     next_hour = hours[-1].window_until + timedelta(hours=1)
     for what, how in (
         ("The CRM's page, with segments, profiles and their history", "make crm"),
         ("The model's card", str(made.trained.folder / "card.html")),
-        ("Watermark, last runs, what is pending", ".venv/bin/winback status"),
-        # A replay's clock stands at the hour: a run by this machine's clock would know what the demo has still ahead of it.
+        ("Watermark, last runs, pending work", ".venv/bin/winback status"),
+        # A replay sets its clock to the hour. A run by this machine's clock would see the demo's future events.
         ("The next hour", f".venv/bin/winback replay --until {next_hour:%Y-%m-%dT%H:%M} --every 1"),
     ):
         console.print(f"  {what}\n    [bold]{how}[/]", highlight=False, soft_wrap=True)
@@ -107,7 +107,7 @@ def run_demo(*, count_users: int, count_hours: int, seed: int, is_quiet: bool = 
 def _load(
     app: SyntheticApp, settings: Settings, places: Places, untils: list[datetime], reporter: ProgressReporter
 ) -> None:
-    """Load the app's files into a new warehouse, whose mark comes first: a demo that is killed stays recognisable."""
+    """Load the app's files into a new warehouse. Its mark is written first, so that a killed demo stays recognisable."""
     ends_at = datetime.combine(STARTS_ON + timedelta(days=COUNT_DAYS), datetime.min.time(), UTC)
     with closing(DuckDBWarehouse(places.warehouse, memory_limit=settings.memory_limit)) as warehouse:
         write_mark(warehouse, DemoMark(BACKFILL_UNTIL, frozenset({BACKFILL_UNTIL, *untils}), ends_at))
@@ -119,7 +119,7 @@ def _load(
 def _run(
     app: SyntheticApp, settings: Settings, places: Places, untils: list[datetime], reporter: ProgressReporter
 ) -> Made:
-    """Take in history, train, and run hour after hour by the demo's clock."""
+    """Load history, train, and run hour after hour by the demo's clock."""
     with (
         LocalCrm(places.crm, api_key=API_KEY) as crm,
         open_context(settings, reporter=reporter, destination=Braze(crm.url, API_KEY)) as context,

@@ -1,4 +1,4 @@
-"""Places of the demo: names what lies there and no demo made, and clears what an earlier demo left."""
+"""Places of the demo: lists data there that no demo made, and removes what an earlier demo left."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from warehouse.duckdb.doctor import ReadOnlyDuckDB
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.interface import LAYERS, count
 
-# What makes a raw row one of the demo's own: the columns that it has in common with a row of the demo's files.
+# A raw row belongs to the demo if it equals a row of the demo's files in the columns that they share.
 _RAW = {
     "app_events": ("events", "user_id", "event_id"),
     "users": ("users", "user_id", "created_at"),
@@ -33,7 +33,7 @@ _OF_REGISTRY = re.compile(r"champion|artifacts|registry\.db(-journal|-wal|-shm)?
 
 @dataclass(frozen=True)
 class Places:
-    """Where the demo works."""
+    """Paths that the demo uses."""
 
     warehouse: Path
     models: Path
@@ -42,9 +42,9 @@ class Places:
 
 
 def places_of(settings: Settings) -> Places:
-    """Return the places that the settings name.
+    """Return the paths that the settings name.
 
-    Raises: ContractError where the warehouse is BigQuery.
+    Raises: ContractError when the warehouse is BigQuery.
     """
     if settings.duckdb_file is None:
         raise ContractError("The demo works in a DuckDB file, never in BigQuery. Unset WINBACK_WAREHOUSE.")
@@ -53,31 +53,31 @@ def places_of(settings: Settings) -> Places:
 
 
 def clear(places: Places) -> None:
-    """Remove what an earlier demo made. The CRM's file stays and is emptied, so that a server that has it open sees the new one.
+    """Remove what an earlier demo made. The CRM's file is emptied, not deleted, so that a running server sees the new state.
 
-    Raises: ContractError that names what no demo made; then nothing is removed. RunInProgressError when another
-    process holds the file.
+    Raises: ContractError that names data which no demo made; then nothing is removed. RunInProgressError when another
+    process has the file open.
     """
     mark = None
     in_the_way = list(_of_another_kind(places))
     if places.warehouse.is_file():
-        DuckDBWarehouse(places.warehouse).close()  # says who holds the file, and takes in the log of a killed run
+        DuckDBWarehouse(places.warehouse).close()  # fails if the file is in use; recovers a killed run's log
         with closing(ReadOnlyDuckDB(places.warehouse)) as warehouse:
             mark = read_mark(warehouse)
             in_the_way += [f"{places.warehouse}: {what}" for what in _in_warehouse(warehouse, mark, places.data)]
-    in_the_way += [f"{path}: no model of the demo" for path in _foreign_models(places.models, mark)]
+    in_the_way += [f"{path}: not a model of the demo" for path in _foreign_models(places.models, mark)]
     if found := _in_crm(places.crm, places.data):
         in_the_way.append(f"{places.crm}: {found}")
     if in_the_way:
         listed = "\n".join(f"  {line}" for line in in_the_way)
         raise ContractError(
-            f"The demo would delete what it did not make, so it did nothing:\n{listed}\n"
+            f"The demo would delete data that it did not make, so it did nothing:\n{listed}\n"
             f"{OWN_DATA} for the demo or for this data, or delete what you no longer need (make clean removes all of var/)."
         )
     if places.crm.is_file():
         with closing(CrmStore(places.crm)) as store:
             store.clear()
-    # The warehouse after the models, and the files after it: they say of the others that a demo made them.
+    # The models first, then the warehouse, then the files: each proves that a demo made those before it.
     for path in [path for path in _entries(places.models) if _is_of_demo(path.name, mark)]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in (places.warehouse, places.warehouse.with_name(f"{places.warehouse.name}.wal")):
@@ -87,16 +87,16 @@ def clear(places: Places) -> None:
 
 
 def _of_another_kind(places: Places) -> Iterator[str]:
-    """Folders where the demo has files, and files where it has folders."""
+    """Folders in place of the demo's files, and files in place of its folders."""
     files = (places.warehouse, places.crm, *(places.data / f"{name}.parquet" for name in _FILES))
     yield from (f"{path}: it is a folder" for path in files if path.is_dir())
     yield from (
-        f"{path}: it is no folder" for path in (places.models, places.data) if path.exists() and not path.is_dir()
+        f"{path}: it is not a folder" for path in (places.models, places.data) if path.exists() and not path.is_dir()
     )
 
 
 def _in_warehouse(warehouse: DuckDBWarehouse, mark: DemoMark | None, data: Path) -> Iterator[str]:
-    """What the demo did not make: raw rows, epochs, tables."""
+    """Data that the demo did not make: raw rows, epochs, tables."""
     for name, (file, *columns) in _RAW.items():
         if not warehouse.exists("raw", name):
             continue
@@ -128,7 +128,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _is_of_demo(name: str, mark: DemoMark | None) -> bool:
-    """Tell whether a demo made an entry of the models' folder: a bundle's name begins with the time up to which it learned."""
+    """Whether a demo made an entry of the models' folder. A bundle's name begins with the time up to which it learned."""
     if mark is None:
         return False
     version = f"{mark.history_until:%Y%m%dT%H%M%SZ}-"
@@ -136,7 +136,7 @@ def _is_of_demo(name: str, mark: DemoMark | None) -> bool:
 
 
 def _in_crm(crm: Path, data: Path) -> str | None:
-    """What the local CRM holds that no demo wrote: an empty one is nobody's."""
+    """Profiles in the local CRM that no demo wrote. An empty CRM counts as the demo's."""
     if not crm.is_file():
         return None
     try:
@@ -144,7 +144,7 @@ def _in_crm(crm: Path, data: Path) -> str | None:
             has_profiles = db.execute("select 1 from sqlite_master where name = 'profiles'").fetchone()
             names = {row[0] for row in db.execute("select external_id from profiles")} if has_profiles else set()
     except sqlite3.DatabaseError:
-        return "no file of the local CRM"
+        return "not a file of the local CRM"
     users = data / "users.parquet"
     if names and users.is_file():
         names -= set(pq.read_table(users, columns=["user_id"]).column("user_id").to_pylist())

@@ -1,4 +1,4 @@
-"""What a person reads after the demo or a backtest."""
+"""Screens after the demo and the backtest."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sandbox.local_crm.store.segments import SEGMENTS
 
 
 def replayed(console: Console, answer: Replayed) -> None:
-    """The runs, and the hindsight."""
+    """Print the runs, and how well the scores predicted the outcomes."""
     console.print(runs([*answer.runs, answer.repeated]))
     if answer.auc is None:
-        console.print(f"\nLabels known: {answer.count_known:,}; too few to judge the scores.", highlight=False)
+        console.print(f"\nLabels known: {answer.count_known:,}; too few to measure the scores.", highlight=False)
     else:
         console.print(
             f"\nAUC of the scores sent against outcomes known later: [bold]{answer.auc:.3f}[/] "
@@ -25,7 +25,7 @@ def replayed(console: Console, answer: Replayed) -> None:
 
 
 def runs(results: list[Result]) -> Table:
-    """A run a line; the last is the repetition."""
+    """Table of the runs, one per line; the last is the repetition."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("until", "events", "exits", "skipped", "scored", "vouchers", "sent", "withdrawn"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -53,7 +53,7 @@ SENT = "Scored counts exits, sent counts users: those with marketing consent who
 
 
 def segments(counts: dict[str, int]) -> Table:
-    """What marketing sees."""
+    """Table of the CRM's segments."""
     table = table_of("segment in the CRM", "users")
     for slug, count in counts.items():
         table.add_row(SEGMENTS[slug].title, f"{count:,}")

@@ -1,1 +1,1 @@
-"""A CRM on this machine that speaks the vendors' APIs."""
+"""Local CRM: a server on this machine with the APIs of four vendors."""

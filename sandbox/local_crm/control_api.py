@@ -1,4 +1,4 @@
-"""Control API of the local CRM for tests, benches and demos, with its counters: /_control/, which needs no key."""
+"""Control API of the local CRM at /_control/, without a key, for tests, benches and demos: faults and counters."""
 
 from collections import Counter
 from dataclasses import asdict
@@ -12,7 +12,7 @@ CONTROL = "/_control/"
 
 
 def add_control(app: Flask, desk: Desk) -> None:
-    """Route the endpoints."""
+    """Add the endpoints."""
 
     @app.route("/_control/faults", methods=["GET", "POST", "DELETE"])
     def faults() -> Response:
@@ -31,7 +31,7 @@ def add_control(app: Flask, desk: Desk) -> None:
 
     @app.get("/_control/requests")
     def requests() -> Response:
-        """Tell what was counted since the start."""
+        """Return the counters since the start."""
         with desk.lock:
             by_endpoint = {name: dict(sorted(counts.items())) for name, counts in sorted(desk.by_endpoint.items())}
             counts = dict(desk.counts)

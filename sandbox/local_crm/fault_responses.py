@@ -13,7 +13,7 @@ Says = Callable[[int, str], Response]  # a status and a sentence in the shape of
 
 
 def told(fault: Fault, says: Says) -> Response:
-    """Answer with the status that was ordered, in the CRM's own words where none were ordered."""
+    """Reply with the fault's status, and with its body, or else the CRM's own message."""
     if fault.body is None:
         response = says(fault.status, fault.message or HTTPStatus(fault.status).phrase)
     else:
@@ -24,7 +24,7 @@ def told(fault: Fault, says: Says) -> Response:
 
 
 def garbled(fault: Fault) -> Response:
-    """Answer with what was ordered, or a page such as a gateway's."""
+    """Reply with the fault's body, or else a gateway's error page."""
     return _worded(fault.status, "<html><body>Bad gateway</body></html>" if fault.body is None else fault.body)
 
 

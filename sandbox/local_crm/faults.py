@@ -1,4 +1,4 @@
-"""Faults of the local CRM: set by request and hit by counting, never by chance or time."""
+"""Faults of the local CRM: set by request, and triggered by counting requests, never by chance or time."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,20 +10,21 @@ FINAL_STATUSES = {status.value for status in HTTPStatus if status >= 200}
 
 @dataclass
 class Fault:
-    """One order to fail, as POST /_control/faults takes it.
+    """One fault, as POST /_control/faults accepts it.
 
-    It lets `after` matching requests pass and hits the next `times`; a request matches when it goes to `endpoint`, or
-    anywhere where that is None. Kinds, with what else they take, and whether the request's work is done:
+    It lets `after` matching requests pass and hits the next `times`. A request matches when it goes to `endpoint`; without an
+    endpoint, every request matches. Kinds, their other parameters, and whether the request is processed:
 
-    - status: `status`, `retry_after` (seconds or an HTTP date), `message` or `body` (JSON or text); not done
-    - row_error: `external_ids`, `message`, `body` (an object, of which HubSpot's error of the row takes the fields); done for the
-      other rows. Without `times` it stays until cleared
-    - reset: the connection is reset; `at` "request" (unread; not done) or "reply" (half of the reply is out; done)
-    - lose_reply: the connection ends without a reply; done
-    - slow_body: the reply drips `bytes` at a time with `pause_seconds` between; done
-    - duplicate_reply: done twice, the second reply is given, as when a proxy repeats a request
-    - hang: no reply until the client leaves; not done
-    - garbage: `status` (200) with `body` (JSON or text; default a page that is no JSON); done
+    - status: `status`, `retry_after` (seconds or an HTTP date), `message` or `body` (JSON or text); not processed
+    - row_error: `external_ids`, `message`, `body` (an object with fields for HubSpot's error of the row); the other rows are
+      processed. Without `times` it stays until cleared
+    - reset: the connection is reset; `at` "request" (before it is read; not processed) or "reply" (after half of the reply;
+      processed)
+    - lose_reply: the connection ends without a reply; processed
+    - slow_body: the reply is sent in pieces of `bytes` with `pause_seconds` between them; processed
+    - duplicate_reply: processed twice, and the second reply is sent, as when a proxy repeats a request
+    - hang: no reply until the client disconnects; not processed
+    - garbage: `status` (200) with `body` (JSON or text; default a page that is not JSON); processed
     """
 
     kind: str
@@ -51,12 +52,12 @@ class Fault:
     }
 
     def matches(self, endpoint: str) -> bool:
-        """Tell whether requests to this endpoint are counted and hit."""
+        """Whether requests to this endpoint are counted and hit."""
         return self.endpoint is None or self.endpoint == endpoint
 
 
 def parse(order: dict[str, Any]) -> Fault:
-    """Read an order. Raises ValueError with what is wrong with it."""
+    """Parse a fault. Raises ValueError with its mistake."""
     kind = order.get("kind")
     if not isinstance(kind, str) or kind not in Fault.KINDS:
         raise ValueError(f"kind must be one of {', '.join(Fault.KINDS)}")
@@ -99,15 +100,15 @@ def _are_texts(value: object) -> bool:
 
 
 class Faults:
-    """What the next requests will suffer. Not safe to share between threads: the desk locks."""
+    """The faults of the next requests. Not safe to share between threads; the caller locks."""
 
     def __init__(self) -> None:
         self.waiting: list[Fault] = []
 
     def strike(self, endpoint: str) -> tuple[Fault | None, dict[str, Fault]]:
-        """Count one request; return the fault that hits it, and the external ids refused in it with the fault that refuses them.
+        """Count one request. Return the fault that hits it, and the external ids refused in it, each with its fault.
 
-        Every fault counts the requests that match it; of several that are due, the one set first hits and the others wait.
+        Every fault counts the requests that match it. Of several due faults, the one set first hits; the others wait.
         """
         hit: Fault | None = None
         refused: dict[str, Fault] = {}

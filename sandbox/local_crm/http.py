@@ -1,7 +1,7 @@
 """HTTP server of the local CRM.
 
-HTTP/1.1: connections stay open, or hang up when told to. Werkzeug's own server closes each, after looking 10 ms for what else
-may come: most of the time of a small request.
+HTTP/1.1: connections stay open, unless a fault closes them. Werkzeug's own server closes each connection after waiting 10 ms for
+more data, which is most of the time of a small request.
 """
 
 import logging
@@ -21,38 +21,38 @@ _log = logging.getLogger(__name__)
 
 
 class ConnectionDroppedError(ConnectionError):
-    """End this connection without a (further) word: in order, with a reset, or by waiting until the client leaves."""
+    """Ends the connection without a (complete) reply: normally, with a reset, or by waiting until the client disconnects."""
 
     def __init__(self, how: Literal["end", "reset", "wait"]) -> None:
-        super().__init__("told to hang up")
+        super().__init__("the connection is to be closed")
         self.how = how
 
 
 class Server(ThreadedWSGIServer):
-    """A thread for each connection. `clock` stamps requests as they arrive."""
+    """One thread per connection. `clock` stamps requests as they arrive."""
 
     def __init__(
         self, listener: socket.socket, app: Callable[..., Iterable[bytes]], clock: Callable[[], datetime]
     ) -> None:
         host, port = listener.getsockname()
-        # Bound before and handed over: werkzeug would end the process when the port is taken.
+        # The socket is bound before: werkzeug would end the process when the port is in use.
         super().__init__(host, port, app, handler=Handler, fd=listener.fileno())
         self.clock = clock
         self.open: dict[socket.socket, threading.Thread] = {}
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a connection in a thread of its own, known before it begins."""
+        """Serve a connection in its own thread, registered before it begins."""
         thread = threading.Thread(target=self.process_request_thread, args=(request, client_address), daemon=True)
         self.open[request] = thread
         thread.start()
 
     def shutdown_request(self, request: Any) -> None:
-        """Forget a connection that is over."""
+        """Remove a closed connection."""
         self.open.pop(request, None)
         super().shutdown_request(request)
 
     def leave(self) -> None:
-        """Hear no more; let the replies under way go out, then close every connection."""
+        """Stop reading, let the replies in progress go out, then close every connection."""
         for connection, thread in list(self.open.items()):
             try:
                 connection.shutdown(socket.SHUT_RD)
@@ -74,14 +74,14 @@ class Handler(WSGIRequestHandler):
         return super().parse_request()
 
     def run_wsgi(self) -> None:
-        """Ask the app and answer, as werkzeug does, but leave the connection open."""
+        """Call the app and reply, as werkzeug does, but leave the connection open."""
         self.environ = environ = self.make_environ()
         environ[ARRIVED_AT] = self.arrived_at
         body = None
         if "wsgi.input_terminated" not in environ:
             length = self.headers.get("Content-Length", "0")
             is_length = re.fullmatch("[0-9]{1,15}", length) is not None
-            # Where the length cannot be read, nobody knows where the next request begins.
+            # If the length is unreadable, the start of the next request is unknown.
             self.close_connection = self.close_connection or not is_length
             body = LimitedStream(cast(IO[bytes], self.rfile), int(length) if is_length else 0)
             environ |= {"wsgi.input": body, "wsgi.input_terminated": True}
@@ -96,7 +96,7 @@ class Handler(WSGIRequestHandler):
             self._hang_up(error.how)
         except ConnectionError:
             self.close_connection = True
-        except Exception:  # noqa: BLE001 - a bug of ours is logged, and the server goes on
+        except Exception:  # noqa: BLE001 - an unexpected error is logged, and the server continues
             _log.exception("The local CRM failed to answer a request.")
             self.close_connection = True
             if not self.has_begun:
@@ -112,7 +112,7 @@ class Handler(WSGIRequestHandler):
             names = {name.lower() for name, _ in headers}
             headers = [*headers, ("Date", self.date_time_string())]
             if "content-length" not in names and code >= 200 and code not in {204, 304}:
-                self.close_connection = True  # only its end tells where such a reply ends
+                self.close_connection = True  # such a reply ends where the connection ends
                 headers.append(("Connection", "close"))
             lines = [f"{self.protocol_version} {status}", *(f"{name}: {value}" for name, value in headers), "", ""]
             head[:] = ["\r\n".join(lines).encode("latin-1")]
@@ -121,7 +121,7 @@ class Handler(WSGIRequestHandler):
         parts = self.server.app(environ, start_response)
         try:
             for part in parts:
-                # The head goes with the first part: a packet less, and nothing is out before the app could fail.
+                # The headers go out with the first part: one packet less, and nothing is sent before the app could fail.
                 self.has_begun = True
                 self.wfile.write(b"".join([*head, part]))
                 head.clear()
@@ -134,7 +134,7 @@ class Handler(WSGIRequestHandler):
     def _hang_up(self, how: str) -> None:
         self.close_connection = True
         if how == "wait":
-            # The rest of the body may still come; nothing comes once the client has left, or the server closes its half.
+            # The rest of the body may still come. Data ends when the client disconnects, or the server closes its half.
             while self.connection.recv(65_536):
                 pass
         if how == "reset":
@@ -144,8 +144,8 @@ class Handler(WSGIRequestHandler):
             self.connection.close()
 
     def log_error(self, format: str, *args: Any) -> None:  # noqa: A002, ARG002 - the base class's signature
-        """Say that a request could not be read, and nothing of what is in it: it may hold users' data."""
-        _log.warning("The local CRM was sent what is no request.")
+        """Log that a request could not be read, without its content, which may hold users' data."""
+        _log.warning("The local CRM received data that is not an HTTP request.")
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Say nothing: a demo sends thousands."""
+        """Log nothing, because a demo sends thousands of requests."""

@@ -1,6 +1,6 @@
-"""What all APIs of the local CRM share: requests are counted, held to the limits, and made to fail.
+"""Request handling that all APIs of the local CRM share: counting, rate limits and faults.
 
-A wire answers each of its endpoints through `serve`, and writes and deletes through the desk, which knows the run that asks.
+Each API serves its endpoints through `serve`, and writes and deletes through the same object, which records the request's run.
 """
 
 import hmac
@@ -26,10 +26,10 @@ _RUN = re.compile(r"\bwinback \(([^()]{1,200})\)")
 
 @dataclass
 class Allowance:
-    """A documented limit: at most `requests` in any `seconds`, by the time of their arrival. A refused request uses nothing.
+    """A documented rate limit: at most `requests` in any `seconds`, by time of arrival. A refused request uses nothing.
 
-    Tests and benches set `requests`, `seconds` and `is_on` while it runs, and read `refused`: how many were over the limit.
-    Safe to share between threads.
+    Tests and benches set `requests`, `seconds` and `is_on` while the server runs, and read `refused`, the number of requests over
+    the limit. Safe to share between threads.
     """
 
     requests: int
@@ -40,23 +40,23 @@ class Allowance:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def has_room(self, now: datetime) -> bool:
-        """Tell whether one more request may come."""
+        """Whether one more request is within the limit."""
         return not self.is_on or self.remaining(now) > 0
 
     def use(self, now: datetime) -> None:
         """Count one request that arrived now."""
         with self._lock:
-            # Stamped by the thread that read it, so that two may come here in the other order.
+            # Stamped by the thread that read it, so two requests may arrive here in reverse order.
             self._arrivals.insert(bisect_right(self._arrivals, now), now)
 
     def remaining(self, now: datetime) -> int:
-        """Return how many requests are left."""
+        """Return the number of requests left."""
         with self._lock:
             self._forget(now)
             return max(0, self.requests - len(self._arrivals))
 
     def wait_seconds(self, now: datetime) -> float:
-        """Return in how many seconds one more request may come; 0 when it may now."""
+        """Return the seconds until one more request is within the limit; 0 if it is now."""
         with self._lock:
             self._forget(now)
             surplus = len(self._arrivals) - self.requests
@@ -66,7 +66,7 @@ class Allowance:
             return max(0.0, (opens_at - now).total_seconds())
 
     def resets_at(self, now: datetime) -> datetime:
-        """Return when the oldest request of the window no longer counts."""
+        """Return when the oldest request of the window leaves it."""
         with self._lock:
             self._forget(now)
             return (self._arrivals[0] if self._arrivals else now) + timedelta(seconds=self.seconds)
@@ -76,7 +76,7 @@ class Allowance:
 
 
 class Desk:
-    """What wires ask of the CRM. `clock` returns aware UTC; a sink counts what is written and forgets it."""
+    """Services of the CRM for its APIs. `clock` returns aware UTC. A sink counts what is written but stores nothing."""
 
     def __init__(self, store: CrmStore, api_key: str, clock: Callable[[], datetime], *, is_sink: bool = False) -> None:
         self.store, self.clock, self.is_sink = store, clock, is_sink
@@ -86,28 +86,28 @@ class Desk:
         self.by_endpoint = defaultdict[str, Counter[str]](Counter)  # endpoint -> status -> requests
         self.lock = threading.RLock()
         self.closing = threading.Event()
-        self.stands_at: datetime | None = None  # the clock of the demo or the replay that this server is for
+        self.stands_at: datetime | None = None  # the clock of the demo or replay that uses this server
         self._key = api_key.encode()
 
     def allow(self, name: str, requests: int, seconds: float) -> Allowance:
-        """Make a limit that tests and benches reach as `allowances[name]`."""
+        """Add a limit, which tests and benches reach as `allowances[name]`."""
         return self.allowances.setdefault(name, Allowance(requests, seconds))
 
     def is_key(self, text: str | None) -> bool:
-        """Tell whether this is the key, in constant time."""
+        """Whether this is the key, compared in constant time."""
         return hmac.compare_digest((text or "").encode(), self._key)
 
     def now(self) -> datetime:
-        """Return when the request under way arrived; outside of one, the clock."""
+        """Return when the current request arrived; outside of a request, the clock."""
         arrived_at = request.environ.get(ARRIVED_AT) if has_request_context() else None
         return arrived_at if isinstance(arrived_at, datetime) else self.clock()
 
     def received_at(self) -> datetime:
-        """Return when what is written now counts as received: by the clock of the demo or replay, or else on arrival."""
+        """Return the reception time of writes: the clock of the demo or replay, or else the arrival."""
         return self.stands_at or self.now()
 
     def run_id(self) -> str | None:
-        """Return the run that sent the request under way, from `User-Agent: winback (RUN_ID)`."""
+        """Return the run that sent the current request, from `User-Agent: winback (RUN_ID)`."""
         found = _RUN.search(request.headers.get("User-Agent", "")) if has_request_context() else None
         return found[1] if found else None
 
@@ -128,10 +128,10 @@ class Desk:
         over: Callable[[Allowance], Response] | None = None,
         headers: Callable[[], Mapping[str, str]] = dict,
     ) -> Response:
-        """Answer one request: count it, take from the allowances, let a fault hit it, do the work, spoil the reply.
+        """Handle one request: count it, use the allowances, apply a fault, call `act`, and let a fault change the reply.
 
-        `says(status, text)` is an error in the wire's shape; `over(allowance)` is the 429 (default: `says`); `headers()` is
-        asked last and added to every reply that has none of that name. `act` looks at the key first of all.
+        `says(status, text)` makes an error in the API's form. `over(allowance)` makes the 429 (default: `says`). `headers()` is
+        called last, and adds the headers that the reply lacks. `act` checks the key first.
         """
         with self.lock:
             spent = self._take(allowances)
@@ -153,17 +153,17 @@ class Desk:
         return dripping(response, fault, self.closing.wait) if fault and fault.kind == "slow_body" else response
 
     def row_error(self, external_id: str | None, default: str) -> str | None:
-        """Return what to say of a row that a fault refuses in the request under way; None where it is let pass."""
+        """Return the error of a row that a fault refuses in the current request; None if it is accepted."""
         fault = self.row_fault(external_id)
         return (fault.message or default) if fault else None
 
     def row_fault(self, external_id: str | None) -> Fault | None:
-        """Return the fault that refuses a row in the request under way."""
+        """Return the fault that refuses a row in the current request."""
         refused: dict[str, Fault] = g.get("refused_rows", {})
         return refused.get(external_id) if external_id is not None else None
 
     def write(self, rows: Iterable[Mapping[str, object]], *, run_id: str | None = None) -> int:
-        """Write profiles and return how many attributes that was; see CrmStore.apply. A job says whose it is by `run_id`."""
+        """Write profiles and return the number of attributes; see CrmStore.apply. A job passes the `run_id` that created it."""
         rows = list(rows)
         run_id = run_id or self.run_id()
         written = (
@@ -179,14 +179,14 @@ class Desk:
         return written
 
     def delete(self, external_ids: Sequence[str]) -> int:
-        """Forget users and return how many were known."""
+        """Delete users and return how many were known."""
         deleted = self.store.delete(external_ids, self.received_at(), run_id=self.run_id())
         with self.lock:
             self.counts["deleted"] += deleted
         return deleted
 
     def _take(self, allowances: Sequence[Allowance]) -> Allowance | None:
-        """Use one request of every allowance, or of none: then return the one that is spent."""
+        """Use one request of every allowance. If one is exhausted, use none and return it."""
         now = self.now()
         spent = next((each for each in allowances if not each.has_room(now)), None)
         if spent:
@@ -218,7 +218,7 @@ class Desk:
 
 
 def json_value(content: bytes) -> Any:
-    """Return the JSON value. Raises ValueError for what is none, NaN, half a character, and nesting without end."""
+    """Return the JSON value. Raises ValueError for invalid JSON, NaN, half a surrogate pair, and too deep nesting."""
 
     def refuse(name: str) -> None:
         raise ValueError(f"{name} is not JSON")
@@ -226,14 +226,14 @@ def json_value(content: bytes) -> Any:
     try:
         value = json.loads(content, parse_constant=refuse)
         if b"\\u" in content:
-            json.dumps(value, ensure_ascii=False).encode()  # refuses half a surrogate pair, which no page could show
+            json.dumps(value, ensure_ascii=False).encode()  # refuses half a surrogate pair, which a page cannot show
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     return value
 
 
 def reply(status: int, /, **body: object) -> Response:
-    """Answer with a JSON object."""
+    """Return a JSON object as a reply."""
     response = jsonify(body)
     response.status_code = status
     return response

@@ -1,4 +1,4 @@
-"""The local CRM: a server on the loopback address that speaks four CRMs' APIs and shows what it holds."""
+"""Local CRM: a server on the loopback address with the APIs of four CRMs and pages that show the stored profiles."""
 
 import socket
 import threading
@@ -23,9 +23,9 @@ from sandbox.local_crm.web.pages import add_pages
 
 
 def create_app(desk: Desk) -> Flask:
-    """Build the app: one CRM, four wire formats, each on its own paths."""
+    """Build the app: one CRM with four APIs, each on its own paths."""
     app = Flask(__name__, template_folder="web/templates")
-    # A hang-up must reach the handler of the connection; a bug of ours must reach the log.
+    # Dropped connections must reach the connection's handler; unexpected errors must reach the log.
     app.config["PROPAGATE_EXCEPTIONS"] = True
     add_doorkeeper(app)
     app.url_map.merge_slashes = False  # an external id may hold two slashes
@@ -39,7 +39,7 @@ def create_app(desk: Desk) -> Flask:
     def _harden(response: Response) -> Response:
         response.headers["Content-Security-Policy"] = (
             "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; base-uri 'none'; "
-            "frame-ancestors 'none'"  # no page of another site shows ours within its own
+            "frame-ancestors 'none'"  # no other site can embed our pages
         )
         response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
         response.headers["X-Content-Type-Options"] = "nosniff"
@@ -49,11 +49,11 @@ def create_app(desk: Desk) -> Flask:
 
 
 class LocalCrm:
-    """A CRM on 127.0.0.1, served in a thread for as long as the `with` block lasts.
+    """A CRM on 127.0.0.1 that serves in a thread while the `with` block lasts.
 
-    Port 0 takes a free one. A sink answers and counts as ever, and keeps nothing: for benches.
+    Port 0 takes a free one. A sink replies and counts as usual but stores nothing, for benches.
 
-    Raises: OSError when the port is taken.
+    Raises: OSError when the port is in use.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class LocalCrm:
             self.app = create_app(self.desk)
             self._server = Server(listener, self.app, clock)
         self.url = f"http://127.0.0.1:{self._server.port}"
-        # Looked at every 20 ms whether to stop; the default of half a second would be most of a test's time.
+        # Checks every 20 ms whether to stop. The default of half a second would be most of a test's time.
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="local-crm", daemon=True)
 
     def __enter__(self) -> Self:
@@ -87,7 +87,7 @@ class LocalCrm:
         self._leave()
 
     def stand_at(self, moment: datetime) -> None:
-        """Have what comes now be received at a moment, UTC, and the pages' clock stand there: for a demo or a replay."""
+        """Set the reception time of requests, and the pages' clock, to a moment, UTC: for a demo or a replay."""
         self.desk.stands_at = moment
         self.store.stand_at(moment)
 

@@ -1,4 +1,4 @@
-"""A synthetic app: users, their behaviour, and the raw tables that it would write."""
+"""Synthetic app: users, their behaviour, and the raw tables that the app would write."""
 
 from sandbox.synthetic_app.app import SyntheticApp, generate
 

@@ -1,4 +1,4 @@
-"""What the raw tables of a tax-filing app would hold, if we knew why its users leave.
+"""Raw tables of a synthetic tax-filing app whose users leave for known reasons.
 
 `generate` is a pure function of its arguments: it plays the transition rule of `sandbox.synthetic_app.behaviour` in rounds
 (round k is the k-th session of every user still active), then delivers the events the way a real pipeline does:
@@ -7,7 +7,7 @@
   and 4 to 6 days for .02 %, which is later than any look-back should reach;
 - 1 % of events are delivered twice: same id and content, a later `loaded_at`;
 - rows are in random order;
-- nothing that occurred or was loaded at or after the period's end is there.
+- rows that occurred or were loaded at or after the period's end are left out.
 
 Users arrive with the weekly and daily rhythm of `synthetic_truth`, more of them towards the deadline: a day's weight
 is exp(-days to the deadline / `ARRIVAL_RAMP_DAYS`).
@@ -27,7 +27,7 @@ from sandbox.synthetic_app.behaviour import MICROSECONDS, SECONDS_PER_DAY, Bools
 from sandbox.synthetic_app.raw_tables import Columns
 
 ARRIVAL_RAMP_DAYS = 60.0
-SESSIONS_MAX = 60  # ends the loop whatever the constants; of 100,000 users none had more than 12
+SESSIONS_MAX = 60  # ends the loop for any constants; of 100,000 users none had more than 12
 LATENESS_SHARES = (0.8998, 0.09, 0.01, 0.0002)
 LATENESS_SECONDS = ((1, 300), (300, 3_600), (3_600, 26 * 3_600), (4 * 86_400, 6 * 86_400))
 DUPLICATE_SHARE, DUPLICATE_SECONDS = 0.01, (1.0, 1_800.0)
@@ -35,7 +35,7 @@ DUPLICATE_SHARE, DUPLICATE_SECONDS = 0.01, (1.0, 1_800.0)
 
 @dataclass(frozen=True)
 class SyntheticApp:
-    """The raw tables of one synthetic app, and the truth behind them."""
+    """The raw tables of one synthetic app, and the true causes behind them."""
 
     events: pa.Table
     users: pa.Table
@@ -43,7 +43,7 @@ class SyntheticApp:
     exits_truth: pa.Table
 
     def write(self, folder: Path) -> None:
-        """Write events, users, redemptions and truth as Parquet files into the folder, creating it if need be."""
+        """Write events, users, redemptions and truth as Parquet files into the folder, creating it if it is absent."""
         folder.mkdir(parents=True, exist_ok=True)
         pq.write_table(self.events, folder / "events.parquet")
         pq.write_table(self.users, folder / "users.parquet")
@@ -52,7 +52,7 @@ class SyntheticApp:
 
 
 def generate(*, seed: int, count_users: int, starts_on: date, count_days: int) -> SyntheticApp:
-    """Return the app of one period: `count_users` arrivals from `starts_on` on, for `count_days` days (UTC).
+    """Return the app of one period: `count_users` arrivals from `starts_on`, for `count_days` days (UTC).
 
     The same arguments give the same tables. Users whose events were all loaded too late keep their row in `users`.
     """
@@ -68,7 +68,7 @@ def generate(*, seed: int, count_users: int, starts_on: date, count_days: int) -
     last_us = arrived_us.copy()
     np.maximum.at(last_us, played["user"], np.where(is_kept, played["at_us"], 0))
     ids = tables.ids("u-", np.arange(count_users), 7)
-    # An exit is true to the raw tables when its last event made it into them.
+    # An exit is in the raw tables if its last event is.
     is_exit_kept = is_kept[played["is_exit"]]
     exits = {name: column[is_exit_kept] for name, column in exits.items()}
     return SyntheticApp(
@@ -92,7 +92,7 @@ def _arrivals(rng: np.random.Generator, count_users: int, start_us: int, end_us:
 
 
 def _play(rng: np.random.Generator, people: People, arrived_us: Ints, end_us: int) -> tuple[Columns, Columns]:
-    """Play round after round until nobody is active; return all events and all unfinished exits before the end.
+    """Play rounds until no user is active; return all events and all unfinished exits before the end.
 
     `events["is_exit"]` marks the last event of each exit, in the order of the exits.
     """
@@ -183,11 +183,11 @@ def _deliver(rng: np.random.Generator, played: Columns, end_us: int) -> tuple[Co
     again = np.flatnonzero(rng.random(count) < DUPLICATE_SHARE)
     again_us = loaded_us[again] + (rng.uniform(*DUPLICATE_SECONDS, again.size) * MICROSECONDS).astype(np.int64)
 
-    # Loaded later than it occurred: one comparison cuts both times.
+    # Loading follows occurrence, so one comparison cuts both times.
     is_kept = loaded_us < end_us
     source = np.concatenate([np.flatnonzero(is_kept), again[again_us < end_us]])
     loaded_us = np.concatenate([loaded_us[is_kept], again_us[again_us < end_us]])
     order = rng.permutation(source.size)
-    number = rng.permutation(count)  # ids tell nothing about the order of events
+    number = rng.permutation(count)  # ids reveal nothing about the order of events
     delivered = {name: column[source[order]] for name, column in played.items()}
     return {**delivered, "number": number[source[order]], "loaded_us": loaded_us[order]}, is_kept

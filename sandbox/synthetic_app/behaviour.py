@@ -1,8 +1,8 @@
-"""What makes a user of the synthetic tax-filing app come back and finish.
+"""Rules of user behaviour in the synthetic tax-filing app: why users return and finish.
 
-Everything that is learnable is written here, constants and transition rule, and nothing else. All functions work on
-arrays, one element per user, and draw only from the generator they are given. So a Monte-Carlo oracle can start from
-rows of `exits_truth` (it carries every field of `People`) and play `what_next` and `play_session` again and again.
+This module holds everything that a model can learn, constants and transition rule, and nothing else. All functions work on
+arrays, one element per user, and draw only from the given generator. So `optimal_predictor` can start from
+rows of `exits_truth` (it has every field of `People`) and play `what_next` and `play_session` many times.
 
 A user has a hidden propensity z ~ N(0, 1) that no raw table shows, and observable causes: employment, previous-year
 filing, referral source, device. Age, income, marital status and country have no effect of their own. The constants
@@ -18,7 +18,7 @@ below hold the numbers; the formulas repeat them for the reader.
 
    Seconds between events: ln s = ln 24 - .20 z + p + ln 1.3 [mobile] + N(0, .8), p ~ N(0, .30) being a user's own pace;
    3 % are pauses of 4 to 20 minutes. Bounds: 2 to 70 body events, 24 minutes a gap, 115 minutes a session. A user has
-   a favourite device; a quarter of users draw a device anew in 40 % of their sessions.
+   a favourite device; a quarter of users draw a new device in 40 % of their sessions.
 2. **Finished**: the ratio reaches 1, and the session ends with `filing_submitted`.
 3. **Gave up**: otherwise the session ends with `filing_deleted`, with the probability
    logistic(-4.2 - .5 z + .25 errors - .8 progress), errors counted in this session, progress being the ratio so far.
@@ -36,8 +36,8 @@ below hold the numbers; the formulas repeat them for the reader.
 The deadline is `DAYS_FROM_PERIOD_END_TO_DEADLINE` after the period's end.
 
 Measured (20,000 users, 90 days): 3.2 sessions of 14 events per user; 63 % of the users with 42 days to do it finish;
-label base rate .40. AUC of XGBoost on session features .79, of `return_probability` alone .81, of XGBoost that is also
-told z and `return_probability` .83: who returns, and when, stays a draw.
+label base rate .40. AUC of XGBoost on session features .79, of `return_probability` alone .81, of XGBoost with z and
+`return_probability` as features .83. Whether and when a user returns stays partly random.
 """
 
 from dataclasses import dataclass, fields
@@ -108,7 +108,7 @@ NEXT_ACTIONS = ("lost", "returned", "rejected")
 
 @dataclass(frozen=True)
 class People:
-    """The causes of the users' behaviour, one element per user."""
+    """Causes of the users' behaviour, one element per user."""
 
     z: Floats
     is_previous_filer: Bools
@@ -140,14 +140,14 @@ class People:
 
 @dataclass(frozen=True)
 class Sessions:
-    """One session per user: matrices are (user, slot), and slots from `count_events` on hold nothing."""
+    """One session per user. Matrices are (user, slot); slots from `count_events` on are empty."""
 
     device: Ints
     count_events: Ints
     names: Ints
     seconds: Floats  # since the session's start
     steps: Ints
-    ratios: Floats  # NaN where the event carries none
+    ratios: Floats  # NaN for an event without one
     progress_ratio: Floats  # at the session's end
     count_errors: Ints
     count_helps: Ints
@@ -170,7 +170,7 @@ def return_probability(
     referral: Ints,
     days_to_deadline: Floats,
 ) -> Floats:
-    """Return the probability that a user comes back after this unfinished exit (rule 5), at any later time."""
+    """Return the probability that a user returns at any time after this unfinished exit (rule 5)."""
     return logistic(
         RETURN_BASE
         + RETURN_PER_Z * z
@@ -194,7 +194,7 @@ def play_session(rng: np.random.Generator, people: People, progress_before: Floa
 
     body = BODY_EVENTS_MEDIAN * np.exp(BODY_EVENTS_PER_Z * z + BODY_EVENTS_SIGMA * rng.standard_normal(count))
     body = np.clip(body * np.where(is_mobile, BODY_EVENTS_MOBILE, 1.0), BODY_EVENTS_MIN, BODY_EVENTS_MAX)
-    # Two opening slots before the body, one for an outcome after it.
+    # Two opening slots before the body, and one for an outcome after it.
     shape = (count, int(body.max()) + 3)
     slot = np.arange(shape[1])
 
@@ -234,7 +234,7 @@ def play_session(rng: np.random.Generator, people: People, progress_before: Floa
     is_deleted = ~is_finished & (rng.random(count) < logistic(delete))
 
     steps = np.searchsorted(STEP_STARTS_RATIO, ratios, side="right") - 1
-    # The save that fills a step opens the next one: the app shows that as one event.
+    # The save that completes a step also opens the next one; the app shows that as one event.
     names[:, 2:][(names[:, 2:] == SAVED) & (steps[:, 2:] > steps[:, 1:-1])] = STEP
     ratios = np.where((names == SAVED) | (names == STEP), ratios, np.nan)
 
@@ -261,7 +261,7 @@ def play_session(rng: np.random.Generator, people: People, progress_before: Floa
 
 
 def at_a_plausible_hour(rng: np.random.Generator, at_us: Ints) -> Ints:
-    """Move times (microseconds UTC) to a likely hour of their day, or of the next day if theirs is a quiet one."""
+    """Move times (microseconds UTC) to a likely hour of their day, or of the next day if their day is quiet."""
     day = at_us // (SECONDS_PER_DAY * MICROSECONDS)
     # Day 0 of the epoch was a Thursday, which is 3 when Monday is 0.
     day = day + (rng.random(at_us.size) >= np.asarray(WEEKDAY_WEIGHTS)[(day + 3) % 7])
@@ -273,7 +273,7 @@ def at_a_plausible_hour(rng: np.random.Generator, at_us: Ints) -> Ints:
 def what_next(rng: np.random.Generator, people: People, probability: Floats, exited_at_us: Ints) -> tuple[Ints, Ints]:
     """Draw, for each unfinished exit, the next action (an index of `NEXT_ACTIONS`) and its time (rules 4 to 6).
 
-    The time (microseconds UTC) means nothing where the action is `LOST`.
+    The time (microseconds UTC) has no meaning if the action is `LOST`.
     """
     count = people.z.size
     hours = DELAY_HOURS * np.exp(DELAY_PER_Z * people.z + DELAY_SIGMA * rng.standard_normal(count))

@@ -1,7 +1,7 @@
-"""The best that can be known of a synthetic exit: its future, played many times from the state it was left in.
+"""Best possible prediction for a synthetic exit: its future is simulated many times from its state at the exit.
 
-The oracle also sees what no raw table shows (each user's hidden propensity), so no model can reach it; it is the floor of the
-Brier score.
+It also uses each user's hidden propensity, which no raw table shows, so no model can reach it. It is the lower bound of the Brier
+score.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from sandbox.synthetic_app import behaviour as truth
 
 Floats = npt.NDArray[np.float64]
 _DAY_US = 86_400_000_000
-_MAX_ROUNDS = 12  # sessions after the exit; within a label window of 14 days hardly anybody has more
+_MAX_ROUNDS = 12  # sessions after the exit; within a label window of 14 days hardly any user has more
 
 
 def unfinished_probability(exits: pa.Table, label_window_days: int, *, plays: int, seed: int) -> Floats:
     """Return, for rows of `exits_truth`, the share of `plays` futures in which the user does not finish within the window.
 
-    Futures that the office closes are left out, as such exits have no label.
+    Futures in which the office closes the filing are left out, because such exits have no label.
     """
     rng = np.random.default_rng(seed)
     unfinished = np.zeros(exits.num_rows)

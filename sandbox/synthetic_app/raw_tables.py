@@ -1,4 +1,4 @@
-"""How the synthetic app's arrays become the raw tables that ingestion would write.
+"""Converts the synthetic app's arrays to the raw tables that ingestion would write.
 
 Schemas are those of the raw layer. Codes become words, microseconds become UTC timestamps, NaN and -1 become null.
 Of `users`, about 3 % have a second version row that withdraws marketing consent, and .2 % one that erases them after
@@ -112,7 +112,7 @@ def events_table(events: Columns, user_ids: pa.Array) -> pa.Table:
 def users_table(
     rng: np.random.Generator, people: People, user_ids: pa.Array, *, arrived_us: Ints, last_us: Ints, end_us: int
 ) -> pa.Table:
-    """Return `users`, one row per version: what a user declares, registered just before the first session."""
+    """Return `users`, one row per version: the user's own statements, registered just before the first session."""
     count = arrived_us.size
     created_us = arrived_us - (rng.uniform(*REGISTERED_SECONDS_BEFORE, count) * MICROSECONDS).astype(np.int64)
     age = np.clip(rng.normal(39.0, 12.0, count), 18, 85).astype(np.int64)
@@ -153,7 +153,7 @@ def users_table(
 
 
 def redemptions_table(rng: np.random.Generator, arrived_us: Ints, end_us: int, user_ids: pa.Array) -> pa.Table:
-    """Return `voucher_redemptions`: a few users at random moments, whatever they do otherwise."""
+    """Return `voucher_redemptions`: a few users at random moments, independent of their behaviour."""
     user = np.flatnonzero(rng.random(arrived_us.size) < REDEEMED_SHARE)
     redeemed_us = arrived_us[user] + (rng.random(user.size) * (end_us - arrived_us[user])).astype(np.int64)
     loaded_us = redeemed_us + (rng.uniform(*REDEMPTION_LOAD_SECONDS, user.size) * MICROSECONDS).astype(np.int64)
@@ -171,7 +171,7 @@ def redemptions_table(rng: np.random.Generator, arrived_us: Ints, end_us: int, u
 
 
 def exits_table(exits: Columns, people: People, user_ids: pa.Array) -> pa.Table:
-    """Return `exits_truth`, one row per unfinished exit: the state it was left in and the user's hidden causes.
+    """Return `exits_truth`, one row per unfinished exit: the state at the exit and the user's hidden causes.
 
     Columns of `People` keep its names and codes (an employment is an index of `EMPLOYMENTS`, and so on). `next_at` may
     lie after the period's end, and is null where the user is lost.

@@ -1,4 +1,4 @@
-"""The demo, small: what it prints, that nothing in it worries a newcomer, and how the commands after it go on."""
+"""A small demo: its output, which contains no worrying line, and the commands that follow it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def winback(folder: Path, *words: str, **changes: str) -> subprocess.CompletedPr
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder without configuration. A CRM was opened in it before there was a demo."""
+    """A folder without configuration, in which a CRM was opened before the demo."""
     return tmp_path_factory.mktemp("demo")
 
 
@@ -39,7 +39,7 @@ def demo(folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def after(demo: subprocess.CompletedProcess[str], folder: Path, tmp_path: Path) -> Path:
-    """A copy of what the demo left, beside the project's configuration."""
+    """A copy of the demo's results, beside the project's configuration."""
     assert demo.returncode == 0, demo.stderr
     shutil.copytree(folder / "var", tmp_path / "var")
     shutil.copytree(CONFIG, tmp_path / "config")
@@ -54,7 +54,7 @@ def test_the_demo_ends_well_and_says_where_to_look(demo: subprocess.CompletedPro
 
 
 def test_its_clock_is_that_of_its_events_so_nothing_is_old(demo: subprocess.CompletedProcess[str]) -> None:
-    """Without a terminal a warning is a line with a mark of its own."""
+    """Without a terminal, a warning is a line with its own mark."""
     lines = [line.split("s  ", 1)[1] for line in demo.stderr.splitlines()]
 
     assert lines[:3] == ["Making a synthetic tax app", "Loading", "Building history"]
@@ -88,7 +88,7 @@ def test_the_next_hour_runs_whatever_the_configuration_and_the_demo_can_be_made_
     assert done.returncode == 0, done.stderr
     assert [run["window_until"] for run in json.loads(done.stdout)["runs"]] == ["2026-06-22T10:00:00+00:00"]
     places = places_of(settings_in(after / "var"))
-    clear(places)  # as the next demo begins: the replayed hour is the demo's too
+    clear(places)  # as the next demo does at its start; the replayed hour belongs to the demo too
     assert not places.warehouse.exists()
     assert list(places.models.iterdir()) == []
 

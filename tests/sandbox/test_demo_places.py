@@ -1,4 +1,4 @@
-"""The demo deletes what a demo made and nothing else, and names what is in its way."""
+"""Places of the demo: it deletes only what a demo made, and names what prevents it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def epoch(number: int, until: datetime, kind: str = "hourly") -> ledger.Epoch:
 
 @pytest.fixture
 def places(tmp_path: Path, app: SyntheticApp) -> Places:
-    """What a demo leaves: raw rows and their files, two epochs, a model, a CRM with profiles."""
+    """Results of a demo: raw rows and their files, two epochs, a model, a CRM with profiles."""
     found = places_of(settings_in(tmp_path))
     app.write(found.data)
     with closing(DuckDBWarehouse(found.warehouse)) as warehouse:
@@ -124,12 +124,12 @@ def own_table(places: Places, app: SyntheticApp) -> str:
 
 def own_model(places: Places, app: SyntheticApp) -> str:
     (places.models / "20261127T000000Z-cccccccc").mkdir()
-    return "models/20261127T000000Z-cccccccc: no model of the demo"
+    return "models/20261127T000000Z-cccccccc: not a model of the demo"
 
 
 def own_file_among_models(places: Places, app: SyntheticApp) -> str:
     (places.models / "notes.txt").write_text("mine")
-    return "models/notes.txt: no model of the demo"
+    return "models/notes.txt: not a model of the demo"
 
 
 def own_profile_in_crm(places: Places, app: SyntheticApp) -> str:
@@ -142,7 +142,7 @@ def another_file_as_crm(places: Places, app: SyntheticApp) -> str:
     for path in places.crm.parent.glob("crm.sqlite-*"):
         path.unlink()
     places.crm.write_text("my notes, which are no database at all\n" * 99)
-    return "crm.sqlite: no file of the local CRM"
+    return "crm.sqlite: not a file of the local CRM"
 
 
 def no_mark(places: Places, app: SyntheticApp) -> str:
@@ -184,7 +184,7 @@ def test_a_folder_where_the_demo_has_a_file_is_named(tmp_path: Path, name: str) 
 def test_a_file_where_the_demo_has_a_folder_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
 
-    with pytest.raises(ContractError, match=re.escape(f"{tmp_path / name}: it is no folder")):
+    with pytest.raises(ContractError, match=re.escape(f"{tmp_path / name}: it is not a folder")):
         clear(places_of(settings_in(tmp_path)))
 
 
@@ -280,7 +280,7 @@ def test_the_mark_is_read_as_it_was_written(places: Places) -> None:
 def test_an_old_watermark_is_told_with_what_to_do_there(
     tmp_path: Path, has_mark: bool, last: ledger.Epoch, says: str | None, command: str | None
 ) -> None:
-    """A demo is as old as its data, and before the first hourly run there is no schedule."""
+    """A demo is as old as its data. A schedule exists only after the first hourly run."""
     with closing(DuckDBWarehouse(tmp_path / "a.duckdb")) as warehouse:
         if has_mark:
             write_mark(warehouse, MARK)

@@ -1,1 +1,1 @@
-"""The vendors' APIs, as the local CRM speaks them."""
+"""Vendor APIs of the local CRM."""

@@ -1,7 +1,7 @@
-"""Braze's API, as the local CRM speaks it.
+"""Braze API of the local CRM.
 
-Only what winback uses, as described in https://www.braze.com/docs/api/endpoints/user_data/post_user_track/ and its neighbours.
-Unlike Braze it applies a write before it answers, so that a test can look at once.
+It covers what winback uses, as described in https://www.braze.com/docs/api/endpoints/user_data/post_user_track/ and related
+pages. Unlike Braze, it applies a write before it replies, so that a test can check at once.
 """
 
 import math
@@ -17,13 +17,13 @@ from sandbox.local_crm.store.queries import Attributes
 TRACK_OBJECTS = 75  # attributes, events and purchases combined, per request
 IDS_PER_REQUEST = 50  # export and delete
 _COMPONENTS = ("attributes", "events", "purchases")
-_BLACKLISTED = "provided external_id is blacklisted and disallowed"  # a message of Braze's own
+_BLACKLISTED = "provided external_id is blacklisted and disallowed"  # a real message of Braze
 _DATA_TYPES = {"text": "String", "number": "Number", "flag": "Boolean", "texts": "Array", "object": "Object"}
 ATTRIBUTES_PER_PAGE = 50
 
 
 class BrazeWire:
-    """Braze's part of the local CRM."""
+    """Braze endpoints of the local CRM."""
 
     paths = ("/users/", "/custom_attributes")
 
@@ -59,7 +59,7 @@ class BrazeWire:
         return scheme == "Bearer" and self.desk.is_key(key)
 
     def _headers(self, allowance: Allowance) -> dict[str, str]:
-        """Reset is in UTC epoch seconds, rounded up so that whoever waits has waited enough."""
+        """The reset is in UTC epoch seconds, rounded up so that a client never waits too short."""
         now = self.desk.now()
         return {
             "x-ratelimit-limit": str(allowance.requests),
@@ -68,7 +68,7 @@ class BrazeWire:
         }
 
     def track(self) -> Response:
-        """Answer POST /users/track: apply what can be applied and tell of each object that cannot."""
+        """Handle POST /users/track: apply the valid objects and report each of the others."""
         try:
             body = self.desk.json_body()
         except ValueError as error:
@@ -95,7 +95,7 @@ class BrazeWire:
                 else:
                     accepted[name].append(item)
             answer[f"{name}_processed"] = len(accepted[name])
-        # Events and purchases are accepted and not kept: winback sends none.
+        # Events and purchases are accepted but not stored, because winback sends none.
         self.desk.write(accepted.get("attributes", []))
         return reply(201, **answer, **({"errors": errors} if errors else {}))
 
@@ -109,7 +109,7 @@ class BrazeWire:
         return self.desk.row_error(item.get("external_id"), _BLACKLISTED)
 
     def export(self) -> Response:
-        """Answer POST /users/export/ids."""
+        """Handle POST /users/export/ids."""
         try:
             ids = self._ids()
         except ValueError as error:
@@ -121,7 +121,7 @@ class BrazeWire:
         return reply(201, message="success", users=users, **({"invalid_user_ids": unknown} if unknown else {}))
 
     def delete(self) -> Response:
-        """Answer POST /users/delete."""
+        """Handle POST /users/delete."""
         try:
             ids = self._ids()
         except ValueError as error:
@@ -129,7 +129,7 @@ class BrazeWire:
         return reply(201, deleted=self.desk.delete(ids), message="success")
 
     def custom_attributes(self) -> Response:
-        """Answer GET /custom_attributes: a page of the attributes by name, with the type that the first value gave each."""
+        """Handle GET /custom_attributes: a page of the attributes by name, each with the type of its first value."""
         start = request.args.get("cursor", 0, type=int)
         kinds = list(self.desk.store.kinds().items())
         page = [
@@ -152,5 +152,5 @@ class BrazeWire:
 
 
 def message(status: int, text: str) -> Response:
-    """Answer with one sentence, as Braze does."""
+    """Return one message, in Braze's form."""
     return reply(status, message=text)

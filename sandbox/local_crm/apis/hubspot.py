@@ -1,6 +1,6 @@
-"""HubSpot's API, as the local CRM speaks it.
+"""HubSpot API of the local CRM.
 
-Only what winback uses: upserting and deleting contacts, and their properties, as described in
+It covers what winback uses, the upsert and deletion of contacts and their properties, as described in
 https://developers.hubspot.com/docs/api-reference/crm-contacts-v3/guide and https://developers.hubspot.com/docs/api-reference/error-handling.
 """
 
@@ -23,9 +23,9 @@ _CATEGORIES = {401: "INVALID_AUTHENTICATION", 403: "MISSING_SCOPES", 404: "OBJEC
 
 
 class HubSpotWire:
-    """HubSpot's part of the local CRM. It has the properties that `winback doctor` would have people make."""
+    """HubSpot endpoints of the local CRM. It has the properties that `winback doctor` asks people to create."""
 
-    paths = ("/crm/",)  # what lies below is answered for programs, also when it is not there
+    paths = ("/crm/",)  # below these paths, errors are JSON
 
     def add_to(self, app: Flask, desk: Desk) -> None:
         """Route the endpoints."""
@@ -69,13 +69,13 @@ class HubSpotWire:
         }
 
     def _over(self, allowance: Allowance) -> Response:
-        """Only the body says which limit it was, and nothing how long to wait."""
+        """Only the body names the limit that was exceeded; nothing tells how long to wait."""
         policy = "DAILY" if allowance is self._daily else "TEN_SECONDLY_ROLLING"
         text = f"You have reached your {policy.lower()} limit."
         return _error(429, text, "RATE_LIMITS", errorType="RATE_LIMIT", policyName=policy, requestId=str(uuid.uuid4()))
 
     def upsert(self) -> Response:
-        """Answer POST batch/upsert: all inputs or none; where each has a trace id, a 207 tells of those that were not taken."""
+        """Handle POST batch/upsert: all inputs or none. If each has a trace id, a 207 reports those that were refused."""
         inputs = self._inputs()
         taken: list[tuple[dict[str, Any], dict[str, object]]] = []
         errors: list[dict[str, Any]] = []
@@ -96,7 +96,7 @@ class HubSpotWire:
         self.desk.write({**values, "external_id": each["id"]} for each, values in taken)
         answer: dict[str, Any] = {
             "status": "COMPLETE",
-            # In the order of the record ids: HubSpot does not answer in the order of the inputs.
+            # Ordered by record id: HubSpot does not reply in the order of the inputs.
             "results": sorted(results, key=lambda result: str(result["id"])),
             "startedAt": _time(began),
             "completedAt": _time(began),
@@ -104,7 +104,7 @@ class HubSpotWire:
         return _reply(207, answer | {"numErrors": len(errors), "errors": errors}) if errors else _reply(200, answer)
 
     def _inputs(self) -> list[dict[str, Any]]:
-        """Return the request's inputs. Raises InvalidError where HubSpot takes none of them, ValueError for other shapes."""
+        """Return the request's inputs. Raises InvalidError when HubSpot would take none of them, ValueError for other shapes."""
         inputs = self.desk.json_body().get("inputs")
         if not isinstance(inputs, list) or not all(isinstance(each, dict) for each in inputs):
             raise ValueError("'inputs' must be an array of objects")
@@ -124,7 +124,7 @@ class HubSpotWire:
         return inputs
 
     def _result(self, each: dict[str, Any], at: datetime) -> dict[str, Any]:
-        # A number of its own for each contact, like HubSpot's: no counter to keep.
+        # A fixed number for each contact, like HubSpot's, without a counter to store.
         record_id = str(zlib.crc32(each["id"].encode()) + 10_000_000_000)
         properties = {**each["properties"], each["idProperty"]: each["id"], "hs_object_id": record_id}
         result = {
@@ -138,7 +138,7 @@ class HubSpotWire:
         return result | {key: each[key] for key in ("objectWriteTraceId",) if key in each}
 
     def gdpr_delete(self) -> Response:
-        """Answer POST gdpr-delete."""
+        """Handle POST gdpr-delete."""
         body = self.desk.json_body()
         if not isinstance(body.get("objectId"), str) or not isinstance(body.get("idProperty"), str):
             raise ValueError("'objectId' and 'idProperty' must be strings")
@@ -148,11 +148,11 @@ class HubSpotWire:
         return Response(status=204)
 
     def list_properties(self) -> Response:
-        """Answer GET properties."""
+        """Handle GET properties."""
         return _reply(200, {"results": self.properties.all()})
 
     def create_properties(self) -> Response:
-        """Answer POST properties/batch/create: all or none."""
+        """Handle POST properties/batch/create: all or none."""
         inputs = self.desk.json_body().get("inputs")
         if not isinstance(inputs, list) or not inputs:
             raise ValueError("'inputs' must be an array of objects")
@@ -161,17 +161,17 @@ class HubSpotWire:
         return _reply(201, {"status": "COMPLETE", "results": made, "startedAt": at, "completedAt": at})
 
     def delete_property(self, name: str) -> Response:
-        """Answer DELETE properties/NAME. The values stay, as in HubSpot, where the property can be restored."""
+        """Handle DELETE properties/NAME. The values stay, as in HubSpot, where the property can be restored."""
         return Response(status=204) if self.properties.remove(name) else says(404, f"Property {name} does not exist")
 
 
 def says(status: int, text: str) -> Response:
-    """Answer with an error of HubSpot's shape."""
+    """Return an error in HubSpot's form."""
     return _error(status, text, _CATEGORIES.get(status, "VALIDATION_ERROR" if status < 500 else "INTERNAL_ERROR"))
 
 
 def refused(error: InvalidError) -> Response:
-    """Answer that the whole batch was refused."""
+    """Return a refusal of the whole batch."""
     more = {"context": error.context} if error.context else {}
     status, category = (409, "CONFLICT") if error.is_conflict else (400, "VALIDATION_ERROR")
     return _error(status, error.text, category, **more)

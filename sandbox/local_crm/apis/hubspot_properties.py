@@ -1,6 +1,6 @@
-"""Properties of the local CRM's HubSpot, and how a text sent for one of them is read.
+"""Properties of the local CRM's HubSpot, and the conversion of the texts sent for them.
 
-HubSpot is sent text; the pages and segments of the local CRM compare numbers, flags and lists. The definition tells them apart.
+HubSpot receives text, but the pages and segments of the local CRM compare numbers, flags and lists. The definitions set the type.
 """
 
 import json
@@ -31,13 +31,13 @@ _FIELD_TYPES = {
     "datetime": {"date"},
     "date": {"date"},
 }
-# Several phrases with semicolons between: what winback doctor has people make for a list, and HubSpot's own multiple choice.
+# Several phrases separated by semicolons: `winback doctor` asks for this type for a list, and HubSpot's multiple choice uses it.
 _LISTS = {"textarea", "checkbox"}
 _OPTIONS = [{"label": text.capitalize(), "value": text, "hidden": False} for text in ("true", "false")]
 
 
 class InvalidError(Exception):
-    """HubSpot's word for what is wrong with an input."""
+    """An error in an input, with HubSpot's message."""
 
     def __init__(self, text: str, *, context: Mapping[str, list[str]] | None = None, is_conflict: bool = False) -> None:
         super().__init__(text)
@@ -45,7 +45,7 @@ class InvalidError(Exception):
 
 
 class Properties:
-    """The definitions by name. Safe to share between threads."""
+    """Property definitions by name. Safe to share between threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -91,12 +91,12 @@ class Properties:
         return list(made.values())
 
     def remove(self, name: str) -> bool:
-        """Forget a definition; tell whether there was one."""
+        """Remove a definition; return whether it existed."""
         with self._lock:
             return self._by_name.pop(name, None) is not None
 
     def check_id(self, name: str) -> None:
-        """Raise InvalidError when contacts cannot be found by this property."""
+        """Raise InvalidError when contacts cannot be looked up by this property."""
         definition = self._by_name.get(name)
         if definition is None:
             raise _invalid("PROPERTY_DOESNT_EXIST", name, f'Property "{name}" does not exist')
@@ -104,9 +104,9 @@ class Properties:
             raise InvalidError(f"Unable to perform update/upsert by non-unique 0-1 property {name} in portal ID 1")
 
     def read(self, texts: Mapping[str, str]) -> dict[str, object]:
-        """Return the values that these texts mean; None where one clears its property. Raises InvalidError.
+        """Return the values of these texts; None if a text clears its property. Raises InvalidError.
 
-        The property that identifies is left out: it is not an attribute.
+        The identifying property is left out, because it is not an attribute.
         """
         values: dict[str, object] = {}
         for name, text in texts.items():
@@ -140,7 +140,7 @@ def _value(name: str, text: str, definition: Mapping[str, Any]) -> object:
 
 
 def _is_time(text: str) -> bool:
-    """Tell whether it is ISO 8601 or milliseconds since 1970."""
+    """Whether the text is ISO 8601 or milliseconds since 1970."""
     try:
         return text.isdigit() or datetime.fromisoformat(text).tzinfo is not None
     except ValueError:
@@ -148,7 +148,7 @@ def _is_time(text: str) -> bool:
 
 
 def _invalid(code: str, name: str, text: str) -> InvalidError:
-    """HubSpot puts what is wrong with values into its sentence, as JSON."""
+    """HubSpot puts the invalid values into its message, as JSON."""
     said = {
         "isValid": False,
         "message": text,
@@ -163,7 +163,7 @@ def _invalid(code: str, name: str, text: str) -> InvalidError:
 
 
 def _wrong(definition: Any) -> str | None:
-    """Say what is wrong with a definition, if anything."""
+    """Return what is wrong with a definition, or None."""
     if not isinstance(definition, dict):
         return "each input must be an object"
     needed = ("name", "label", "groupName", "type", "fieldType")

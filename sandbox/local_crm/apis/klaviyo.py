@@ -1,8 +1,8 @@
-"""Klaviyo's API, as the local CRM speaks it.
+"""Klaviyo API of the local CRM.
 
-Only what winback uses, by revision 2026-07-15 of https://developers.klaviyo.com/en/reference: imports as jobs, profiles by
-external id, deletions. Unlike Klaviyo a job moves on with each poll and never by itself, so that a test knows when, and a
-deletion is carried out at once.
+It covers what winback uses, by revision 2026-07-15 of https://developers.klaviyo.com/en/reference: import jobs, profiles by
+external id, deletions. Unlike at Klaviyo, a job advances with each poll and never by itself, so that tests control it. A deletion
+takes effect at once.
 """
 
 import json
@@ -21,7 +21,7 @@ from sandbox.local_crm.requests import Allowance, Desk
 
 JOBS = "/api/profile-bulk-import-jobs"
 MAX_PROFILES, MAX_BODY_BYTES, MAX_PROFILE_BYTES = 10_000, 5_000_000, 100_000
-# As the specification's x-klaviyo-ratelimit has them, each operation by itself: per second, per minute.
+# Limits of each operation, per second and per minute, from the specification's x-klaviyo-ratelimit.
 LIMITS = {
     "klaviyo.import": (10, 150),
     "klaviyo.jobs": (10, 150),
@@ -30,8 +30,8 @@ LIMITS = {
     "klaviyo.profiles": (75, 750),
     "klaviyo.deletion": (3, 60),
 }
-_STAGES = ("queued", "processing", "complete")  # one further with each poll
-# Klaviyo takes names and addresses too; winback sends none, so here they are refused as an unknown field is there.
+_STAGES = ("queued", "processing", "complete")  # each poll advances a job by one
+# Klaviyo also accepts names and addresses. winback sends none, so the local CRM refuses them like unknown fields.
 _FIELDS = {"external_id", "properties"}
 _EQUALS = re.compile(r"""equals\(external_id,(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)')\)""", re.DOTALL)
 _REFUSED = "The profile is not accepted."
@@ -39,7 +39,7 @@ _REFUSED = "The profile is not accepted."
 
 @dataclass
 class _Job:
-    """An import: the rows it has yet to write, which it does when it is complete, and those it refuses."""
+    """An import: the rows to write when it completes, and those that it refuses."""
 
     id: str
     created_at: datetime
@@ -55,9 +55,9 @@ class _Job:
 
 
 class KlaviyoWire:
-    """Klaviyo's part of the local CRM."""
+    """Klaviyo endpoints of the local CRM."""
 
-    paths = ("/api/",)  # what lies below is answered for programs, also when it is not there
+    paths = ("/api/",)  # below these paths, errors are JSON
 
     def add_to(self, app: Flask, desk: Desk) -> None:
         """Route the endpoints."""
@@ -89,7 +89,7 @@ class KlaviyoWire:
         route(path, endpoint=endpoint)(view)
 
     def _refusal(self) -> Response | None:
-        """What is wrong with the request before it is read."""
+        """Return the error of an invalid header, checked before the body is read, or None."""
         scheme, _, key = request.headers.get("Authorization", "").partition(" ")
         if scheme != "Klaviyo-API-Key" or not self.desk.is_key(key):
             return says(401, "Missing or invalid private key.")
@@ -106,7 +106,7 @@ class KlaviyoWire:
         return response
 
     def _headers(self, per_minute: Allowance) -> dict[str, str]:
-        """The minute's budget; a 429 comes without, https://developers.klaviyo.com/en/docs/rate_limits_and_error_handling."""
+        """Headers of the minute's limit; a 429 has none (developers.klaviyo.com/en/docs/rate_limits_and_error_handling)."""
         if g.get("is_over"):
             return {}
         now = self.desk.now()
@@ -117,7 +117,7 @@ class KlaviyoWire:
         }
 
     def create(self) -> Response:
-        """Answer POST /api/profile-bulk-import-jobs: refuse the whole for one malformed profile, or begin a job."""
+        """Handle POST /api/profile-bulk-import-jobs: begin a job, or refuse all profiles if one is malformed."""
         if len(request.get_data()) > MAX_BODY_BYTES:
             return says(413, "The payload is larger than 5MB.")
         try:
@@ -126,7 +126,7 @@ class KlaviyoWire:
             return says(400, "The payload is not a JSON object.")
         profiles = at(data, "attributes", "profiles", "data")
         if at(data, "type") != "profile-bulk-import-job" or not isinstance(profiles, list):
-            return says(400, "The payload is no profile-bulk-import-job.", pointer="/data")
+            return says(400, "The payload is not a profile-bulk-import-job.", pointer="/data")
         if not 1 <= len(profiles) <= MAX_PROFILES:
             return says(400, f"Between 1 and {MAX_PROFILES} profiles.", pointer="/data/attributes/profiles/data")
         for index, profile in enumerate(profiles):
@@ -152,11 +152,11 @@ class KlaviyoWire:
         return document(202, _shown(job))
 
     def poll(self, job_id: str) -> Response:
-        """Answer GET /api/profile-bulk-import-jobs/{job_id}, which takes the job one stage further."""
+        """Handle GET /api/profile-bulk-import-jobs/{job_id}, which advances the job by one stage."""
         with self._lock:
             job = self._jobs.get(job_id)
             if job is None:
-                return says(404, "There is no such job.")
+                return says(404, "The job does not exist.")
             job.polls += 1
             if job.status == "complete":
                 self.desk.write(job.rows, run_id=job.run_id)
@@ -164,14 +164,14 @@ class KlaviyoWire:
         return document(200, _shown(job))
 
     def list_jobs(self) -> Response:
-        """Answer GET /api/profile-bulk-import-jobs."""
+        """Handle GET /api/profile-bulk-import-jobs."""
         return page([_shown(job) for job in list(self._jobs.values())])
 
     def import_errors(self, job_id: str) -> Response:
-        """Answer GET /api/profile-bulk-import-jobs/{id}/import-errors."""
+        """Handle GET /api/profile-bulk-import-jobs/{id}/import-errors."""
         job = self._jobs.get(job_id)
         if job is None:
-            return says(404, "There is no such job.")
+            return says(404, "The job does not exist.")
         errors = job.errors if job.status == "complete" else []
         return page(
             [
@@ -181,10 +181,10 @@ class KlaviyoWire:
         )
 
     def profiles(self) -> Response:
-        """Answer GET /api/profiles with a filter for one external id."""
+        """Handle GET /api/profiles with a filter for one external id."""
         found = _EQUALS.fullmatch(request.args.get("filter", ""))
         if not found:
-            return says(400, "Only equals(external_id,...) is understood here.", parameter="filter")
+            return says(400, "Only equals(external_id,...) is supported here.", parameter="filter")
         external_id = re.sub(r"\\(.)", r"\1", found[1] if found[1] is not None else found[2], flags=re.DOTALL)
         properties = self.desk.store.profile(external_id)
         if properties is None:
@@ -192,25 +192,25 @@ class KlaviyoWire:
         attributes: dict[str, object] = {"external_id": external_id, "properties": properties}
         wanted = request.args.get("fields[profile]", "external_id,properties").split(",")
         shown = {name: value for name, value in attributes.items() if name in wanted}
-        # The id holds the external id, so that the server need not remember which it has given.
+        # The id encodes the external id, so that the server has no ids to store.
         return page([resource("profile", encoded(external_id), f"/api/profiles/{encoded(external_id)}", shown)])
 
     def delete(self) -> Response:
-        """Answer POST /api/data-privacy-deletion-jobs for a profile by its id."""
+        """Handle POST /api/data-privacy-deletion-jobs for a profile by its id."""
         try:
             data = self.desk.json_body().get("data")
         except ValueError:
             return says(400, "The payload is not a JSON object.")
         profile = at(data, "attributes", "profile", "data")
         if at(data, "type") != "data-privacy-deletion-job" or at(profile, "type") != "profile":
-            return says(400, "The payload is no data-privacy-deletion-job.", pointer="/data")
+            return says(400, "The payload is not a data-privacy-deletion-job.", pointer="/data")
         profile_id, attributes = at(profile, "id"), at(profile, "attributes")
         if not isinstance(profile_id, str) or attributes != {}:
             return says(400, "Exactly one identifier is needed, here the id.", pointer="/data/attributes/profile/data")
         try:
             self.desk.delete([decoded(profile_id)])
         except ValueError:
-            return says(400, "There is no such profile.", pointer="/data/attributes/profile/data/id")
+            return says(400, "The profile does not exist.", pointer="/data/attributes/profile/data/id")
         return Response(status=202)
 
 
@@ -227,7 +227,7 @@ def _shown(job: _Job) -> dict[str, Any]:
 
 
 def _wrong_with(profile: object) -> tuple[str, str] | None:
-    """Where in a profile something is wrong, and what."""
+    """Return where in a profile an error is, and its message, or None."""
     attributes = at(profile, "attributes")
     if at(profile, "type") != "profile" or not isinstance(attributes, dict):
         return "", "The profile is malformed."
@@ -244,7 +244,7 @@ def _wrong_with(profile: object) -> tuple[str, str] | None:
 
 
 def _row(profile: dict[str, Any]) -> dict[str, Any]:
-    """A profile as the store takes it: an import passes over what is to become null, and removes what is to be unset."""
+    """A profile in the store's form: an import ignores null values, and removes the properties listed under unset."""
     attributes = profile["attributes"]
     values = {name: value for name, value in attributes.get("properties", {}).items() if value is not None}
     return {**values, **dict.fromkeys(_unset(profile) or []), "external_id": attributes["external_id"]}

@@ -13,7 +13,7 @@ _CODES = {401: "not_authenticated", 404: "not_found", 429: "throttled"}
 
 
 def says(status: int, text: str, **source: str) -> Response:
-    """Answer with one error, as JSON:API has them."""
+    """Return one error, in JSON:API form."""
     code = _CODES.get(status, "invalid" if status < 500 else "error")
     words = {
         "id": f"{status}-{code}",
@@ -26,7 +26,7 @@ def says(status: int, text: str, **source: str) -> Response:
 
 
 def document(status: int, data: object, **more: object) -> Response:
-    """Answer with a JSON:API document."""
+    """Return a JSON:API document."""
     return _json(status, {"data": data, **more})
 
 
@@ -40,12 +40,12 @@ def resource(kind: str, name: str, path: str, attributes: dict[str, Any]) -> dic
 
 
 def page(items: Sequence[object]) -> Response:
-    """Answer with one page of a collection: page[size] of 1 to 100, else 20, from page[cursor] on."""
+    """Return one page of a collection: page[size] of 1 to 100, default 20, starting at page[cursor]."""
     try:
         size = int(request.args.get("page[size]", 20))
         start = int(decoded(request.args["page[cursor]"])) if "page[cursor]" in request.args else 0
     except ValueError:
-        return says(400, "The page is not one of this collection.", parameter="page[cursor]")
+        return says(400, "The page is not in this collection.", parameter="page[cursor]")
     if not 1 <= size <= 100 or start < 0:
         return says(400, "The page size must be between 1 and 100.", parameter="page[size]")
     links = {"self": request.url}
@@ -56,17 +56,17 @@ def page(items: Sequence[object]) -> Response:
 
 
 def at(value: object, *keys: str) -> Any:
-    """Return what is found below `value` by these keys, or None."""
+    """Return the value below `value` at these keys, or None."""
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value
 
 
 def encoded(text: str) -> str:
-    """Return a text as an id that holds it: letters, digits, - and _."""
+    """Encode a text as an id of letters, digits, - and _."""
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def decoded(text: str) -> str:
-    """Return the text that an id holds. Raises ValueError for what is none."""
+    """Decode the text of such an id. Raises ValueError for an invalid one."""
     return base64.b64decode(text.encode() + b"=" * (-len(text) % 4), altchars=b"-_", validate=True).decode()

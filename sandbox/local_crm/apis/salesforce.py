@@ -1,9 +1,8 @@
-"""Salesforce's API, as the local CRM speaks it.
+"""Salesforce API of the local CRM.
 
-Only what winback uses: of Bulk API 2.0 the ingest of upserts, and of the REST API describe, query, deletion and the making of a
-field. Unlike Salesforce a job is worked on while it is asked after, so that how long it takes is a number of polls. There is one
-object, Contact, which has the fields of examples/salesforce/crm_fields.yml from the start; `app.extensions["salesforce"]` is the
-wire, for tests that want others.
+It covers what winback uses: ingest of upserts in Bulk API 2.0, and in the REST API describe, query, deletion and creation of a
+field. Unlike at Salesforce, polls advance a job, so that its duration is a number of polls. There is one object, Contact, with
+the fields of examples/salesforce/crm_fields.yml. Tests that need others reach this object at `app.extensions["salesforce"]`.
 """
 
 import re
@@ -42,7 +41,7 @@ _ESCAPED = {"n": "\n", "r": "\r"}
 
 
 def described(name: str, kind: str, **more: object) -> Field:
-    """Return a field as a describe shows it."""
+    """Return a field in the form that describe returns."""
     label = name.removesuffix("__c").replace("_", " ")
     facts = {"createable": True, "updateable": True, "nillable": True, "defaultedOnCreate": kind == "boolean"}
     scale = 4 if kind == "double" else 0
@@ -51,10 +50,10 @@ def described(name: str, kind: str, **more: object) -> Field:
 
 
 class SalesforceWire:
-    """Salesforce's part of the local CRM. A job has ended with its `polls_until_done`th poll.
+    """Salesforce endpoints of the local CRM. A job ends with its `polls_until_done`th poll.
 
-    One that is aborted has worked on its first `rows_until_aborted` rows by then. `tokens` are the access tokens that were given
-    for client credentials; one that is no longer there has ended.
+    An aborted job has processed its first `rows_until_aborted` rows. `tokens` are the access tokens that were issued for client
+    credentials; removing one ends its session.
     """
 
     paths = ("/services/",)
@@ -69,9 +68,9 @@ class SalesforceWire:
         self.tokens: set[str] = set()
         self.tokens_given = 0
         self.jobs: dict[str, Job] = {}
-        self.external_ids: dict[str, str] = {}  # by record id, of the records that a query has shown
+        self.external_ids: dict[str, str] = {}  # by record id, of the records that a query returned
         self.lock = threading.RLock()
-        # Per org and 24 hours, here that of a small Enterprise Edition.
+        # Per org and 24 hours; the value is that of a small Enterprise Edition.
         self.day = desk.allow("salesforce.day", 100_000, 86_400)
         app.extensions["salesforce"] = self
         app.add_url_rule("/services/oauth2/token", "salesforce.token", self._token, methods=["POST"])
@@ -112,11 +111,11 @@ class SalesforceWire:
             return act(job, **parts) if job else error(404, "The requested resource does not exist")
 
     def _token(self) -> Response:
-        """Answer POST /services/oauth2/token: the local CRM's key is the client secret, too."""
+        """Handle POST /services/oauth2/token. The local CRM's key is also the client secret."""
         return self.desk.serve("salesforce.token", [], self.give_token, says=error)
 
     def give_token(self) -> Response:
-        """Give a token for client credentials."""
+        """Issue a token for client credentials."""
         if request.form.get("grant_type") != "client_credentials":
             return reply(400, error="unsupported_grant_type", error_description="grant type not supported")
         if request.form.get("client_id") != CLIENT_ID or not self.desk.is_key(request.form.get("client_secret")):
@@ -135,7 +134,7 @@ class SalesforceWire:
         return {"Sforce-Limit-Info": f"api-usage={used}/{self.day.requests}"}
 
     def open(self) -> Response:
-        """Answer POST jobs/ingest."""
+        """Handle POST jobs/ingest."""
         try:
             body = self.desk.json_body()
         except ValueError as wrong:
@@ -156,7 +155,7 @@ class SalesforceWire:
         return self._info(job)
 
     def upload(self, job: Job) -> Response:
-        """Answer PUT jobs/ingest/ID/batches: once a job, and only as long as it is open."""
+        """Handle PUT jobs/ingest/ID/batches: once per job, while it is open."""
         if job.state != "Open" or job.content is not None:
             return error(400, "InvalidJobState : data was uploaded to this job before", "INVALIDJOBSTATE")
         if request.mimetype != "text/csv":
@@ -168,7 +167,7 @@ class SalesforceWire:
         return Response(status=201)
 
     def _refused(self, job: Job) -> dict[str, str]:
-        """The rows that a fault refuses: it hits the request that brings them."""
+        """Return the rows that a fault refuses; the fault applies to the request that uploads them."""
         default = "FIELD_CUSTOM_VALIDATION_EXCEPTION:This contact may not be changed:--"
         try:
             ids = [row[job.external_id_field] for row in read(job.content or b"", job.external_id_field, self.fields)]
@@ -177,7 +176,7 @@ class SalesforceWire:
         return {each: text for each in ids if (text := self.desk.row_error(each, default))}
 
     def change_state(self, job: Job) -> Response:
-        """Answer PATCH jobs/ingest/ID: close it for good, or drop it."""
+        """Handle PATCH jobs/ingest/ID: close or abort it."""
         try:
             state = self.desk.json_body().get("state")
         except ValueError as wrong:
@@ -193,7 +192,7 @@ class SalesforceWire:
         return self._info(job)
 
     def job(self, job: Job) -> Response:
-        """Answer GET jobs/ingest/ID, and work on the job."""
+        """Handle GET jobs/ingest/ID, which advances the job."""
         if job.state in {"UploadComplete", "InProgress"}:
             job.polls += 1
             job.state = "InProgress"
@@ -212,7 +211,7 @@ class SalesforceWire:
             job.state, job.error = "Failed", str(failed)
 
     def results(self, job: Job, kind: str) -> Response:
-        """Answer GET jobs/ingest/ID/successfulResults and its like, in another order than that of the upload."""
+        """Handle GET jobs/ingest/ID/successfulResults and similar, in another order than the upload's."""
         try:
             uploaded = read(job.content or b"", job.external_id_field, self.fields)
         except JobFailedError:
@@ -222,7 +221,7 @@ class SalesforceWire:
         return Response(as_csv(reversed(rows), header), mimetype="text/csv")
 
     def query(self) -> Response:
-        """Answer GET query for one user's record."""
+        """Handle GET query for one user's record."""
         found = _SOQL.fullmatch(request.args.get("q", ""))
         if not found:
             return error(400, "unexpected token", "MALFORMED_QUERY")
@@ -238,7 +237,7 @@ class SalesforceWire:
         return reply(200, totalSize=len(records), done=True, records=records)
 
     def delete(self) -> Response:
-        """Answer DELETE composite/sobjects."""
+        """Handle DELETE composite/sobjects."""
         results: list[dict[str, object]] = []
         for each in request.args.get("ids", "").split(","):
             external_id = self.external_ids.pop(each, None)
@@ -250,13 +249,13 @@ class SalesforceWire:
         return jsonify(results)
 
     def describe(self, name: str) -> Response:
-        """Answer GET sobjects/NAME/describe."""
+        """Handle GET sobjects/NAME/describe."""
         if name != OBJECT:
             return error(404, "The requested resource does not exist")
         return reply(200, name=OBJECT, createable=True, updateable=True, fields=list(self.fields.values()))
 
     def make_field(self) -> Response:
-        """Answer POST tooling/sobjects/CustomField."""
+        """Handle POST tooling/sobjects/CustomField."""
         try:
             body = json_value(request.get_data())
             object_name, name = body["FullName"].split(".")
@@ -266,7 +265,7 @@ class SalesforceWire:
             return error(400, "Cannot deserialize the field", "JSON_PARSER_ERROR")
         if object_name != OBJECT or not name.endswith("__c") or name.lower() in self.fields:
             return error(
-                400, "There is already a field of this name, or it is no custom field's", "FIELD_INTEGRITY_EXCEPTION"
+                400, "The field exists already, or its name is not a custom field's", "FIELD_INTEGRITY_EXCEPTION"
             )
         facts = {
             each: metadata[each] for each in ("externalId", "unique", "caseSensitive", "scale") if each in metadata
@@ -295,7 +294,7 @@ class SalesforceWire:
 
 
 def error(status: int, text: str, code: str | None = None) -> Response:
-    """Answer with one error, as Salesforce does."""
+    """Return one error, in Salesforce's form."""
     response = jsonify([{"errorCode": code or _CODES.get(status, "UNKNOWN_EXCEPTION"), "message": text}])
     response.status_code = status
     return response

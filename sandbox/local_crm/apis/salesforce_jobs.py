@@ -12,16 +12,16 @@ from typing import Any
 
 EMPTIED = "#N/A"
 TEXT_LENGTH = 255
-Field = dict[str, Any]  # as a describe shows it
+Field = dict[str, Any]  # in the form that describe returns
 
 
 class JobFailedError(Exception):
-    """The job fails as a whole; the text is its errorMessage."""
+    """The job fails as a whole; the text becomes its errorMessage."""
 
 
 @dataclass
 class Job:
-    """A job from its opening on. `refused` are the external ids that a fault refuses, with what is said of them."""
+    """A job from its creation on. `refused` maps external ids that a fault refuses to their errors."""
 
     id: str
     external_id_field: str
@@ -36,7 +36,7 @@ class Job:
 
 
 def record_id(external_id: str) -> str:
-    """Return the id of a user's contact, always the same: 003 and 12 characters, then 3 that say which of them are capitals.
+    """Return the constant record id of a user's contact: 003 and 12 characters, then 3 that encode which of them are capitals.
 
     https://help.salesforce.com/s/articleView?id=000385585&type=1
     """
@@ -46,12 +46,12 @@ def record_id(external_id: str) -> str:
 
 
 def canonical(name: str) -> str:
-    """Return the store's spelling of a field: Churn_Risk_Band__c is churn_risk_band."""
+    """Return a field's name as the store spells it: Churn_Risk_Band__c is churn_risk_band."""
     return name.removesuffix("__c").lower()
 
 
 def read(content: bytes, id_field: str, fields: Mapping[str, Field]) -> list[dict[str, str]]:
-    """Read the rows. Raises JobFailedError for what is no such CSV, and for a column that is no field."""
+    """Read the rows. Raises JobFailedError for invalid CSV, and for a column that is not a field."""
     try:
         lines = [line for line in csv.reader(io.StringIO(content.decode(), newline=""), strict=True) if line]
     except (UnicodeDecodeError, csv.Error) as error:
@@ -74,7 +74,7 @@ def work(
     write: Callable[[list[dict[str, object]]], object],
     count_rows: int | None = None,
 ) -> None:
-    """Apply what can be applied of the first rows, and keep what is to be told of each. Raises JobFailedError."""
+    """Apply the valid ones among the first rows, and record the result of each. Raises JobFailedError."""
     rows = read(job.content or b"", job.external_id_field, fields)[:count_rows]
     counts = Counter(row[job.external_id_field] for row in rows)
     job.results = {"successfulResults": [], "failedResults": [], "unprocessedrecords": []}
@@ -117,7 +117,7 @@ def _lacking(fields: Mapping[str, Field], row: Mapping[str, str], id_field: str)
 
 
 def typed(text: str, described: Field) -> object:
-    """Return the value that a cell sets, None where it empties. Raises ValueError with Salesforce's words for a misfit."""
+    """Return the value of a cell, None if it is empty. Raises ValueError with Salesforce's message for a wrong type."""
     kind, label = described["type"], described["label"]
     if text == EMPTIED:
         return False if kind == "boolean" else None
@@ -144,7 +144,7 @@ def _time(text: str) -> str:
 
 
 def as_csv(rows: Iterable[Mapping[str, str]], header: list[str]) -> str:
-    """Write a result file, every cell quoted; a file without rows has a header only."""
+    """Write a result file with every cell quoted. A file without rows has only a header."""
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(header)

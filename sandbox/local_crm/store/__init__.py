@@ -1,1 +1,1 @@
-"""What the local CRM keeps."""
+"""Storage of the local CRM."""

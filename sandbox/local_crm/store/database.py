@@ -1,9 +1,9 @@
-"""Database of the local CRM: one SQLite file, brought up to date when it is opened.
+"""Database of the local CRM: one SQLite file, migrated when it is opened.
 
-`profiles` is every user as it is now. `writes` is every write to a user: when, by which run, how many attributes, and what
-changed, as JSON {field: [before, after]} with null for absent. `runs` and `deletions` count and name nobody; of a deleted user
-nothing else is left. `field_writes` counts what was written per field, changed or not, because a CRM bills each attribute it is
-sent. `clock` has the time at which a demo or a replay stands that wrote last, and is empty where a run by the real clock did.
+`profiles` has the current state of every user. `writes` has every write to a user: when, by which run, the number of attributes,
+and the changes as JSON {field: [before, after]} with null for absent. `runs` and `deletions` hold only counts; nothing else is
+kept of a deleted user. `field_writes` counts the writes of each field, changed or not, because a CRM bills each attribute that it
+receives. `clock` has the time of the demo or replay that wrote last; it is empty after a run by the real clock.
 """
 
 import sqlite3
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# A stand-in need not survive a power cut: nothing is forced to disk. What is deleted is overwritten, for it is somebody's data.
+# No write is forced to disk, because a local test CRM may lose data in a power cut. Deleted data is overwritten: it is personal.
 _SCHEMA = """
 pragma journal_mode = wal;
 pragma synchronous = off;
@@ -34,11 +34,11 @@ create table if not exists field_writes (field text primary key, written integer
 create table if not exists clock (stands_at text not null);
 """
 
-# Until the runs were told apart, each changed field was a row of its own.
+# Migration of files from before runs were recorded, when each changed field was a row of its own.
 _FROM_CHANGES = """
 begin immediate;
 with counted as (
-  -- writes of the same moment are told apart by a field that changed in both
+  -- two writes at the same moment differ by a field that changed in both
   select *, row_number() over (partition by external_id, received_at, field order by id) as nth from changes
 )
 insert into writes (external_id, received_at, count_attributes, changed)
@@ -50,18 +50,18 @@ commit;
 
 
 class Database:
-    """The file. Safe to share between threads."""
+    """The SQLite file. Safe to share between threads."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.lock = threading.RLock()
-        # Autocommit: transactions are opened by hand, so that a request is exactly one.
+        # Autocommit, with transactions opened explicitly, so that each request is one transaction.
         self.connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
         self.connection.executescript(_SCHEMA)
         if self.rows("select 1 from sqlite_master where name = 'changes'"):
             self.connection.executescript(_FROM_CHANGES)
         if not self.rows("pragma user_version")[0][0]:
-            # What was deleted before deletions overwrote it lies in pages that are no longer used.
+            # Rows deleted before secure_delete was on are still in unused pages.
             self.connection.execute("vacuum")
             self.connection.execute("pragma user_version = 1")
             self.forget()
@@ -69,14 +69,14 @@ class Database:
             self.connection.execute("alter table field_writes add column kind text")
 
     def close(self) -> None:
-        """Close the file, after the write under way if there is one."""
+        """Close the file, after the write in progress."""
         with self.lock:
             self.connection.close()
 
     def forget(self) -> None:
         """Empty the write-ahead log, which holds every page as it was before a deletion.
 
-        It waits for others who read the file; one who reads on for 30 s keeps it, and the next deletion or closing empties it.
+        It waits for other readers. If one reads for 30 s, the log stays, and the next deletion or closing empties it.
         """
         with self.lock:
             self.connection.execute("pragma wal_checkpoint(truncate)").fetchall()
@@ -88,9 +88,9 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Write all or nothing."""
+        """Write all changes or none."""
         with self.lock:
-            # Immediate: another process on the same file waits here instead of failing half way.
+            # Immediate: another process with the same file waits here instead of failing in the middle.
             self.connection.execute("begin immediate")
             try:
                 yield self.connection

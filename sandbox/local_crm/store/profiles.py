@@ -10,7 +10,7 @@ from sandbox.local_crm.store.database import Database
 from sandbox.local_crm.store.queries import Attributes, Views
 
 IDENTIFIERS = ("external_id", "user_alias", "braze_id", "email", "phone")
-# Keys that steer a write and are not attributes. E-mail and phone identify too, but are also stored.
+# Keys that control a write and are not attributes. E-mail and phone also identify a user, but they are stored.
 RESERVED = frozenset({"external_id", "user_alias", "braze_id", "_update_existing_only", "push_token_import"})
 
 _KINDS = {str: "text", bool: "flag", int: "number", float: "number", list: "texts", dict: "object"}
@@ -18,9 +18,9 @@ _to_json = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
 
 
 def profile_key(item: Mapping[str, object]) -> str | None:
-    """Return the id a profile is kept under, or None when the object names no user.
+    """Return the id that a profile is stored under, or None when the object names no user.
 
-    Users known by something else than an external id are kept apart by the name of the identifier.
+    Users identified by something else than an external id get a key that begins with the identifier's name.
     """
     external_id = item.get("external_id")
     if external_id and isinstance(external_id, str):
@@ -41,18 +41,18 @@ class CrmStore(Views):
         self.clock = clock or (lambda: datetime.now(UTC))
 
     def close(self) -> None:
-        """Close the file, after the write under way if there is one."""
+        """Close the file, after the write in progress."""
         self.database.close()
 
     def stand_at(self, moment: datetime | None) -> None:
-        """Have the pages' clock stand at a moment, for a demo or a replay; None lets it go on."""
+        """Set the pages' clock to a moment, for a demo or a replay; None returns to the real clock."""
         with self.database.transaction() as db:
             db.execute("delete from clock")
             if moment is not None:
                 db.execute("insert into clock values (?)", (moment.astimezone(UTC).isoformat(),))
 
     def clear(self) -> None:
-        """Forget everything. The file stays: who has it open sees it empty."""
+        """Delete everything. The file stays, so that a process that has it open sees it empty."""
         with self.database.transaction() as db:
             for table in ("profiles", "writes", "runs", "deletions", "field_writes", "clock"):
                 db.execute(f"delete from {table}")
@@ -61,10 +61,10 @@ class CrmStore(Views):
     def apply(
         self, objects: Iterable[Mapping[str, object]], received_at: datetime, *, run_id: str | None = None
     ) -> int:
-        """Write objects of an external id and attributes in their order, all or none; return how many attributes that was.
+        """Write objects of an external id and attributes in their order, all or none; return the number of attributes.
 
-        A null removes the attribute. Objects that name no user are skipped. Names are kept as they come, and so are the
-        values' types: the segments know winback's fields by the names of `config/crm_fields.yml`.
+        A null removes the attribute. Objects that name no user are skipped. Names and types of values are stored as received:
+        the segments use winback's fields by the names of `config/crm_fields.yml`.
         """
         at = received_at.astimezone(UTC).isoformat()
         rows = [(key, item) for item in objects if (key := profile_key(item)) is not None]
@@ -94,7 +94,7 @@ class CrmStore(Views):
                 "insert into writes (external_id, received_at, run_id, count_attributes, changed) values (?, ?, ?, ?, ?)",
                 writes,
             )
-            # A CRM that makes an attribute with its first value keeps that value's type.
+            # A CRM that creates an attribute with its first value keeps that value's type.
             db.executemany(
                 "insert into field_writes values (?, ?, ?) on conflict (field) do update"
                 " set written = written + excluded.written, kind = coalesce(kind, excluded.kind)",
@@ -103,7 +103,7 @@ class CrmStore(Views):
         return written.total()
 
     def delete(self, external_ids: Sequence[str], received_at: datetime, *, run_id: str | None = None) -> int:
-        """Forget these users, history included, and return how many were known: nothing but that count is kept."""
+        """Delete these users with their history, and return how many were known. Only that count is kept."""
         at = received_at.astimezone(UTC).isoformat()
         keys = _to_json(list(external_ids))
         with self.database.transaction() as db:
@@ -132,7 +132,7 @@ class CrmStore(Views):
 
 
 def _merge(attributes: Attributes, values: Mapping[str, object]) -> dict[str, tuple[object, object]]:
-    """Bring values into the attributes and return what changed, each as (before, after) with None for absent."""
+    """Merge values into the attributes and return the changes, each as (before, after) with None for absent."""
     changed = {}
     for name, after in values.items():
         before = attributes.get(name)
@@ -146,7 +146,7 @@ def _merge(attributes: Attributes, values: Mapping[str, object]) -> dict[str, tu
 
 
 def _is_same(before: object, after: object) -> bool:
-    # In Python True == 1, in a CRM it is not; within lists and objects only their JSON tells.
+    # In Python True == 1, in a CRM it is not. Lists and objects are compared as JSON.
     if type(before) is not type(after):
         return False
     return _to_json(before) == _to_json(after) if isinstance(after, list | dict) else before == after

@@ -14,7 +14,7 @@ Attributes = dict[str, object]
 
 @dataclass(frozen=True)
 class Change:
-    """One field of one user that became another value; None means the field was or became absent."""
+    """One changed field of one user; None means the field was or became absent."""
 
     external_id: str
     received_at: datetime
@@ -27,7 +27,7 @@ class Change:
 
 @dataclass(frozen=True)
 class RunWrites:
-    """What one run told the CRM: users, writes to them (more than users: some were written twice), attributes, users deleted."""
+    """Writes of one run: users, writes (more than users if some were written twice), attributes, users deleted."""
 
     run_id: str
     first_at: datetime
@@ -40,7 +40,7 @@ class RunWrites:
 
 @dataclass(frozen=True)
 class Written:
-    """What one run wrote to one user: how often, how many attributes, and the fields that became another value."""
+    """Writes of one run to one user: number of writes, number of attributes, and the changed fields."""
 
     external_id: str
     last_at: datetime
@@ -50,27 +50,27 @@ class Written:
 
 
 class Views:
-    """Reads. Times are aware UTC."""
+    """Read queries. Times are aware UTC."""
 
     database: Database
     clock: Callable[[], datetime]
 
     def stands_at(self) -> datetime | None:
-        """Return where the clock of the demo or replay stands that wrote last; None after a run by the real clock."""
+        """Return the clock of the demo or replay that wrote last; None after a run by the real clock."""
         rows = self.database.rows("select stands_at from clock")
         return datetime.fromisoformat(rows[0][0]) if rows else None
 
     def now(self) -> datetime:
-        """Return the time by which vouchers are valid: that of the demo or replay, or else the clock's."""
+        """Return the time that decides whether vouchers are valid: that of the demo or replay, or else the clock's."""
         return self.stands_at() or self.clock()
 
     def read(self, keys: Iterable[str]) -> dict[str, Attributes]:
-        """Return the attributes of those users that are known."""
+        """Return the attributes of those users that exist."""
         sql = "select external_id, attributes from profiles where external_id in (select value from json_each(?))"
         return {key: json.loads(text) for key, text in self.database.rows(sql, (json.dumps(list(keys)),))}
 
     def profile(self, external_id: str) -> Attributes | None:
-        """Return a user's current attributes, or None when the CRM has never heard of them."""
+        """Return a user's current attributes, or None for an unknown user."""
         return self.read([external_id]).get(external_id)
 
     def profiles(self) -> dict[str, Attributes]:
@@ -83,7 +83,7 @@ class Views:
         return self._changes("where external_id = ? order by id desc", (external_id,))
 
     def latest_writes(self, limit: int) -> list[list[Change]]:
-        """Return the newest writes that changed something, each as the changes it made to one user."""
+        """Return the newest writes that changed something, each as its changes to one user."""
         return group_writes(self._changes("where changed <> '{}' order by id desc limit ?", (limit,)))
 
     def totals(self) -> dict[str, int]:
@@ -96,7 +96,7 @@ class Views:
 
     def segment(self, slug: str, *, limit: int, offset: int = 0) -> list[tuple[str, Attributes]]:
         """Return one page of a segment, highest churn probability first."""
-        where = SEGMENTS[slug].where  # our own SQL, looked up by slug: nothing of the request is spliced in
+        where = SEGMENTS[slug].where  # fixed SQL, looked up by slug: no text of the request enters it
         rows = self.database.rows(
             f"select external_id, attributes from profiles where {where}"
             f" order by {field_sql('churn_probability')} desc, external_id limit :limit offset :offset",
@@ -120,7 +120,7 @@ class Views:
         return [(str(code), int(count)) for code, count in self.database.rows(sql)]
 
     def writes_per_field(self) -> dict[str, int]:
-        """Return how often each field was written, also when its value stayed the same."""
+        """Return the number of writes of each field, whether its value changed or not."""
         rows = self.database.rows("select field, written from field_writes order by written desc, field")
         return {str(field): int(written) for field, written in rows}
 
@@ -144,16 +144,16 @@ class Views:
         return self._runs("order by last_at desc, run_id desc limit ? offset ?", (limit, offset))
 
     def run(self, run_id: str) -> RunWrites | None:
-        """Return what one run did, or None when it did nothing here."""
+        """Return what one run wrote, or None if it wrote nothing here."""
         return next(iter(self._runs("where run_id = ?", (run_id,))), None)
 
     def count_written(self, run_id: str) -> int:
-        """Return whom a run wrote and who is still known: how many."""
+        """Return how many users that a run wrote still exist."""
         ((count,),) = self.database.rows("select count(distinct external_id) from writes where run_id = ?", (run_id,))
         return int(count)
 
     def written_by(self, run_id: str, *, limit: int, offset: int = 0) -> list[Written]:
-        """Return one page of whom a run wrote and who is still known, in the order of their ids."""
+        """Return one page of the users that a run wrote and that still exist, ordered by id."""
         rows = self.database.rows(
             "select external_id, max(received_at), count(*), sum(count_attributes), group_concat(changed, char(10))"
             " from writes where run_id = ? group by external_id order by external_id limit ? offset ?",
@@ -191,12 +191,12 @@ class Views:
         ]
 
     def _counts(self, rules: Mapping[str, str]) -> dict[str, int]:
-        # One pass over the profiles for all rules: SQLite parses each JSON once.
+        # One pass over the profiles for all rules, because SQLite then parses each JSON once.
         columns = ", ".join(f"count(*) filter (where {where})" for where in rules.values())
         (row,) = self.database.rows(f"select {columns} from profiles", {"now": self.now().isoformat()})
         return dict(zip(rules, row, strict=True))
 
 
 def group_writes(changes: Iterable[Change]) -> list[list[Change]]:
-    """Gather the changes that one write made."""
+    """Group the changes by the write that made them."""
     return [list(group) for _, group in groupby(changes, key=lambda change: change.write_id)]

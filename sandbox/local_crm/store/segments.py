@@ -1,13 +1,13 @@
-"""Segments that marketing builds from winback's fields: rules over profiles, in words and in SQL.
+"""Segments over winback's fields, as marketing would build them: each rule in words and in SQL.
 
-The first three are those of docs/segments.md; the others are views that explain them. In SQL `:now` is the time, ISO 8601.
+The first three are those of docs/segments.md; the others help to explain them. In SQL, `:now` is the time, ISO 8601.
 """
 
 from dataclasses import dataclass
 
 
 def field_sql(name: str) -> str:
-    """Return the SQL of an attribute's value. The name is ours, never a request's."""
+    """Return the SQL of an attribute's value. The name comes from our code, never from a request."""
     return f"json_extract(attributes, '$.{name}')"
 
 
@@ -15,7 +15,7 @@ def _is(name: str, value: str) -> str:
     return f"{field_sql(name)} = '{value}'"
 
 
-# json_type tells true from 1: an attribute that arrived as a number is not an eligibility.
+# json_type distinguishes true from 1: an attribute that arrived as a number does not make a user eligible.
 _IS_ELIGIBLE = "json_type(attributes, '$.voucher_eligible') = 'true'"
 _IS_NOT_ELIGIBLE = "json_type(attributes, '$.voucher_eligible') = 'false'"
 _VALID_UNTIL = f"julianday({field_sql('voucher_valid_until')})"

@@ -1,1 +1,1 @@
-"""The local CRM's pages."""
+"""Web pages of the local CRM."""

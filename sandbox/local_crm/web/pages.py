@@ -20,7 +20,7 @@ _RUN_ID = re.compile(r"(\d{8,})-(\d{8}T\d{6}Z)-[0-9a-f]{8}")
 
 @dataclass(frozen=True)
 class Paged:
-    """Where in a list the reader is."""
+    """The reader's position in a list."""
 
     count: int
     page: int
@@ -28,12 +28,12 @@ class Paged:
 
     @property
     def offset(self) -> int:
-        """How many rows come before this page."""
+        """The number of rows before this page."""
         return (self.page - 1) * PAGE_SIZE
 
 
 def add_pages(app: Flask, desk: Desk, programs: tuple[str, ...]) -> None:
-    """Add the pages to the app, and words for what is not there: friendly ones, but JSON below the paths of `programs`."""
+    """Add the pages and error pages to the app. Below the paths of `programs`, errors are JSON."""
     app.add_template_filter(_when, "when")
     app.add_template_filter(_run_name, "run_name")
     app.context_processor(lambda: {"now": desk.store.now(), "is_standing": desk.store.stands_at() is not None})
@@ -68,7 +68,7 @@ def _add_marketing(app: Flask, views: Views) -> None:
     @app.get("/segments/<slug>")
     def segment(slug: str) -> str:
         if slug not in SEGMENTS:
-            raise NotFound(f"There is no segment called {slug}.")
+            raise NotFound(f"The segment {slug} does not exist.")
         paged = _paged(views.segment_counts()[slug])
         rows = views.segment(slug, limit=PAGE_SIZE, offset=paged.offset)
         return render_template("segment.html", segment=SEGMENTS[slug], rows=rows, paged=paged)
@@ -115,7 +115,7 @@ def _paged(count: int) -> Paged:
 
 
 def _is_past(value: object, now: datetime) -> bool:
-    """Tell whether a moment is over; whatever is no moment is not."""
+    """Whether a moment is over; False for a value that is not a moment."""
     try:
         moment = datetime.fromisoformat(str(value))
     except ValueError:
@@ -124,7 +124,7 @@ def _is_past(value: object, now: datetime) -> bool:
 
 
 def _run_name(run_id: str) -> str:
-    """Show a run of winback by epoch and hour, another by its id."""
+    """Show a winback run by epoch and hour, another by its id."""
     found = _RUN_ID.fullmatch(run_id)
     if found is None:
         return run_id
@@ -136,7 +136,7 @@ def _run_name(run_id: str) -> str:
 
 
 def _when(value: object) -> str:
-    """Show a moment to the minute in UTC; whatever is no moment is shown as it came."""
+    """Show a moment to the minute in UTC, and any other value as it is."""
     try:
         moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
     except ValueError:

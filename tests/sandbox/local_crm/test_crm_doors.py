@@ -1,4 +1,4 @@
-"""Can a page of another site use the local CRM, and is what it was told to forget still in its files?"""
+"""Local CRM: pages of other sites cannot use it, and no deleted data stays in its files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def crm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCrm]:
 
 
 def raw(crm: LocalCrm, content: bytes) -> bytes:
-    """Everything that the server says to these bytes until it hangs up."""
+    """Return everything that the server replies to these bytes until it closes the connection."""
     with socket.create_connection(("127.0.0.1", int(crm.url.rpartition(":")[2])), timeout=10) as connection:
         connection.sendall(content)
         connection.shutdown(socket.SHUT_WR)
@@ -46,7 +46,7 @@ def get(crm: LocalCrm, path: str, **headers: str) -> int:
         "127.0.0.1.evil.example",
         "evil.example#@127.0.0.1",
         "127.0.0.1@evil.example",
-        "0.0.0.0",  # noqa: S104 - a name that a request gives
+        "0.0.0.0",  # noqa: S104 - a host name in a request
         "127.0.0.2",
         "2130706433",
         "localhost.",
@@ -93,7 +93,7 @@ def test_a_link_from_another_site_opens_a_page_and_its_script_reads_none(crm: Lo
 
 @pytest.mark.parametrize("part", ["iframe", "frame", "embed", "object"])
 def test_a_page_of_another_site_shows_none_of_ours_within_it(crm: LocalCrm, part: str) -> None:
-    """What it showed could be laid under the reader's clicks."""
+    """A hidden page could be placed under the reader's clicks."""
     within = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": part}
     assert get(crm, "/", **within) == 403
     headers = requests.get(crm.url, timeout=10).headers
@@ -137,10 +137,10 @@ def test_what_is_no_request_is_not_quoted(
     raw(crm, b'{"external_id": "canary-of-a-user"}\r\n\r\n')
     streams = capfd.readouterr()
     assert "canary" not in f"{caplog.text} {streams.out} {streams.err}"
-    assert "The local CRM was sent what is no request." in caplog.text
+    assert "The local CRM received data that is not an HTTP request." in caplog.text
 
 
-# What is forgotten
+# Deleted data
 
 CANARY = "canary-7f3a9c51"
 
@@ -150,7 +150,7 @@ def is_in_the_files(folder: Path, text: str) -> bool:
 
 
 def fill(store: CrmStore, user: str) -> None:
-    """Some others, and a user who is written often: their values lie on many pages, and in the log as they were before."""
+    """Add other users, and one who is written often: their values lie on many pages, and the log holds earlier versions."""
     for n in range(40):
         others = [{"external_id": f"u{n:02d}-{m}", "band": f"{n}-{m}" * 9} for m in range(20)]
         store.apply([*others, {"external_id": user, "band": f"{user} {n} " * n}], TEN, run_id="00000001-run")

@@ -1,4 +1,4 @@
-"""Does the local CRM fail exactly as it is told to, for just the requests that it is told to?"""
+"""Faults of the local CRM: each hits exactly the requests that it names, in the way that it names."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ def stream(crm: LocalCrm, timeout: float = 10) -> requests.Response:
     body = {
         "attributes": [{"external_id": "ada", "a": 1}],
         "ignored": "x" * 200_000,
-    }  # more than a socket takes at once
+    }  # more than fits into a socket's buffer
     return requests.post(crm.url + "/users/track", json=body, headers=KEY, stream=True, timeout=timeout)
 
 

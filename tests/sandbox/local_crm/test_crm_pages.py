@@ -1,4 +1,4 @@
-"""Does the local CRM show people what it holds, and who wrote it? Over HTTP, and in a browser where there is one."""
+"""Pages of the local CRM: they show its content and the runs that wrote it. Over HTTP, and in a browser if there is one."""
 
 import html
 import json
@@ -91,7 +91,7 @@ def test_the_clock_stands_where_the_demo_left_it_until_a_run_by_the_real_one_wri
         assert crm.store.history("ada")[0].received_at == demo
         assert crm.store.totals()["voucher_eligible"] == 1
         home = page(crm, "/")
-        assert "as of 22 Jun 2026, 20:00 UTC, where the clock of the demo or replay stands" in home
+        assert "as of 22 Jun 2026, 20:00 UTC, the clock of the demo or replay" in home
         assert "as of 22 Jun 2026, 20:00 UTC" in page(crm, "/segments/high-risk-voucher")
         assert "May be offered a voucher until 29 Jun 2026, 20:00 UTC" in page(crm, "/profiles/ada")
         track(crm, scored("bob"))
@@ -122,7 +122,7 @@ def test_a_probability_between_two_tenths_counts_in_the_upper_one(crm: LocalCrm)
 
 def test_an_empty_crm_has_an_overview_too(crm: LocalCrm) -> None:
     assert "Nothing written yet" in page(crm, "/")
-    assert "Nobody is in this segment" in page(crm, "/segments/low-risk")
+    assert "No users are in this segment" in page(crm, "/segments/low-risk")
 
 
 def test_a_segment_is_shown_in_pages_of_50(crm: LocalCrm) -> None:
@@ -165,7 +165,7 @@ def test_whatever_the_attributes_are_pages_show_them_as_text(crm: LocalCrm) -> N
         assert "alert(1)" in html
 
 
-# Who wrote what
+# Which run wrote what
 
 
 def test_a_run_is_told_by_its_requests_and_counted(crm: LocalCrm, clock: Clock) -> None:
@@ -209,7 +209,7 @@ def test_of_a_deleted_user_only_the_count_is_left(tmp_path: Path) -> None:
         post(crm, "/users/delete", {"external_ids": ["ada-lovelace"]}, run_id="8")
         assert crm.store.count_deleted() == 1
         assert "1 user deleted so far" in page(crm, "/")
-        assert "Nobody that it wrote is known any more" in page(crm, "/runs/7")
+        assert "None of the users that it wrote exists any more" in page(crm, "/runs/7")
         for path in ("/", "/runs", "/runs/7", "/runs/8"):
             assert "lovelace" not in page(crm, path)
         dump = "\n".join(crm.store.database.connection.iterdump())
@@ -275,7 +275,7 @@ def test_a_file_from_before_runs_were_told_apart_keeps_its_profiles_and_history(
 
 # In a browser
 
-# Looks at each page at each width in a frame, and writes down what a person would stumble over.
+# Loads each page at each width in a frame, and records layout problems.
 HARNESS = """<!doctype html><meta charset="utf-8"><body><script>
 const seen = [];
 const shade = text => text.match(/[\\d.]+/g).map(Number);
@@ -322,7 +322,7 @@ next();
 
 
 def offer_harness(crm: LocalCrm, paths: list[str]) -> None:
-    """Serve the harness from the pages' own origin, so that it may look into them; only it may run scripts."""
+    """Serve the harness from the pages' own origin, so that it can inspect them. No other page may run scripts."""
 
     def harness() -> str:
         todo = [("", path, width) for path in paths for width in (1280, 390)]
@@ -330,7 +330,7 @@ def offer_harness(crm: LocalCrm, paths: list[str]) -> None:
 
     def allow(response: Response) -> Response:
         policy = response.headers.pop("Content-Security-Policy")
-        if request.path != "/harness":  # a page is shown within no other, but for the harness to look at
+        if request.path != "/harness":  # only the harness may embed a page
             response.headers["Content-Security-Policy"] = policy.replace(
                 "frame-ancestors 'none'", "frame-ancestors 'self'"
             )
@@ -341,7 +341,7 @@ def offer_harness(crm: LocalCrm, paths: list[str]) -> None:
 
 
 def browse(folder: Path, crm: LocalCrm, *options: str) -> list[dict[str, Any]]:
-    """Let a browser look at the pages, 1280 and 390 pixels wide."""
+    """Let a browser check the pages at widths of 1280 and 390 pixels."""
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
         pytest.skip("no Chromium on this machine")

@@ -1,4 +1,4 @@
-"""Does the local CRM answer as Braze would, at Braze's limits, over connections that stay open? Asked over real HTTP."""
+"""Local CRM: its Braze replies, rate limits and open connections, over real HTTP."""
 
 import http.client
 import json

@@ -1,4 +1,4 @@
-"""Does the local CRM behave as HubSpot would? Asked over HTTP, and its replies checked against HubSpot's own description."""
+"""HubSpot API of the local CRM, over HTTP: it behaves like HubSpot, and its replies match HubSpot's own description."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the local CRM behave as Klaviyo would? Asked over HTTP, where the adapter does not lead."""
+"""Klaviyo API of the local CRM, over HTTP, in cases that the destination does not reach."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The synthetic app obeys the laws that its documentation states."""
+"""Synthetic app: its tables follow the rules that its documentation states."""
 
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ TABLES = ("events", "users", "redemptions", "exits_truth")
 ENDS_AT = datetime(2026, 4, 11, tzinfo=UTC)  # 100 days after 1 January
 DAY = "interval 1 day"
 
-# Each event once, with the gap to its user's event before; session numbers by the 30-minute rule.
+# Each event once, with the gap to the same user's previous event. Sessions are numbered by the 30-minute rule.
 VIEWS = """
     set timezone = 'UTC';
     create view once as
@@ -138,7 +138,7 @@ def test_a_column_uses_its_whole_vocabulary_and_no_other_word(
     assert {word for (word,) in found} == set(words)
 
 
-# Every query counts what must not exist.
+# Every query counts violations.
 LAWS = {
     "ratios lie in 0..1": "select count(*) from once where not fields_filled_ratio between 0 and 1",
     "a saved field carries its ratio": (
@@ -293,7 +293,7 @@ def test_the_truth_holds_all_that_an_oracle_needs(app: SyntheticApp) -> None:
 def test_users_return_as_often_as_the_truth_says(app: SyntheticApp) -> None:
     probability = app.exits_truth["return_probability"].to_numpy()
     has_returned = np.array(app.exits_truth["next_action"].to_pylist()) == "returned"
-    # 4 standard errors of a mean of about 3,500 coins, plus the few whom the office closed.
+    # 4 standard errors of a mean of about 3,500 coins, plus the few users whose filing the office closed.
     assert abs(has_returned.mean() - probability.mean()) < 0.03
 
 
