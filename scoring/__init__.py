@@ -1,1 +1,1 @@
-"""Features in, decisions out."""
+"""Scoring: turns features into scores and voucher decisions."""

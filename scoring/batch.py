@@ -1,7 +1,7 @@
-"""The scoring step: a run's candidates become decisions, staged under the run's id.
+"""Scoring step: turns a run's candidates into decisions, staged under the run's id.
 
-Read in chunks, predict, decide over all rows at once (budgets and ranking need all of them), explain, write. What grows with the
-rows is a few numbers and two ids each, about 150 bytes; the wide features stay in chunks.
+It reads in chunks, predicts, decides over all rows at once (budgets and ranking need all of them), explains and writes. Memory
+grows by a few numbers and two ids per row, about 150 bytes; the wide features stay in chunks.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from warehouse.tables import DECISIONS, TIMESTAMP
 
 CHUNK_ROWS = 65_536
 MART = "fct_scoring_candidates"
-# One score for many users means that a feature was lost on the way: seen in the wild as 2,137 equal scores in a "successful" run.
+# One score for many users means that a feature was lost. It happened in practice: 2,137 equal scores in a "successful" run.
 MIN_ROWS_FOR_DISTINCT_SCORES = 50
 
-# Of an exit that is set aside: its user's rows break a rule that all others keep.
+# Exits are set aside if their user's rows break a rule that all others follow.
 BAD_DATA = "bad_data"
 _KEYS = ["exit_id", "user_id", "exited_at"]
 _POLICY_INPUTS = ["user_number", "has_profile", "has_marketing_consent", "last_granted_at", "last_redeemed_at"]
@@ -42,7 +42,7 @@ _HIGH = RISK_BANDS.index("high")
 
 @dataclass(frozen=True)
 class Run:
-    """Who decides, and when: `decided_at` is the end of the run window, UTC."""
+    """Identity and time of a run: `decided_at` is the end of the run window, UTC."""
 
     run_id: str
     epoch: int
@@ -51,9 +51,9 @@ class Run:
 
 @dataclass(frozen=True)
 class ScoringCounts:
-    """What became of the candidates; `exits` = `scored` + the skipped.
+    """Counts of the candidates by result; `exits` is `scored` plus the skipped.
 
-    `out_of_range` counts, by feature, the values of scored exits that were out of range, and so counted as missing.
+    `out_of_range` counts, by feature, the values of scored exits that were out of range and treated as missing.
     """
 
     exits: int
@@ -67,9 +67,9 @@ class ScoringCounts:
 
 @dataclass
 class _ScoredRows:
-    """The scored rows so far: narrow columns, and the features of those whose reasons may yet be asked for.
+    """The scored rows so far: narrow columns, and the features of rows that may still need reasons.
 
-    `aside` are the rows that lack a value which the contract refuses to miss.
+    `aside` are the rows without a value that the contract requires.
     """
 
     keys: list[pa.Table] = field(default_factory=list)
@@ -82,7 +82,7 @@ class _ScoredRows:
 
     @property
     def probability(self) -> Numbers:
-        """Of all rows, in order."""
+        """Probabilities of all rows, in order."""
         return np.concatenate(self.probabilities) if self.probabilities else np.empty(0, np.float64)
 
     def input(self, name: str) -> npt.NDArray[np.int64]:
@@ -100,11 +100,11 @@ def score(
     advance: Callable[[int], None] | None = None,
     chunk_rows: int = CHUNK_ROWS,
 ) -> ScoringCounts:
-    """Score, decide and stage every candidate; `advance` is told of rows done, for a progress bar.
+    """Score, decide and stage every candidate. `advance` receives the number of rows done, for a progress bar.
 
-    A row without a value that the contract refuses to miss is skipped as `bad_data`.
+    A row without a value that the contract requires is skipped as `bad_data`.
 
-    Raises: ContractError when the mart and the model do not fit, too many values break the contract, or the scores are all one.
+    Raises: ContractError when the mart and the model do not fit, too many values break the contract, or all scores are equal.
     """
     relation = warehouse.relation("marts", MART)
     model.contract.check_columns(warehouse.schema(f"select * from {relation}"), MART)
@@ -134,14 +134,14 @@ def score(
     )
     if not counts.exits == counts.scored + sum(counts.skipped.values()) == count:
         raise ContractError(
-            f"{counts.exits} candidates, but {count} decisions: rows were lost or doubled. Nothing was committed."
+            f"{counts.exits} candidates, but {count} decisions: rows were lost or duplicated. Nothing was committed."
         )
     return counts
 
 
 @dataclass(frozen=True)
 class _ScoringStep:
-    """The parts of one scoring step."""
+    """State and parts of one scoring step."""
 
     warehouse: Warehouse
     model: Model
@@ -165,7 +165,7 @@ class _ScoringStep:
                 advance(read.num_rows)
             if not len(matrix):
                 continue
-            # Four decimals, as the CRM shows it: band and eligibility must agree with the number a person can see.
+            # Four decimals, as the CRM shows them: band and eligibility must agree with the number that people see.
             probability: Numbers = np.round(model.predict(matrix).astype(np.float64), 4).astype(np.float64)
             high = self.policy.bands(probability) == _HIGH
             may_be_granted = np.flatnonzero(~high & (probability >= lowest))
@@ -190,7 +190,7 @@ class _ScoringStep:
         return decide(candidates, self.policy, decided_at=self.run.decided_at, granted_today=self._granted_today())
 
     def explain(self, scored: _ScoredRows, decided: Decisions) -> pa.ChunkedArray:
-        """Add the reasons of those who get a voucher without being in the high band."""
+        """Add the reasons of users who get a voucher without being in the high band."""
         texts = pa.chunked_array(scored.reasons, pa.string())
         eligible = decided.is_eligible
         granted = [(rows[eligible[rows]], matrix[eligible[rows]]) for rows, matrix in scored.waiting]
@@ -227,7 +227,7 @@ class _ScoringStep:
             offset += keys.num_rows
 
     def skipped_rows(self, scored: _ScoredRows, skipped: dict[str, int]) -> Iterator[pa.RecordBatch]:
-        """Yield the decisions of exits that are not scored, and count them by reason on the way."""
+        """Yield the decisions of exits that are not scored, and count them by reason."""
         sql = f"select {', '.join(_KEYS)}, skip_reason from {self.relation} where skip_reason is not null"
         aside = (
             pa.RecordBatch.from_arrays(
@@ -249,10 +249,10 @@ class _ScoringStep:
     def _granted_today(self) -> int:
         """Vouchers granted by committed runs on the day of this one.
 
-        Counted from the runs, which name no user: an erasure deletes decisions, and would hand their budget back.
+        Counted from the runs, which name no user. An erasure deletes decisions, and counting those would return their budget.
         """
         day = self.run.decided_at.replace(hour=0, minute=0, second=0, microsecond=0)
-        # A repair keeps the watermark of before, and was committed on the day of the grants that it writes again.
+        # A repair keeps the earlier watermark. It was committed on the day of the grants that it writes again.
         sql = f"""
             select cast(coalesce(sum(count_eligible), 0) as bigint) as n from ({counting(self.warehouse)}) as runs
             where case when kind = '{REPAIR}' then committed_at else window_until end >= timestamp '{day:%Y-%m-%d} 00:00:00'
@@ -262,7 +262,7 @@ class _ScoringStep:
     def _stamp(
         self, rows: pa.Table, disposition: str, versions: dict[str, str], columns: dict[str, pa.Array]
     ) -> pa.RecordBatch:
-        """Add what all rows of a run share, and the columns."""
+        """Add the values that all rows of a run share."""
         run = self.run
         for name, text in {"disposition": disposition, "run_id": run.run_id, **versions}.items():
             rows = rows.append_column(name, _named(np.zeros(rows.num_rows, dtype=np.int8), (text,)))

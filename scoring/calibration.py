@@ -1,7 +1,7 @@
-"""Calibration of a model's raw probability by the map, if any, that training found to help.
+"""Calibration map of a model's raw probability, if training found one that helps.
 
 Platt: a line through the log odds (Platt 1999). Isotonic: steps between points, linear in between (Zadrozny and Elkan, KDD 2002).
-Both only ever rise, so whoever was riskier stays so or becomes equal.
+Both are monotone, so the ranking of users never reverses; some may become equal.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 Probabilities = TypeVar("Probabilities", npt.NDArray[np.float32], npt.NDArray[np.float64])
 Ratio = Annotated[float, Field(ge=0, le=1)]
-# float32 next to 0 and 1; beyond it the log odds are infinite.
+# The float32 values next to 0 and 1; closer to them, the log odds are infinite.
 _EDGE = 1e-7
 
 
 class Calibration(BaseModel):
-    """The map that ships with a bundle, as `calibration.json`. `none` leaves every probability as it is."""
+    """The map that ships with a bundle as `calibration.json`. `none` leaves every probability unchanged."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,9 +32,9 @@ class Calibration(BaseModel):
     @model_validator(mode="after")
     def _only_rises(self) -> Self:
         if self.kind == "platt" and self.slope <= 0:
-            raise ValueError("a slope of 0 or less would turn the ranking round")
+            raise ValueError("a slope of 0 or less would reverse the ranking")
         if len(self.raw) != len(self.true) or (self.kind == "isotonic" and len(self.raw) < 2):
-            raise ValueError("raw and true must be of one length, and of two points at least")
+            raise ValueError("raw and true must have the same length, and at least two points")
         if any(list(points) != sorted(points) for points in (self.raw, self.true)):
             raise ValueError("raw and true must rise")
         return self

@@ -1,7 +1,7 @@
-"""Counts values that break the feature contract, and says whether a few rows are odd or the whole is wrong.
+"""Counts values that break the feature contract, and decides whether a few rows are odd or all are wrong.
 
-A handful of odd rows stops nothing: a number out of range counts as missing, and a row without a value that must be there is set
-aside. A fifth of all rows, of at least 50 users, is no accident: then a unit has changed or a column was lost.
+A few odd rows stop nothing: a number out of range counts as missing, and a row without a required value is set aside. A fifth of
+all rows, of at least 50 users, stops the run, because a unit has probably changed or a column was lost.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Flags = npt.NDArray[np.bool_]
 
 
 def is_the_whole(count_rows: int, count_users: int, count_all: int) -> bool:
-    """Return whether so many odd rows, of so many users, say that something is wrong with all rows."""
+    """Return whether this many odd rows, of this many users, mean that all rows are suspect."""
     return count_rows >= STOP_RATIO * count_all and count_users >= STOP_USERS
 
 
@@ -33,10 +33,10 @@ class _Count:
 
 
 class Faults:
-    """What broke the contract in one table, read in one or more parts. A part's `user_id`, if it has one, names its users."""
+    """Violations of the contract in one table, read in one or more parts. A part's `user_id`, if present, names its users."""
 
     def __init__(self) -> None:
-        """Nothing is read yet."""
+        """Start with nothing read."""
         self.count_rows = 0
         self._outside: dict[str, _Count] = {}
         self._missing: dict[str, _Count] = {}
@@ -45,7 +45,7 @@ class Faults:
 
     @property
     def out_of_range(self) -> dict[str, int]:
-        """How many values of each feature were out of range, and so count as missing."""
+        """Number of values of each feature that were out of range, and so count as missing."""
         return {name: count.rows for name, count in self._outside.items()}
 
     def read(self, rows: pa.Table | pa.RecordBatch) -> None:
@@ -54,12 +54,12 @@ class Faults:
         self._users = rows.column("user_id") if "user_id" in rows.schema.names else None
 
     def add_outside(self, name: str, allowed: tuple[float, float], flags: Flags) -> None:
-        """Count the flagged rows of the part, whose value of a feature is out of range."""
+        """Count the flagged rows of the part: a feature's value is out of range."""
         self._ranges[name] = allowed
         self._add(self._outside, name, flags)
 
     def add_missing(self, name: str, flags: Flags) -> None:
-        """Count the flagged rows of the part, which lack a value that the contract refuses to miss."""
+        """Count the flagged rows of the part: a required value is missing."""
         self._add(self._missing, name, flags)
 
     def check(self, where: str) -> None:
@@ -68,15 +68,15 @@ class Faults:
             if share := self._stops(count):
                 lowest, highest = self._ranges[name]
                 raise ContractError(
-                    f"{where}: {name} is outside {lowest:g} to {highest:g} in {share}. Has its unit changed? Restore the unit "
-                    f"where the app or dbt writes {name}. If the new values are right, give the range in config/features.yml "
+                    f"{where}: {name} is outside {lowest:g} to {highest:g} in {share}. Its unit may have changed. Restore the "
+                    f"unit where the app or dbt writes {name}. If the new values are right, set the range in config/features.yml "
                     "and train a model: winback train"
                 )
         for name, count in self._missing.items():
             if share := self._stops(count):
                 raise ContractError(
                     f"{where}: {name} is null in {share}; the contract refuses that. Restore the column in dbt. If null is "
-                    "right, say `missing: allowed` in config/features.yml and train a model: winback train"
+                    "right, set `missing: allowed` in config/features.yml and train a model: winback train"
                 )
 
     def _add(self, counts: dict[str, _Count], name: str, flags: Flags) -> None:
@@ -89,7 +89,7 @@ class Faults:
             count.users += pc.unique(self._users.filter(pa.array(flags))).to_pylist()
 
     def _stops(self, count: _Count) -> str:
-        """Return the share in words when it is large, else nothing."""
+        """Return the share in words if it is large, else an empty text."""
         users = len(set(count.users)) if count.users else count.rows
         if not is_the_whole(count.rows, users, self.count_rows):
             return ""

@@ -1,7 +1,7 @@
-"""The feature contract: which features the model sees, and the check that rows keep to it.
+"""The feature contract: the model's features, and the check that rows match it.
 
 The contract is declared in `config/features.yml`, completed by training with category lists and medians, and shipped with the
-model. A value the model has never seen becomes missing here, before XGBoost: 3.1 and 3.2 silently score an unseen category as a
+model. A category that the model has never seen becomes missing here, because XGBoost 3.1 and 3.2 score it without warning as a
 neighbouring one (dmlc/xgboost#12189).
 """
 
@@ -26,9 +26,9 @@ CONTRACT_VERSION: Final = 1
 
 
 class Feature(BaseModel):
-    """One feature: its type, range, missing policy, the words marketing reads, and what training learned of it.
+    """One feature: its type, range, missing policy, its phrases for marketing, and what training learned about it.
 
-    `levels` are the only ones that a model may know, where they are given. `rest` is the category that stands for all others.
+    `levels`, if given, are the only ones that a model may know. `rest` is the category that stands for all others.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,7 +62,7 @@ class Feature(BaseModel):
 
 
 class FeatureContract(BaseModel):
-    """The ordered features. `version` guards bundles of another generation of this file."""
+    """The ordered features. `version` rejects bundles with another version of this format."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -94,18 +94,18 @@ class FeatureContract(BaseModel):
 
     @property
     def feature_types(self) -> list[str]:
-        """XGBoost's word for each feature: `c` categorical, `q` quantitative."""
+        """XGBoost's type of each feature: `c` categorical, `q` quantitative."""
         return ["c" if feature.type == "category" else "q" for feature in self.features]
 
     @property
     def monotone_constraints(self) -> tuple[int, ...]:
-        """XGBoost's sign for each feature: 1 where a higher value may only raise the probability, -1 lower it, 0 either."""
+        """XGBoost's constraint per feature. 1: a higher value may only raise the probability; -1: only lower it; 0: either."""
         return tuple({"increasing": 1, "decreasing": -1, None: 0}[feature.monotone] for feature in self.features)
 
     def check_columns(self, schema: pa.Schema, where: str) -> None:
         """Compare names and types with a mart's schema.
 
-        Raises: ContractError naming each absent column and each of the wrong type.
+        Raises: ContractError naming each absent column and each column of the wrong type.
         """
         problems = []
         for feature in self.features:
@@ -119,12 +119,12 @@ class FeatureContract(BaseModel):
                 problems.append(f"column {feature.name} is {kind}, the contract says {feature.type}")
         if problems:
             raise ContractError(
-                f"{where} does not keep the feature contract: {'; '.join(problems)}. "
+                f"{where} does not match the feature contract: {'; '.join(problems)}. "
                 "Restore the column in dbt, or train a model on the new contract."
             )
 
     def fits(self, rows: pa.Table | pa.RecordBatch) -> npt.NDArray[np.bool_]:
-        """Return which rows hold every value that the contract refuses to miss; the others are to be set aside."""
+        """Return which rows have every required value; the others are to be set aside."""
         fits = np.ones(rows.num_rows, dtype=bool)
         for feature in self.features:
             if feature.missing == "refused":
@@ -132,7 +132,7 @@ class FeatureContract(BaseModel):
         return fits
 
     def check_missing(self, rows: pa.Table, where: str) -> None:
-        """Raises: ContractError when so many rows do not fit that a column was lost."""
+        """Raises: ContractError when so many rows lack required values that a column was probably lost."""
         faults = Faults()
         faults.read(rows)
         for feature in self.features:
@@ -141,12 +141,12 @@ class FeatureContract(BaseModel):
         faults.check(where)
 
     def encode(self, rows: pa.Table | pa.RecordBatch, where: str, faults: Faults | None = None) -> Matrix:
-        """Turn rows into the model's matrix, float32 of shape (rows, features); missing is NaN, a category its index.
+        """Convert rows to the model's matrix, float32 of shape (rows, features). Missing is NaN, a category its index.
 
-        A number out of range becomes missing. A level that the model does not know becomes `other`, or missing where the model
-        has no such category. Who reads a table in parts gives `faults`, which count over all of them, and checks at the end.
+        A number out of range becomes missing. A level that the model does not know becomes `other`, or missing if the model has
+        no such category. A caller that reads a table in parts passes `faults`, which count over all parts, and checks at the end.
 
-        Raises: ContractError without `faults`, when something is wrong with the whole: `Faults.check`.
+        Raises: ContractError without `faults`, when the violations are too many: `Faults.check`.
         """
         counted = Faults() if faults is None else faults
         counted.read(rows)
@@ -166,10 +166,10 @@ class FeatureContract(BaseModel):
         return matrix
 
     def learn(self, rows: pa.Table, min_level_users: int = MIN_USERS) -> FeatureContract:
-        """Complete the contract with what training rows hold: sorted category lists, and medians.
+        """Complete the contract with category lists, sorted, and medians from training rows.
 
-        `user_id` among the columns names each row's user; without it each row is another user's. No value of fewer than 50 users
-        is kept: see `scoring.shared_values`.
+        A `user_id` column names each row's user; without it, every row counts as a user. No value of fewer than 50 users is
+        kept: see `scoring.shared_values`.
         """
         has_users = "user_id" in rows.column_names
         users = rows.column("user_id") if has_users else pa.chunked_array([np.arange(rows.num_rows)])
@@ -192,7 +192,7 @@ class FeatureContract(BaseModel):
 
 
 def _indexes(feature: Feature, values: Any) -> Any:
-    """Return each value's place among the categories; one that is not among them has the place of `rest`, or none."""
+    """Return the index of each value among the categories. An unknown one gets the index of `rest`, or none."""
     known = pa.array(feature.categories, pa.string())
     indexes = pc.index_in(values, value_set=known)
     if feature.rest is None:

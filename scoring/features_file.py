@@ -1,6 +1,6 @@
-"""The feature contract as people write it in `config/features.yml`, stricter than the one that ships with a model.
+"""Reads the feature contract from `config/features.yml`, with stricter rules than for the one that ships with a model.
 
-Its words go to the CRM, whose templates and pages would read more in some of them than words. A bundle may be older than a rule.
+Its phrases go to the CRM, whose templates and pages would interpret markup in them. A bundle may be older than a rule.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from core.names import unfit
 from scoring.features import Feature, FeatureContract
 from scoring.shared_values import OTHER
 
-_LONGEST_PHRASE: Final = 120  # one of three in a property that marketing reads
+_LONGEST_PHRASE: Final = 120  # a CRM property holds up to three of them
 _MARKUP: Final = frozenset("<>$`|\\")
 _LEARNED: Final = ("categories", "rest", "median")
 _PHRASES: Final = ("low", "high", "reason")
@@ -40,19 +40,19 @@ class _Declared(FeatureContract):
 def load_contract(path: Path) -> FeatureContract:
     """Read the declared contract.
 
-    Raises: ContractError with the file, the line and what is wrong in it.
+    Raises: ContractError with the file, the line and the mistake.
     """
     declared = read_yaml(path, _Declared, "feature contract")
     return FeatureContract(version=declared.version, features=declared.features)
 
 
 def _faults(feature: Feature) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Yield the place of each fault within a feature, and what it is."""
+    """Yield the place of each mistake within a feature, and its description."""
     if why := unfit(feature.name):
         yield ("name",), f"its name {why}"
     for key in _LEARNED:
         if key in feature.model_fields_set:
-            yield (key,), f"{key} is what training learns. Remove it."
+            yield (key,), f"{key} is set by training. Remove it."
     for key in _PHRASES:
         phrase = getattr(feature, key)
         if phrase is not None and (why := _unfit_phrase(phrase, takes_value=key == "reason")):
@@ -69,14 +69,14 @@ def _faults(feature: Feature) -> Iterator[tuple[tuple[str | int, ...], str]]:
 
 
 def _unfit_phrase(phrase: str, *, takes_value: bool) -> str | None:
-    """Say why a phrase may not reach the CRM; None if it may."""
+    """Return why a phrase must not reach the CRM; None if it may."""
     words = phrase.replace("{value}", "", 1) if takes_value else phrase
     if ";" in words:
-        return "a phrase holds a semicolon, which parts one reason from the next. Write it with a comma."
+        return "a phrase holds a semicolon, which separates reasons. Use a comma."
     if "{" in words or "}" in words:
-        return "of braces a reason takes {value} alone, once, and other phrases none."
+        return "a reason may contain {value} once; no phrase may contain other braces."
     if not phrase.strip() or len(phrase) > _LONGEST_PHRASE:
-        return f"a phrase has between 1 and {_LONGEST_PHRASE} characters."
+        return f"a phrase must have between 1 and {_LONGEST_PHRASE} characters."
     if not words.isprintable() or set(words) & _MARKUP:
-        return "a phrase is words in one line, without any of " + " ".join(sorted(_MARKUP)) + ". Write it in words."
+        return "a phrase must be one line of plain words, without any of " + " ".join(sorted(_MARKUP)) + "."
     return None

@@ -16,10 +16,10 @@ from scoring.registry.bundles import Bundle
 
 
 class Model:
-    """A bundle's booster. It is loaded when it is first asked: a run with nothing to score saves 110 MB and three seconds."""
+    """A bundle's booster, loaded at its first use: a run with nothing to score saves 110 MB and three seconds."""
 
     def __init__(self, bundle: Bundle, *, threads: int = 0) -> None:
-        """Say which bundle; `threads` 0 uses every core."""
+        """Store the bundle; `threads` 0 uses every core."""
         self.version = bundle.version
         self.contract = bundle.contract
         self._calibration = bundle.calibration
@@ -30,10 +30,10 @@ class Model:
         return self._calibration.apply(cast(npt.NDArray[np.float32], self._booster.inplace_predict(matrix)))
 
     def contributions(self, matrix: Matrix) -> npt.NDArray[np.float32]:
-        """Return each feature's part in each row's log odds, shape (rows, features).
+        """Return each feature's contribution to each row's log odds, shape (rows, features).
 
-        XGBoost's approximation, not exact Shapley values: those take about 100 times as long, and the three largest are
-        nearly always the same.
+        XGBoost's approximation, not exact Shapley values, which take about 100 times as long. The three largest are nearly
+        always the same.
         """
         data = _xgboost().DMatrix(
             matrix,
@@ -59,9 +59,9 @@ class Model:
 
 
 def _xgboost() -> Any:
-    """XGBoost, without its interface for scikit-learn, which would bring scikit-learn and pandas: 100 MB and two seconds."""
+    """Import XGBoost without its scikit-learn interface, which would load scikit-learn and pandas: 100 MB and two seconds."""
     if "xgboost" not in sys.modules and "sklearn" not in sys.modules:
-        sys.modules["sklearn"] = cast(ModuleType, None)  # an import of it fails, as where it is not installed
+        sys.modules["sklearn"] = cast(ModuleType, None)  # importing it fails, as if it were not installed
         try:
             import xgboost  # noqa: PLC0415
         finally:

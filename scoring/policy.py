@@ -1,4 +1,4 @@
-"""Voucher policy: who gets a voucher, and otherwise why not.
+"""Voucher policy: decides which users get a voucher, and gives a reason for every other user.
 
 A pure function of values: the same candidates, policy and day give the same decisions on any machine.
 """
@@ -18,8 +18,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from core.config_file import read_yaml
 from core.errors import ContractError
 
-# Stable codes, in the order in which they are asked; the first that applies is the answer.
-# `holdout` comes after everything about the user, so that it marks exactly those who would have been considered.
+# Stable codes, in order of evaluation; the first that applies is the reason.
+# `holdout` comes after every rule about the user, so that it marks exactly those who could otherwise get a voucher.
 ELIGIBILITY_REASONS = (
     "granted",
     "no_profile",
@@ -35,7 +35,7 @@ ELIGIBILITY_REASONS = (
 RISK_BANDS = ("low", "medium", "high")
 ARMS = ("treatment", "holdout")
 
-MAX_DAYS = 3_650  # ten years: more is a slip of the keyboard, and a date could leave the calendar
+MAX_DAYS = 3_650  # ten years: more is probably a typing error, and could exceed the largest date
 MAX_BUDGET = 1_000_000_000
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
@@ -77,7 +77,7 @@ class Voucher(_Section):
 
 
 class Experiment(_Section):
-    """The share of users that never gets a voucher, and the salt their arm is drawn with."""
+    """The share of users that never gets a voucher, and the salt of the random assignment."""
 
     holdout_ratio: Ratio
     salt: Annotated[str, Field(min_length=1, max_length=200)]
@@ -104,21 +104,21 @@ class Policy(_Section):
 def load_policy(path: Path) -> Policy:
     """Read the voucher policy.
 
-    Raises: ContractError with the file and what is wrong in it.
+    Raises: ContractError with the file and the mistake.
     """
     policy = read_yaml(path, Policy, "voucher policy")
     run, day = policy.voucher.budget_per_run, policy.voucher.budget_per_day
     if run > day:
         raise ContractError(
-            f"{path.name} is no voucher policy: voucher.budget_per_run ({run}) is above budget_per_day ({day}), so that no run "
-            "could ever grant as many. Correct one of them."
+            f"{path.name} is not a valid voucher policy: voucher.budget_per_run ({run}) is above budget_per_day ({day}), so "
+            "that a run could never grant as many. Correct one of them."
         )
     return policy
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """What the policy may look at, a value a row, one row a user. Times are microseconds since 1970 UTC, 0 for never."""
+    """Inputs of the policy: one value per row, one row per user. Times are microseconds since 1970 UTC, 0 for never."""
 
     probability: npt.NDArray[np.floating]
     user_number: npt.NDArray[np.int64]
@@ -130,7 +130,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Decisions:
-    """What the policy says, in the candidates' order. `reason` indexes ELIGIBILITY_REASONS, `arm` ARMS."""
+    """Results of the policy, in the candidates' order. `reason` indexes ELIGIBILITY_REASONS, `arm` ARMS."""
 
     reason: npt.NDArray[np.int8]
     arm: npt.NDArray[np.int8]
@@ -146,7 +146,7 @@ class Decisions:
 def decide(candidates: Candidates, policy: Policy, *, decided_at: datetime, granted_today: int) -> Decisions:
     """Decide over one run's candidates.
 
-    `decided_at` is the run's `until` (UTC), `granted_today` the grants already committed on its day. Ties in the ranking are
+    `decided_at` is the run's `until` (UTC). `granted_today` are the grants already committed on its day. Ties in the ranking are
     broken by the user's number, so that the order of rows does not matter.
     """
     rule = policy.voucher
@@ -157,7 +157,7 @@ def decide(candidates: Candidates, policy: Policy, *, decided_at: datetime, gran
 
     reason = np.full(len(candidates.probability), -1, dtype=np.int8)
     in_cool_down = (candidates.last_granted_us > 0) & (now_us - candidates.last_granted_us < cool_down_us)
-    # Whoever used a voucher within the cool-down needs no other, wherever it came from.
+    # A user who redeemed a voucher within the cool-down gets no other one, whatever the source of the first.
     has_redeemed = (candidates.last_redeemed_us > 0) & (now_us - candidates.last_redeemed_us < cool_down_us)
     refusals: tuple[tuple[str, Flags], ...] = (
         ("no_profile", ~candidates.has_profile),
@@ -195,6 +195,6 @@ def draw_arms(user_number: npt.NDArray[np.int64], experiment: Experiment) -> npt
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     x = x ^ (x >> np.uint64(31))
-    # 53 bits make a double in [0, 1) exactly.
+    # 53 bits give a double in [0, 1) exactly.
     draw = (x >> np.uint64(11)).astype(np.float64) / 2.0**53
     return (draw < experiment.holdout_ratio).astype(np.int8)

@@ -1,4 +1,4 @@
-"""Reasons of a user's risk, in words that marketing understands."""
+"""Reasons of a user's risk, in phrases for marketing."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ SEPARATOR = "; "
 
 
 def reasons(contract: FeatureContract, matrix: Matrix, contributions: npt.NDArray[np.float32]) -> pa.Array:
-    """Return up to three phrases a row, joined by `; `, strongest first; null where nothing raises the risk.
+    """Return up to three phrases per row, joined by `; `, strongest first; null if nothing raises the risk.
 
-    Only features that raise the risk count, only those with words in the contract, and only values that are known: a missing
-    value explains nothing. Shapes: matrix and contributions (rows, features).
+    A feature counts only if it raises the risk, has phrases in the contract, and its value is known: a missing value explains
+    nothing. Shapes: matrix and contributions (rows, features).
     """
     if not len(matrix):
         return pa.array([], pa.string())
     phrases, offsets = _phrases(contract)
-    # The phrase of each value: for a category by its index, for a number by the side of the median. The top of the range
-    # is never low: where most users filed last year the median is 1, and one who did must not be called one who did not.
+    # The phrase of each value: for a category by its index, for a number by its side of the median. The top of the range is never
+    # "low": if most users filed last year, the median is 1, and a user who filed must not get the phrase for one who did not.
     medians = np.array([np.nan if f.median is None else f.median for f in contract.features], dtype=np.float32)
     tops = np.array([f.range[1] if f.range else np.nan for f in contract.features], dtype=np.float32)
     is_category = np.array([f.type == "category" for f in contract.features])
@@ -41,18 +41,18 @@ def reasons(contract: FeatureContract, matrix: Matrix, contributions: npt.NDArra
         counts = strength[rows, best] > 0
         columns.append(pc.if_else(pa.array(counts), phrase, pa.scalar(None, pa.string())))
         strength[rows, best] = -np.inf
-    # Without a strongest reason there is none at all. Such a row must not be all nulls: the join would leave it out, and
-    # every row after it would get its neighbour's reasons (seen with pyarrow 26.0.1; narwhals-dev/narwhals#3965).
+    # Without a strongest reason a row has none. Such a row must not be all nulls: the join would leave it out, and every later
+    # row would get its neighbour's reasons (observed with pyarrow 26.0.1; narwhals-dev/narwhals#3965).
     columns[0] = pc.fill_null(columns[0], "")
     joined = pc.binary_join_element_wise(*columns, SEPARATOR, null_handling="skip")
     return pc.if_else(pc.equal(joined, ""), pa.scalar(None, pa.string()), joined)
 
 
 def _phrases(contract: FeatureContract) -> tuple[pa.Array, npt.NDArray[np.int64]]:
-    """All phrases in one list, and where each feature's begin: low and high, or one for each category.
+    """Return all phrases in one list, and where each feature's begin: low and high, or one for each category.
 
-    A category has words only if it looks like a name, and is not the one that stands for all others. A bundle made before phrases
-    with a semicolon were refused gets commas: each phrase must stay one.
+    A category has a phrase only if it looks like a name and is not `rest`. In older bundles, whose phrases may hold a semicolon,
+    it becomes a comma, so that each phrase stays one.
     """
     phrases: list[str | None] = []
     offsets = []

@@ -1,7 +1,7 @@
-"""Scores of the challenger for a run's exits, kept beside the decisions and nowhere else.
+"""Scores the challenger on a run's exits; the scores are stored beside the decisions and have no other effect.
 
-The same exits, the same features, the same rounding as the champion's. Rows are staged under the run's id and count once that
-run has committed, as decisions do: of a run that was killed or overtaken they are nobody's.
+It uses the same exits, features and rounding as the champion. Rows are staged under the run's id and count once the run has
+committed, as decisions do. Rows of a run that was killed or lost its lease count for nothing.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _KEYS = ["exit_id", "user_id"]
 
 
 def shadow(warehouse: Warehouse, model: Model, run: Run, *, chunk_rows: int = CHUNK_ROWS) -> int:
-    """Score every exit that the champion scores and append the probabilities; returns how many.
+    """Score every exit that the champion scores, append the probabilities, and return their number.
 
-    An exit without a value that the challenger's contract refuses to miss has no score.
+    An exit without a value that the challenger's contract requires has no score.
 
-    Raises: ContractError when the mart and the model do not fit, too many values break the contract, or the scores are all one;
-    nothing is written then.
+    Raises: ContractError when the mart and the model do not fit, too many values break the contract, or all scores are equal.
+    Nothing is written then.
     """
     relation = warehouse.relation("marts", MART)
     model.contract.check_columns(warehouse.schema(f"select * from {relation}"), MART)
@@ -45,7 +45,7 @@ def shadow(warehouse: Warehouse, model: Model, run: Run, *, chunk_rows: int = CH
     if count >= MIN_ROWS_FOR_DISTINCT_SCORES and len(levels) == 1:
         raise ContractError(f"All {count} scores are {levels.pop():.4f}.")
     if levels and not all(map(np.isfinite, levels)):
-        raise ContractError("Some scores are no numbers.")
+        raise ContractError("Some scores are not numbers.")
     stamps = {"run_id": run.run_id, "model_version": model.version}
     rows = (_stamped(part, told, stamps, run) for part, told in zip(keys, probabilities, strict=True))
     return warehouse.append(SHADOW_SCORES, rows) if count else 0

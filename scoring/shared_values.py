@@ -1,7 +1,7 @@
-"""Which values of the examples may leave the warehouse inside a model: those that at least 50 users share.
+"""Decides which values of the examples may leave the warehouse inside a model: those that at least 50 users share.
 
-A bundle keeps words and numbers of its examples: category levels, medians, drift edges and split thresholds. A word that fewer
-users have is pooled as `other`. A number that fewer users have is replaced by a short decimal that parts the same rows.
+A bundle keeps words and numbers of its examples: category levels, medians, drift edges and split thresholds. Levels of fewer
+users are pooled as `other`. A number of fewer users is replaced by a short decimal that separates the same rows.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 
 MIN_USERS: Final = 50
 OTHER: Final = "other"
-# Letters, digits, blanks, underscores and hyphens, with a letter among them, at most 40 characters. No address, link, markup,
-# template or separator fits: those need @ . : / < { ; or the like.
+# Letters, digits, blanks, underscores and hyphens, at least one letter, at most 40 characters. This excludes addresses, links,
+# markup, templates and separators, which need @ . : / < { ; or similar.
 _WORDS = re.compile(r"(?=.*[^\W\d_])[^\W_][\w \-]{0,39}")
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -31,10 +31,10 @@ def is_wording(level: str) -> bool:
 def shared_levels(
     values: pa.ChunkedArray, users: pa.ChunkedArray, allowed: tuple[str, ...], min_users: int
 ) -> tuple[list[str], bool]:
-    """Return the levels that a model may know, sorted, and whether the rest is one of them, as `other`.
+    """Return the levels that a model may know, sorted, and whether `other` is one of them.
 
-    With `allowed` levels only these are taken, however few users have them: they are words of the configuration. Otherwise a
-    level needs `min_users`. The rest needs as many together; with fewer it counts as missing.
+    With `allowed`, only those levels are used, however few users have them, because they come from the configuration. Otherwise a
+    level needs `min_users`. The rest needs as many users together; with fewer it counts as missing.
     """
     rows = pa.table({"level": values.cast(pa.string()), "user": users}).filter(pc.is_valid(values))
     counted = rows.group_by("level").aggregate([("user", "count_distinct")])
@@ -46,22 +46,22 @@ def shared_levels(
 
 
 class SharedNumbers:
-    """The values of one numeric feature, and how many users have each. Missing values are left out."""
+    """The values of one numeric feature, and the number of users of each. Missing values are left out."""
 
     def __init__(self, values: npt.NDArray[np.floating], users: npt.NDArray[Any] | None = None) -> None:
-        """`users` names each value's user; without it each value is another user's."""
+        """`users` holds each value's user; without it, every value counts as a user."""
         self._values, self._users = values, users
         self._sorted = np.sort(values[~np.isnan(values)])
 
     def above(self, value: float) -> float:
-        """Return a number that the same rows exceed: the value itself where enough users have it."""
+        """Return a number that the same rows exceed: the value itself if enough users have it."""
         if self._is_shared(value):
             return value
         place = int(np.searchsorted(self._sorted, value, side="right"))
         return self._between(place)
 
     def below(self, value: float) -> float:
-        """Return a number that the same rows fall short of: the value itself where enough users have it."""
+        """Return a number that the same rows stay below: the value itself if enough users have it."""
         if self._is_shared(value):
             return value
         place = int(np.searchsorted(self._sorted, value, side="left"))
@@ -75,16 +75,16 @@ class SharedNumbers:
         return len(np.unique(self._users[self._values == value])) >= MIN_USERS
 
     def _between(self, place: int) -> float:
-        """Return a short decimal between the values before and at the place."""
+        """Return a short decimal between the values before and at the index."""
         low = float(self._sorted[place - 1]) if place > 0 else -math.inf
         high = float(self._sorted[place]) if place < len(self._sorted) else math.inf
         return between(low, high)
 
 
 def between(low: float, high: float) -> float:
-    """Return the number of fewest decimal digits that lies strictly between two numbers, in single precision too.
+    """Return the number with the fewest decimal digits that lies strictly between two numbers, in single precision too.
 
-    Where no single-precision number lies between them it is `high`, to three digits.
+    If no single-precision number lies between them, it is `high`, to three digits.
     """
     if not math.isfinite(low) and not math.isfinite(high):
         return 0.0
@@ -93,7 +93,7 @@ def between(low: float, high: float) -> float:
     exponent = math.ceil(math.log10(high - low)) if high > low else -40
     for power in range(exponent, exponent - 20, -1):
         for step in (10.0**power, 10.0**power / 2):
-            # The second, where the first is `low` itself in single precision.
+            # The second, if the first equals `low` in single precision.
             for count in (1, 2):
                 number = float(f"{(math.floor(low / step) + count) * step:.15g}")
                 if np.float32(low) < np.float32(number) < np.float32(high):

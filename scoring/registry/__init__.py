@@ -1,1 +1,1 @@
-"""Model registries and the bundles that they keep."""
+"""Model registries and their bundles."""

@@ -1,4 +1,4 @@
-"""Files of a bundle as they lie on a disk: read whole, as what they must be, or refused with the file's name."""
+"""Reads the files of a bundle from disk and validates them; errors name the file."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from core.errors import ContractError
 
 Contents = TypeVar("Contents", bound=BaseModel)
 
-# A version names a folder, and what is attached a file: neither may lead out of the place where they lie.
+# Versions and attachment names become path components, so names that could escape the folder are refused.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-MAX_BYTES = 64 << 20  # the largest that ships, `reference.json`, has 60 KB
+MAX_BYTES = 64 << 20  # the largest real file, `reference.json`, has 60 KB
 REMEDY = "Restore it, or promote another version: winback promote VERSION"
 
 _FileName = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 
 
 class Manifest(BaseModel):
-    """`manifest.json`: which files the bundle has, and when it was trained on what."""
+    """`manifest.json`: the files of the bundle, and when and on what it was trained."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -39,7 +39,7 @@ class Metrics(RootModel[dict[str, float]]):
 def read_object(path: Path, version: str) -> dict[str, Any]:
     """Read a JSON file that must hold an object.
 
-    Raises: ContractError that names the bundle and the file; OSError where it cannot be opened.
+    Raises: ContractError that names the bundle and the file; OSError when it cannot be opened.
     """
     with path.open("rb") as stream:
         content = stream.read(MAX_BYTES + 1)
@@ -49,17 +49,17 @@ def read_object(path: Path, version: str) -> dict[str, Any]:
         found = json.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise damaged(version, path.name, "it is not UTF-8") from None
-    except (ValueError, RecursionError):  # JSON nested without end
-        raise damaged(version, path.name, "it is not JSON, or not all of it") from None
+    except (ValueError, RecursionError):  # nested too deeply
+        raise damaged(version, path.name, "it is not valid JSON") from None
     if not isinstance(found, dict):
-        raise damaged(version, path.name, "it holds no names with values")
+        raise damaged(version, path.name, "it is not a JSON object")
     return found
 
 
 def checked(contents: type[Contents], found: dict[str, Any], version: str, name: str) -> Contents:
-    """Return a file's contents as what they must be.
+    """Return a file's validated contents.
 
-    Raises: ContractError that names the bundle, the file, and the first place that is wrong in it.
+    Raises: ContractError that names the bundle, the file, and its first mistake.
     """
     try:
         return contents.model_validate(found)
@@ -68,7 +68,7 @@ def checked(contents: type[Contents], found: dict[str, Any], version: str, name:
         place = ".".join(map(str, problem["loc"]))
         told = f"{place}: {problem['msg']}" if place else problem["msg"]
         raise ContractError(
-            f"Model bundle {version}: {name} is none of this program's ({told.removeprefix('Value error, ')}). "
+            f"Model bundle {version}: {name} does not have this program's format ({told.removeprefix('Value error, ')}). "
             "Deploy the program that wrote it, or promote another version: winback promote VERSION"
         ) from None
 
@@ -79,9 +79,9 @@ def damaged(version: str, name: str, why: str) -> ContractError:
 
 
 def read_pointer(path: Path) -> str | None:
-    """Return the version that a pointer file names; None where there is none or it is empty.
+    """Return the version that a pointer file names; None if the file is absent or empty.
 
-    Raises: ContractError where it names none.
+    Raises: ContractError when it does not name a version.
     """
     if not path.exists():
         return None
@@ -92,7 +92,7 @@ def read_pointer(path: Path) -> str | None:
         text = "?"
     if text and not NAME.fullmatch(text):
         raise ContractError(
-            f"The file {path.name} in {path.parent}/ names no model version. Delete it, or write the name of one folder "
-            "beside it into it; then: winback promote VERSION"
+            f"The file {path.name} in {path.parent}/ does not name a model version. Delete it, or write the name of a folder "
+            "beside it into it. Then run: winback promote VERSION"
         )
     return text or None

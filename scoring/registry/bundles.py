@@ -2,8 +2,8 @@
 
 A bundle is a folder: `model.json` (native XGBoost JSON, never a pickle), `contract.json`, `calibration.json`, `metrics.json`,
 `card.md`, plots, and `manifest.json` with the sha256 of each.
-A file named `champion` beside the bundles holds the version that the job used last, and
-where there is no registry the one it uses: scoring/registry/folder.py.
+The file `champion` beside the bundles holds the version that the job used last. Without a registry, it also decides which
+version the job uses: see scoring/registry/folder.py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CHAMPION = "champion"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle. `learned_until`: the latest exit it learned from in any way, UTC; later ones can judge it."""
+    """A verified bundle. `learned_until` is the latest exit of its training, UTC; later exits can measure it."""
 
     version: str
     folder: Path
@@ -44,7 +44,7 @@ class Bundle:
 
 
 def write_manifest(folder: Path, *, version: str, trained_at: datetime, learned_until: datetime) -> None:
-    """Write the manifest, last: a folder without one is no bundle."""
+    """Write the manifest, as the last file: a folder without one is not a bundle."""
     files = {p.name: _sha256(p) for p in sorted(folder.iterdir()) if p.name != "manifest.json"}
     manifest = {
         "format": FORMAT,
@@ -59,14 +59,14 @@ def write_manifest(folder: Path, *, version: str, trained_at: datetime, learned_
 def load_bundle(models: Path, version: str) -> Bundle:
     """Read a bundle and verify every file.
 
-    Raises: ContractError when it is absent, incomplete, altered, or of another format.
+    Raises: ContractError when it is absent, incomplete, altered, or has another format.
     """
     folder = models / version
     try:
         found = read_object(folder / "manifest.json", version)
     except OSError:
         known = ", ".join(versions(models)) or "none"
-        raise ContractError(f"There is no complete model bundle {version}. There are: {known}.") from None
+        raise ContractError(f"A complete model bundle {version} does not exist. Available: {known}.") from None
     if found.get("format") != FORMAT:
         raise ContractError(
             f"Model bundle {version} has {_shown('format', found.get('format'))}, this program reads {FORMAT}. "
@@ -84,7 +84,7 @@ def load_bundle(models: Path, version: str) -> Bundle:
     contract, calibration, metrics = (read_object(folder / name, version) for name in _NEEDED[1:])
     if contract.get("version") != CONTRACT_VERSION:
         raise ContractError(
-            f"Model bundle {version} keeps {_shown('feature contract', contract.get('version'))}, this program reads "
+            f"Model bundle {version} has {_shown('feature contract', contract.get('version'))}, this program reads "
             f"{CONTRACT_VERSION}. Deploy the program that wrote it, or promote another version: winback promote VERSION"
         )
     return Bundle(
@@ -99,28 +99,28 @@ def load_bundle(models: Path, version: str) -> Bundle:
 
 
 def _shown(what: str, value: object) -> str:
-    """Name a version that is not this program's; nothing else of a file is repeated."""
+    """Describe a version of another program. No other text of a file is repeated in messages."""
     return f"{what} {value}" if value is None or isinstance(value, int) else f"another {what}"
 
 
 def versions(models: Path) -> list[str]:
     """Every complete bundle, oldest first (versions begin with their time).
 
-    A folder whose name begins with a dot is one that training was still writing when it was stopped.
+    A folder whose name begins with a dot is an unfinished bundle of an interrupted training.
     """
     return sorted(p.parent.name for p in models.glob("*/manifest.json") if not p.parent.name.startswith("."))
 
 
 def pointed(models: Path, name: str) -> str | None:
-    """The version that a pointer beside the bundles names, or None.
+    """Return the version that a pointer beside the bundles names, or None.
 
-    Raises: ContractError where it names none.
+    Raises: ContractError when it does not name a version.
     """
     return read_pointer(models / name)
 
 
 def point(models: Path, name: str, version: str | None) -> None:
-    """Have a pointer name a version; None takes it away. Nothing is verified."""
+    """Set the version that a pointer names; None deletes the pointer. Nothing is verified."""
     if version is None:
         (models / name).unlink(missing_ok=True)
     else:
@@ -129,7 +129,7 @@ def point(models: Path, name: str, version: str | None) -> None:
 
 
 def champion(models: Path) -> str | None:
-    """The version that was verified and used last on this disk, or None before the first run."""
+    """Return the version that was last verified and used on this disk, or None before the first run."""
     return pointed(models, CHAMPION)
 
 
@@ -139,7 +139,7 @@ def _sha256(path: Path) -> str:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old text or the new, never half of it."""
+    """Write a file atomically: a reader sees the old text or the new, never a part of it."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     os.replace(partial, path)

@@ -1,8 +1,8 @@
 """Model registry in a folder, and the interface of all registries.
 
-A registry names bundles by aliases: `champion` is what the job uses, `challenger` what was trained last, `previous_champion` the
-way back. Beside the registry stand the bundles on disk; the file `champion` among them holds the last version that was verified
-there.
+A registry names bundles by aliases. `champion` is the version that the job uses, `challenger` the last trained one,
+`previous_champion` the one to return to. The bundles are stored on disk beside the registry. The file `champion` among them holds
+the version last verified there.
 """
 
 from __future__ import annotations
@@ -23,70 +23,69 @@ NONE: Final = "none"
 
 
 class RegistryUnreachableError(RetryableError):
-    """The registry did not answer, or not with what can be used."""
+    """The registry did not reply, or its reply cannot be used."""
 
 
 class RegistryDamagedError(RegistryUnreachableError):
-    """The registry's file is none: to try again fails the same way."""
+    """The registry's file is not a database: a retry would fail the same way."""
 
     exit_code = 2
 
 
 class Registry(Protocol):
-    """Where model versions are kept. `version` is a bundle's everywhere. What cannot be asked raises RegistryUnreachableError."""
+    """Stores model versions. `version` is always a bundle's version. If it cannot reply, it raises RegistryUnreachableError."""
 
     def resolve(self, alias: str) -> str | None:
-        """Return the version that an alias stands for, or None where it stands for none."""
+        """Return the version of an alias, or None if it is not set."""
 
     def fetch(self, version: str, models: Path) -> Bundle:
-        """Return the verified bundle: from `models` where it is there and whole, else downloaded into it.
+        """Return the verified bundle: from `models` if it is there and complete, else downloaded into it.
 
-        Raises: ContractError where there is no such version, or what is kept of it is not what was registered.
+        Raises: ContractError when the version does not exist, or the stored bundle is not the registered one.
         """
 
     def register(self, bundle: Bundle) -> None:
-        """Keep a bundle; once more changes nothing.
+        """Store a bundle. Doing it twice changes nothing.
 
-        Raises: ContractError where another bundle is kept under its version.
+        Raises: ContractError when another bundle is stored under its version.
         """
 
     def point(self, alias: str, version: str | None) -> None:
-        """Have an alias stand for a registered version; None takes it away."""
+        """Set an alias to a registered version; None deletes it."""
 
     def attach(self, version: str, name: str, text: str) -> None:
-        """Keep a text, such as `verdict.json`, with a version, in place of the one of that name."""
+        """Store a text, such as `verdict.json`, with a version; it replaces an earlier one of that name."""
 
     def attached(self, version: str, name: str) -> str | None:
-        """Return the text that was attached under the name, or None."""
+        """Return the text attached under the name, or None."""
 
 
 def connect(uri: str, models: Path) -> Registry:
-    """Return the registry at `uri`: `none`, `sqlite:///path` or a tracking server's `http(s)://...`. Nothing is asked yet.
+    """Return the registry at `uri`: `none`, `sqlite:///path` or a tracking server's `http(s)://...`. Sends no request yet.
 
-    Raises: ContractError where its library is not installed.
+    Raises: ContractError when its library is not installed.
     """
     if uri == NONE:
         return FolderRegistry(models)
-    from scoring.registry.mlflow import MlflowRegistry  # noqa: PLC0415 - a second that a folder need not pay
+    from scoring.registry.mlflow import MlflowRegistry  # noqa: PLC0415 - takes a second, which a folder does not need
 
     return MlflowRegistry(uri, models)
 
 
 def checked_name(name: str) -> str:
-    """Return a version or a file's name if it is nothing but that.
+    """Return a version or file name if it has only allowed characters.
 
     Raises: ContractError.
     """
     if not NAME.fullmatch(name):
         raise ContractError(
-            "A model version or what is attached to one has a name with other characters than letters, digits, "
-            "dots, hyphens and underscores."
+            "The name of a model version or attachment may only have letters, digits, dots, hyphens and underscores."
         )
     return name
 
 
 def whole(models: Path, version: str) -> Bundle | None:
-    """Return a bundle that is on disk with every file as it was sealed, or None."""
+    """Return a bundle from disk if every file is unchanged, else None."""
     try:
         return bundles.load_bundle(models, version)
     except (ContractError, ValueError):
@@ -94,25 +93,25 @@ def whole(models: Path, version: str) -> Bundle | None:
 
 
 class FolderRegistry:
-    """No registry: the folder of the bundles, a file for each alias, and what was attached in a folder of its own."""
+    """A registry without a server: the bundles' folder, a file for each alias, and a separate folder for attachments."""
 
     def __init__(self, models: Path) -> None:
         self._models = models
 
     def resolve(self, alias: str) -> str | None:
-        """Read the alias's file."""
+        """Return the content of the alias's file."""
         return bundles.pointed(self._models, alias)
 
     def fetch(self, version: str, models: Path) -> Bundle:
-        """Load what is there."""
+        """Load the bundle from disk."""
         return bundles.load_bundle(models, checked_name(version))
 
     def register(self, bundle: Bundle) -> None:
-        """Verify that it is there; that is all that makes a version known."""
+        """Verify that the bundle exists, which is enough to register it here."""
         bundles.load_bundle(self._models, bundle.version)
 
     def point(self, alias: str, version: str | None) -> None:
-        """Write the alias's file, once the bundle is verified."""
+        """Write the alias's file, after verifying the bundle."""
         if version is not None:
             bundles.load_bundle(self._models, checked_name(version))
         bundles.point(self._models, alias, version)

@@ -1,7 +1,7 @@
 """Model registry in MLflow: embedded in a SQLite file, or on a tracking server.
 
-One registered model; each bundle is one of its versions. The version's run holds the bundle's files as artifacts, and its tags
-say which bundle it is and what its manifest's sha256 is: with that, every file is verified. The only importer of mlflow.
+It uses one registered model; each bundle is one of its versions. The version's run holds the bundle's files as artifacts. Its
+tags hold the bundle's version and the sha256 of its manifest, which verifies every file. No other module imports mlflow.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from scoring.registry.bundles import Bundle
 from scoring.registry.folder import RegistryDamagedError, RegistryUnreachableError, checked_name, whole
 
 MODEL = "winback-churn"
-# Once loaded, mlflow asks nobody but the registry it was given: no telemetry. An operator may not turn that on unawares.
+# Telemetry is always off, whatever the environment says: mlflow contacts only the configured registry.
 _FORCED = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "GIT_PYTHON_REFRESH": "quiet"}
-# A dead registry costs seconds: three attempts of 5 s at most. By itself mlflow tries for minutes. The environment may say other.
+# An unreachable registry costs seconds: at most three attempts of 5 s. mlflow's defaults take minutes. Environment variables win.
 _PATIENCE = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
-    # An upload or a download of a few megabytes.
+    # For an upload or download of a few megabytes.
     "MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT": "60",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -42,11 +42,11 @@ _PATIENCE = {
 }
 _BUNDLE, _MANIFEST = "bundle_version", "manifest_sha256"
 _ATTACHED = "attached"
-_SQLITE = b"SQLite format 3\x00"  # how every database of it begins: https://www.sqlite.org/fileformat.html
+_SQLITE = b"SQLite format 3\x00"  # the header of every database: https://www.sqlite.org/fileformat.html
 
 
 class MlflowRegistry:
-    """The registry at a URI. mlflow is loaded when it is first asked."""
+    """The registry at a URI. mlflow is loaded at its first use."""
 
     def __init__(self, uri: str, models: Path) -> None:
         self._is_embedded = uri.startswith("sqlite:///")
@@ -56,7 +56,7 @@ class MlflowRegistry:
         self._found: dict[str, Any] = {}
 
     def resolve(self, alias: str) -> str | None:
-        """Ask for the alias itself: a search may return versions without their aliases (mlflow#16734)."""
+        """Request the alias itself, because a search may return versions without their aliases (mlflow#16734)."""
         if self._is_unborn:
             return None
         with self._asking():
@@ -70,16 +70,16 @@ class MlflowRegistry:
         if not version or not found.tags.get(_MANIFEST):
             raise ContractError(
                 f"The registry's {alias} is version {found.version} of {MODEL}, which winback did not register. "
-                "Promote one that it did: winback promote VERSION"
+                "Promote a version that it registered: winback promote VERSION"
             )
         self._found[checked_name(version)] = found
         return str(version)
 
     def fetch(self, version: str, models: Path) -> Bundle:
-        """From disk, if what is there is what was registered; else downloaded beside it, verified, and put in its place."""
+        """Return the bundle from disk if it is the registered one. Else download it, verify it and put it in place."""
         found = self._find(checked_name(version))
         if found is None:
-            return bundles.load_bundle(models, version)  # trained before there was a registry, or nowhere at all
+            return bundles.load_bundle(models, version)  # trained before the registry existed, or unknown
         manifest = models / version / "manifest.json"
         is_the_one = manifest.is_file() and _sha256(manifest) == found.tags[_MANIFEST]
         on_disk = whole(models, version) if is_the_one else None
@@ -91,13 +91,13 @@ class MlflowRegistry:
             ) from None
 
     def register(self, bundle: Bundle) -> None:
-        """The version comes last, tags and all: one that is there is whole."""
+        """Create the version as the last step, with its tags, so that an existing version is always complete."""
         digest = _sha256(bundle.folder / "manifest.json")
         found = self._find(checked_name(bundle.version))
         if found is not None:
             if found.tags[_MANIFEST] != digest:
                 raise ContractError(
-                    f"The registry keeps another bundle as {bundle.version}. Train again; versions are not replaced."
+                    f"The registry holds another bundle as {bundle.version}. Train again, because versions are never replaced."
                 )
             return
         with self._asking():
@@ -129,13 +129,13 @@ class MlflowRegistry:
                 self._client.delete_registered_model_alias(MODEL, alias)
 
     def attach(self, version: str, name: str, text: str) -> None:
-        """Log it as one more artifact of the version's run, beside the bundle's files."""
+        """Store it as an artifact of the version's run, beside the bundle's files."""
         found = self._known(version)
         with self._asking():
             self._client.log_text(found.run_id, text, f"{_ATTACHED}/{checked_name(name)}")
 
     def attached(self, version: str, name: str) -> str | None:
-        """Look first whether it is there: a download that fails does not say why."""
+        """Check first whether it exists, because a failed download does not give its reason."""
         found, path = self._find(checked_name(version)), f"{_ATTACHED}/{checked_name(name)}"
         if found is None:
             return None
@@ -147,7 +147,7 @@ class MlflowRegistry:
 
     @property
     def _is_unborn(self) -> bool:
-        """No file yet: to ask would create it."""
+        """Whether the database file does not exist yet: a request would create it."""
         return self._is_embedded and not self._path.is_file()
 
     @cached_property
@@ -160,7 +160,7 @@ class MlflowRegistry:
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
-        """Raises: RegistryUnreachableError with the code alone: mlflow's own text quotes addresses and the server's reply."""
+        """Raises: RegistryUnreachableError with only the code, because mlflow's text quotes addresses and the server's reply."""
         self._refuse_damaged()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -172,10 +172,10 @@ class MlflowRegistry:
             except tuple(failures) as error:
                 code = getattr(error, "error_code", None) or type(error).__name__
                 where = f"in {self._path.name}" if self._is_embedded else "at WINBACK_REGISTRY"
-                raise RegistryUnreachableError(f"The model registry {where} gave no usable answer ({code}).") from None
+                raise RegistryUnreachableError(f"The model registry {where} gave no usable reply ({code}).") from None
 
     def _refuse_damaged(self) -> None:
-        """Raises: RegistryDamagedError where the embedded registry's file is not SQLite's; an empty one becomes a database."""
+        """Raises: RegistryDamagedError when the embedded registry's file is not SQLite; an empty file becomes a database."""
         if not self._is_embedded or not self._path.exists():
             return
         try:
@@ -185,8 +185,8 @@ class MlflowRegistry:
             start = b"?"
         if start and start != _SQLITE:
             raise RegistryDamagedError(
-                f"The model registry in {self._path.name} gave no usable answer (the file is not a database). "
-                "Restore it, or name another: WINBACK_REGISTRY."
+                f"The model registry in {self._path.name} gave no usable reply (the file is not a database). "
+                "Restore it, or set WINBACK_REGISTRY to another registry."
             )
 
     def _has(self, alias: str) -> bool:
@@ -198,7 +198,7 @@ class MlflowRegistry:
             raise
 
     def _find(self, version: str) -> Any:
-        """Return the model version of a bundle, the first if two registered it at once; None where there is none."""
+        """Return the model version of a bundle, the first if two processes registered it at once; None if there is none."""
         if version not in self._found and not self._is_unborn:
             with self._asking():
                 where = f"name = '{MODEL}' and tag.{_BUNDLE} = '{version}'"
@@ -214,7 +214,7 @@ class MlflowRegistry:
         return found
 
     def _experiment(self) -> str:
-        """Where the runs are kept. A server chooses the artifacts' place; those of the embedded one lie beside the bundles."""
+        """Return the experiment of the runs. A server chooses where artifacts lie; the embedded one uses the bundles' folder."""
         found = self._client.get_experiment_by_name(MODEL)
         if found is not None:
             return str(found.experiment_id)
@@ -235,14 +235,14 @@ class MlflowRegistry:
             try:
                 bundle = bundles.load_bundle(beside, version)
             except ContractError as error:
-                raise ContractError(f"What the registry keeps cannot be used. {error}") from None
+                raise ContractError(f"The registry's copy cannot be used. {error}") from None
             place = models / version
             try:
                 if place.exists():
                     place.rename(beside / "altered")
                 os.replace(folder, place)
             except OSError:
-                faster = whole(models, version)  # another run fetched it meanwhile
+                faster = whole(models, version)  # another run has fetched it
                 if faster is None:
                     raise
                 return faster
@@ -259,7 +259,7 @@ def _import_mlflow(is_embedded: bool) -> Any:
     os.environ.update(_FORCED)
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
-    # Python itself prints what nobody listens to from warnings on, addresses and all.
+    # Without a handler, Python prints warnings to stderr, including addresses.
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
@@ -272,7 +272,7 @@ def _import_mlflow(is_embedded: bool) -> Any:
     except ModuleNotFoundError as error:
         raise ContractError(
             f"The embedded model registry needs {error.name}, which the scoring image leaves out. "
-            "Have WINBACK_REGISTRY name a tracking server, or none."
+            "Set WINBACK_REGISTRY to a tracking server, or to none."
         ) from None
 
 

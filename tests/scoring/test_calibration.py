@@ -1,4 +1,4 @@
-"""Probabilities are mended where a map helps users it was not learned from, left alone elsewhere, and never turned round."""
+"""Calibration: a map is used only if it helps other users, and it never reverses the ranking."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ COUNT = 12_000
 
 
 def answers(spread: float, *, count: int = COUNT, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels, probabilities whose log odds are `spread` times the true ones, and each row's user: two rows a user."""
+    """Labels, probabilities whose log odds are `spread` times the true ones, and each row's user: two rows per user."""
     rng = np.random.default_rng(seed)
     log_odds = rng.normal(0, 1.5, count)
     label = (rng.random(count) < 1 / (1 + np.exp(-log_odds))).astype(np.int64)

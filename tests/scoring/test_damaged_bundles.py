@@ -1,4 +1,4 @@
-"""A damaged bundle, pointer or registry is refused with the file's name and what to do, exit code 2, and no traceback."""
+"""Damaged bundles, pointers and registries: the error names the file and the remedy, with exit code 2 and no traceback."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ DEPLOY = "Deploy the program that wrote it, or promote another version: winback 
 
 
 def sealed(models: Path, name: str, content: bytes) -> None:
-    """Replace a file of the bundle, and its hash in the manifest: what was written so from the start."""
+    """Replace a file of the bundle, and its hash in the manifest, as if it had been written so."""
     folder = models / FIRST
     (folder / name).write_bytes(content)
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -38,12 +38,12 @@ def refusal(models: Path) -> str:
 
 
 UNREADABLE = [
-    (b"[]", f"cannot be used (it holds no names with values). {REMEDY}"),
-    (b"null", f"cannot be used (it holds no names with values). {REMEDY}"),
-    (b"", f"cannot be used (it is not JSON, or not all of it). {REMEDY}"),
-    (b'{"format": 2', f"cannot be used (it is not JSON, or not all of it). {REMEDY}"),
+    (b"[]", f"cannot be used (it is not a JSON object). {REMEDY}"),
+    (b"null", f"cannot be used (it is not a JSON object). {REMEDY}"),
+    (b"", f"cannot be used (it is not valid JSON). {REMEDY}"),
+    (b'{"format": 2', f"cannot be used (it is not valid JSON). {REMEDY}"),
     (b"\xff\xfe{}", f"cannot be used (it is not UTF-8). {REMEDY}"),
-    (b'{"a": ' + b"[" * 200_000, f"cannot be used (it is not JSON, or not all of it). {REMEDY}"),
+    (b'{"a": ' + b"[" * 200_000, f"cannot be used (it is not valid JSON). {REMEDY}"),
 ]
 
 
@@ -63,18 +63,24 @@ def test_a_file_that_is_no_json_object_is_named(tmp_path: Path, name: str, conte
     [
         ({"format": "two"}, f"Model bundle {FIRST} has another format, this program reads 2."),
         ({"format": None}, f"Model bundle {FIRST} has format None, this program reads 2."),
-        ({"sha256": []}, "manifest.json is none of this program's (sha256: Input should be a valid dictionary)."),
+        (
+            {"sha256": []},
+            "manifest.json does not have this program's format (sha256: Input should be a valid dictionary).",
+        ),
         (
             {"sha256": {"../x": "0" * 64}},
-            "manifest.json is none of this program's (sha256.../x.[key]: String should match",
+            "manifest.json does not have this program's format (sha256.../x.[key]: String should match",
         ),
-        ({"sha256": {"model.json": 7}}, "manifest.json is none of this program's (sha256.model.json: Input should be"),
-        ({"trained_at": "yesterday"}, "manifest.json is none of this program's (trained_at: Input should be"),
+        (
+            {"sha256": {"model.json": 7}},
+            "manifest.json does not have this program's format (sha256.model.json: Input should be",
+        ),
+        ({"trained_at": "yesterday"}, "manifest.json does not have this program's format (trained_at: Input should be"),
         (
             {"learned_until": "2026-06-01T10:00:00"},
-            "manifest.json is none of this program's (learned_until: Input should",
+            "manifest.json does not have this program's format (learned_until: Input should",
         ),
-        ({"learned_until": None}, "manifest.json is none of this program's (learned_until: Input should"),
+        ({"learned_until": None}, "manifest.json does not have this program's format (learned_until: Input should"),
     ],
 )
 def test_a_manifest_that_lacks_what_it_needs_is_named(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
@@ -92,7 +98,7 @@ def test_a_manifest_that_lacks_what_it_needs_is_named(tmp_path: Path, changes: d
         (
             "calibration.json",
             b'{"kind": "isotonic", "raw": [0.5], "true": [0.5]}',
-            "raw and true must be of one length",
+            "raw and true must have the same length",
         ),
         ("metrics.json", b'{"auc": "good"}', "auc: Input should be a valid number"),
         ("contract.json", b'{"version": 1, "features": []}', "features: Tuple should have at least 1 item"),
@@ -102,7 +108,7 @@ def test_contents_that_are_another_programs_are_named(tmp_path: Path, name: str,
     make_bundle(tmp_path, FIRST)
     sealed(tmp_path, name, content)
     found = refusal(tmp_path)
-    assert found.startswith(f"{name} is none of this program's ({told}")
+    assert found.startswith(f"{name} does not have this program's format ({told}")
     assert found.endswith(DEPLOY)
 
 
@@ -118,7 +124,7 @@ def test_a_model_that_xgboost_cannot_read_is_named(tmp_path: Path, content: byte
 def test_the_reference_of_a_damaged_bundle_is_named(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path, FIRST)
     (tmp_path / FIRST / "reference.json").write_text('{"features": 7}')
-    with pytest.raises(ContractError, match=r"reference\.json is none of this program's \(features: "):
+    with pytest.raises(ContractError, match=r"reference\.json does not have this program's format \(features: "):
         last_reference(bundle)
 
 
@@ -130,9 +136,11 @@ def test_a_pointer_that_names_no_version_is_refused(tmp_path: Path, content: byt
     make_bundle(tmp_path, FIRST)
     (tmp_path / CHAMPION).write_bytes(content)
     settings = Settings(models=tmp_path, registry="none")
-    with pytest.raises(ContractError, match=r"The file champion in .*/ names no model version\. Delete it, or write"):
+    with pytest.raises(
+        ContractError, match=r"The file champion in .*/ does not name a model version\. Delete it, or write"
+    ):
         choose(settings)
-    assert "names no model version" in str(aliases(settings).problem)
+    assert "does not name a model version" in str(aliases(settings).problem)
     (tmp_path / CHAMPION).unlink()
     assert promote(settings, FIRST).champion == FIRST
     assert choose(settings).bundle.version == FIRST
@@ -140,7 +148,7 @@ def test_a_pointer_that_names_no_version_is_refused(tmp_path: Path, content: byt
 
 def test_a_pointer_that_is_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / CHAMPION).mkdir()
-    with pytest.raises(ContractError, match="names no model version"):
+    with pytest.raises(ContractError, match="does not name a model version"):
         choose(Settings(models=tmp_path, registry="none"))
 
 
@@ -156,7 +164,7 @@ def test_a_registry_file_that_is_no_database_is_named_and_a_retry_is_not_advised
         choose(Settings(models=tmp_path))
     assert caught.value.exit_code == 2
     assert str(caught.value).startswith(
-        "The model registry in registry.db gave no usable answer (the file is not a database). Restore it, or name another: "
+        "The model registry in registry.db gave no usable reply (the file is not a database). Restore it, or name another: "
         "WINBACK_REGISTRY."
     )
 

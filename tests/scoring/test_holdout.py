@@ -1,4 +1,4 @@
-"""Who is held out of the vouchers, for ever and in the share that is asked for?"""
+"""Holdout: the assignment is stable, and its share is the configured one."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def arms(numbers: list[int], ratio: float, salt: str = SALT) -> list[str]:
 
 
 def test_the_arms_of_a_salt_are_these_for_ever() -> None:
-    # Computed once. If this fails, arms were redrawn in the middle of an experiment, and its lift is worth nothing.
+    # Computed once. If this fails, arms changed in the middle of an experiment, which makes its lift worthless.
     numbers = [1, 2, 42, 123_456_789_012_345_678, 1_152_921_504_606_846_975]
     assert arms(numbers, 0.5) == ["treatment", "holdout", "holdout", "holdout", "treatment"]
     assert arms(numbers, 0.1) == ["treatment", "holdout", "treatment", "treatment", "treatment"]

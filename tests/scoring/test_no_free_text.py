@@ -1,4 +1,4 @@
-"""No text that one user wrote or sent reaches the CRM or stays in a model: neither before nor after the user is erased."""
+"""Free text of one user: none reaches the CRM or stays in a model, before or after the user is erased."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ HOURS = 2
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder by its path, whatever it is."""
+    """The content of every file below a folder, by its path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def found(files: dict[str, bytes], text: str) -> list[str]:
-    """Name the files that hold a text, in UTF-8 or UTF-16."""
+    """Return the files that hold a text, in UTF-8 or UTF-16."""
     return [
         name for name, content in files.items() if any(text.encode(code) in content for code in ("utf-8", "utf-16-le"))
     ]
 
 
 def test_free_text_of_the_app_never_reaches_the_crm(world: World) -> None:
-    """Each user sends a device, an event and an origin of their own, with what a template or a list would take apart."""
+    """Each user sends their own device, event and origin, with characters that would break a template or a list."""
     with duckdb.connect(str(world.folder / "winback.duckdb")) as connection:
         own = "'; {{ x }} <b>' || user_id || '@example.org'"
         connection.execute(f"update raw.users set referral_source = {own}")

@@ -1,4 +1,4 @@
-"""Who gets a voucher, who does not, and why? Literal cases."""
+"""Voucher policy: literal cases of who gets a voucher, and the reason otherwise."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -41,7 +41,7 @@ from tests.support.builders.policy import (
         (Person(redeemed=60 * DAYS - TICK), "redeemed"),
         (Person(redeemed=60 * DAYS), "granted"),
         (Person(HELD_OUT), "holdout"),
-        # Whoever fails several questions gets the first one's answer.
+        # If several rules apply, the first gives the reason.
         (Person(HELD_OUT, 0.2, consent=False, granted=DAYS, redeemed=DAYS), "no_consent"),
         (Person(HELD_OUT, 0.2, consent=False, profile=False, granted=DAYS, redeemed=DAYS), "no_profile"),
         (Person(HELD_OUT, 0.2, granted=DAYS, redeemed=DAYS), "probability_below_range"),
@@ -116,8 +116,8 @@ def test_whoever_is_refused_takes_nothing_from_the_budget() -> None:
 @pytest.mark.parametrize(
     ("ranking", "first_three"),
     [
-        ("highest_probability", {4, 3, 1}),  # .9, .8, then .7 twice: the lower number
-        ("nearest_to_middle", {1, 5, 6}),  # the middle is .675: .7 twice and .65 before .8 and .5
+        ("highest_probability", {4, 3, 1}),  # .9, .8, then two with .7: the lower number wins
+        ("nearest_to_middle", {1, 5, 6}),  # the middle is .675: both .7 and .65 come before .8 and .5
     ],
 )
 def test_a_short_budget_goes_down_the_ranking_and_ties_go_to_the_lower_number(

@@ -1,4 +1,4 @@
-"""Is every usable `vouchers.yml` one policy with one version, and every other refused with its name and the field?"""
+"""vouchers.yml: every valid file has one version; an invalid one is refused with its name and the field."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Whoever the candidates are, do the budgets, the holdout and the consent hold?"""
+"""Voucher policy, for any candidates: budgets, holdout and consent are respected."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -18,7 +18,7 @@ from scoring.policy import (
 )
 from tests.support.builders.policy import DAYS, NOW, SALT, TICK, Person, candidates, granted, policy, reasons
 
-# Few distinct values, so that ties and edges come up often.
+# Few distinct values, so that ties and boundary values are frequent.
 PROBABILITIES = st.sampled_from([0.0, 0.35, 0.4499, 0.45, 0.5, 0.65, 0.675, 0.7, 0.9, 0.9001, 1.0])
 AGES = st.sampled_from([None, timedelta(0), TICK, DAYS, 60 * DAYS - TICK, 60 * DAYS, 400 * DAYS])
 PEOPLE = st.lists(

@@ -1,4 +1,4 @@
-"""Does a version come into use only for a reason, and is there always a way back?"""
+"""Promotion: a version comes into use only for a reason, and the previous one stays available."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def registry(settings: Settings) -> Registry:
-    """Where two versions were trained, one after the other."""
+    """A registry in which two versions were trained, one after the other."""
     registry = connect("none", settings.models)
     assert [trained(settings, version) for version in (FIRST, SECOND)] == ["champion", "challenger"]
     return registry
@@ -36,7 +36,7 @@ def trained(settings: Settings, version: str) -> str:
 
 
 def standing(registry: Registry) -> list[str | None]:
-    """Champion, challenger, previous champion."""
+    """Return champion, challenger and previous champion."""
     return [registry.resolve(alias) for alias in ALIASES]
 
 
@@ -55,7 +55,7 @@ def test_a_better_challenger_is_promoted_and_promoting_again_finds_none(settings
     assert promote(settings) == Promoted(SECOND, FIRST)
     assert standing(registry) == [SECOND, None, FIRST]
     assert choose(settings).bundle.version == SECOND
-    with pytest.raises(NothingToPromoteError, match="There is no challenger"):
+    with pytest.raises(NothingToPromoteError, match="No challenger exists"):
         promote(settings)
 
 
@@ -115,14 +115,14 @@ def test_a_verdict_against_the_champion_of_then_does_not_count_against_the_one_o
 
 
 def test_a_rollback_brings_the_previous_champion_back_once(settings: Settings, registry: Registry) -> None:
-    with pytest.raises(ContractError, match="no previous champion"):
+    with pytest.raises(ContractError, match="No previous champion exists"):
         rollback(settings)
     promote(settings, force=True)
 
     assert rollback(settings) == Promoted(FIRST, SECOND)
     assert standing(registry) == [FIRST, None, None]
     assert choose(settings).bundle.version == FIRST
-    with pytest.raises(ContractError, match="no previous champion"):
+    with pytest.raises(ContractError, match="No previous champion exists"):
         rollback(settings)
 
 
@@ -182,7 +182,7 @@ def test_a_bundle_from_before_there_was_a_registry_is_registered_by_promoting_it
     settings = settings_in(tmp_path, registry="")
     make_bundle(settings.models, FIRST)
     bundles.point(settings.models, "champion", FIRST)
-    with pytest.raises(ContractError, match="There is no champion"):
+    with pytest.raises(ContractError, match="No champion exists"):
         choose(settings)
 
     promote(settings, FIRST)

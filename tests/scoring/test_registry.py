@@ -1,4 +1,4 @@
-"""Do the folder and the embedded registry keep versions, aliases and verdicts, and give back only what was registered?"""
+"""Registries, in a folder and embedded: they store versions, aliases and verdicts, and return only what was registered."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scoring.registry.folder import ALIASES, Registry, RegistryUnreachableError,
 from tests.support.builders.registry import FIRST, SECOND, make_bundle
 
 ROOT = Path(__file__).parents[2]
-# What full mlflow brings and mlflow-skinny does not, and git.
+# Packages of full mlflow that mlflow-skinny lacks, and git.
 BLOCKED = (
     "sqlalchemy",
     "alembic",
@@ -33,7 +33,7 @@ BLOCKED = (
 
 @pytest.fixture(scope="module")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's tables, made once: that takes seconds."""
+    """MLflow's tables, made once because it takes seconds."""
     path = tmp_path_factory.mktemp("template") / "registry.db"
     path.touch()
     assert connect(f"sqlite:///{path}", path.parent).resolve("champion") is None
@@ -57,7 +57,7 @@ def models(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-# What both do
+# Both registries
 
 
 def test_an_alias_stands_for_nothing_until_it_is_pointed_and_again_once_it_is_taken_away(
@@ -130,7 +130,7 @@ def test_a_name_that_leads_elsewhere_is_refused(registry: Registry, models: Path
             act()
 
 
-# What the folder does alone
+# Only the folder
 
 
 def test_an_altered_bundle_in_the_folder_is_refused(models: Path) -> None:
@@ -144,7 +144,7 @@ def test_an_altered_bundle_in_the_folder_is_refused(models: Path) -> None:
         registry.point("champion", FIRST)
 
 
-# What the embedded registry does alone
+# Only the embedded registry
 
 
 def test_asking_an_embedded_registry_that_is_not_there_creates_nothing(tmp_path: Path) -> None:
@@ -209,19 +209,19 @@ def test_another_bundle_under_a_registered_version_is_refused(uri: str, models: 
     connect(uri, models).register(make_bundle(models, FIRST))
     other = make_bundle(tmp_path / "other", FIRST, '{"weights": [9]}')
 
-    with pytest.raises(ContractError, match="keeps another bundle"):
+    with pytest.raises(ContractError, match="holds another bundle"):
         connect(uri, models).register(other)
 
 
 def test_a_database_that_cannot_be_read_counts_as_unreachable_and_its_text_is_not_repeated(
     uri: str, models: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "registry.db").write_text("this is no database, but a canary")
+    (tmp_path / "registry.db").write_text("this is not a database, but a canary")
 
     with pytest.raises(RegistryUnreachableError) as told:
         connect(uri, models).resolve("champion")
     assert "canary" not in str(told.value)
-    assert str(told.value).startswith("The model registry in registry.db gave no usable answer (")
+    assert str(told.value).startswith("The model registry in registry.db gave no usable reply (")
 
 
 def test_the_client_of_a_server_needs_no_database_no_web_server_and_no_git(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ except Exception as error:
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
-        "The model registry at WINBACK_REGISTRY gave no usable answer (INTERNAL_ERROR).",
+        "The model registry at WINBACK_REGISTRY gave no usable reply (INTERNAL_ERROR).",
         "The embedded model registry needs sqlalchemy, which the scoring image leaves out. "
-        "Have WINBACK_REGISTRY name a tracking server, or none.",
+        "Set WINBACK_REGISTRY to a tracking server, or to none.",
     ]

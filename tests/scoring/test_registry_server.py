@@ -1,4 +1,4 @@
-"""Does the job find its model on a tracking server, and do without it? Asked of a real `mlflow server` process."""
+"""Registry on a tracking server: the job finds its model there, and works while it is down. Uses a real `mlflow server`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer
 
 @pytest.fixture
 def server(running: TrackingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrackingServer:
-    """One process for all tests, started again where a test has killed it; a test's registered model is its own."""
+    """One process for all tests, restarted if a test killed it. Each test has its own registered model."""
     running.start()
     monkeypatch.setattr("scoring.registry.mlflow.MODEL", f"winback-churn-{tmp_path.name}")
     return running
@@ -41,7 +41,7 @@ def server(running: TrackingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def nowhere(monkeypatch: pytest.MonkeyPatch) -> str:
-    """Where no server listens, and nobody waits for one."""
+    """An address without a server, with short timeouts."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -54,7 +54,7 @@ def settings(server: TrackingServer, tmp_path: Path) -> Settings:
 
 
 def another(models: Path, version: str) -> str:
-    """The world's model under another version."""
+    """Copy the world's model under another version."""
     first = bundles.champion(models)
     assert first
     shutil.copytree(models / first, models / version)
@@ -63,7 +63,7 @@ def another(models: Path, version: str) -> str:
 
 
 def elsewhere(settings: Settings, folder: Path) -> Settings:
-    """The same registry, from a machine that has no model yet."""
+    """The same registry, as seen from a machine without a model."""
     return settings.model_copy(update={"models": folder})
 
 
@@ -105,7 +105,7 @@ def test_a_corrupt_artifact_is_one_clear_error_and_the_version_on_disk_is_not_us
     (artifact,) = set(server.artifacts.rglob(name)) - made
     artifact.write_bytes(artifact.read_bytes().replace(b"2", b"3"))
 
-    promote(settings, force=True)  # the bundle on this disk is whole
+    promote(settings, force=True)  # the bundle on this disk is complete
     with pytest.raises(ContractError, match=f"Model bundle {SECOND}: {name} is missing"):
         choose(job)
 
@@ -137,7 +137,7 @@ def test_an_hour_uses_what_was_promoted_since_the_last_one(settings: Settings, w
 def test_without_server_and_model_nothing_is_decided_or_sent(nowhere: str, world: World) -> None:
     (world.folder / "models" / "champion").unlink()
 
-    with pytest.raises(RegistryUnreachableError, match="no verified bundle on this disk to fall back to"):
+    with pytest.raises(RegistryUnreachableError, match="This disk has no verified bundle to fall back to"):
         world.run(1, settings=settings_in(world.folder, registry=nowhere))
 
     assert world.query("select * from ops.decisions") == []
@@ -191,7 +191,7 @@ def test_a_server_that_was_killed_leaves_the_last_verified_model_in_use_and_the_
     assert first
     register_trained(settings, first)
     world.run(1, settings=settings)
-    another(settings.models, SECOND)  # on disk and whole, but never promoted
+    another(settings.models, SECOND)  # complete on disk, but never promoted
     server.kill()
 
     result = world.run(2, settings=settings)
@@ -200,7 +200,7 @@ def test_a_server_that_was_killed_leaves_the_last_verified_model_in_use_and_the_
     assert result.sync.delivered > 0
     told = json.loads(json.dumps(result.as_dict()))["model_fallback"]
     assert told == (
-        "The model registry at WINBACK_REGISTRY gave no usable answer (INTERNAL_ERROR). "
+        "The model registry at WINBACK_REGISTRY gave no usable reply (INTERNAL_ERROR). "
         "Used the last verified bundle on disk."
     )
     with world.context(settings=settings) as context:

@@ -1,4 +1,4 @@
-"""Does a bundle score and explain as it was trained, whatever the rows hold? Asked through a really trained one."""
+"""Scores and reasons of a really trained bundle: the same as in training, for any rows."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -78,7 +78,7 @@ def model(trained: Trained) -> Model:
 
 
 def rows(*changes: dict[str, Any]) -> pa.Table:
-    """Make one row for each argument, from a plain one."""
+    """Make one row for each argument, as changes to a plain row."""
     plain = {
         "fields_filled_ratio": 0.3,
         "count_errors": 2,
@@ -99,7 +99,7 @@ def scores(model: Model, table: pa.Table) -> list[float]:
 
 
 def explain(model: Model, contributions: Sequence[Sequence[float]], table: pa.Table) -> list[str | None]:
-    """Give the reasons of rows, had the model these contributions, in the order of the features."""
+    """Return the reasons of rows, given the model's contributions in the order of the features."""
     found: list[str | None] = reasons(
         model.contract, model.contract.encode(table, "rows"), np.array(contributions, dtype=np.float32)
     ).to_pylist()
@@ -185,7 +185,7 @@ def test_a_few_values_out_of_range_become_missing_and_are_counted_and_the_rest_s
 
 
 def table_of(count: int, broken: int, users: int, *, is_lost: bool = False) -> pa.Table:
-    """Make rows of which the first `broken`, of so many users, have a ratio of 70, or no count of errors if it `is_lost`."""
+    """Make rows of which the first `broken`, of `users` users, have a ratio of 70, or no count of errors if `is_lost`."""
     place = np.arange(count)
     filled, errors = np.full(count, 0.5), np.full(count, 2.0)
     (errors if is_lost else filled)[:broken] = np.nan if is_lost else 70
@@ -195,7 +195,7 @@ def table_of(count: int, broken: int, users: int, *, is_lost: bool = False) -> p
     return table.append_column("user_id", pa.array([f"u{n}" for n in user]))
 
 
-# rows, odd rows, their users: a fifth of the rows, of at least 50 users, is the whole.
+# rows, odd rows, their users: a fifth of the rows, of at least 50 users, stops the run.
 MANY = [(250, 50, 50), (250, 250, 250), (1_000, 200, 200), (300, 60, 50)]
 A_FEW = [(1, 1, 1), (49, 49, 49), (251, 50, 50), (1_000, 199, 199), (300, 300, 49), (100_000, 2_000, 2_000)]
 
@@ -210,7 +210,7 @@ def test_a_unit_that_changed_is_refused_with_the_share_and_the_fix(
         model.contract.encode(table.take(pa.array(place)), "rows", faults)
     message = (
         rf"rows: fields_filled_ratio is outside 0 to 1 in {broken} of {count} rows \({broken / count:.0%}\), of {users} users. "
-        r"Has its unit changed.*config/features\.yml.*winback train"
+        r"Its unit may have changed.*config/features\.yml.*winback train"
     )
     with pytest.raises(ContractError, match=message):
         faults.check("rows")
@@ -292,7 +292,7 @@ def test_contributions_of_a_row_add_up_to_its_log_odds(model: Model, examples: p
         ({"device_type": "fridge"}, [0.1, -1, 9, -1, -1, -1, -1], "little filled in"),
         ({"fields_filled_ratio": None}, [9, -1, 0.1, -1, -1, -1, -1], "uses mobile"),
         ({"fields_filled_ratio": 70.0}, [9, -1, 0.1, -1, -1, -1, -1], "uses mobile"),
-        # A low number of errors has no words: it takes no other reason's place.
+        # A low number of errors has no phrase, and takes the place of no other reason.
         ({"count_errors": 0}, [0.3, 9, 0.2, 0.1, 0, 0, 0], "little filled in; uses mobile; filed"),
         # Nine of ten filed: the median is 1, and 1 is not low.
         ({"has_previous_year_filing": True}, [-1, -1, -1, 1, 0, 0, 0], "filed"),

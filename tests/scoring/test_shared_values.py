@@ -1,4 +1,4 @@
-"""A model holds no value of fewer than 50 users: no level, median, edge or threshold; and few words become reasons."""
+"""Shared values: a model holds no level, median, edge or threshold of fewer than 50 users, and few words become reasons."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LISTED = DEVICE.model_copy(update={"levels": ("phone", "watch", "tablet")})
 
 
 def learned(feature: Feature, levels: dict[str | None, int], *, exits: int = 1, min_users: int = 50) -> Feature:
-    """Learn from so many users with each level, each with so many exits."""
+    """Learn from a number of users per level, each with a number of exits."""
     names = [name for name, count in levels.items() for _ in range(count * exits)]
     users = [f"{name}-{n // exits}" for name, count in levels.items() for n in range(count * exits)]
     rows = pa.table({feature.name: pa.array(names, pa.string()), "user_id": users})
@@ -42,9 +42,9 @@ def learned(feature: Feature, levels: dict[str | None, int], *, exits: int = 1, 
         (DEVICE, {"phone": 50, "ada@example.org": 1}, 1, ("phone",), None),
         (DEVICE, {"phone": 50, "watch": 49}, 1, ("phone",), None),
         (DEVICE, {"phone": 50, "watch": 50}, 1, ("phone", "watch"), None),
-        # Exits are no users.
+        # Several exits of a user count once.
         (DEVICE, {"phone": 50, "watch": 49}, 20, ("phone",), None),
-        # The rest is a level of its own once as many users have it together.
+        # The rest becomes a level if it has enough users together.
         (DEVICE, {"phone": 50} | {f"utm {n}": 1 for n in range(50)}, 1, ("other", "phone"), "other"),
         (DEVICE, {"phone": 50} | {f"utm {n}": 1 for n in range(49)}, 1, ("phone",), None),
         (DEVICE, {"phone": 50, "other": 60}, 1, ("other", "phone"), "other"),
@@ -53,7 +53,7 @@ def learned(feature: Feature, levels: dict[str | None, int], *, exits: int = 1, 
         (DEVICE, {"phone": 50, None: 70}, 1, ("phone",), None),
         (DEVICE, {None: 70}, 1, (), None),
         (DEVICE, {"phone": 3}, 1, (), None),
-        # Words of the configuration need no users, and are the only ones.
+        # Levels of the configuration have no minimum of users, and are the only ones.
         (LISTED, {"phone": 3, "watch": 70, "ada": 90}, 1, ("other", "phone", "watch"), "other"),
         (LISTED, {"phone": 3, "ada": 9}, 1, ("phone",), None),
     ],
@@ -110,7 +110,7 @@ def test_text_that_is_no_name_never_becomes_words(level: str) -> None:
 
 
 def test_reasons_are_at_most_three_phrases_whatever_the_levels_and_an_older_bundle_hold() -> None:
-    """A bundle made before these rules may know any level, and phrases with semicolons."""
+    """A bundle from before these rules may hold any level, and phrases with semicolons."""
     levels = tuple(sorted([*HOSTILE, "phone", "other"]))
     features = [Feature(name=f"f{n}", type="category", reason=f"{n} {{value}}", categories=levels) for n in range(3)]
     features.append(Feature(name="n", type="number", range=(0, 9), low="one; two; three", high="many", median=5.0))
@@ -132,8 +132,8 @@ def test_reasons_are_at_most_three_phrases_whatever_the_levels_and_an_older_bund
         ("low: 'a;'", "feature x: a phrase holds a semicolon"),
         ("low: 'new {{ ${first_name} }} account'", "feature x: of braces"),
         ("high: 'old {value} account'", "feature x: of braces"),
-        ("low: ''", "feature x: a phrase has between 1 and 120 characters"),
-        (f"low: '{'a' * 121}'", "feature x: a phrase has between 1 and 120 characters"),
+        ("low: ''", "feature x: a phrase must have between 1 and 120 characters"),
+        (f"low: '{'a' * 121}'", "feature x: a phrase must have between 1 and 120 characters"),
         ("low: '<b>new</b>'", "feature x: a phrase is words in one line"),
         ('low: "new\\u200baccount"', "feature x: a phrase is words in one line"),
         ('low: "new\\naccount"', "feature x: a phrase is words in one line"),
@@ -191,7 +191,7 @@ def test_a_number_is_replaced_unless_50_users_have_it_and_parts_the_same_rows(
             continue
         gaps = np.diff(np.unique(values))
         if len(gaps) and gaps.min() < 1e-3:
-            continue  # neighbours in single precision leave no room
+            continue  # no number lies between neighbours in single precision
         np.testing.assert_array_equal(values > number, values > above)
         np.testing.assert_array_equal(values < number, values < below)
         assert above not in values
@@ -234,7 +234,7 @@ def test_no_number_of_a_bundle_is_an_income(bundle: Path) -> None:
     }
     incomes_told = {float(np.float32(value)) for value in incomes().column("income").to_pylist()}
     assert {name: sorted(numbers & incomes_told) for name, numbers in told.items() if numbers & incomes_told} == {}
-    assert any(value > 1_000 for value in told["model.json"])  # the model does look at incomes
+    assert any(value > 1_000 for value in told["model.json"])  # the model does use incomes
 
 
 def test_thresholds_are_replaced_without_another_prediction() -> None:
@@ -258,5 +258,5 @@ def test_edges_of_the_reference_part_the_rows_in_tenths_and_are_no_income() -> N
     kept = reference(contract, matrix, np.arange(len(matrix))).features
     assert set(map(np.float32, kept["income"].edges)).isdisjoint(matrix[:, 0])
     assert kept["income"].shares[1:] == pytest.approx([0.1] * 10, abs=0.001)
-    # Counts that many users share stay whole.
+    # Counts that many users share stay integers.
     assert kept["count_errors"].edges == (0, 1, 2, 3, 4)

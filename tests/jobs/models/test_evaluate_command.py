@@ -1,4 +1,4 @@
-"""Are two bundles judged on the right exits, and does `winback evaluate` keep the verdict with the challenger?"""
+"""Comparison of two bundles: the right exits are used, and `winback evaluate` stores the verdict with the challenger."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ RULES = ChallengeRules(resamples=400, min_examples=300, min_slice_rows=200)
 
 
 def make(count: int = 3_000, *, days: int = 80, seed: int = 5) -> pa.Table:
-    """Examples evenly over the days, two exits a user."""
+    """Make examples evenly over the days, two exits per user."""
     rng = np.random.default_rng(seed)
     step, errors = rng.normal(size=count), rng.normal(size=count)
     label = rng.random(count) < 1 / (1 + np.exp(-1.5 * step - errors))
@@ -71,7 +71,7 @@ def make_bundle(
     learned_until: datetime = LEARNED_UNTIL,
     contract: FeatureContract = CONTRACT,
 ) -> Bundle:
-    """Fit on examples of other users; a feature that is not seen was chance to the model."""
+    """Fit on examples of other users. For features that are not in `seen`, the model saw random values."""
     known = make(seed=1)
     columns = [known.column(n).to_numpy() if n in seen else np.zeros(known.num_rows) for n in contract.names]
     data = xgb.DMatrix(
@@ -115,17 +115,17 @@ def put(table: pa.Table, name: str, values: Any) -> pa.Table:
     return table.set_column(table.column_names.index(name), name, pa.array(values))
 
 
-# Which exits judge
+# Which exits count
 
 
 def test_a_better_challenger_is_found_better_on_exits_later_than_both(weak: Bundle, strong: Bundle) -> None:
     verdict = judge(make(), weak, strong)
     assert verdict.is_better
     assert (verdict.champion, verdict.challenger) == (CHAMPION_VERSION, CHALLENGER_VERSION)
-    # 34 of 80 days are learned from or a label window after that; an exit at the very moment is too early.
+    # The models learned from 34 of 80 days, plus a label window; an exit at that exact moment is too early.
     assert verdict.count_examples == 3_000 - 1_275 - 1
     assert verdict.first_exited_at
-    # To the hour: a bundle's verdict holds no moment of one user.
+    # Rounded to the hour: a bundle's verdict holds no exact moment of one user.
     later = [at for at in make().column("exited_at").to_pylist() if at > LEARNED_UNTIL + timedelta(days=WINDOW_DAYS)]
     assert verdict.first_exited_at == min(later).replace(minute=0, second=0, microsecond=0)
     assert verdict.last_exited_at == hour_after(max(later))
@@ -144,7 +144,7 @@ def test_the_later_of_the_two_decides_from_when_exits_judge(weak: Bundle, tmp_pa
     for champion, challenger in ((weak, late), (late, weak)):
         verdict = judge(make(), champion, challenger)
         assert verdict.first_exited_at
-        # The full hour before the first of them.
+        # The full hour before the first exit.
         assert verdict.first_exited_at >= LEARNED_UNTIL + timedelta(days=10 + WINDOW_DAYS)
 
 
@@ -165,7 +165,7 @@ def test_the_order_of_the_examples_changes_nothing(weak: Bundle, strong: Bundle)
     assert judge(shuffled, weak, strong) == judge(examples, weak, strong)
 
 
-# What is no better
+# Challengers that are not better
 
 
 def test_a_challenger_whose_column_is_gone_is_no_better_and_no_crash(weak: Bundle, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_unit_that_changed_for_the_challenger_is_a_broken_contract(
     folder = make_bundle(tmp_path, CHALLENGER_VERSION).folder
     (folder / "contract.json").write_text(narrow.model_dump_json())
     bundles.write_manifest(folder, version=CHALLENGER_VERSION, trained_at=LEARNED_UNTIL, learned_until=LEARNED_UNTIL)
-    assert "Has its unit changed?" in judge(make(), weak, bundles.load_bundle(tmp_path, CHALLENGER_VERSION)).says
+    assert "Its unit may have changed." in judge(make(), weak, bundles.load_bundle(tmp_path, CHALLENGER_VERSION)).says
 
 
 def test_a_champion_that_cannot_be_scored_is_an_error_that_says_how_to_go_on(strong: Bundle, tmp_path: Path) -> None:
@@ -238,11 +238,11 @@ def test_too_few_exits_are_counted_and_it_is_said_when_there_are_enough(
     assert next(check for check in verdict.checks if check.name == "examples").says == says
 
 
-# The command
+# The command as a whole
 
 
 def challenged(world: World) -> tuple[str, str]:
-    """Give the champion a challenger like it; both are said to have learned from the first days alone: the rest judges."""
+    """Add a challenger equal to the champion. Both claim to have learned only from the first days, so the rest can count."""
     models = world.folder / "models"
     champion = bundles.champion(models)
     assert champion
@@ -255,7 +255,7 @@ def challenged(world: World) -> tuple[str, str]:
 
 
 def spoil(world: World, version: str) -> None:
-    """Have a version say the same of everybody, nearly."""
+    """Make a version predict nearly the same for all users."""
     folder = world.folder / "models" / version
     (folder / "calibration.json").write_text(Calibration(kind="platt", slope=0.05, intercept=0.0).model_dump_json())
     until = datetime(2026, 4, 3, tzinfo=UTC)
@@ -263,7 +263,7 @@ def spoil(world: World, version: str) -> None:
 
 
 def strict(world: World, **challenge: Any) -> Path:
-    """A copy of the configuration with other rules."""
+    """Copy the configuration with other rules."""
     folder = world.folder / "config"
     shutil.copytree(CONFIG, folder)
     rules = yaml.safe_load((folder / "training.yml").read_text())
@@ -315,14 +315,14 @@ def test_what_speaks_against_a_challenger_is_the_last_line(strong: Bundle, weak:
 
 def test_without_a_challenger_there_is_nothing_to_judge_and_nothing_fails(world: World) -> None:
     done = winback(world, "evaluate")
-    assert (done.returncode, done.stdout) == (0, "There is no challenger. Train one: winback train\n")
+    assert (done.returncode, done.stdout) == (0, "No challenger exists. Train one: winback train\n")
     told = winback(world, "evaluate", "--json")
     assert json.loads(told.stdout)["is_better"] is False
 
 
 def test_without_a_champion_training_is_what_to_do(world: World) -> None:
     (world.folder / "models" / CHAMPION).unlink()
-    with world.context() as context, pytest.raises(ContractError, match="There is no champion to compare with"):
+    with world.context() as context, pytest.raises(ContractError, match="No champion exists to compare with"):
         evaluate(context)
 
 

@@ -1,4 +1,4 @@
-"""Does `winback examples` say truly what a model would learn from, and what late events have changed since?"""
+"""`winback examples`: its summary of the training examples, and of features that late events have changed since."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def told(answer: Examples) -> str:
 
 
 def test_features_that_a_late_event_changed_are_counted_row_by_row(world: World) -> None:
-    # The last exits of history have most of their lateness before them.
+    # Most late events of history's last exits are still to come.
     [late] = world.query(
         "select user_id, exited_at from marts.fct_exit_features_logged "
         f"where exited_at < timestamptz '{at(-1)}' order by exited_at desc limit 1"

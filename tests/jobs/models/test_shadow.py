@@ -1,4 +1,4 @@
-"""The challenger scores in the champion's shadow: the same exits, nothing sent, and never a run lost for it."""
+"""Shadow scoring: the challenger scores the same exits, nothing is sent, and its failure never stops a run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SCORED = """
 
 
 class RateLimitInfo(NullProgress):
-    """Remembers warnings."""
+    """Records warnings."""
 
     def __init__(self) -> None:
         self.warnings: list[dict[str, Any]] = []
@@ -126,7 +126,7 @@ def be_no_model(folder: Path) -> None:
         (ask_for_another_column, "column gone is absent"),
         (say_the_same_of_all, "scores are 0.5000"),
         (be_no_model, "model.json cannot be used (XGBoost cannot read it)"),
-        (shutil.rmtree, f"There is no complete model bundle {VERSION}"),
+        (shutil.rmtree, f"A complete model bundle {VERSION} does not exist"),
     ],
 )
 def test_a_challenger_that_fails_is_warned_of_once_and_the_run_is_whole(
@@ -139,7 +139,7 @@ def test_a_challenger_that_fails_is_warned_of_once_and_the_run_is_whole(
     assert result.shadow
     assert (result.shadow.model_version, result.shadow.scored) == (VERSION, 0)
     assert says in (result.shadow.problem or "")
-    # The run also tells that its watermark is a day old.
+    # The run also warns that its watermark is a day old.
     assert [warning["problem"] for warning in heard.warnings if "problem" in warning] == [result.shadow.problem]
     assert result.scoring
     assert result.scoring.scored == len(world.query(SCORED)) > 50
