@@ -71,11 +71,11 @@ def read_yaml(path: Path, contents: type[Contents], what: str) -> Contents:
         raise ContractError(f"{path.name} is not a valid {what} file: {place}{error.what}") from None
     except FileNotFoundError:
         raise ContractError(
-            f"There is no {path.name} in {path.parent}/. Does WINBACK_CONFIG name the right folder?"
+            f"{path.name} does not exist in {path.parent}/. Set WINBACK_CONFIG to the folder of the configuration."
         ) from None
     except OSError as error:
         raise ContractError(
-            f"{path.name} is not a valid {what} file: it cannot be read ({error.strerror}). May this user read it?"
+            f"{path.name} is not a valid {what} file: it cannot be read ({error.strerror}). Check its permissions."
         ) from None
     try:
         # By way of JSON, because strict mode then accepts a list for a tuple and converts nothing else.
@@ -130,6 +130,8 @@ def _sentence(error: ErrorDetails, context: Mapping[str, Any], contents: type[Ba
     if kind == "extra_forbidden":
         near = get_close_matches(str(error["loc"][-1]), contents.model_fields, n=1) if len(error["loc"]) == 1 else []
         return (
-            f"there is no such key; did you mean {near[0]}?" if near else "there is no such key. Remove or rename it."
+            f"this key does not exist; did you mean {near[0]}?"
+            if near
+            else "this key does not exist. Remove or rename it."
         )
     return _OTHERS.get(kind) or error["msg"].removeprefix("Value error, ")

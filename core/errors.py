@@ -45,7 +45,7 @@ class ReconciliationError(WinbackError):
 
 
 class NothingToPromoteError(WinbackError):
-    """The champion stays, because there is no challenger or it is not better."""
+    """The champion stays, because no challenger exists or it is not better."""
 
     exit_code = 4
 

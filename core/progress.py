@@ -128,7 +128,7 @@ class JsonProgress:
         self._log.warning(what, **facts)
 
     def progress(self, what: str, total: int | None) -> Advance:
-        """Write that the step began; there is no line per batch."""
+        """Write that the step began, without a line per batch."""
         self._log.info(what, total=total)
         return lambda _: None
 

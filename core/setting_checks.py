@@ -132,9 +132,9 @@ def client_id(text: str) -> str:
 
 def _see_secret(text: str, what: str, *, is_needed: bool) -> None:
     if (is_needed and not text) or not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError(f"must be the {what} alone, without a space or a line break (does it end in one?)")
+        raise ValueError(f"must be only the {what}, without a space or a line break, also at its end")
     if len(text) > MAX_KEY_LENGTH or (text[:1] in {"'", '"'} and text[:1] == text[-1:]):
-        raise ValueError(f"must be the {what} alone, without quotes around it and at most {MAX_KEY_LENGTH} characters")
+        raise ValueError(f"must be only the {what}, without quotes around it and at most {MAX_KEY_LENGTH} characters")
 
 
 def warehouse(url: str) -> str:

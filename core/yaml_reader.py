@@ -22,7 +22,7 @@ _TAG = "tag:yaml.org,2002:"
 _PLAIN_NUMBER = re.compile(
     r"[-+]?(0|[1-9][0-9_]*)|[-+]?[0-9][0-9_]*\.[0-9_]*([eE][-+][0-9]+)?|[-+]?\.[0-9]+([eE][-+][0-9]+)?"
 )
-MAX_DIGITS = 18  # of a whole number: as many as fit in 64 bits
+MAX_DIGITS = 18  # of a whole number: fits in 64 bits
 
 
 class UnreadableError(Exception):
@@ -76,7 +76,7 @@ def read_document(path: Path) -> Document:
     with path.open("rb") as stream:
         content = stream.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
-        raise UnreadableError(f"it is larger than {MAX_BYTES >> 20} MB. Is it the right file?")
+        raise UnreadableError(f"it is larger than {MAX_BYTES >> 20} MB. Check that it is the right file.")
     return parse(_decoded(content))
 
 
@@ -139,7 +139,7 @@ def _check_events(text: str) -> None:
             sizes.append(1)
             names.append(event.anchor)
             if len(sizes) > MAX_DEPTH + 1:
-                raise UnreadableError(f"nested more than {MAX_DEPTH} deep. Is a bracket left open?", line)
+                raise UnreadableError(f"nested more than {MAX_DEPTH} deep. Check for an open bracket.", line)
             continue
         if isinstance(event, yaml.CollectionEndEvent):
             size, name = sizes.pop(), names.pop()
@@ -147,7 +147,7 @@ def _check_events(text: str) -> None:
             size, name = 1, event.anchor
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor in names:
-                raise UnreadableError("an alias for what it stands in. Write the value out.", line)
+                raise UnreadableError("an alias that contains itself. Write the value out.", line)
             size, name = anchors.get(str(event.anchor), 1), None
         else:
             continue
@@ -155,7 +155,9 @@ def _check_events(text: str) -> None:
             anchors[name] = size
         sizes[-1] += size
         if sizes[-1] > MAX_NODES:
-            raise UnreadableError(f"more than {MAX_NODES:,} values, aliases written out. Is it the right file?", line)
+            raise UnreadableError(
+                f"more than {MAX_NODES:,} values with aliases expanded. Check that it is the right file.", line
+            )
 
 
 def _check_values(node: yaml.Node, place: tuple[str | int, ...]) -> None:

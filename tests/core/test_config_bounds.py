@@ -1,4 +1,4 @@
-"""A number, a version or a name in `config/` that nobody can mean is refused with its file, line and fix."""
+"""Bounds of config/: an absurd number, version or name is refused with its file, line and fix."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from training.entrypoints import train
 from training.leakage.screen import LeakRules
 
 REFUSED: list[tuple[str, Callable[[Path], Any], str, str]] = [
-    # More than a CRM takes at once: each request would be refused, and a refusal of the whole halves batches down to users.
+    # More than a CRM accepts at once: every request would be refused, and each refusal halves the batch, down to single users.
     (
         "crm.yml",
         load_options,
@@ -132,10 +132,10 @@ def test_every_revision_that_klaviyo_could_have_is_taken(tmp_path: Path, revisio
     assert options.klaviyo.revision == revision
 
 
-# Every number that ships, and those to come
+# Every number in the shipped files, and those added later
 
 CONFIG = Path(__file__).parents[2] / "config"
-# features.yml has none beside the ranges, which are bounds themselves.
+# features.yml has none beside the ranges, which are themselves bounds.
 LOADERS: dict[str, Callable[[Path], Any]] = {
     "funnel.yml": load_funnel,
     "vouchers.yml": load_policy,
@@ -146,7 +146,7 @@ LOADERS: dict[str, Callable[[Path], Any]] = {
 
 
 def numbers(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The places of a document's numbers."""
+    """Return the places of a document's numbers."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, each in items:
         yield from numbers(each, (*place, key))
@@ -172,7 +172,7 @@ def test_every_number_has_bounds_on_either_side(tmp_path: Path, name: str) -> No
     assert taken == []
 
 
-# A name of something that is not there
+# Names that do not exist
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Can a machine read what a job says, and a person watch it, while stdout stays clean?"""
+"""Progress reporters: JSON lines for machines, bars for people, and nothing on stdout."""
 
 import io
 import json
@@ -21,7 +21,7 @@ class Terminal(io.StringIO):
 
 
 def tell(reporter: ProgressReporter) -> None:
-    """A whole run."""
+    """Report a whole run."""
     reporter.step("Building features", window_from=TEN, epoch=3)
     advance = reporter.progress("Scoring", None)
     advance(10)
@@ -34,7 +34,7 @@ def tell(reporter: ProgressReporter) -> None:
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    """The lines on stderr, and nothing on stdout."""
+    """Return the lines on stderr; stdout must be empty."""
     out, err = capsys.readouterr()
     assert out == ""
     assert err.endswith("\n")

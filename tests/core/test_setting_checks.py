@@ -1,4 +1,4 @@
-"""A setting that nobody means, or that programs read in different ways, is refused by its name, with what it must be."""
+"""Settings: a value that is absurd, or that programs read in different ways, is refused by its name, with the valid form."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from core.settings import Settings, read_settings
 HUGE = "9" * 30
 REFUSED = {
     "MEMORY_LIMIT": ["1MB", "99MB", "0.5GB", "999999999GB", "9" * 99 + "GB", "1TB", "2gb"],
-    # DuckDB takes these for something else than a file, or for none.
+    # DuckDB does not read these as a file.
     "WAREHOUSE": [f"duckdb:///{path}" for path in (":memory:", "md:db", "s3://b/c", ".", "a/..", "a/", "/", " ")],
     "CRM_HOSTS": ["*", ".com", "a:443", "::1", "[::1", "\u0430.example", "a" * 64, "1.2.3", "a,,b", "a, b", "a/b"],
     "CRM_PROXY": [f"http://{proxy}" for proxy in ("proxy:1/a", "@proxy:1", "user:a\x01@proxy:1", "us er:a@proxy")],
@@ -19,7 +19,7 @@ REFUSED = {
     "BIGQUERY_STORAGE_ENDPOINT": ["a", "a:0", "a:99999", "-:1", "https://a:1", "a:1/b", "u@a:1"],
     "BIGQUERY_LOCATION": ["-", "EU ", "e" * 64],
     "EARLIEST_AT": ["soon", "", "2100-01-01", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"],
-    # The arithmetic of dates, of threads or of BigQuery would stumble over them.
+    # These would break the arithmetic of dates, of threads or of BigQuery.
     "BIGQUERY_MAX_BYTES": [HUGE, str(1 << 63)],
     "MAX_WATERMARK_AGE_SECONDS": [HUGE, "31536001"],
     "LEASE_SECONDS": [HUGE, "86401"],
@@ -54,7 +54,7 @@ def test_a_setting_that_cannot_be_meant_is_refused_by_its_name(
 )
 @pytest.mark.parametrize("number", [10**17, -(10**17)])
 def test_every_number_has_bounds_on_either_side(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
-    # BigQuery's bytes are the one that may be so large.
+    # Only BigQuery's bytes may be this large.
     monkeypatch.setenv(f"WINBACK_{name.upper()}", str(number * (1_000 if name == "bigquery_max_bytes" else 1)))
     with pytest.raises(ContractError, match=f"WINBACK_{name.upper()}: must be "):
         read_settings()
@@ -123,7 +123,7 @@ def test_an_odd_setting_that_is_clear_is_taken(monkeypatch: pytest.MonkeyPatch, 
 def test_an_address_begins_with_its_scheme_in_small_letters(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, read: str
 ) -> None:
-    """What asks whether an address is another machine's, or a stand-in's, looks at its beginning."""
+    """Code that checks for a remote or local address looks at its beginning."""
     monkeypatch.setenv(f"WINBACK_{name}", value)
     assert getattr(read_settings(), name.lower()) == read
 

@@ -1,4 +1,4 @@
-"""Is everything wrong with the environment or the funnel told at once, by name, and without a secret?"""
+"""Settings and funnel: all mistakes are reported at once, by name, and without secrets."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,14 +58,14 @@ AMBIGUOUS = [
     "https://.braze.eu",
     "https://-rest.braze.eu",
     "https://rest-.braze.eu",
-    # Letters of other alphabets, full stops too, some of which become others on the way
+    # Letters and full stops of other alphabets, some of which programs convert
     "https://rest.br\u0430ze.eu",
     "https://rest\u3002braze\u3002eu",
     "https://rest.braze\uff0eeu",
     "https://rest.braz\u0435.eu",
     "https://rest.braze.eu\u2044evil.example",
     "https://\u212aelvin.example",
-    # Numbers that some take for an address of this machine
+    # Numbers that some programs read as an address of this machine
     "https://2130706433",
     "https://0x7f000001",
     "https://127.1",
@@ -249,13 +249,13 @@ def test_every_wrong_setting_is_told_at_once_and_no_value_is(monkeypatch: pytest
         ("CRM_URL", "https://host#part"),
         ("CRM_URL", "https://user@host"),
         ("CRM_URL", "ftp://host"),
-        # http: to this machine and nowhere else
+        # http: only to this machine
         ("CRM_URL", "http://rest.fra-01.braze.eu"),
         ("CRM_URL", "http://localhost.example.org"),
         ("CRM_URL", "http://127.0.0.1.example.org"),
         ("CRM_URL", "http://127.0.0.1@example.org"),
         ("CRM_URL", "http://0.0.0.0"),
-        # What programs that read addresses differ on
+        # Forms that programs read differently
         *[("CRM_URL", url) for url in AMBIGUOUS],
         ("CRM_HOSTS", "."),
         ("CRM_HOSTS", "..example.org"),
@@ -323,7 +323,7 @@ def test_a_setting_that_cannot_be_used_is_refused_by_name(
 def test_https_anywhere_and_http_on_this_machine_are_taken(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("WINBACK_CRM_URL", url)
     scheme, rest = url.split(":", maxsplit=1)
-    assert read_settings().crm_url == f"{scheme.lower()}:{rest}"  # others look for https:// at its beginning
+    assert read_settings().crm_url == f"{scheme.lower()}:{rest}"  # other code looks for https:// at its beginning
 
 
 def test_the_key_is_in_no_text_made_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:

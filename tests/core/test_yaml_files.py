@@ -1,4 +1,4 @@
-"""A file that people edit is refused with file, line and fix when YAML or the reader would take it for something else."""
+"""YAML files that people edit: one that YAML would misread is refused with its file, line and fix."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ from training.config import TrainingRules, load_training
 QUOTE = "Put it in quotes."
 DIGITS = "Write digits, without quotes."
 NUMBER = "not a plain number. Write digits and a decimal point, or quote it if it is text."
-DEEP = "line 1: nested more than 20 deep. Is a bracket left open?"
+DEEP = "line 1: nested more than 20 deep. Check for an open bracket."
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n" for before, name in zip("abcde", "bcdef", strict=True)
 )
@@ -61,8 +61,8 @@ def refusal(folder: Path, name: str, content: str | bytes) -> str:
         ("a: " + "[" * 20_000, DEEP),
         ("a: " + "{a: " * 20_000, DEEP),
         ("- " * 20_000, DEEP),
-        (BOMB, "line 5: more than 50,000 values, aliases written out. Is it the right file?"),
-        ("a: &a\n  - *a", "line 2: an alias for what it stands in. Write the value out."),
+        (BOMB, "line 5: more than 50,000 values with aliases expanded. Check that it is the right file."),
+        ("a: &a\n  - *a", "line 2: an alias that contains itself. Write the value out."),
         ("a: !!python/name:os.system", "line 1: a tag, which begins with an exclamation mark. Write the plain value."),
         ("a: !env HOME", "line 1: a tag, which begins with an exclamation mark. Write the plain value."),
         ("a: &a {b: 1}\nc: {<<: *a, d: 2}", "line 2, c: keys merged from elsewhere (<<). Write the values out."),
@@ -74,7 +74,7 @@ def refusal(folder: Path, name: str, content: str | bytes) -> str:
         ("a: [1, .nan]", f"line 1, a.1: {NUMBER}"),
         ("a: -.inf", f"line 1, a: {NUMBER}"),
         ("a: " + "9" * 5_000, "line 1, a: a number of more than 18 digits. Write a smaller one."),
-        ("x" * (1 << 21), "it is larger than 1 MB. Is it the right file?"),
+        ("x" * (1 << 21), "it is larger than 1 MB. Check that it is the right file."),
         (
             "a: [",
             "line 1: it is not YAML: while parsing a flow node, expected the node content, but found '<stream end>'. "
@@ -151,7 +151,7 @@ PLAIN = "{name: seen, type: number, range: [0, 1], low: seen}"
         (
             "funnel.yml",
             FUNNEL + "sesion_gap_minutes: 30",
-            "line 2, sesion_gap_minutes: there is no such key; did you mean session_gap_minutes?",
+            "line 2, sesion_gap_minutes: this key does not exist; did you mean session_gap_minutes?",
         ),
         ("vouchers.yml", "voucher: {valid_days: 3000000}", "line 1, voucher.valid_days: must be 3650 or less. Correct it."),
         (
@@ -177,12 +177,12 @@ PLAIN = "{name: seen, type: number, range: [0, 1], low: seen}"
         ),
         *[("features.yml", f"features:\n- {PLAIN}\n- name: age\n  type: {content}", sentence) for content, sentence in {
             "number\n  range: [0, 1]\n  low: 'a; b'": "line 6, features.1.low: feature age: a phrase holds a semicolon, "
-                "which parts one reason from the next. Write it with a comma.",
+                "which separates reasons. Use a comma.",
             "number\n  range: [0, 1]\n  low: seen": "line 6, features.1.low: phrase given twice: seen. Keep one.",
             "number\n  range: [0, 1]\n  median: 3":
-                "line 6, features.1.median: feature age: median is what training learns. Remove it.",
+                "line 6, features.1.median: feature age: median is set by training. Remove it.",
             "category\n  categories: [a]":
-                "line 5, features.1.categories: feature age: categories is what training learns. Remove it.",
+                "line 5, features.1.categories: feature age: categories is set by training. Remove it.",
             "category\n  levels: []": "line 5, features.1.levels: feature age: no level is allowed. Name some, or remove levels.",
             "category\n  levels: [a,\n    b, a]": "line 6, features.1.levels.2: feature age: a level is given twice. Keep one.",
             "category\n  levels: [other]":
@@ -254,5 +254,5 @@ def test_an_optional_file_with_the_other_ending_is_not_left_unread_in_silence(tm
 @pytest.mark.parametrize("name", ["crm.yml", "training.yml"])
 def test_an_optional_file_whose_link_leads_nowhere_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).symlink_to(tmp_path / "gone")
-    with pytest.raises(ContractError, match=f"There is no {name}"):
+    with pytest.raises(ContractError, match=f"{name} does not exist in"):
         LOADERS[name](tmp_path / name)
