@@ -110,7 +110,7 @@ def open_warehouse(settings: Settings) -> Warehouse:
         return BigQueryWarehouse(bigquery_connection(settings))
     if not path.is_file():
         raise ContractError(
-            f"There is no warehouse {path.name} in {path.parent.absolute()}/. "
+            f"The warehouse {path.name} does not exist in {path.parent.absolute()}/. "
             "Load data first (winback load --events FILE --users FILE), or correct WINBACK_WAREHOUSE."
         )
     return DuckDBWarehouse(path, memory_limit=settings.memory_limit)

@@ -94,7 +94,7 @@ def _queries(facts: Facts, wanted: BigQueryCommands) -> Finding:
             ("Grant it:", wanted.grant("jobUser")),
         ),
         "missing": (
-            f"there is no project {wanted.project}, or access to it is denied",
+            f"the project {wanted.project} does not exist, or access to it is denied",
             ("Correct WINBACK_WAREHOUSE: bigquery://project/dataset_prefix",),
         ),
         "disabled": (
@@ -127,7 +127,7 @@ def _datasets(facts: Facts, wanted: BigQueryCommands, known: str) -> list[Findin
     if "raw" in missing:
         says = "does not exist. The app's ingestion writes it; winback reads it"
         do = (
-            "Check the project and the prefix in WINBACK_WAREHOUSE. If there is no data yet, create the dataset "
+            "Check the project and the prefix in WINBACK_WAREHOUSE. If no data exists yet, create the dataset "
             "in the location where it will be:",
             wanted.create("raw", known),
         )

@@ -56,7 +56,7 @@ def model(settings: Settings) -> tuple[bundles.Bundle | None, list[Finding]]:
         )
         found = [Finding("registry", "ok", says)]
     if not told.problem and told.champion is None:
-        return None, [*found, Finding("model", "failed", "there is no champion", _NO_MODEL)]
+        return None, [*found, Finding("model", "failed", "no champion exists", _NO_MODEL)]
     if told.on_disk is None:
         if told.problem:
             return None, found

@@ -83,7 +83,7 @@ def _duckdb(settings: Settings, bundle: bundles.Bundle | None, now: datetime) ->
     path = settings.duckdb_file or Path()
     load = ("Load data, or correct WINBACK_WAREHOUSE:", "winback load --events FILE --users FILE")
     if not path.is_file():
-        return [Finding("warehouse", "failed", f"there is no {path.name} in {path.parent}/", load)]
+        return [Finding("warehouse", "failed", f"{path.name} does not exist in {path.parent}/", load)]
     try:
         warehouse = ReadOnlyDuckDB(path)
     except RunInProgressError as error:

@@ -30,7 +30,7 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Tombstone:
-    """A requested erasure; times UTC. `told` is the last outcome on record for each step."""
+    """A requested erasure; times UTC. The dictionary holds the last outcome on record for each step."""
 
     erasure_id: str
     user_hash: str

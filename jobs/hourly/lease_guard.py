@@ -43,7 +43,7 @@ def leased(context: JobContext, run_id: str, window_from: datetime) -> Iterator[
     """Hold the lease for a run whose window begins at `window_from`, UTC, and release it when the run succeeded.
 
     If the run failed, or another run may have written meanwhile (`may_have_interleaved`), the lease only expires. The next run
-    then rebuilds from where this one began. A warehouse that allows one process at a time needs no lease.
+    then rebuilds from where this one began. A warehouse that allows one process at a time works without a lease.
 
     Raises: RunInProgressError while another run holds the lease.
     """

@@ -16,12 +16,12 @@ from warehouse import ledger
 
 @dataclass(frozen=True)
 class NoChallenger:
-    """Result when there is no challenger to compare."""
+    """Result without a challenger to compare."""
 
     champion: str
     challenger: None = None
     is_better: bool = False
-    says: str = "There is no challenger. Train one: winback train"
+    says: str = "No challenger exists. Train one: winback train"
 
 
 def evaluate(context: JobContext, until: datetime | None = None) -> Any:
@@ -37,7 +37,7 @@ def evaluate(context: JobContext, until: datetime | None = None) -> Any:
     champion, challenger = registry.resolve(CHAMPION), registry.resolve(CHALLENGER)
     if champion is None:
         raise ContractError(
-            "There is no champion to compare with. Train a model (winback train): the first one becomes the champion."
+            "No champion exists to compare with. Train a model (winback train): the first one becomes the champion."
         )
     if challenger is None:
         return NoChallenger(champion)

@@ -55,8 +55,8 @@ def open_registry(settings: Settings) -> Registry:
 def choose(settings: Settings) -> PinnedModel:
     """Resolve the champion once, fetch and verify its bundle, and record it as the last verified one on this disk.
 
-    Raises: ContractError if there is no champion, or its bundle differs from the registered one; RegistryUnreachableError if
-    there is no bundle on disk to fall back to.
+    Raises: ContractError without a champion, or if its bundle differs from the registered one; RegistryUnreachableError if no
+    bundle is on disk to fall back to.
     """
     registry = open_registry(settings)
     try:
@@ -67,7 +67,7 @@ def choose(settings: Settings) -> PinnedModel:
     except RegistryUnreachableError as error:
         last = bundles.champion(settings.models)
         if last is None:
-            raise type(error)(f"{error} There is no verified bundle on this disk to fall back to.") from None
+            raise type(error)(f"{error} This disk has no verified bundle to fall back to.") from None
         return PinnedModel(
             bundles.load_bundle(settings.models, last), f"{error} Used the last verified bundle on disk."
         )
@@ -119,7 +119,7 @@ def promote(settings: Settings, version: str | None = None, *, force: bool = Fal
     champion, challenger = registry.resolve(CHAMPION), registry.resolve(CHALLENGER)
     version = version or challenger
     if version is None:
-        raise NothingToPromoteError("There is no challenger. Train one (winback train), or name a version.")
+        raise NothingToPromoteError("No challenger exists. Train one (winback train), or name a version.")
     bundle = registry.fetch(version, settings.models)
     registry.register(bundle)
     before = champion
@@ -146,7 +146,7 @@ def rollback(settings: Settings) -> Promoted:
     before, previous = registry.resolve(CHAMPION), registry.resolve(PREVIOUS)
     if previous is None:
         raise ContractError(
-            "There is no previous champion to go back to. Promote a version: winback promote VERSION --force"
+            "No previous champion exists to go back to. Promote a version: winback promote VERSION --force"
         )
     registry.fetch(previous, settings.models)
     registry.point(CHAMPION, previous)
@@ -156,7 +156,7 @@ def rollback(settings: Settings) -> Promoted:
 
 
 def _check_verdict(text: str | None, champion: str, version: str) -> None:
-    """Raises: NothingToPromoteError if it is not better; ContractError if there is no verdict against this champion."""
+    """Raises: NothingToPromoteError if it is not better; ContractError without a verdict against this champion."""
     judge = f"Evaluate it (winback evaluate), or promote it without a verdict: winback promote {version} --force"
     if text is None:
         raise ContractError(f"{version} has no verdict against the champion {champion}. {judge}")
@@ -196,7 +196,7 @@ def _note(models: Path, version: str) -> None:
 def _no_champion(models: Path) -> str:
     known = bundles.versions(models)
     on_disk = f" On disk are: {', '.join(known)}." if known else ""
-    return f"There is no champion. Train a model (winback train), or promote one: winback promote VERSION.{on_disk}"
+    return f"No champion exists. Train a model (winback train), or promote one: winback promote VERSION.{on_disk}"
 
 
 def _shown(settings: Settings) -> str:

@@ -172,7 +172,7 @@ def _window(context: JobContext, from_at: datetime) -> Window:
 def _last(context: JobContext) -> ledger.Epoch:
     last = ledger.last_epoch(context.warehouse)
     if last is None:
-        raise ContractError("There is no history. Begin with: winback backfill --until TIME")
+        raise ContractError("No history exists. Begin with: winback backfill --until TIME")
     return last
 
 

@@ -34,7 +34,7 @@ class Coverage:
 
     @property
     def is_enough(self) -> bool:
-        """Whether the coverage needs no attention."""
+        """Whether the coverage is good."""
         return self.count_known >= ENOUGH_RATIO * self.count_users and not self.count_respelled
 
     @property

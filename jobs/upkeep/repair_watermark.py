@@ -76,7 +76,7 @@ def repair_watermark(context: JobContext, *, dry_run: bool = False) -> Repaired:
     now, warehouse = context.now(), context.warehouse
     last = ledger.last_epoch(warehouse)
     if last is None:
-        raise ContractError("There is no history yet, and no watermark to repair.")
+        raise ContractError("No history exists yet, so there is nothing to repair.")
     plan = make_sync_plan(ledger.all_that_count(warehouse), now, timedelta(seconds=context.settings.safety_lag_seconds))
     run_id = f"{last.epoch + 1:08d}-repair-{uuid.uuid4().hex[:8]}"
     counts = _counts(warehouse, plan)

@@ -1,4 +1,4 @@
-"""What do the commands print, and with which exit code do they leave?"""
+"""Commands: their output and exit codes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def winback(world: World, *arguments: str, **changes: str) -> subprocess.Complet
         "WINBACK_CRM_URL": world.crm.url,
         "WINBACK_CRM_API_KEY": API_KEY,
         "WINBACK_RETRY_BUDGET_SECONDS": "0.1",
-        "WINBACK_MAX_WATERMARK_AGE_SECONDS": "0",  # the data are of May 2026, whatever this machine's clock says
+        "WINBACK_MAX_WATERMARK_AGE_SECONDS": "0",  # the data is from May 2026, so its age must not matter
         **changes,
     }
     command = [sys.executable, "-m", "jobs", *arguments]
@@ -80,9 +80,9 @@ def test_a_wrong_key_leaves_with_2_and_names_the_setting_but_not_the_key(world: 
         (["hourly"], {"WINBACK_WAREHOUSE": "bigquery://some-project"}, "must be bigquery://project/dataset_prefix"),
         (["hourly", "--until", "soon"], {}, "is not a valid time"),
         (["hourly", "--until", "2020-01-01"], {}, "before the watermark"),
-        (["hourly"], {"WINBACK_CONFIG": "/nowhere"}, "There is no funnel.yml in /nowhere/"),
+        (["hourly"], {"WINBACK_CONFIG": "/nowhere"}, "funnel.yml does not exist in /nowhere/"),
         (["backfill", "--until", "2026-01-01"], {}, "is committed already"),
-        (["promote", "nobody"], {}, "no complete model bundle nobody. There are: 2026"),
+        (["promote", "unknown"], {}, "complete model bundle unknown does not exist. Available: 2026"),
         (["load"], {}, "Name at least one file"),
         (["load", "--events", "nothing.csv"], {}, "nothing.csv: there is no such file"),
         (["fly"], {}, "No such command"),
@@ -154,7 +154,7 @@ def test_a_path_where_nothing_is_stays_empty(world: World) -> None:
     done = winback(world, "status", WINBACK_WAREHOUSE=f"duckdb:///{world.folder / 'typo.duckdb'}")
 
     assert done.returncode == 2
-    assert "There is no warehouse typo.duckdb" in done.stderr
+    assert "The warehouse typo.duckdb does not exist" in done.stderr
     assert not (world.folder / "typo.duckdb").exists()
 
 

@@ -1,4 +1,4 @@
-"""Does `winback doctor` find what would stop a run on a DuckDB file, say what to do, and change nothing?"""
+"""`winback doctor` on a DuckDB file: it finds what would stop a run, names the remedy, and changes nothing."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_not_a_byte_is_changed(world: World) -> None:
 def test_a_file_that_is_absent_is_not_made(tmp_path: Path) -> None:
     found = doctor(settings_in(tmp_path)).findings
 
-    # Nobody has started the local CRM either.
+    # The local CRM is not running either.
     assert troubles(found) == {"model": "failed", "warehouse": "failed", "CRM": "warning"}
     assert list(tmp_path.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""Does `winback doctor` find out what is wrong in BigQuery, change nothing, and does what it prescribes mend it?"""
+"""`winback doctor` on BigQuery: it finds each problem, changes nothing, and its remedies work."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from warehouse.ledger import Epoch, commit
 
 @pytest.fixture
 def warehouse(emulator: Emulator, request: pytest.FixtureRequest) -> Iterator[BigQueryWarehouse]:
-    """The tables of a first start, in datasets of this test's own."""
+    """The tables of a first start, in datasets of this test only."""
     prefix = "d" + hashlib.sha256(request.node.name.encode()).hexdigest()[:8]
     with closing(with_raw_tables(emulator, prefix)) as warehouse:
         emulator.forget()
@@ -42,7 +42,7 @@ def looked(warehouse: BigQueryWarehouse, emulator: Emulator, **changes: Any) -> 
     return findings(examine(connection_to(emulator, prefix, **changes)), wanted)
 
 
-# What the emulator keeps nothing of: partition filters.
+# The emulator does not store partition filters.
 BY_DAY = ("raw.app_events", "ops.decisions", "ops.shadow_scores", "ops.deliveries")
 AS_THE_EMULATOR_HAS_IT = {f"{name} by day": "warning" for name in BY_DAY}
 
@@ -62,7 +62,7 @@ def test_a_first_start_lacks_history_and_a_model_and_nothing_else(
         "model": "failed",
         "history": "failed",
         "datasets to come": "warning",
-        "CRM": "warning",  # nobody has started the local one
+        "CRM": "warning",  # the local one is not running
     }
     assert named(found, "history").do[1] == "winback backfill --until TIME"
     assert named(found, "permissions on " + warehouse.connection.prefix + "_raw").says == "cannot be checked here"
@@ -94,7 +94,7 @@ def test_the_command_it_prescribes_mends_what_it_found(
     with open_context(bigquery_settings(emulator, prefix, tmp_path), is_migrating=True) as context:
         migrate(context)
 
-    # Asked of the table: the emulator's metadata goes without columns that came later.
+    # Read from the table, because the emulator's metadata lacks columns that were added later.
     assert warehouse.query(f"select policy_version from {warehouse.relation('ops', 'runs')}").num_rows == 0
 
 
@@ -109,7 +109,7 @@ def test_the_copy_it_prescribes_is_kept_by_day(warehouse: BigQueryWarehouse, emu
     for sql in sick.do[1:]:
         warehouse.client.query(sql).result()
 
-    # A renamed table keeps its old name in the emulator's metadata, and its partitions with it.
+    # In the emulator's metadata a renamed table keeps its old name and partitions.
     assert warehouse.client.get_table(f"{name}_by_day").time_partitioning.type_ == "DAY"
     assert warehouse.query(f"select * from {warehouse.relation('raw', 'app_events_unpartitioned')}").num_rows == 0
 

@@ -1,4 +1,4 @@
-"""What does `winback doctor` print, and with which exit code does it leave?"""
+"""`winback doctor` as a command: its output and exit codes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(world: World, *arguments: str, **changes: str) -> Any:
         "WINBACK_DBT_TARGET": str(world.folder / "dbt"),
         "WINBACK_CRM_URL": world.crm.url,
         "WINBACK_CRM_API_KEY": API_KEY,
-        "WINBACK_MAX_WATERMARK_AGE_SECONDS": "0",  # the data are of May 2026, whatever this machine's clock says
+        "WINBACK_MAX_WATERMARK_AGE_SECONDS": "0",  # the data is from May 2026, so its age must not matter
         **changes,
     }
     return CliRunner().invoke(cli, ["doctor", *arguments], env=environment, standalone_mode=False)

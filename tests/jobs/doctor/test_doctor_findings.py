@@ -1,4 +1,4 @@
-"""Is each trouble of a BigQuery project told with its remedy, and nothing else called one?"""
+"""Findings about a BigQuery project: each problem is reported with its remedy, and nothing else is reported."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_nothing_is_wrong_with_a_sound_project() -> None:
             "winback migrate",
         ),
         (
-            # 1 TiB an hour, 730 hours, 6.25 dollars
+            # 1 TiB an hour, 730 hours a month, 6.25 dollars per TiB
             with_table("raw.app_events", partition_on=None, partition_by=None),
             "raw.app_events by day",
             "warning",

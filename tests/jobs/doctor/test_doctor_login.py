@@ -1,4 +1,4 @@
-"""As whom does the doctor ask BigQuery, and what may that one do in the project?"""
+"""Login of `winback doctor` on BigQuery: the account that it uses, and its permissions in the project."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from warehouse.bigquery.facts import Login, Refusal
 
 
 def made(kind: Any, **attributes: Any) -> Any:
-    """Credentials of a class, without the key or token that their making asks for."""
+    """Make credentials of a class, without the key or token that the constructor requires."""
     credentials = object.__new__(kind)
     credentials.__dict__.update(attributes)
     return credentials
@@ -45,7 +45,7 @@ def test_credentials_are_told_by_their_kind_and_a_person_is_not_named(credential
 
 def test_without_credentials_nothing_else_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def none(*_: Any, **__: Any) -> Any:
-        raise DefaultCredentialsError("File /home/somebody/key.json was not found")
+        raise DefaultCredentialsError("File /home/someone/key.json was not found")
 
     monkeypatch.setattr(google.auth, "default", none)
     found = doctor(settings_in(tmp_path, warehouse="bigquery://shop/winback")).findings
@@ -55,7 +55,7 @@ def test_without_credentials_nothing_else_is_asked(tmp_path: Path, monkeypatch: 
 
 
 class Answering:
-    """Stands in for the Resource Manager, which no emulator here does."""
+    """Replaces the Resource Manager, which the emulator lacks."""
 
     def __init__(self, status: int) -> None:
         self.status = status

@@ -1,4 +1,4 @@
-"""Is an erased user gone from every table and from the CRM, and is it told where not yet?"""
+"""Erasure: the user is gone from every table and from the CRM, and the result names what is left."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_receipts_recognise_a_user_without_naming_them(told: World) -> None:
     assert user not in str(rows)
 
 
-# The tombstone, deliveries, the CRM, the first tables and those in the middle; 22 is where the receipts are written.
+# The tombstone, deliveries, the CRM, the first tables, some in the middle, and 22, where the receipts are written.
 @pytest.mark.parametrize("place", [1, 2, 3, 4, 5, 12, 22])
 def test_killed_at_any_step_it_is_finished_by_the_same_command(told: World, place: int) -> None:
     user = eligible(told)
@@ -70,7 +70,7 @@ def test_erased_again_there_is_nothing_to_do_and_no_receipt_to_add(told: World) 
 
 
 def test_an_id_that_nobody_knows_gets_a_tombstone_and_the_crm_is_asked(told: World) -> None:
-    answer = erased(told, "nobody's id; drop table raw.users --")
+    answer = erased(told, "someone's id; drop table raw.users --")
 
     assert answer.problem is None
     crm = next(receipt for receipt in answer.receipts if receipt.step == "crm")
@@ -102,7 +102,7 @@ def test_a_crm_that_is_down_is_told_by_the_next_command_and_the_tables_are_done_
 
 
 class Refusing(Braze):
-    """A CRM that refuses in words that name the user."""
+    """A CRM that refuses with a message that names the user."""
 
     def erase(self, external_ids: Any, run: Any) -> list[Outcome]:
         return [Outcome("rejected", 400, f"user_{each}_is_protected") for each in external_ids]

@@ -1,4 +1,4 @@
-"""What does `winback erase` say, and never say, and what does it say of what stays?"""
+"""`winback erase` as a command: what it prints, what it must not print, and its notes on what remains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does an erased user stay gone, whatever arrives, runs or is under way after that?"""
+"""An erased user stays erased, whatever arrives later, and whatever runs at the same time."""
 
 from __future__ import annotations
 
@@ -102,10 +102,10 @@ def test_an_erasure_that_came_no_further_than_its_tombstone_keeps_the_user_from_
     assert outcomes(world) == {"tombstone": "written"}
     assert world.query(f"select 1 from marts.crm_pending where user_id = '{user}'")
 
-    # However long ago that was.
+    # Independent of how long ago that was.
     result = world.run(6, now=lambda: NOW + timedelta(days=30))
 
-    # Staging shows nothing of the user any more, and the CRM was never told of them: there is nothing to send or to hold back.
+    # Staging hides the user, and the CRM never received them, so there is nothing to send or to hold back.
     assert world.query(f"select 1 from marts.crm_pending where user_id = '{user}'") == []
     assert world.crm.store.profile(user) is None
     assert len(world.crm.store.profiles()) == result.sync.delivered > 10
@@ -133,7 +133,7 @@ def test_of_a_finished_erasure_a_sync_need_not_know_once_two_nights_have_passed(
 
 
 def overtake(world: World, user: str, since: datetime) -> None:
-    """As when a batch with the user was under way while the CRM erased them: sent, and logged after the tables were done."""
+    """Simulate a batch in flight during the erasure: sent to the CRM, and logged after the tables were done."""
     destination = world.destination()
     destination.send([Change(user, {"churn_risk_band": "high"})], Deadline("late", 60))
     destination.close()

@@ -1,4 +1,4 @@
-"""On BigQuery, where the app's tables are not ours to delete from: is what they hold of an erased user read no more?"""
+"""Erasure on BigQuery: winback cannot delete from the app's tables, but no longer reads their rows of the user."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_on_bigquery_the_app_s_tables_are_kept_and_what_they_hold_is_read_no_mor
     monkeypatch.setenv("DBT_EXCLUDE_RESOURCE_TYPES", "test")
     last = twin_worlds[1].query("select max(window_until) as until from ops.runs")[0]["until"]
     until = last + timedelta(hours=6)
-    for world in twin_worlds:  # both, for other tests compare the two
+    for world in twin_worlds:  # both, because other tests compare them
         with world.context() as context:
             hourly(context, until)
             user = eligible(world)
@@ -56,7 +56,7 @@ def test_on_bigquery_the_app_s_tables_are_kept_and_what_they_hold_is_read_no_mor
 
 
 def rows_of(context: JobContext, user: str) -> set[str]:
-    """The tables with rows of a user."""
+    """Return the tables with rows of a user."""
     return {
         table.title
         for table in context.warehouse.user_tables()

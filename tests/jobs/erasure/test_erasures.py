@@ -1,4 +1,4 @@
-"""Does `winback status` show whom the CRM has not erased, until it says that it has?"""
+"""`winback status` shows users whose erasure the CRM has not confirmed yet."""
 
 import io
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def warehouse(tmp_path: Path) -> Iterator[DuckDBWarehouse]:
 
 
 def receipts(warehouse: DuckDBWarehouse, user: str, hour: int, *told: str) -> None:
-    """An erasure asked for at `hour`, and the receipts that followed, a minute each."""
+    """Write a request at `hour`, and its receipts, one minute apart."""
     asked = NINE.replace(hour=hour)
     rows = [
         {
@@ -56,7 +56,7 @@ def receipts(warehouse: DuckDBWarehouse, user: str, hour: int, *told: str) -> No
         (["crm deferred"], False),
         (["crm rejected"], False),
         (["ops.deliveries deleted", "marts.crm_profiles deleted"], False),
-        # A run under way had told the CRM of the user again.
+        # A run in progress had sent the user to the CRM again.
         (["crm deleted", "crm deferred"], False),
         (["crm deferred", "crm deleted", "crm rejected"], False),
     ],
@@ -70,7 +70,7 @@ def test_users_are_counted_and_the_oldest_wish_is_told(warehouse: DuckDBWarehous
     receipts(warehouse, "ada", 8, "crm deleted")
     receipts(warehouse, "ben", 10, "crm deferred")
     receipts(warehouse, "eve", 9, "crm rejected")
-    receipts(warehouse, "eve", 11)  # two commands at once may each write a tombstone
+    receipts(warehouse, "eve", 11)  # two concurrent commands may each write a tombstone
     assert unconfirmed(warehouse) == UnconfirmedErasures(2, NINE)
 
 

@@ -1,4 +1,4 @@
-"""An event or step of any name is the same text in both warehouses' SQL."""
+"""Names of events and steps: each is the same text in the SQL of both warehouses."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""A warehouse that an earlier version made is refused, and every refusal names `winback migrate`."""
+"""Warehouses of an earlier version: each command refuses them and names `winback migrate`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DO = ("Stop the schedule, copy the warehouse, and migrate it:", "winback migrate
 
 @pytest.fixture
 def old(tmp_path: Path) -> Iterator[DuckDBWarehouse]:
-    """A warehouse of an earlier version, whose tables have the columns of this one."""
+    """A warehouse of an earlier version, with tables that have this version's columns."""
     old_warehouse.restore(tmp_path / "winback.duckdb")
     with closing(DuckDBWarehouse(tmp_path / "winback.duckdb")) as warehouse:
         for table, column in warehouse.lacking():

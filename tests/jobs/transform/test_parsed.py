@@ -1,4 +1,4 @@
-"""The parsed dbt project is read from its file only while everything that it was made of is the same."""
+"""Cache of the parsed dbt project: it is used only if all of its sources are unchanged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FROM_AT = datetime(2026, 5, 1, tzinfo=UTC)
 
 
 class Manifest:
-    """Stands for dbt's where only its bytes matter."""
+    """Replaces dbt's manifest where only its bytes matter."""
 
     def to_msgpack(self) -> bytes:
         return b"not\nmsgpack"
@@ -30,8 +30,8 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def kept(history: Path, project: Path, tmp_path: Path) -> Path:
-    """A folder with the project that a process before this one parsed."""
-    from dbt.contracts.graph.manifest import Manifest as Parsed  # noqa: PLC0415 - a second that other files need not pay
+    """A folder with the project that an earlier process parsed."""
+    from dbt.contracts.graph.manifest import Manifest as Parsed  # noqa: PLC0415 - takes a second, which other test files save
 
     _, body = (history / "dbt" / NAME).read_bytes().split(b"\n", 1)
     write_parsed(tmp_path / "kept", project, "duckdb", FROM_AT, Parsed.from_msgpack(body))
@@ -79,7 +79,7 @@ def test_a_damaged_file_is_parsed_again(kept: Path, project: Path, damage: objec
 
 
 def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, project: Path) -> None:
-    (tmp_path / NAME).mkdir()  # in the way of the file
+    (tmp_path / NAME).mkdir()  # a folder in place of the file
     write_parsed(tmp_path, project, "duckdb", FROM_AT, Manifest())
 
     assert {path.name for path in tmp_path.iterdir()} == {NAME, project.name}

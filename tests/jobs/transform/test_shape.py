@@ -1,4 +1,4 @@
-"""A funnel.yml that has changed since the tables were built is refused by name; changed back, it is accepted."""
+"""funnel.yml must match the built tables: a changed key is refused by name, and accepted when it is changed back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`winback compact` leaves everything as it was, and no byte of an erased user."""
+"""`winback compact`: no row changes, and no byte of an erased user remains."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CATALOG = """
 
 
 def contents(file: Path) -> dict[str, Any]:
-    """Catalog, and a hash and count of the rows of each table and view."""
+    """Return the catalog, and a hash and count of the rows of each table and view."""
     with duckdb.connect(str(file), read_only=True) as connection:
         found: dict[str, Any] = {"catalog": connection.execute(CATALOG).fetchall()}
         for kind, schema, name, *_ in found["catalog"]:
@@ -44,7 +44,7 @@ def contents(file: Path) -> dict[str, Any]:
 
 
 def bytes_beside(file: Path) -> bytes:
-    """The file, its log, and whatever else lies in the folder under its name."""
+    """Return the bytes of the file, its log, and all other files that begin with its name."""
     return b"".join(path.read_bytes() for path in file.parent.rglob(f"*{file.stem}*") if path.is_file())
 
 
@@ -52,7 +52,7 @@ def test_no_byte_of_an_erased_user_is_left_in_the_file(told: World) -> None:
     user = eligible(told)
     erased(told, user)
     file = told.folder / "winback.duckdb"
-    assert user.encode() in bytes_beside(file)  # else nothing would be shown below
+    assert user.encode() in bytes_beside(file)  # otherwise the check below would prove nothing
 
     compact(file)
 
@@ -72,7 +72,7 @@ def test_everything_else_is_as_it_was(told: World) -> None:
         sum(before[f"{schema}.{name}"][0][0] for kind, schema, name, *_ in before["catalog"] if kind == "table"),
     )
     assert answer.bytes_after == file.stat().st_size
-    assert told.run(7).epoch == 2  # the next run goes on from it
+    assert told.run(7).epoch == 2  # the next run continues from it
 
 
 @pytest.mark.parametrize("effect", ["rmtree", "mkdir", "_copy_tables", "_copy_views", "_to_disk", "replace"])

@@ -1,4 +1,4 @@
-"""Do the tables stay what the raw events say: does a night mend them, and does an audit find what is wrong?"""
+"""Drift: the nightly corrects rows that differ from the raw events, and the audit finds them."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from tests.support.environment import API_KEY, HISTORY_UNTIL, NOW, World, at, co
 from warehouse import ledger
 from warehouse.tables import RUNS
 
-# Four days after the backfill: a night then reaches three days back, not to the backfill.
+# Four days after the backfill, so that a nightly's three days do not reach the backfill.
 LAST = 96
 NIGHT_FROM = f"timestamp '{at(LAST) - timedelta(days=3):%Y-%m-%d %H:%M}'"
 UNTIL = f"timestamp '{at(LAST):%Y-%m-%d %H:%M}'"
 
-# Everything a night might change. Rows that a build dissolved say nothing and may go.
+# Rows that a nightly might change. Dissolved rows mean nothing and may disappear.
 KEPT = {
     "int_events__deduplicated": "intermediate.int_events__deduplicated",
     "int_outcomes": "intermediate.int_outcomes",
@@ -52,7 +52,7 @@ AUDITED = [*KEPT][:5]
 
 @pytest.fixture(scope="module")
 def days(history: Path, tmp_path_factory: pytest.TempPathFactory, parsed: dict[str, Any]) -> Path:
-    """Four days of runs; tests copy the result."""
+    """Four days of runs; each test copies the result."""
     folder = tmp_path_factory.mktemp("days")
     copy_history(history, folder)
     with LocalCrm(folder / "crm.sqlite", api_key=API_KEY, clock=lambda: NOW) as crm:
@@ -69,7 +69,7 @@ def world(days: Path, tmp_path: Path, parsed: dict[str, Any]) -> Iterator[World]
 
 
 def differing_from(days: Path, world: World) -> dict[str, int]:
-    """How many rows only one of the two has, by table; tables without any are left out."""
+    """Count the rows that only one of the two has, by table; equal tables are left out."""
     found = {}
     with duckdb.connect(str(world.folder / "winback.duckdb")) as connection:
         connection.execute(f"attach '{days / 'winback.duckdb'}' as healthy (read_only)")
@@ -81,7 +81,7 @@ def differing_from(days: Path, world: World) -> dict[str, int]:
 
 
 def damage(world: World, *statements: str) -> int:
-    """Do what nobody should; returns how many rows it met."""
+    """Change rows by hand, which must not happen; returns the number of rows changed."""
     return sum(world.query(statement)[0]["Count"] for statement in statements)
 
 
@@ -200,7 +200,7 @@ def test_a_night_right_after_the_backfill_has_nothing_to_do(history: Path, world
 
 
 class Meanwhile(NullProgress):
-    """Commits another epoch when the rebuilding begins, as an hourly run beside it would."""
+    """Commits another epoch when the rebuild begins, as a concurrent hourly run would."""
 
     context: JobContext
 
@@ -238,7 +238,7 @@ def test_an_audit_counts_the_damaged_rows_of_the_sampled_users(world: World) -> 
     sampled = "mod(cast(concat('0x', substr(md5(user_id), 1, 15)) as bigint), 100) < 10"
     sessions = f"started_at < timestamp '{HISTORY_UNTIL - timedelta(days=20):%Y-%m-%d}' and hash(session_id) % 100 = 0"
     exits = f"{KEPT['fct_exit_features']} and hash(exit_id) % 100 = 0"
-    nobody = "(select 'nobody-' || i as user_id from range(200) as strays(i))"
+    nobody = "(select 'stray-' || i as user_id from range(200) as strays(i))"
     expected = {
         "int_sessions": 2 * rows_of(world, f"intermediate.int_sessions where {sessions} and {sampled}"),
         "fct_unfinished_exits": rows_of(world, f"{nobody} where {sampled}"),

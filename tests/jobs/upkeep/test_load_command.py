@@ -1,4 +1,4 @@
-"""`winback load` sums up what the raw tables hold, and what funnel.yml makes of it."""
+"""`winback load`: its summary of the raw tables, and how they match funnel.yml."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`winback migrate` brings a warehouse that an earlier version made to this one, and loses nothing."""
+"""`winback migrate`: brings a warehouse of an earlier version to this one without losing anything."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ from training.fitting.search import SearchRules
 from training.pipeline import train
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 
-# The long form, which is `make migrate-test`.
+# The long form, for `make migrate-test`.
 IS_ALL = os.environ.get("MIGRATE") == "all"
 MODELS = [
     *("stg_app__events", "int_events__deduplicated", "int_outcomes", "int_users_touched", "int_sessions_this_run"),
@@ -69,7 +69,7 @@ STEPS = {
     "late events": LATE,
     "audience": AUDIENCE,
 }
-# What nothing can build again: equal before and after, in the columns there were.
+# Data that cannot be rebuilt: equal before and after, in the columns that existed before.
 KEPT = {
     **{f"raw.{name}": "*" for name in ("app_events", "voucher_redemptions")},
     "raw.users": "* exclude (loaded_at)",
@@ -82,7 +82,7 @@ KEPT = {
 
 @dataclass(frozen=True)
 class Before:
-    """A folder of warehouses that tests/support/migrate/subprocess_run.py made of the old one, and what those runs answered."""
+    """Warehouses that tests/support/migrate/subprocess_run.py made with the old code, and the results of those runs."""
 
     root: Path
     answers: dict[str, Any]
@@ -103,7 +103,7 @@ def kept(folder: Path) -> dict[str, list[dict[str, Any]]]:
     found = {}
     for table, names in KEPT.items():
         there = {row["name"] for row in query(folder, f"select name from pragma_table_info('{table}')")}
-        # A column that came with the migration is not among them.
+        # Columns that the migration added are left out.
         columns = "*" if "exclude" in names and not {"loaded_at", "funnel"} & there else names
         found[table] = query(folder, f"select {columns} from {table} order by all")
     return found
@@ -122,14 +122,14 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Before:
 
 @pytest.fixture
 def old(before: Before, tmp_path: Path) -> Path:
-    """A copy of the old one for one test."""
+    """A copy of the old warehouse for one test."""
     shutil.copy(before.old / "winback.duckdb", tmp_path)
     return tmp_path
 
 
 @pytest.fixture
 def new(before: Before, tmp_path: Path) -> Path:
-    """A copy of the migrated one for one test."""
+    """A copy of the migrated warehouse for one test."""
     shutil.copy(before.new / "winback.duckdb", tmp_path)
     return tmp_path
 
@@ -162,7 +162,7 @@ def test_what_cannot_be_built_again_stays(before: Before) -> None:
     logged = {row["exit_id"]: row for row in is_now.pop(log)}
     was_logged = {row["exit_id"]: row for row in was.pop(log)}
     assert is_now == was
-    # Exits that the old code did not know are added to the log.
+    # Exits that the old code missed are added to the log.
     assert {exit_id: logged[exit_id] for exit_id in was_logged} == was_logged
     assert sorted(row["user_id"] for row in logged.values() if row["exit_id"] not in was_logged) == ["shared-b"]
 
@@ -186,7 +186,7 @@ def test_the_audience_hears_of_late_withdrawals_and_knows_who_has_no_profile(bef
 
 def test_a_session_beyond_the_maximum_is_cut_and_no_column_is_null(before: Before) -> None:
     sql = "select count_events, is_too_long, is_cut from intermediate.int_sessions where user_id = 'long' order by started_at"
-    # 20 days before 16:00: midnight of UTC ends a cell of 24 hours.
+    # 20 days before 16:00. A cell covers 24 hours and ends at midnight UTC.
     assert before.query(sql) == [
         {"count_events": 20, "is_too_long": True, "is_cut": True},
         {"count_events": 43, "is_too_long": True, "is_cut": False},
@@ -216,7 +216,7 @@ def test_features_are_within_their_range(before: Before) -> None:
 
 
 def train_small(folder: Path, count: int = 600) -> None:
-    """Train a bundle on two features that say little: a run needs one."""
+    """Train a bundle, which every run needs, on two weak features."""
     rng = np.random.default_rng(1)
     errors = rng.poisson(2, count)
     rows = pa.table(
@@ -253,7 +253,7 @@ def test_nothing_differs_from_a_rebuild_and_the_next_hour_goes_on(new: Path, par
             }
             assert examples(context).count_examples == 4
         repeated, following = world.run(HOURS), world.run(HOURS + 6)
-    # The withdrawal that the old code missed, and no user is sent again because something has another name now.
+    # The withdrawal that the old code missed is sent; no other user is sent again because of a renamed column.
     assert (repeated.sync.delivered, repeated.sync.withdrawals, repeated.sync.rejected) == (1, 1, 0)
     assert following.scoring
     assert (following.stopped, following.scoring.scored) == (None, 2)
@@ -262,10 +262,10 @@ def test_nothing_differs_from_a_rebuild_and_the_next_hour_goes_on(new: Path, par
 
 
 def rows(folder: Path) -> dict[str, list[str]]:
-    """Every table that holds more than one run's work, with its columns in the order of the alphabet."""
+    """Return every table with the work of more than one run, columns in alphabetical order."""
     names = query(folder, "select schema_name as layer, table_name as name from duckdb_tables()")
     tables = [f"{row['layer']}.{row['name']}" for row in names if not row["name"].endswith(("_this_run", "_touched"))]
-    # Of a share that is none, 70, an older log has no quotient.
+    # A ratio out of range, 70, gives no quotient in an older log.
     ratio = "fields_filled_ratio_per_input"
     quotient = f"* replace (case when fields_filled_ratio <= 1 then {ratio} end as {ratio})"
     columns = {f"marts.{name}": quotient for name in ("fct_exit_features_logged", "fct_training_examples")}
@@ -281,7 +281,7 @@ def rows(folder: Path) -> dict[str, list[str]]:
 def test_killed_in_each_step_in_turn_it_is_finished_by_the_same_command(before: Before) -> None:
     chain = before.answers["chain"]
     assert chain["ends"] == {step.name: -signal.SIGKILL for step in migrations.STEPS}
-    # Until the last step is recorded every other command refuses the warehouse.
+    # Until the last step is recorded, every other command refuses the warehouse.
     assert chain["refused"] == [*[True] * len(migrations.STEPS), False]
     assert chain["last"] == ["audience"]
     assert rows(before.root / "killed") == rows(before.new)
@@ -291,14 +291,14 @@ def test_killed_in_each_step_in_turn_it_is_finished_by_the_same_command(before: 
 @pytest.mark.parametrize("model", MODELS)
 def test_killed_at_any_table_of_a_rebuild_it_is_finished_by_the_same_command(before: Before, model: str) -> None:
     left = ["events, sessions, exits", "late events", "audience"]
-    if model == "stg_app__events":  # it is a view, and the step before makes the views
+    if model == "stg_app__events":  # it is a view, which an earlier step creates
         left = ["views", *left]
     assert before.answers["between"][model] == {"end": -signal.SIGKILL, "last": left}
     assert rows(before.root / f"between-{model}") == rows(before.new)
 
 
 def test_what_was_built_of_raw_events_that_are_gone_stays(old: Path) -> None:
-    """An app may delete its raw events after some time: a user who had finished has finished all the same."""
+    """An app may delete old raw events. A user who had finished before then stays finished."""
     trim(old)
     moment, day = f"{TRIMMED_AT:%Y-%m-%d %H:%M}", f"{TRIMMED_AT - timedelta(days=5):%Y-%m-%d}"
     older = len(query(old, f"select 1 from intermediate.int_events__deduplicated where loaded_at < '{moment}'"))
@@ -319,7 +319,7 @@ def test_what_was_built_of_raw_events_that_are_gone_stays(old: Path) -> None:
     for name, source in asked.items():
         is_now = query(old, f"select * from {source} order by all")
         assert [{column: row[column] for column in was[name][0]} for row in is_now] == was[name], name
-    # The long session, the shared event, the odd ones, and what users of the app did.
+    # The long session, the shared event, the odd ones, and events of the app's users.
     assert older > 63 + 1 + 4
     assert [row["user_id"] for row in was["int_outcomes"]] == ["odd-share"]
 
@@ -412,7 +412,7 @@ def test_a_file_in_use_is_refused_with_exit_code_2_and_who_has_it(old: Path) -> 
 
 @pytest.fixture(scope="module")
 def made_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the code of an earlier commit left."""
+    """The warehouse that an earlier commit's code made."""
     if not IS_ALL:
         pytest.skip("takes minutes: make migrate-test, which nightly.yml runs")
     if not old_warehouse.is_at_hand():

@@ -1,4 +1,4 @@
-"""A warehouse of an earlier version in BigQuery is migrated by the same command, to the same rows as a DuckDB file."""
+"""`winback migrate` on BigQuery: the same command gives the same rows as on DuckDB."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KINDS = {
     "TIMESTAMP": "timestamp",
     "DATE": "date",
 }
-# By which day dbt keeps a table; the others are kept whole.
+# The partition column of each table that dbt partitions; the others have none.
 DAYS = {
     "intermediate.int_events__deduplicated": "occurred_on",
     "intermediate.int_sessions": "started_on",
@@ -52,7 +52,7 @@ TABLES = {
 
 
 def statements(prefix: str) -> Iterator[str]:
-    """The tables of the old warehouse and their rows, as BigQuery's SQL. The raw ones are the app's."""
+    """Yield the tables of the old warehouse and their rows as BigQuery SQL. The raw ones belong to the app."""
     for statement in old_warehouse.SQL.read_text().split(";\n"):
         named = re.search(r"(?:CREATE TABLE|insert into) (\w+)\.(\w+)", statement)
         if not named:
@@ -70,7 +70,7 @@ def statements(prefix: str) -> Iterator[str]:
 
 @pytest.fixture
 def old(emulator: Emulator, prefix: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[BigQueryWarehouse]:
-    # Tests of the data are half of the statements and change nothing.
+    # Data tests are half of the statements and change nothing.
     monkeypatch.setenv("DBT_EXCLUDE_RESOURCE_TYPES", "test")
     with closing(BigQueryWarehouse(connection_to(emulator, prefix))) as warehouse:
         for layer in ("raw", "ops", "intermediate", "marts"):
@@ -85,7 +85,7 @@ def rows(world: BigQueryWorld | Path, table: str) -> list[str]:
     return sorted(str(sorted((name, value) for name, value in row.items() if name != "loaded_at")) for row in found)
 
 
-# dbt-bigquery asks so how a table that it replaces is kept.
+# dbt-bigquery's query for the partitioning of a table that it replaces.
 @pytest.mark.filterwarnings("ignore:This method will be deprecated:PendingDeprecationWarning")
 def test_it_is_migrated_to_the_rows_of_duckdb(  # noqa: PLR0917 - fixtures
     old: BigQueryWarehouse,
@@ -102,7 +102,7 @@ def test_it_is_migrated_to_the_rows_of_duckdb(  # noqa: PLR0917 - fixtures
     settings = bigquery_settings(emulator, prefix, there)
     with pytest.raises(ContractError, match="winback migrate --dry-run, then winback migrate"):
         check_schema_version(old)
-    # raw.users is the app's: it stays without a time of arrival.
+    # raw.users belongs to the app, so it stays without an arrival time.
     steps = {
         "columns": "add ops.runs.funnel",
         "tables": "create ops.nights",

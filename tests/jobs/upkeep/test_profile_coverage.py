@@ -1,4 +1,4 @@
-"""How many users have a profile that was known in time, and is the likely cause named where they have none?"""
+"""Coverage of users by profiles: the share with a profile known in time, and the likely cause if it is low."""
 
 from __future__ import annotations
 

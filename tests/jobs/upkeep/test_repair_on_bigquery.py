@@ -1,4 +1,4 @@
-"""The watermark of a warehouse in BigQuery is put back by the same command, over the same rows."""
+"""`winback repair-watermark` on BigQuery: the same result as on DuckDB."""
 
 from __future__ import annotations
 

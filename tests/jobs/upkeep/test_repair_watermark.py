@@ -1,4 +1,4 @@
-"""A run whose clock was ahead: every command says so, and one command puts the watermark back without losing a decision."""
+"""A run whose clock was ahead: every command reports it, and repair-watermark loses no decision."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def opened(world: World) -> Iterator[DuckDBWarehouse]:
 
 
 def reveal(world: World, hours: float) -> None:
-    """Let the raw tables hold what has been loaded by then, and nothing later."""
+    """Fill the raw tables with everything loaded by then, and nothing later."""
     with opened(world) as warehouse:
         execute = warehouse.connection.execute
         moment = at(hours).replace(tzinfo=None)
@@ -65,7 +65,7 @@ def reveal(world: World, hours: float) -> None:
 
 
 def run(world: World, hours: float, *, ahead: timedelta = timedelta()) -> Any:
-    """An hour's run at that time, by a clock that may be ahead."""
+    """Do an hour's run at that time, by a clock that may be ahead."""
     reveal(world, hours)
     with world.context(now=lambda: at(hours) + ahead) as context:
         return hourly(context)
@@ -94,14 +94,14 @@ def two_hours(one_hour: Path, parsed: dict[str, Any], tmp_path_factory: pytest.T
 
 @pytest.fixture
 def good(one_hour: Path, tmp_path: Path, parsed: dict[str, Any]) -> Iterator[World]:
-    """One good hour."""
+    """A warehouse after one good hour."""
     with told_world(one_hour, tmp_path, parsed) as world:
         yield world
 
 
 @pytest.fixture
 def ahead(two_hours: Path, tmp_path: Path, parsed: dict[str, Any]) -> Iterator[World]:
-    """One good hour, and one whose clock was 400 days ahead."""
+    """A warehouse after one good hour, and one whose clock was 400 days ahead."""
     with told_world(two_hours, tmp_path, parsed) as world:
         yield world
 
@@ -191,7 +191,7 @@ def test_after_the_repair_the_hours_go_on_and_every_exit_is_decided_once(ahead: 
     assert (repaired.watermark_before, repaired.watermark) == (at(2) + AHEAD - LAG, at(1) - LAG)
     assert (repaired.count_epochs_set_aside, repaired.count_decisions) == (1, len(early))
     assert len(early) > 0
-    # The same decisions, and only their time is another.
+    # The same decisions; only their time differs.
     own = {"run_id", "epoch", "decided_at", "decided_on", "valid_until"}
     assert [{k: v for k, v in row.items() if k not in own} for row in again.values()] == [
         {k: v for k, v in row.items() if k not in own} for row in made.values()
@@ -352,7 +352,7 @@ def test_a_backfill_that_lies_ahead_is_built_again(world: World) -> None:
 
 def test_a_run_that_commits_meanwhile_is_not_overwritten(ahead: World) -> None:
     class Overtaken:
-        """A warehouse in which another run commits a moment earlier."""
+        """A warehouse in which another run commits just before this one."""
 
         def __init__(self, warehouse: Any) -> None:
             self.warehouse = warehouse
