@@ -1,8 +1,7 @@
 """Bytes that BigQuery bills an hour, model by model, and their cost.
 
-Arithmetic over what the statements of an hour read: bytes a row, times rows a day, times days. `READS` was derived from the SQL
-that dbt sends; tests/dbt/bigquery/test_cost_table.py derives it again and fails when the two differ. It also holds docs/dbt.md to
-what is printed here.
+It multiplies bytes per row, rows per day and days, for each statement of an hour. `READS` was derived from the SQL that dbt
+sends. tests/dbt/bigquery/test_cost_table.py derives it again, and fails if the two differ or docs/dbt.md has other numbers.
 
     python bench/bytes_an_hour.py
 """
@@ -18,11 +17,11 @@ USERS = (1_000_000, 10_000_000, 100_000_000)
 HOURS_A_MONTH = 720
 # On demand: https://cloud.google.com/bigquery/pricing
 DOLLARS_PER_TIB, FREE_TIB_A_MONTH = 6.25, 1
-MINIMUM_BYTES = 10 * 2**20  # of a table that a query names, however small
+MINIMUM_BYTES = 10 * 2**20  # minimum per table that a query names
 DATA_TESTS, JOB = "data tests", "the job itself"
 
-# A text costs 2 bytes and its length; here the usual lengths. A flag costs 1 byte, anything else 8. Nulls, which cost nothing,
-# are counted as values: https://cloud.google.com/bigquery/pricing#data
+# A text costs 2 bytes plus its length (usual lengths below), a flag 1 byte, anything else 8. Nulls cost nothing but are counted
+# here as values: https://cloud.google.com/bigquery/pricing#data
 LENGTHS = {
     "user_id": 16, "event_id": 36, "exit_id": 32, "session_id": 32, "arrival_id": 32, "run_id": 34, "redemption_id": 36,
     "desired_hash": 32, "rejected_hash": 32, "rejected_code": 20, "error_code": 20, "error_reason": 60,
@@ -39,7 +38,7 @@ FLAGS = {
     "is_session_too_long",
 }  # fmt: skip
 
-# What the synthetic app does: 10,438 sessions and 147,373 events of 5,000 users in 50 days; 0.8 of the sessions end in an exit.
+# Counts of the synthetic app: 10,438 sessions and 147,373 events of 5,000 users in 50 days; 0.8 of the sessions end in an exit.
 SESSIONS = 0.05  # per user and day
 EVENTS, EXITS = 14 * SESSIONS, 0.8 * SESSIONS
 ROWS_A_DAY = {  # per user
@@ -50,7 +49,7 @@ ROWS_A_DAY = {  # per user
     "fct_exit_features": EXITS,
     "fct_exit_features_logged": EXITS,
     "decisions": EXITS,
-    "deliveries": 2 * EXITS,  # before it is sent, and when the CRM has answered
+    "deliveries": 2 * EXITS,  # one before it is sent, one after the CRM's reply
     "fct_late_events": EVENTS / 1000,
 }
 ROWS_EVER = {  # per user
@@ -59,16 +58,16 @@ ROWS_EVER = {  # per user
     "int_outcomes": 0.4,
     "crm_profiles": 0.6,
     "crm_acknowledged": 0.6,
-    "erasures": 0.01,  # one user in 2,500 has asked; 25 receipts each
+    "erasures": 0.01,  # one user in 2,500 was erased, with 25 receipts each
     "fct_training_examples": EXITS * 713,  # 730 days, but the last 17 have not matured
 }
-ROWS_AN_HOUR = {  # per user; tables that a run makes anew
+ROWS_AN_HOUR = {  # per user; tables that each run rebuilds
     "int_users_touched": SESSIONS / 24,
     "int_sessions_this_run": SESSIONS / 24,
     "int_exits_this_run": EXITS / 24,
     "fct_scoring_candidates": EXITS / 24,
     "int_users_set_aside": SESSIONS / 24 / 1000,
-    # What a merge brings, in a table of its own.
+    # Rows that a merge writes, in a table of their own.
     "int_events__deduplicated__dbt_tmp": EVENTS / 24,
     "int_sessions__dbt_tmp": SESSIONS / 24,
     "fct_late_events__dbt_tmp": EVENTS / 1000 / 24,
@@ -80,15 +79,15 @@ ROWS_AN_HOUR = {  # per user; tables that a run makes anew
         )
     },
 }
-ROWS_OF_A_YEAR = 8760  # of the tables with a row an hour: runs, fct_arrivals
+ROWS_OF_A_YEAR = 8760  # tables with one row per hour: runs, fct_arrivals
 
 
 @dataclass(frozen=True)
 class Read:
-    """Columns of a table that a model's statements read in an hour: the sum of their bytes a row, over so many days.
+    """Columns of a table that a model's statements read in an hour: the sum of their bytes per row, over a number of days.
 
-    `days` are partitions, the run's day included; None is the whole table. A merge reads every column of the days it may write,
-    and BigQuery bills it so. Each of `statements` pays at least the minimum.
+    `days` are partitions, including the run's day; None is the whole table. A merge reads and is billed for every column of the
+    days that it may write. Each of `statements` pays at least the minimum.
     """
 
     by: str
@@ -99,7 +98,7 @@ class Read:
     is_merge: bool = False
 
     def bytes_billed(self, users: int) -> float:
-        """So many bytes an hour."""
+        """Return the bytes billed per hour."""
         return max(self.row_bytes * rows(self.table, self.days, users), self.statements * MINIMUM_BYTES)
 
 
@@ -221,12 +220,12 @@ TRAINING: tuple[Read, ...] = (
 
 
 def width(column: str) -> int:
-    """Bytes of one value."""
+    """Return the bytes of one value."""
     return 2 + LENGTHS[column] if column in LENGTHS else 1 if column in FLAGS else 8
 
 
 def rows(table: str, days: int | None, users: int) -> float:
-    """How many rows so many days of a table have, or all of it, when the app has so many users."""
+    """Return the number of rows in this many days of a table, or in all of it, for an app with this many users."""
     if days:
         return ROWS_A_DAY[table] * days * users
     if table in ROWS_EVER:
@@ -235,17 +234,17 @@ def rows(table: str, days: int | None, users: int) -> float:
 
 
 def billed(reads: Iterable[Read], users: int) -> float:
-    """Bytes that BigQuery bills for the reads."""
+    """Return the bytes that BigQuery bills for the reads."""
     return sum(read.bytes_billed(users) for read in reads)
 
 
 def dollars(count_bytes: float, *, free_tib: float = 0) -> float:
-    """Their price on demand."""
+    """Return the on-demand price of these bytes."""
     return max(count_bytes / 2**40 - free_tib, 0) * DOLLARS_PER_TIB
 
 
 def page() -> str:
-    """The tables of the guide, in Markdown."""
+    """Return the tables of the guide, in Markdown."""
     return "\n".join([*_assumptions(), "", *_models(), "", *_totals(), "", *_largest()])
 
 

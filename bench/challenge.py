@@ -1,13 +1,12 @@
-"""Checks by real fits on a known truth that `winback evaluate` promotes what is better, and nothing that was lucky.
+"""Checks with real fits on a known truth that `winback evaluate` promotes better models, and no lucky ones.
 
-A made-up app: users with one to five exits each, whose probability of not finishing follows from six features and from the user's
-own bent, which no feature shows. Champion and challenger are XGBoost fits on exits of some users, judged by
-`training.promotion.comparison` on exits of others, with the rules as they come. Two cases, 20 seeds each:
+A simulated app: users with one to five exits each, whose probability of not finishing depends on six features and on a hidden
+trait of the user. Champion and challenger are XGBoost fits on exits of some users. `training.promotion.comparison` compares them
+on exits of other users, with the default rules. Two cases, 20 seeds each:
 
-- noise: the challenger was fitted on other exits of the same kind, with nine more features that are chance, as if somebody had
-  added columns that looked good. What it gains on one test is luck.
-- better: the challenger sees two features of the six that the champion lacks.
-
+- noise: the challenger was fitted on other exits of the same kind, with nine additional random features, like columns that looked
+  good. Any gain on one test is luck.
+- better: the challenger has two of the six features that the champion lacks.
     python bench/challenge.py [--seeds 20] [--users 4000]
 """
 
@@ -31,7 +30,7 @@ KNOWN, ALL, NOISE = slice(0, 4), slice(0, 6), slice(0, 15)
 
 @dataclass(frozen=True)
 class Exits:
-    """Exits with their features (six that matter and nine of chance), their own probability, and what came of them."""
+    """Exits with their features (six that matter, nine random), their true probabilities, and their outcomes."""
 
     users: npt.NDArray[np.int64]
     features: Floats
@@ -42,16 +41,16 @@ class Exits:
 def exits(rng: np.random.Generator, count_users: int) -> Exits:
     """Draw users and their exits."""
     users = np.repeat(np.arange(count_users), rng.integers(1, 6, count_users))
-    lasting = rng.normal(size=(count_users, 3))[users]  # profile: the same at each exit of a user
+    lasting = rng.normal(size=(count_users, 3))[users]  # profile: the same at every exit of a user
     features = np.column_stack([lasting, rng.normal(size=(len(users), 12))])
     odds = -0.8 + features[:, ALL] @ WEIGHTS + 0.5 * features[:, 0] * features[:, 3]
-    odds += rng.normal(0, 0.7, count_users)[users]  # the user's own bent
+    odds += rng.normal(0, 0.7, count_users)[users]  # the user's hidden trait
     truth = 1 / (1 + np.exp(-odds))
     return Exits(users, features, truth, (rng.random(len(users)) < truth).astype(np.int64))
 
 
 def fit(known: Exits, seen: slice, seed: int) -> xgb.Booster:
-    """Fit as training does: early stopping on users who were not fitted."""
+    """Fit as training does, with early stopping on users outside the fit."""
     is_fitted = known.users % 5 != 0
     data = {
         name: xgb.DMatrix(known.features[rows][:, seen], known.label[rows])
@@ -72,7 +71,7 @@ def fit(known: Exits, seen: slice, seed: int) -> xgb.Booster:
 
 
 def verdict(seed: int, count_users: int, *, is_better: bool, rules: ChallengeRules) -> tuple[Verdict, float]:
-    """Fit both rivals and judge them on exits of users that neither knows; with the gain as it is, by the known truth."""
+    """Fit and compare both models on exits of users that neither knows. Returns the verdict and the true gain."""
     rng = np.random.default_rng(seed)
     old, new, later = (exits(rng, count_users) for _ in range(3))
     seen = {"champion": KNOWN if is_better else ALL, "challenger": ALL if is_better else NOISE}
@@ -80,7 +79,7 @@ def verdict(seed: int, count_users: int, *, is_better: bool, rules: ChallengeRul
     for name, known in (("champion", old), ("challenger", new)):
         data = xgb.DMatrix(later.features[:, seen[name]])
         told[name] = fit(known, seen[name], seed).predict(data).astype(np.float64)
-    # The Brier scores' difference that these exits would have on average, could they be lived again.
+    # Expected difference of the Brier scores over all possible outcomes of these exits.
     true_gain = float(np.mean((told["champion"] - later.truth) ** 2 - (told["challenger"] - later.truth) ** 2))
     device = np.where(later.features[:, 0] > 0, "mobile", "desktop").tolist()
     week = [f"W{number % 4}" for number in range(len(later.label))]
@@ -90,7 +89,7 @@ def verdict(seed: int, count_users: int, *, is_better: bool, rules: ChallengeRul
 
 
 def main() -> None:
-    """Print a line a seed, and the counts."""
+    """Print one line per seed, and the counts."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--users", type=int, default=4_000)

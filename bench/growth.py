@@ -1,9 +1,8 @@
-"""Cost of an hour with a history ten times as long, as a ratio.
+"""Ratio of an hour's cost with a history ten times as long to its cost without.
 
-One app's season of events; and the same season with nine earlier ones of other users before it, so that history is ten times as
-long and the hours after it are the same. In both, every exit of the history was decided, sent and acknowledged. Then
-the same hours run on either, in turn, and the processor time that dbt takes to build each is compared. Wall time is beside it.
-
+The short history is one season of an app's events. The long one has nine earlier seasons of other users before it, so it is ten
+times as long and the hours after it are the same. In both, every exit of the history was decided, sent and acknowledged. Then
+the same hours run on both, alternately, and the processor time of dbt's builds is compared. Wall time is shown too.
     python bench/growth.py [--events 1450000] [--hours 5]
 """
 
@@ -47,7 +46,7 @@ BOUND_RATIO = 1.25
 
 
 def make_raw(folder: Path, count_events: int) -> None:
-    """Load the season, and beside it a file with the earlier ones."""
+    """Load the season, and write the earlier ones into a file beside it."""
     app = generate(seed=1, count_users=count_events // EVENTS_PER_USER, starts_on=STARTS_ON, count_days=COUNT_DAYS)
     app.write(folder)
     files = {name: folder / f"{name}.parquet" for name in ("events", "users", "redemptions")}
@@ -70,7 +69,7 @@ def make_raw(folder: Path, count_events: int) -> None:
 
 
 def decide_history(context: JobContext) -> None:
-    """Give every exit of the history a decision, and every user a delivery, as if the job had run through it all."""
+    """Write a decision for every exit of the history, and a delivery for every user, as if the job had processed it all."""
     warehouse = context.warehouse
     assert isinstance(warehouse, DuckDBWarehouse)
     warehouse.connection.execute("""
@@ -95,7 +94,7 @@ def decide_history(context: JobContext) -> None:
 
 @contextmanager
 def timed(seconds: list[float], wall: list[float]) -> Iterator[None]:
-    """Add up what dbt's builds take: seconds of the processors, and of the clock."""
+    """Sum the processor seconds and wall seconds of dbt's builds."""
     build = Transform.build
 
     def timing(self: Transform, *arguments: Any, **options: Any) -> None:
@@ -112,7 +111,7 @@ def timed(seconds: list[float], wall: list[float]) -> Iterator[None]:
 
 
 def main() -> int:
-    """Run and print; exit 1 when the bound is broken."""
+    """Run the bench and print; exit 1 when the bound is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=1_450_000)
     parser.add_argument("--hours", type=int, default=5)

@@ -1,4 +1,4 @@
-"""Cost of a run that has nothing to do: one process from start to exit, on a small app's history.
+"""Cost of a run without work: one process from start to exit, on the history of a small app.
 
 python bench/idle_run.py [--users 5000] [--repeat 5]
 """
@@ -25,7 +25,7 @@ BOUND_SECONDS, BOUND_MEGABYTES = 10.0, 500.0
 
 
 def winback(environment: dict[str, str], *arguments: str) -> tuple[float, float, str]:
-    """Run one command; returns seconds, peak megabytes and what it printed."""
+    """Run one command; returns seconds, peak megabytes and its output."""
     started = time.perf_counter()
     with subprocess.Popen(
         [sys.executable, "-m", "jobs", *arguments],
@@ -45,7 +45,7 @@ def winback(environment: dict[str, str], *arguments: str) -> tuple[float, float,
 
 
 def main() -> int:
-    """Run and print; exit 1 when a bound is broken."""
+    """Run the bench and print; exit 1 when a bound is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=5_000)
     parser.add_argument("--repeat", type=int, default=5)
@@ -67,7 +67,7 @@ def main() -> int:
         winback(environment, "train")
         busy = winback(environment, "hourly", "--until", (UNTIL + timedelta(hours=1)).isoformat(), "--json")
         idle = [
-            # A window in which nothing was loaded, and no exit ripens: long after the app's last event.
+            # A window without new rows and without exits that mature: long after the app's last event.
             winback(environment, "hourly", "--until", (UNTIL + timedelta(days=60 + n)).isoformat(), "--json")
             for n in range(arguments.repeat + 1)
         ][1:]

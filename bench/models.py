@@ -1,11 +1,11 @@
-"""Quality of models on real loan applications, and next to the best that can be known of the synthetic app.
+"""Quality of models on real loan applications, and on the synthetic app compared with the best possible prediction.
 
     python bench/models.py [--only loans,app,speed] [--rows 1000000]
 
-Exits up to a date train, later exits of users never learned from test. Users are judged in turn, a fifth of them at a time, so
-that every later exit has been judged once by a model that had never met its user. Of the app, the generator also plays each of
-these exits' futures many times over: the share that does not finish is the truth behind the label. Speed: from the table of
-examples to the sealed bundle, next to a bare `xgboost.train` on the same matrices with the same settings.
+Exits up to a date train; later exits of other users test. A fifth of the users is tested at a time, so that every later
+exit is predicted once by a model that never saw its user. For the app, the generator also simulates the future of each of
+these exits many times; the share that does not finish is the true probability. Speed: from the table of examples to the
+sealed bundle, compared with a bare `xgboost.train` on the same matrices with the same settings.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def examples_of(folder: Path, files: dict[str, Path], config: Path, until: datet
 
 @dataclass(frozen=True)
 class Judged:
-    """Later exits, each with what a model says that has not met its user, and what a logistic regression says."""
+    """Later exits, each with the prediction of a model that never saw its user, and that of a logistic regression."""
 
     rows: pa.Table
     label: Labels
@@ -91,7 +91,7 @@ class Judged:
 
 
 def judge(examples: pa.Table, declared: FeatureContract, rules: TrainingRules) -> Judged:
-    """Learn once for each fifth of the users, and put together what is said of the later exits."""
+    """Train once for each fifth of the users, and join the predictions of the later exits."""
     use = train.usable(examples, declared, LABEL_WINDOW_DAYS)
     label, user_share = use.label, share(use.users, rules.seed)
     ours, linear, rates = np.full(len(label), np.nan), np.full(len(label), np.nan), []
@@ -121,7 +121,7 @@ def judge(examples: pa.Table, declared: FeatureContract, rules: TrainingRules) -
 
 
 def tell(what: str, judged: Judged) -> dict[str, float]:
-    """Print the figures that are looked at first, and return all."""
+    """Print the most important metrics, and return all."""
     m = evaluate.measure(judged.label, judged.probability, train_rate=judged.train_rate)
     gains = baselines.compare(judged.label, judged.rows.column("user_id"), judged.probability, judged.logistic, seed=0)
     print(f"{what}: {len(judged.label):,} later exits, {m['base_rate']:.1%} unfinished")
@@ -131,18 +131,18 @@ def tell(what: str, judged: Judged) -> dict[str, float]:
     )
     for name in ("brier", "auc"):
         low, high = gains[name].interval
-        verdict = "better" if low > 0 else "not surely better"
+        verdict = "better" if low > 0 else "not proven better"
         print(f"    than logistic regression: {name} {gains[name].value:+.4f} ({low:+.4f} to {high:+.4f}), {verdict}")
     return m
 
 
 def said(is_good: bool) -> str:
-    """One word for a bound."""
+    """Return one word for a bound: kept or missed."""
     return "ok" if is_good else "MISSED"
 
 
 def loans(_rows: int) -> bool:
-    """Real exits of loan applicants: finished within the label window, or not."""
+    """Real exits of loan applicants, by whether they finished within the label window."""
     if not LOANS.is_dir():
         print("Loan applications: skipped, the data is not part of the project")
         return True
@@ -157,7 +157,7 @@ def loans(_rows: int) -> bool:
 
 
 def app(_rows: int) -> bool:
-    """The sandbox, of two seeds: how much of what the generator knows is found."""
+    """The synthetic app with two seeds: how close a model comes to the best possible prediction."""
     is_good = True
     declared, rules = load_contract(CONFIG / "features.yml"), load_training(CONFIG / "training.yml")
     hidden = Feature(name="z", type="number", range=(-9, 9))
@@ -175,13 +175,13 @@ def app(_rows: int) -> bool:
         print(f"    the generator itself: AUC {best['auc']:.4f}, Brier {best['brier']:.4f}")
         way = _way(m["brier"], m["brier_baseline"], best["brier"])
         print(f"    from the base rate ({m['brier_baseline']:.4f}) {way:.1%} of the way to it")
-        # What nobody can see in the raw tables is what is missing: docs/adr/0022-what-nobody-can-see.md
+        # The rest is invisible in the raw tables: docs/adr/0022
         examples = examples.append_column("z", _truth(made.exits_truth, examples).column("z"))
         told = judge(examples, FeatureContract(features=(*declared.features, hidden)), rules)
         squared = evaluate.measure(told.label, told.probability, train_rate=told.train_rate)["brier"]
         way = _way(squared, m["brier_baseline"], best["brier"])
         print(
-            f"    the same training, told each user's hidden propensity: Brier {squared:.4f}, {way:.1%} of the way "
+            f"    the same training, with each user's hidden propensity as a feature: Brier {squared:.4f}, {way:.1%} of the way "
             f"(bound {BOUND_WAY:.0%})   {said(way >= BOUND_WAY)}"
         )
         is_good = is_good and way >= BOUND_WAY
@@ -189,12 +189,12 @@ def app(_rows: int) -> bool:
 
 
 def _way(brier: float, baseline: float, best: float) -> float:
-    """How far a Brier score has come from the base rate's to the best."""
+    """Return how far a Brier score is from the base rate's toward the best, as a share."""
     return (baseline - brier) / (baseline - best)
 
 
 def _truth(exits: pa.Table, rows: pa.Table) -> pa.Table:
-    """What the generator knows of the exits of these rows, in their order."""
+    """Return the generator's truth about the exits of these rows, in their order."""
     keys = rows.select(["user_id", "exited_at"]).append_column("place", pa.array(np.arange(rows.num_rows)))
     keys = keys.set_column(1, "exited_at", keys.column("exited_at").cast(exits.schema.field("exited_at").type))
     found = exits.join(keys, ["user_id", "exited_at"], join_type="inner").sort_by("place")
@@ -203,7 +203,7 @@ def _truth(exits: pa.Table, rows: pa.Table) -> pa.Table:
 
 
 def speed(rows: int) -> bool:
-    """Training on made examples, next to the fit alone: in turn, and of each the faster of two."""
+    """Training on generated examples compared with the fit alone: alternately, the faster of two runs of each."""
     rules = TrainingRules(search=SearchRules(trials=0))
     examples, declared = _made(rows)
     wholes, bares = [], []
@@ -233,7 +233,7 @@ def speed(rows: int) -> bool:
 
 
 def _bare_seconds(examples: pa.Table, declared: FeatureContract, rules: TrainingRules) -> float:
-    """Time `xgboost.train` on the matrices that training makes, with its settings."""
+    """Time `xgboost.train` on the same matrices and settings as training."""
     use = train.usable(examples, declared, LABEL_WINDOW_DAYS)
     user_share = share(use.users, rules.seed)
     split = split_by_time_and_user(use.exited_us, user_share, LABEL_WINDOW_DAYS * _DAY_US, rules.judged_users_ratio)
@@ -256,7 +256,7 @@ def _bare_seconds(examples: pa.Table, declared: FeatureContract, rules: Training
 
 
 def _made(rows: int) -> tuple[pa.Table, FeatureContract]:
-    """Examples of 36 numbers and 4 categories, some of which matter; users with four exits each, on 120 days."""
+    """Generate examples of 36 numbers and 4 categories, some of which matter; users with four exits each, on 120 days."""
     rng = np.random.default_rng(0)
     numbers = {f"number_{i:02}": rng.normal(size=rows).astype(np.float32) for i in range(36)}
     categories = {f"category_{i}": rng.integers(0, 8, rows) for i in range(4)}
@@ -283,13 +283,15 @@ def _made(rows: int) -> tuple[pa.Table, FeatureContract]:
 
 
 def main() -> None:
-    """Run the parts, and leave with 1 when a bound was missed."""
+    """Run the parts; exit with 1 when a bound was missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="loans,app,speed")
-    parser.add_argument("--rows", type=int, default=1_000_000, help="of the examples by which speed is measured")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="number of examples for the speed test")
     arguments = parser.parse_args()
     parts = {"loans": loans, "app": app, "speed": speed}
-    is_good = [parts[name](arguments.rows) for name in arguments.only.split(",")]  # all of them, also after a miss
+    is_good = [
+        parts[name](arguments.rows) for name in arguments.only.split(",")
+    ]  # all parts, also after a missed bound
     if not all(is_good):
         sys.exit(1)
 

@@ -1,7 +1,7 @@
-"""Time of the scoring step for a million exits, next to the bare prediction on the same matrix.
+"""Time of the scoring step for a million exits, compared with the bare prediction on the same matrix.
 
 The step reads the mart, checks the contract, encodes, predicts, decides, explains and writes the decisions. Each figure comes
-from a process of its own, so that peak memory is the step's and not the bench's; the ratio is of medians of the same run.
+from a process of its own, so that peak memory excludes the bench; the ratio is of medians of the same run.
 
     python bench/scoring_step.py [--rows 1000000] [--repeat 3]
 """
@@ -36,7 +36,7 @@ BOUND_RATIO, BOUND_MEGABYTES = 3.0, 1_500
 
 
 def _sql(rows: int, seed: int) -> str:
-    """Rows of the mart with the spread of a real one; the label of training rows depends on a few of them."""
+    """Return SQL of mart rows with realistic distributions; the label of training rows depends on a few of them."""
     contract = load_contract(ROOT / "config" / "features.yml")
     columns = []
     for feature in contract.features:
@@ -59,7 +59,7 @@ def _sql(rows: int, seed: int) -> str:
 
 
 def prepare(folder: Path, rows: int) -> None:
-    """Make the mart and a model of production size: 300 trees of depth 6."""
+    """Create the mart and a model of production size: 300 trees of depth 6."""
     warehouse = DuckDBWarehouse(folder / "bench.duckdb")
     warehouse.prepare()
     warehouse.connection.execute("create schema marts")
@@ -85,7 +85,7 @@ def prepare(folder: Path, rows: int) -> None:
 
 
 def child(folder: Path, what: str) -> None:
-    """Measure one thing and print it."""
+    """Measure one thing and print the result."""
     warehouse = DuckDBWarehouse(folder / "bench.duckdb", memory_limit="400MB")
     model = Model(bundles.load_bundle(folder / "models", "bench"))
     if what == "step":
@@ -108,7 +108,7 @@ def child(folder: Path, what: str) -> None:
 
 
 def main() -> int:
-    """Run and print; exit 1 when a bound is broken."""
+    """Run the bench and print; exit 1 when a bound is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--repeat", type=int, default=3)

@@ -1,8 +1,8 @@
-"""Speed of the sync: at the CRM's documented limit, without any, and next to another open-source reverse ETL.
+"""Speed of the sync: at the CRM's documented limit, without a limit, and compared with another open-source reverse ETL.
 
 The local CRM runs in a process of its own, enforces the documented limits in sliding windows by arrival time, and counts every
-request over them. Figures are ratios of the same run: the share of the allowed rate, users per second next to drt-core's HubSpot
-destination (installed into an environment of its own under var/), and memory above what the job needs for a handful of users.
+request over them. Figures are ratios within one run: the share of the allowed rate, users per second compared with drt-core's
+HubSpot destination (installed in its own environment under var/), and memory above that of a sync of few users.
 
     python bench/sync.py [--only limits,speed,memory] [--seconds 40]
 """
@@ -56,7 +56,7 @@ _STATE = {
 
 
 def prepare(file: Path, users: int) -> None:
-    """Make a warehouse whose audience is pending and whom the CRM has never heard of."""
+    """Make a warehouse whose audience is pending and unknown to the CRM."""
     warehouse = DuckDBWarehouse(file)
     warehouse.prepare()
     desired = ", ".join(f"{sql} as {name}" for name, sql in _STATE.items())
@@ -80,7 +80,7 @@ def _type(name: str) -> str:
 
 @dataclass(frozen=True)
 class Pass:
-    """One sync, by a process of its own. Processor seconds are its own, not the server's."""
+    """Results of one sync in a process of its own. Processor seconds exclude the server."""
 
     delivered: int
     seconds: float
@@ -89,7 +89,7 @@ class Pass:
 
 
 def sync_once(file: Path, destination: Destination) -> Pass:
-    """Sync what is pending, as the job does, and measure the sync alone."""
+    """Sync the pending users, as the job does, and measure only the sync."""
     warehouse = DuckDBWarehouse(file)
     run = Deadline("00000001-bench", 3_600)
     recheck = Recheck(warehouse, NOW, {"return_filed": "finished"}, lambda: NOW)
@@ -118,7 +118,7 @@ def connect(name: str, url: str, allowed: Allowed) -> Destination:
 
 
 def serve(folder: Path, allowed: Allowed) -> None:
-    """Be the CRM until the parent closes our input: first line out the address, last line out what was counted."""
+    """Serve the CRM until the parent closes our input. The first output line is the address, the last the counters."""
     with LocalCrm(folder / "crm.sqlite", api_key=KEY, is_sink=True) as crm:
         for allowance in crm.desk.allowances.values():
             allowance.is_on = allowed is not None
@@ -133,7 +133,7 @@ def serve(folder: Path, allowed: Allowed) -> None:
 
 
 def _take_single_contacts(crm: LocalCrm) -> None:
-    """What drt-core uses of HubSpot and winback does not: one contact a request, by POST; each is new."""
+    """Add the endpoint that drt-core uses and winback does not: one contact per request, by POST; each is new."""
 
     def create() -> tuple[dict[str, Any], int]:
         crm.desk.write([{"external_id": crm.desk.json_body()["properties"]["winback_user_id"]}])
@@ -144,13 +144,13 @@ def _take_single_contacts(crm: LocalCrm) -> None:
 
 @dataclass(frozen=True)
 class Served:
-    """What the CRM saw: requests over any limit, and when each arrived, in seconds."""
+    """Requests over any limit, and the arrival time of each request, in seconds."""
 
     over: dict[str, int]
     arrivals: list[float]
 
     def share(self, requests: int, seconds: float) -> float:
-        """How much of the allowed rate was used, in whole windows from the first request on."""
+        """Return the used share of the allowed rate, in whole windows from the first request on."""
         first, last = self.arrivals[0], self.arrivals[-1]
         windows = int((last - first) / seconds)
         return sum(at < first + windows * seconds for at in self.arrivals) / (windows * requests) if windows else 0.0
@@ -158,7 +158,7 @@ class Served:
 
 @contextmanager
 def crm(folder: Path, allowed: Allowed) -> Iterator[tuple[str, list[Served]]]:
-    """Run the CRM in another process; the list holds what it saw once the block is over."""
+    """Run the CRM in another process; the list holds its counters after the block."""
     process = subprocess.Popen(
         [sys.executable, __file__, "--serve", str(folder), json.dumps(allowed)],
         stdin=subprocess.PIPE,
@@ -175,10 +175,10 @@ def crm(folder: Path, allowed: Allowed) -> Iterator[tuple[str, list[Served]]]:
 
 
 def in_a_process(name: str, users: int, limit: Allowed = None) -> tuple[Pass, Served]:
-    """Sync so many users in a process of its own, with a CRM of its own."""
+    """Sync this many users in a process of its own, with a CRM of its own."""
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
-        # By a process of its own too: a child's peak is never below what its parent held when it was started.
+        # Prepared in another process too: a child's peak is never below the memory of its parent at its start.
         subprocess.run([sys.executable, __file__, "--prepare", str(folder / "bench.duckdb"), str(users)], check=True)
         with crm(folder, limit) as (url, served):
             command = [
@@ -194,7 +194,7 @@ def in_a_process(name: str, users: int, limit: Allowed = None) -> tuple[Pass, Se
         return Pass(**json.loads(answer.splitlines()[-1])), served[0]
 
 
-# CRM, requests allowed in so many seconds, and what that limit is.
+# CRM, requests allowed, seconds, and a description of the limit.
 LIMITS = (
     ("hubspot", 190, 10.0, "HubSpot's documented limit, batches of 100"),
     ("braze", 600, 3.0, "a plan's smaller limit, set in crm.yml, batches of 75"),
@@ -244,7 +244,7 @@ print(json.dumps({"delivered": result.success, "seconds": time.perf_counter() - 
 
 
 def drt_python() -> Path:
-    """An environment with drt-core, made once."""
+    """Return the Python of an environment with drt-core, created once."""
     folder = ROOT / "var" / "bench" / DRT
     python = folder / "bin" / "python"
     if not python.exists():
@@ -254,7 +254,7 @@ def drt_python() -> Path:
 
 
 def drt(users: int, *, is_free: bool) -> Pass:
-    """The same properties of so many users, sent by drt-core's HubSpot destination."""
+    """Send the same properties of this many users with drt-core's HubSpot destination."""
     python = drt_python()
     with tempfile.TemporaryDirectory() as text, crm(Path(text), None) as (url, _):
         command = [str(python), "-c", DRT_PROGRAM, url, str(users), "free" if is_free else "as shipped"]
@@ -263,7 +263,7 @@ def drt(users: int, *, is_free: bool) -> Pass:
 
 
 def speed(users: int) -> bool:
-    """Without limits: users per second, processor time per thousand, and drt-core on the same work."""
+    """Without limits: users per second, processor time per thousand, and the same for drt-core."""
     found = {f"winback {name}": in_a_process(name, users)[0] for name in ("hubspot", "braze")}
     found["drt-core hubspot as shipped"] = drt(DRT_USERS, is_free=False)
     found["drt-core hubspot, its own limit lifted"] = drt(DRT_USERS * 10, is_free=True)
@@ -284,7 +284,7 @@ def speed(users: int) -> bool:
 
 
 def memory(users: int) -> bool:
-    """Peak memory of many users above that of a handful."""
+    """Peak memory of a sync of many users above that of a few."""
     few, _ = in_a_process("hubspot", 100)
     many, _ = in_a_process("hubspot", users)
     more = many.peak_megabytes - few.peak_megabytes
@@ -302,7 +302,7 @@ def _allowed(text: str) -> Allowed:
 
 
 def main() -> None:
-    """Run the parts, print a line each, and leave with 1 when a bound was missed."""
+    """Run the parts, print one line each, and exit with 1 when a bound was missed."""
     if sys.argv[1:2] == ["--serve"]:
         serve(Path(sys.argv[2]), _allowed(sys.argv[3]))
         return
@@ -315,7 +315,7 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="limits,speed,memory")
-    parser.add_argument("--seconds", type=float, default=40, help="how long to go on at the limit")
+    parser.add_argument("--seconds", type=float, default=40, help="seconds to send at the limit")
     parser.add_argument("--users", type=int, default=100_000)
     arguments = parser.parse_args()
     parts = {
@@ -323,7 +323,7 @@ def main() -> None:
         "speed": lambda: speed(arguments.users),
         "memory": lambda: memory(arguments.users),
     }
-    is_good = [parts[name]() for name in arguments.only.split(",")]  # all of them, also after one that missed
+    is_good = [parts[name]() for name in arguments.only.split(",")]  # all parts, also after a missed bound
     if not all(is_good):
         sys.exit(1)
 
