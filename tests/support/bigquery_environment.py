@@ -1,4 +1,4 @@
-"""A small world for tests whose tables lie in BigQuery, or rather in what stands for it."""
+"""A small world for tests whose tables are in the BigQuery emulator."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from warehouse.loading.load import load
 from warehouse.tables import RAW, Table
 
 _LAYERS = re.compile(r"\b(raw|ops|staging|intermediate|marts)\.(?=[a-z])")
-# A second: what is out of reach in a test stays so.
+# One second of retries, because an endpoint that is unreachable in a test stays unreachable.
 RETRY_SECONDS = 1
-# The long form, which is `make faults-test`.
+# The long form, for `make faults-test`.
 IS_ALL = os.environ.get("FAULTS") == "all"
 
 
 def connection_to(emulator: Emulator, prefix: str, **changes: Any) -> Connection:
-    """How a warehouse of its own lies in the emulator."""
+    """Return a connection to a separate warehouse in the emulator."""
     made = Connection(
         PROJECT,
         prefix,
@@ -52,7 +52,7 @@ def connection_to(emulator: Emulator, prefix: str, **changes: Any) -> Connection
 
 
 def with_raw_tables(emulator: Emulator, prefix: str) -> BigQueryWarehouse:
-    """Make the app's tables, empty, as its ingestion would, and ours."""
+    """Create the app's tables, empty, as its ingestion would, and winback's own."""
     warehouse = BigQueryWarehouse(connection_to(emulator, prefix))
     for table in RAW.values():
         warehouse.create(table)
@@ -61,13 +61,13 @@ def with_raw_tables(emulator: Emulator, prefix: str) -> BigQueryWarehouse:
 
 
 def bigquery_settings(emulator: Emulator, prefix: str, folder: Path, **changes: Any) -> Settings:
-    """Settings whose warehouse is the emulator's, and whose other paths lie in the folder."""
+    """Settings with the emulator as warehouse, and all other paths in the folder."""
     values: dict[str, Any] = {
         "warehouse": f"bigquery://{PROJECT}/{prefix}",
         "bigquery_location": "US",
         "bigquery_endpoint": emulator.url,
         "bigquery_storage_endpoint": emulator.storage_endpoint,
-        # Nobody waits for a lease; tests/warehouse/test_lease.py and test_concurrency.py are about it.
+        # No leases here; tests/warehouse/test_lease.py and test_concurrency.py test them.
         "lease_seconds": 0,
     }
     return settings_in(folder, **(values | changes))
@@ -75,7 +75,7 @@ def bigquery_settings(emulator: Emulator, prefix: str, folder: Path, **changes: 
 
 @dataclass
 class BigQueryWorld(World):
-    """A world whose tables lie in the emulator. SQL names layers as in DuckDB: `marts.crm_profiles`."""
+    """A world whose tables are in the emulator. SQL names layers as in DuckDB: `marts.crm_profiles`."""
 
     emulator: Emulator | None = None
     prefix: str = "winback"
@@ -85,7 +85,7 @@ class BigQueryWorld(World):
         assert self.emulator is not None
         parts.setdefault("settings", bigquery_settings(self.emulator, self.prefix, self.folder))
         with pytest.MonkeyPatch.context() as patch, super().context(**parts) as context:
-            # dbt has no say in how long Google's client tries a request, ten minutes, and as long waits for a job.
+            # Google's client retries a request for ten minutes, and waits as long for a job; dbt cannot change that.
             patch.setattr(bigquery.DEFAULT_RETRY, "_timeout", RETRY_SECONDS)
             patch.setattr("dbt.adapters.bigquery.retry._DEFAULT_POLLING_RETRY_DEADLINE", RETRY_SECONDS)
             context.warehouse.close()
@@ -93,7 +93,7 @@ class BigQueryWorld(World):
                 yield replace(context, warehouse=impatient)
 
     def warehouse(self) -> BigQueryWarehouse:
-        """Another door to the same tables."""
+        """Open another connection to the same tables."""
         assert self.emulator is not None
         return BigQueryWarehouse(connection_to(self.emulator, self.prefix))
 
@@ -113,7 +113,7 @@ class BigQueryWorld(World):
 def twins(
     emulator: Emulator, name: str, app: SyntheticApp | Path, folder: Path, parsed: dict[str, Any], **parts: Any
 ) -> Iterator[tuple[World, BigQueryWorld]]:
-    """Make a world in DuckDB and one in BigQuery of the same history and model, each with a CRM of its own.
+    """Make a world in DuckDB and one in BigQuery with the same history and model, each with its own CRM.
 
     `app` is a synthetic one or a folder of its files; `config` and `history_until` replace those of tests/support/environment.py.
     """
@@ -149,9 +149,9 @@ Rows = list[dict[str, Any]]
 
 
 def differences(these: World, those: World, tables: dict[str, str]) -> dict[str, Rows]:
-    """By table: of each row that differs, the columns in which it does; where there are more rows, those. And the CRM.
+    """Return by table the differing columns of each row, or rows that only one world has; also for the CRM.
 
-    `tables` says which rows count. A run's id is made of chance; nothing else may differ, to the last bit.
+    `tables` selects the rows that count. Run ids are random; nothing else may differ, to the last bit.
     """
     found: dict[str, Rows] = {}
     for table, counts in tables.items():
@@ -169,7 +169,7 @@ def differences(these: World, those: World, tables: dict[str, str]) -> dict[str,
 
 
 def sorted_rows(world: World, source: str) -> Rows:
-    """Rows in an order of their own, with columns in the alphabet's."""
+    """Return rows in a fixed order, with columns in alphabetical order."""
     plain = [
         {name: row[name] for name in sorted(row) if name != "run_id"} for row in world.query(f"select * from {source}")
     ]

@@ -1,4 +1,4 @@
-"""A challenger beside the champion of a test's world."""
+"""A challenger for a test's world."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VERSION = "20260601T000000Z-000000c2"
 
 
 def challenge(world: World) -> Path:
-    """Register a copy of the champion that says about half as much, as challenger; returns its folder."""
+    """Register a copy of the champion with about half of its probabilities as challenger; returns its folder."""
     models = world.folder / "models"
     champion = bundles.champion(models)
     assert champion
@@ -27,5 +27,5 @@ def challenge(world: World) -> Path:
 
 
 def write_manifest(folder: Path) -> None:
-    """Make the bundle whole again, whatever was changed in it."""
+    """Seal the bundle again after a change."""
     bundles.write_manifest(folder, version=VERSION, trained_at=HISTORY_UNTIL, learned_until=HISTORY_UNTIL)

@@ -1,6 +1,6 @@
-"""Stand-ins for cloud tools, which tests put first on the PATH: each checks a command's words and does nothing.
+"""Fake cloud tools, which tests put first on the PATH. Each checks a command's arguments and does nothing.
 
-The tables are of the tools' own reference pages: sub-command, how many words may follow it, and its options.
+The tables come from the tools' own reference pages: sub-commands, the number of arguments, and their options.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Usage:
-    """How a sub-command is called: words after it at least and at most, and its options; one that takes a value ends in `=`."""
+    """Usage of a sub-command: minimum and maximum number of arguments, and its options; one with a value ends in `=`."""
 
     least: int = 0
     most: int = 0
@@ -76,7 +76,7 @@ TOOLS: Mapping[str, Mapping[str, Usage]] = {
 
 
 def mistake(tool: str, words: Sequence[str]) -> str | None:
-    """What is wrong with a command of a cloud tool; None when nothing is."""
+    """Return what is wrong with a command of a cloud tool, or None."""
     usages = TOOLS[tool]
     every = {option for usage in usages.values() for option in usage.options}
     plain, given = _split(words, every)
@@ -95,7 +95,7 @@ def mistake(tool: str, words: Sequence[str]) -> str | None:
 
 
 def _split(words: Sequence[str], known: set[str]) -> tuple[list[str], list[str]]:
-    """Words that are no options, and the options, a `=` behind those that had a value."""
+    """Split into arguments and options, with `=` after options that had a value."""
     plain: list[str] = []
     given: list[str] = []
     rest = iter(words)
@@ -112,7 +112,7 @@ def _split(words: Sequence[str], known: set[str]) -> tuple[list[str], list[str]]
 
 
 def install(folder: Path) -> Path:
-    """Write an executable for each tool; returns the folder, which belongs at the front of the PATH."""
+    """Write an executable for each tool; returns the folder to put first on the PATH."""
     folder.mkdir(parents=True, exist_ok=True)
     for tool in TOOLS:
         file = folder / tool

@@ -1,7 +1,7 @@
-"""How are a hundred run windows built in the time dbt needs for one?
+"""Replays dbt's SQL in memory, so that a hundred run windows take as long as dbt needs for one.
 
-dbt runs once in a process, over empty tables and a window of made-up times a century apart. What it executed is kept, and for
-every real window executed again in memory with those times moved: the models' own SQL, merges included, without dbt around it.
+dbt runs once per process, over empty tables and a window of artificial times a century apart. Its statements are recorded. For
+every real window they are executed again in memory with the times replaced: the models' own SQL, with merges, but without dbt.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.support.environment import settings_in
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.tables import APP_EVENTS
 
-# What the features of an exit are built of; crm_* and the candidates for scoring are not.
+# The models that an exit's features depend on; crm_* and the candidates for scoring are not among them.
 FEATURES = frozenset(
     {
         "int_events__deduplicated",
@@ -38,11 +38,16 @@ FEATURES = frozenset(
         "fct_exit_features",
     }
 )
-FORMS = {"backfill": True, "features": False, "audience": False, "examples": False}  # selector: whether built anew
+FORMS = {
+    "backfill": True,
+    "features": False,
+    "audience": False,
+    "examples": False,
+}  # selector: whether it is a full refresh
 
 _TIMES = [name for name, kind in get_type_hints(Window).items() if kind is datetime]
-# A century apart, so that a time in the SQL tells by its nearest mark which var it was made from; 1970 and 9999 are of none.
-# Not at midnight, so that a midnight in the SQL tells that a day was cut off.
+# A century apart, so that the nearest mark shows which var a time in the SQL came from; 1970 and 9999 belong to none.
+# Not at midnight, so that a midnight in the SQL shows that a day was truncated.
 MARKS: dict[str, Any] = {name: datetime(2100 + 100 * n, 7, 1, 13, 7, 9, tzinfo=UTC) for n, name in enumerate(_TIMES)}
 _NEAR = timedelta(days=40 * 365)
 _LITERAL = re.compile(r"(?<=')(\d{4}-\d\d-\d\d(?: \d\d:\d\d:\d\d(?:\.\d+)?)?)(?=(?:\+00)?')")
@@ -51,7 +56,7 @@ _CHANGES = re.compile(r"(create|alter|drop|merge|insert|delete|update|truncate)\
 
 @dataclass(frozen=True)
 class Statement:
-    """What dbt executed for a model; every second piece is a time, as it stood between its quotes."""
+    """A statement that dbt executed for a model; every second piece is a time, without its quotes."""
 
     model: str
     pieces: tuple[str, ...]
@@ -62,7 +67,7 @@ Recording = dict[str, list[Statement]]
 
 @cache
 def recorded() -> Recording:
-    """Everything dbt executes to change tables, by selector. Takes seven seconds, once in a process."""
+    """Return all statements with which dbt changes tables, by selector. Takes seven seconds, once per process."""
     from dbt.adapters.duckdb.environments.local import DuckDBCursorWrapper  # noqa: PLC0415 - dbt takes a second to import
 
     executed: list[str] = []
@@ -73,7 +78,7 @@ def recorded() -> Recording:
         return execute(cursor, sql, bindings)
 
     recording = {}
-    # The database is named after its file, and one in memory is named memory: dbt's SQL then fits as it is.
+    # A database is named after its file, and one in memory is named memory, so that dbt's SQL fits without changes.
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         path = Path(folder) / "memory.duckdb"
         DuckDBWarehouse(path).close()
@@ -87,36 +92,36 @@ def recorded() -> Recording:
 
 
 def over(window: Window, statement: Statement) -> str:
-    """A statement's SQL with the times of an actual window."""
+    """Return a statement's SQL with the times of an actual window."""
     actual = {name: datetime.fromisoformat(window.as_vars()[name]) for name in _TIMES}
     texts, times = statement.pieces[::2], [_moved(time, actual) for time in statement.pieces[1::2]]
     return "".join(part for pair in zip(texts, [*times, ""], strict=True) for part in pair)
 
 
 def changing(sql: str) -> Statement | None:
-    """What dbt executed for a model to change tables; None for whatever else it executed."""
+    """Return a statement that changes tables; None for any other."""
     node = re.search(r'"node_id": "model\.winback\.(\w+)"', sql)
     bare = re.sub(r"/\*.*?\*/", "", sql, flags=re.DOTALL).strip()
     if not node or not _CHANGES.match(bare):
         return None
     pieces = _LITERAL.split(bare.replace("create temporary table", "create or replace temporary table"))
-    # A time of a window in any other spelling would stay where it is, and the replay would be of no window at all.
+    # A time of a window in another format would not be replaced, and the replay would use a wrong window.
     years = "|".join(str(mark.year + n) for mark in MARKS.values() for n in (-1, 0))
     assert not re.search(rf"\b({years})\b", " ".join(pieces[::2])), bare
     return Statement(node[1], tuple(pieces))
 
 
 class Replay:
-    """The tables of one stream of events, in memory.
+    """Tables of one stream of events, in memory.
 
-    `models` are those that a window is built of, all when left out; what they read must be among them.
+    `models` are the models that a window builds, by default all. Their inputs must be among them.
     """
 
     def __init__(self, events: pa.Table, models: Iterable[str] | None = None) -> None:
-        """Make the tables that Python writes, and have the events arrive."""
+        """Create the tables that Python writes, and load the events."""
         self.warehouse = DuckDBWarehouse(Path(":memory:"))
         self.warehouse.prepare()
-        # For a few rows a plan costs more than it saves: without the optimizer a window takes 24 ms, not 36.
+        # For a few rows, a query plan costs more than it saves: without the optimizer a window takes 24 ms instead of 36.
         self.warehouse.connection.execute("set threads = 1; pragma disable_optimizer")
         for schema in ("staging", "intermediate", "marts"):
             self.warehouse.connection.execute(f"create schema if not exists {schema}")
@@ -124,7 +129,7 @@ class Replay:
         self._models = None if models is None else set(models)
 
     def build(self, selector: str, window: Window) -> None:
-        """Do what `Transform(...).build(selector)` does, the backfill as a full refresh, without the data tests."""
+        """Do the same as `Transform(...).build(selector)`, with the backfill as a full refresh, without the data tests."""
         if selector == "examples":
             self.warehouse.connection.execute("drop table if exists marts.fct_training_examples")
         for statement in recorded()[selector]:
@@ -132,16 +137,16 @@ class Replay:
                 self.warehouse.connection.execute(over(window, statement))
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        """Ask the tables."""
+        """Query the tables."""
         return self.warehouse.connection.execute(sql).fetchall()
 
     def close(self) -> None:
-        """Forget everything."""
+        """Close the database."""
         self.warehouse.close()
 
 
 def _moved(time: str, actual: dict[str, datetime]) -> str:
-    """A time as dbt would have written it for the actual window; a date stays a date and a midnight a midnight."""
+    """Return a time as dbt would have written it for the actual window; a date stays a date, a midnight a midnight."""
     said = datetime.fromisoformat(time)
     is_day = said == datetime.combine(said.date(), clock.min)
     for name, mark in MARKS.items():

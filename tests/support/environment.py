@@ -1,4 +1,4 @@
-"""A small world for tests: a DuckDB file with history and a model, a CRM that really answers, a clock that stands still."""
+"""A small world for tests: a DuckDB file with history and a model, a real local CRM, and a fixed clock."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ API_KEY = "key-of-the-tests"
 
 
 def settings_in(folder: Path, **changes: Any) -> Settings:
-    """Settings whose every path lies in the folder."""
+    """Settings with every path in the folder."""
     values: dict[str, Any] = {
         "warehouse": f"duckdb:///{folder / 'winback.duckdb'}",
         "models": folder / "models",
@@ -52,12 +52,12 @@ def settings_in(folder: Path, **changes: Any) -> Settings:
 
 
 def small_app(seed: int = 3, count_users: int = 5_000) -> SyntheticApp:
-    """Sixty days of an app with few users."""
+    """Return sixty days of an app with few users."""
     return generate(seed=seed, count_users=count_users, starts_on=STARTS_ON, count_days=COUNT_DAYS)
 
 
 def load_app(app: SyntheticApp, folder: Path, settings: Settings) -> None:
-    """Bring an app's files into the raw tables, as `winback load` does."""
+    """Load an app's files into the raw tables, as `winback load` does."""
     app.write(folder)
     assert settings.duckdb_file
     warehouse = DuckDBWarehouse(settings.duckdb_file)
@@ -74,11 +74,11 @@ def make_history(folder: Path) -> None:
     with open_context(settings, now=lambda: NOW) as context:
         backfill(context, HISTORY_UNTIL)
         train(context)
-        context.transform(Window(HISTORY_UNTIL, HISTORY_UNTIL, HISTORY_UNTIL)).parse()  # for the hours that follow
+        context.transform(Window(HISTORY_UNTIL, HISTORY_UNTIL, HISTORY_UNTIL)).parse()  # for later runs
 
 
 def parse_ahead(settings: Settings, parsed: dict[str, Any], window: Window) -> None:
-    """Parse the dbt project, so that no process forked from this one has to. Opens no warehouse."""
+    """Parse the dbt project, so that processes forked from this one do not. Opens no warehouse."""
     nothing: Any = None
     context = JobContext(
         settings,
@@ -94,7 +94,7 @@ def parse_ahead(settings: Settings, parsed: dict[str, Any], window: Window) -> N
 
 @dataclass
 class World:
-    """One test's own copy of history, and its CRM."""
+    """One test's own copy of history, with its CRM."""
 
     folder: Path
     crm: LocalCrm
@@ -102,24 +102,24 @@ class World:
 
     @contextmanager
     def context(self, **parts: Any) -> Iterator[JobContext]:
-        """Open the house; `settings` and any part may be replaced."""
+        """Open a job context; `settings` and any part may be replaced."""
         settings = parts.pop("settings", None) or settings_in(self.folder)
         parts = {"destination": self.destination(), "now": lambda: NOW, "parsed": self.parsed, **parts}
         with open_context(settings, **parts) as context:
             yield context
 
     def destination(self) -> Braze:
-        """Braze as the local CRM speaks it, trying again at once and not for long."""
+        """Return a client of the local CRM's Braze API with short retries."""
         return Braze(self.crm.url, API_KEY, budget=RetryBudget(seconds=0.2, first_wait_seconds=0.01))
 
     def run(self, hours: float, **parts: Any) -> Result:
-        """Run until so many hours after history, at that very time: what is loaded later is not there yet."""
+        """Run until this many hours after history, at that time. Rows that are loaded later are not visible yet."""
         parts.setdefault("now", lambda: at(hours))
         with self.context(**parts) as context:
             return hourly(context, at(hours))
 
     def query(self, sql: str) -> list[dict[str, Any]]:
-        """Ask the tables."""
+        """Query the tables."""
         warehouse = DuckDBWarehouse(self.folder / "winback.duckdb")
         try:
             rows: list[dict[str, Any]] = warehouse.query(sql).to_pylist()
@@ -128,7 +128,7 @@ class World:
             warehouse.close()
 
     def append_event(self, user_id: str, event_name: str, occurred: datetime, loaded: datetime) -> None:
-        """Let one more event arrive."""
+        """Load one more event."""
         row = {
             "event_id": f"extra-{user_id}-{event_name}-{occurred.isoformat()}",
             "user_id": user_id,
@@ -139,7 +139,7 @@ class World:
         self._append(APP_EVENTS, row)
 
     def append_profile(self, user_id: str, updated_at: datetime, **changes: Any) -> None:
-        """Let a user's profile change; the version arrives when it is written unless the changes say otherwise."""
+        """Load a new version of a user's profile; it arrives when it is written unless the changes override that."""
         row = self.query(f"select * from raw.users where user_id = '{user_id}' order by updated_at desc limit 1")[0]
         self._append(USERS, row | {"updated_at": updated_at, "loaded_at": updated_at} | changes)
 
@@ -152,7 +152,7 @@ class World:
 
 
 def at(hours: float) -> datetime:
-    """So many hours after history ends."""
+    """Return the time this many hours after the end of history."""
     return HISTORY_UNTIL + timedelta(hours=hours)
 
 

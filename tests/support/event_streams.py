@@ -1,4 +1,4 @@
-"""Which streams of events, and which windows over them, must the tables withstand?"""
+"""Hypothesis strategies for streams of events and for run windows over them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from core.clock import UNIX_EPOCH
 from jobs.transform.dbt import Window
 from warehouse.tables import APP_EVENTS
 
-# In the long run a law that says 200 is tried on as many streams as `make increments-test` asks, others in proportion.
+# A law with 200 examples gets as many as `make increments-test` requests in the long form; others get a proportional number.
 USUAL = 200
 EXAMPLES = int(os.environ.get("INCREMENTS_EXAMPLES", "0"))
 OUTCOMES = ["filing_submitted", "filing_deleted", "filing_rejected"]
 LATENESS, GAP = 3 * 24 * 60, 30  # minutes, as config/funnel.yml has them
-LONGEST = timedelta(days=1)  # max_session_hours; the cells at which a longer one is cut are days
+LONGEST = timedelta(days=1)  # max_session_hours; a longer session is cut at day boundaries
 Steps = Sequence[tuple[str, Window]]  # which selector to build over which window
 
 START = datetime(2026, 3, 1, 20, tzinfo=UTC)
@@ -30,10 +30,10 @@ START = datetime(2026, 3, 1, 20, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Event:
-    """An event by minutes after the start: when it happened, and when each of its copies was loaded.
+    """An event, with times in minutes after the start: when it happened, and when each copy was loaded.
 
-    `number` is the id where the app gives one to several events; without it the id is the event's own. `visible` is when the
-    warehouse shows the first copy, where that is later than `loaded` says.
+    `number` is the id if the app gives one id to several events; otherwise each event has its own. `visible` is when the
+    warehouse shows the first copy, if that is later than `loaded`.
     """
 
     user: int
@@ -57,12 +57,12 @@ class Event:
 
 @dataclass(frozen=True)
 class Stream:
-    """Events, where the backfill ended, and the windows built after it; of one that crashed, the first attempts too."""
+    """Events, the end of the backfill, and the windows built after it. After a crash, also the first attempts."""
 
     events: tuple[Event, ...]
     history: int
     windows: tuple[tuple[int, int], ...]
-    nights: frozenset[int] = frozenset()  # after which windows a night searches for what became visible late
+    nights: frozenset[int] = frozenset()  # the windows after which a nightly searches for rows that became visible late
 
     @property
     def until(self) -> int:
@@ -70,7 +70,7 @@ class Stream:
 
     @property
     def taken_in(self) -> list[tuple[Event, int]]:
-        """The events that count, with the time their first copy was loaded at; too late is none of them."""
+        """The events that count, each with the time of its first copy; too late events do not count."""
         copies = [(event, loaded) for event in self.events for loaded in event.loaded if loaded < self.until]
         in_time = [(e, n) for e, n in copies if n < self.history or n <= e.occurred + LATENESS]
         first: dict[object, tuple[Event, int]] = {}
@@ -84,9 +84,9 @@ def minutes(count: int) -> datetime:
 
 
 def rows_of(events: Sequence[Event], visible: tuple[int, int] | None = None) -> pa.Table:
-    """The events as the app's ingestion would have stored them: in no order.
+    """Return the events as the app's ingestion would have stored them, in random order.
 
-    All of them, or those that become visible after the first minute of `visible` and no later than the second.
+    Either all, or those that become visible after the first minute of `visible` and no later than the second.
     """
     after, until = visible or (-1, max([0, *(event.visible for event in events)]))
     rows = [
@@ -109,7 +109,7 @@ def rows_of(events: Sequence[Event], visible: tuple[int, int] | None = None) -> 
 
 
 def sessions_of(stream: Stream) -> list[tuple[str, datetime, datetime, int, bool, bool]]:
-    """The sessions there must be, in plain Python: user, first and last event, count, whether too long, whether cut."""
+    """Return the expected sessions, in plain Python: user, first and last event, count, whether too long, whether cut."""
     streaks: list[tuple[str, list[datetime]]] = []
     for user_id, at in sorted((event.user_id, minutes(event.occurred)) for event, _ in stream.taken_in):
         if streaks and streaks[-1][0] == user_id and at - streaks[-1][1][-1] < timedelta(minutes=GAP):
@@ -127,7 +127,7 @@ def sessions_of(stream: Stream) -> list[tuple[str, datetime, datetime, int, bool
 
 @st.composite
 def streams(draw: st.DrawFn) -> Stream:
-    """Journeys with gaps around the limit, late by minutes, hours and days, cut where it may hurt."""
+    """Draw journeys with gaps near the limit, late by minutes, hours and days, with windows cut at critical times."""
     gap = st.one_of(
         st.integers(12, 29), st.sampled_from([0, 1, 29, 30, 31, 59, 60, 61]), st.sampled_from([240, 1440, 4321, 8000])
     )
@@ -135,11 +135,11 @@ def streams(draw: st.DrawFn) -> Stream:
     late = st.one_of(soon, soon, hours, st.sampled_from([0, 4319, 4320, 4321, 6000]))
     copies = st.sampled_from([None, None, None, None, 0, 5, 420, 4000])
     name = st.sampled_from([*["app_opened", "field_saved", "help_opened"] * 6, *OUTCOMES])
-    # An event by itself, or three of which the late one in the middle joins the others.
+    # A single event, or three, of which the late one in the middle joins the others.
     one = st.tuples(st.tuples(gap, late))
     three = st.tuples(st.tuples(gap, soon), st.tuples(st.integers(15, 29), hours), st.tuples(st.integers(15, 29), soon))
-    # Without a gap for hours and days: sessions about as long as the maximum, over midnights, and endless ones. One of its
-    # events comes late and joins what lies on its sides.
+    # Hours and days without a gap: sessions of about the maximum length, over midnights, and endless ones. One of their
+    # events comes late and joins its neighbours.
     long = st.tuples(
         st.integers(15, 29), st.sampled_from([1430, 1440, 1450, 2000, *[9000] * 6]), st.integers(0, 99), late
     )
@@ -162,7 +162,7 @@ def streams(draw: st.DrawFn) -> Stream:
             for number, at in enumerate(range(start, start + length + 1, step)):
                 events.append(Event(user, "step_opened", at, (at + (delay if number == hole else 1),)))
 
-    # The edges of windows: where something is loaded or closes, and anywhere.
+    # Window boundaries: where something is loaded or closes, and anywhere.
     moments = sorted(
         {*(e.loaded[0] for e in events), *(e.loaded[-1] for e in events), *(e.occurred + GAP for e in events)}
     )
@@ -170,11 +170,11 @@ def streams(draw: st.DrawFn) -> Stream:
     end = draw(
         st.sampled_from([moments[-1] + 1, moments[-1] + 1, moments[-1] + 10_000, moments[len(moments) // 2] + 1])
     )
-    begin = draw(st.sampled_from([0, moments[len(moments) // 3]]))  # of events before it history is made
+    begin = draw(st.sampled_from([0, moments[len(moments) // 3]]))  # events before it belong to history
     cuts = sorted({c for c in draw(st.lists(somewhere, min_size=2, max_size=5)) if begin <= c < end} | {end})
     windows = []
     for from_at, until_at in pairwise(cuts):
-        # A run that crashed before its commit built the same window, or the first part of it.
+        # A run that crashed before its commit built the same window, or its first part.
         crashed = [until for until in draw(st.lists(somewhere, max_size=1)) if from_at < until <= until_at]
         windows += [
             (from_at, until) for until in [*crashed, *draw(st.sampled_from([[], [], [], [until_at]])), until_at]
@@ -186,9 +186,9 @@ def streams(draw: st.DrawFn) -> Stream:
 
 
 def few_or_many(few: int) -> settings:
-    """Try a law on this many examples, always the same; in the long run on many times more, and always on others.
+    """Test a law on this many examples, always the same ones; in the long form on many more, and different ones each time.
 
-    A failing one is printed with what brings it back.
+    A failing example is printed with the code that reproduces it.
     """
     return settings(
         max_examples=few * max(EXAMPLES, USUAL) // USUAL,
@@ -201,7 +201,7 @@ def few_or_many(few: int) -> settings:
 def steps(
     history_until: datetime, windows: Sequence[tuple[datetime, datetime]], until: datetime | None = None
 ) -> Steps:
-    """The backfill, up to where history ended unless told otherwise, and the windows after it."""
+    """Return the backfill, by default up to the end of history, and the windows after it."""
     backfill = Window(UNIX_EPOCH, until or history_until, history_until)
     return [("backfill", backfill), *(("features", Window(*window, history_until)) for window in windows)]
 
@@ -211,7 +211,7 @@ def steps_of(stream: Stream) -> Steps:
 
 
 def arriving(stream: Stream) -> Iterator[tuple[str, Window, pa.Table, bool]]:
-    """The backfill and then each window, with the rows that become visible up to its end, and whether a night follows it."""
+    """Yield the backfill and each window, with the rows that became visible by its end, and whether a nightly follows."""
     shown = -1
     for number, (selector, window) in enumerate(steps_of(stream), start=-1):
         until = max(shown, stream.windows[number][1] if number >= 0 else stream.history)

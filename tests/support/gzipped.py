@@ -1,8 +1,8 @@
-"""gzip with the same bytes at any time of day: bytes of a parameter are part of the test's name on each worker."""
+"""gzip without a time stamp: workers name parametrized tests by these bytes, so they must be equal at any time."""
 
 import gzip
 
 
 def gzipped(content: bytes) -> bytes:
-    """Return the content as gzip without the time at which it was packed."""
+    """Return the content as gzip without the time of compression."""
     return gzip.compress(content, mtime=0)

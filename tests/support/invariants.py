@@ -1,4 +1,4 @@
-"""What must hold whatever failed, and how often was it checked? Pure functions of what the tables and the CRM hold."""
+"""Laws that must hold after any failure, as pure functions of the tables and the CRM; they count their checks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from crm_sync.field_mapping import KINDS, METADATA_FIELDS, FieldMapping, Kind
 from scoring.policy import Policy
 
 Row = dict[str, Any]
-# By table: what is read of it. All of it: worlds are small.
+# The query of each table. It reads everything, because the worlds are small.
 ASKED = {
     "runs": "select * from ops.runs order by epoch",
     "decisions": "select * from staging.stg_ops__decisions order by exit_id, epoch",
@@ -29,14 +29,14 @@ ASKED = {
     "pending": "select * from marts.crm_pending",
     "arrivals": "select * from marts.fct_arrivals order by window_from",
 }
-# The same in two worlds whatever happened; ids of runs and times of attempts are each world's own.
+# Equal in two worlds after any failure. Run ids and times of attempts differ between worlds.
 COMPARED = ("runs", "decisions", "exits", "sessions", "profiles", "acknowledged", "arrivals")
 _OWN = {"run_id", "committed_at", "acknowledged_at", "rejected_at", "is_in_doubt"}
 
 
 @dataclass(frozen=True)
 class Write:
-    """A write to a user that the CRM took, in its order: by which run, and each property that it changed, before and after."""
+    """A write to a user that the CRM accepted, in order: its run, and each changed property, before and after."""
 
     user_id: str
     run_id: str | None
@@ -45,9 +45,9 @@ class Write:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that is known after a run: the tables' rows by name (see ASKED), and what the CRM holds and was told.
+    """All facts after a run: the tables' rows by name (see ASKED), and the CRM's content and writes.
 
-    `runs_before` are the ids of the runs that came before what is tested.
+    `runs_before` are the ids of the runs before the tested ones.
     """
 
     tables: dict[str, list[Row]]
@@ -60,20 +60,20 @@ class Facts:
 
 @dataclass
 class Verdict:
-    """How often a law was checked, and where it does not hold."""
+    """How often a law was checked, and where it is violated."""
 
     checked: int = 0
     violations: list[str] = field(default_factory=list)
 
     def see(self, is_so: bool, otherwise: str) -> None:
-        """Check once."""
+        """Count one check, and record a violation."""
         self.checked += 1
         if not is_so:
             self.violations.append(otherwise)
 
 
 def no_exit_is_lost(facts: Facts) -> Verdict:
-    """Every unfinished exit that closed after history and up to the watermark is decided, and a run's counts add up."""
+    """Every unfinished exit that closed after history and up to the watermark is decided, and each run's counts add up."""
     seen, runs = Verdict(), facts.tables["runs"]
     history, watermark = runs[0]["window_until"], runs[-1]["window_until"]
     decided = {row["exit_id"] for row in facts.tables["decisions"]}
@@ -95,7 +95,7 @@ def no_exit_is_lost(facts: Facts) -> Verdict:
 
 
 def no_decision_is_made_twice(facts: Facts) -> Verdict:
-    """An exit has one committed decision, and nobody is granted a second voucher within the cool-down."""
+    """An exit has one committed decision, and no user gets a second voucher within the cool-down."""
     seen = Verdict()
     for exit_id, count in Counter(row["exit_id"] for row in facts.tables["decisions"]).items():
         seen.see(count == 1, f"exit {exit_id} has {count} decisions")
@@ -124,7 +124,7 @@ def budgets_are_kept(facts: Facts) -> Verdict:
 
 
 def the_crm_holds_the_desired_state(facts: Facts) -> Verdict:
-    """Of everybody who is to be told, dead letters aside, the CRM holds what is desired, a score to within the step."""
+    """For every user who may be sent, except dead letters, the CRM holds the desired state, a score to within the step."""
     seen = Verdict()
     dead = {row["user_id"] for row in facts.tables["acknowledged"] if row["rejected_hash"] is not None}
     for desired in facts.tables["profiles"]:
@@ -147,7 +147,7 @@ def the_crm_holds_the_desired_state(facts: Facts) -> Verdict:
 
 
 def nobody_suppressed_is_told(facts: Facts) -> Verdict:
-    """No run tells the CRM of an erased user, of a hidden holdout, or of somebody of whom there is nothing to say."""
+    """No run sends the CRM an erased user, a user of the hidden holdout, or a user without a desired state."""
     seen = Verdict()
     told_now = {write.user_id for write in facts.writes if write.run_id not in facts.runs_before}
     told_ever = {write.user_id for write in facts.writes}
@@ -163,7 +163,7 @@ def nobody_suppressed_is_told(facts: Facts) -> Verdict:
 
 
 def deliveries_are_true(facts: Facts) -> Verdict:
-    """Of each row logged as delivered the CRM took a write of that run, after which it held what the row says was sent."""
+    """For each row logged as delivered, the CRM accepted a write of that run, and then held what the row says was sent."""
     seen = Verdict()
     after: dict[tuple[str, str | None], Row] = {}
     held = defaultdict[str, Row](dict)
@@ -199,7 +199,7 @@ def nothing_acknowledged_is_sent_again(facts: Facts) -> Verdict:
 
 
 def nothing_is_pending(facts: Facts) -> Verdict:
-    """After an undisturbed run there is nothing left to send."""
+    """After an undisturbed run nothing is left to send."""
     seen = Verdict()
     left = [row["user_id"] for row in facts.tables["pending"] if row["suppressed_because"] is None]
     seen.see(not left, f"{len(left)} users are pending")
@@ -207,7 +207,7 @@ def nothing_is_pending(facts: Facts) -> Verdict:
 
 
 def nobody_is_left_in_doubt(facts: Facts) -> Verdict:
-    """Of nobody it is unknown what the CRM holds, dead letters aside: a delivery that nobody answered was sent again."""
+    """The CRM's state of every user is known, except dead letters: a delivery without a reply was sent again."""
     seen = Verdict()
     for row in facts.tables["acknowledged"]:
         is_dead = row["rejected_hash"] is not None
@@ -216,7 +216,7 @@ def nobody_is_left_in_doubt(facts: Facts) -> Verdict:
 
 
 def nothing_staged_is_left_to_count(facts: Facts) -> Verdict:
-    """Decisions of runs that never committed may lie about; under a committed run's id each exit lies once."""
+    """Decisions of runs that never committed may remain. Under a committed run's id, each exit occurs once."""
     seen = Verdict()
     committed = {row["run_id"] for row in facts.tables["runs"]}
     staged = Counter((row["exit_id"], row["run_id"]) for row in facts.tables["staged"] if row["run_id"] in committed)
@@ -226,7 +226,7 @@ def nothing_staged_is_left_to_count(facts: Facts) -> Verdict:
 
 
 def equal_to(twin: Facts) -> Callable[[Facts], Verdict]:
-    """The law that nothing tells this world from its undisturbed twin."""
+    """Return the law that this world equals its undisturbed twin."""
 
     def it_is_as_its_undisturbed_twin(facts: Facts) -> Verdict:
         seen = Verdict()
@@ -259,7 +259,7 @@ def judged(facts: Facts, *more: Callable[[Facts], Verdict]) -> dict[str, Verdict
 
 
 def canonical(value: Any, name: str) -> Any:
-    """A value as it is meant, however a CRM keeps it: times to the second, texts in their order."""
+    """Normalize a value to what it means, however a CRM stores it: times to the second, texts sorted."""
     if not _is(value):
         return None
     kind: Kind = KINDS[name]
@@ -283,7 +283,7 @@ def _moment(value: Any) -> datetime:
 
 
 def _is(value: Any) -> bool:
-    """Neither absent nor an empty number of a frame."""
+    """Whether a value is neither absent nor NaN."""
     return value is not None and value == value  # noqa: PLR0124 - what is not equal to itself is none
 
 
@@ -291,7 +291,7 @@ def _agree(name: str, wanted: Any, found: Any, step: float) -> bool:
     if name == "churn_probability" and step and wanted is not None and found is not None:
         return bool(abs(wanted - found) < step)
     if KINDS[name] == "texts" and wanted is not None and found is not None:
-        return sorted(wanted) == sorted(found)  # a multi-select keeps no order
+        return sorted(wanted) == sorted(found)  # a multi-select does not keep the order
     return bool(wanted == found)
 
 

@@ -1,4 +1,4 @@
-"""Honest examples, and columns that know the outcome: each hides it in another aspect of its values."""
+"""Honest examples, and columns that know the outcome, each through another aspect of its values."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RULES = LeakRules()
 
 
 def make(count: int, seed: int, *, count_users: int | None = None) -> tuple[pa.Table, Labels]:
-    """Make honest examples. Users differ in what they are likely to do; fields_filled_ratio alone has an AUC of about .8."""
+    """Make honest examples. Users differ in their behaviour; fields_filled_ratio alone has an AUC of about .8."""
     rng = np.random.default_rng(seed)
     user = rng.integers(0, count_users or max(count // 3, 1), count)
     habit = rng.normal(0, 0.5, count)[user % count]
@@ -87,7 +87,7 @@ def last_digit(label: Labels, rng: np.random.Generator) -> Any:
 
 
 def decimal(place: int, *, further: bool) -> Make:
-    """Put the label into the parity of one decimal of a ratio, with random ones after it or none."""
+    """Put the label into the parity of one decimal of a ratio, with or without random decimals after it."""
 
     def make_it(label: Labels, rng: np.random.Generator) -> Any:
         digits = rng.integers(0, 10 ** (place - 1) * 5, len(label)) * 2 + label
@@ -126,7 +126,7 @@ def two_bands(label: Labels, rng: np.random.Generator) -> Any:
 
 
 def magic_values(label: Labels, rng: np.random.Generator) -> Any:
-    """A thousand customer numbers; which of them mean what, no order tells."""
+    """Return a thousand customer numbers; their order does not show which of them mean label 1."""
     numbers = distinct(rng, 1_000, 10_000_000)
     return np.where(label, numbers[rng.integers(0, 500, len(label))], numbers[rng.integers(500, 1_000, len(label))])
 

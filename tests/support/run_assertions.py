@@ -1,4 +1,4 @@
-"""What tests of whole runs share: what was decided, delivered and granted, and a CRM that fails and recovers."""
+"""Assertions for tests of whole runs: decisions, deliveries and grants; and a CRM that fails and recovers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jobs.hourly.run import hourly
 from tests.support.crm.local_crm import fault
 from tests.support.environment import World, at
 
-# What the CRM must hold of a user, as its own attributes.
+# The expected attributes of a user in the CRM.
 DESIRED = """
     select
         user_id, churn_probability, churn_risk_band, is_voucher_eligible, voucher_reason, voucher_valid_until, experiment_arm
@@ -38,7 +38,7 @@ def assert_crm_holds_the_desired_state(world: World) -> None:
     for row in world.query(DESIRED):
         attributes = held.get(row["user_id"])
         if attributes is None:
-            # The CRM is not told about somebody of whom there is nothing to say.
+            # Users without a desired state are not sent to the CRM.
             assert row["churn_probability"] is None
             continue
         assert attributes["voucher_eligible"] == row["is_voucher_eligible"]
@@ -60,7 +60,7 @@ def restore_crm(world: World) -> None:
 
 
 def a_candidate(world: World) -> str:
-    """Somebody of whom the next run will tell the CRM; a dry run finds out."""
+    """Return a user in the next run's sync, found by a dry run."""
     with world.context() as context:
         hourly(context, at(1), dry_run=True)
     sql = "select user_id from marts.fct_scoring_candidates where has_marketing_consent order by user_id limit 1"

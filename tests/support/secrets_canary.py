@@ -1,4 +1,4 @@
-"""Is anything of a user, or the key, to be found where it must not be? Texts that nobody else would write, and a search."""
+"""Search for users' data or the key in places where they must not be: unique texts, and a function that finds them."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ KEY = "kEy-7f3a9c51-of-the-crm"
 USER = "usr-9d41c0ffee"
 EMAIL = "ada.wintergreen+canary@example.org"
 NAME = "Wintergreen"
-VALUE = "margin of 48,211 kroner"  # what a property holds
+VALUE = "margin of 48,211 kroner"  # a property's value
 CANARIES = (KEY, USER, EMAIL, NAME, VALUE, "7f3a9c51", "9d41c0ffee", "48,211")
 
-# What a CRM that quotes everything says; a name that it neither quotes nor puts in brackets looks like any other word.
+# Text of a CRM that quotes everything. A name without quotes or brackets looks like any other word.
 QUOTED_PII = (
     f"Invalid for user {USER} <{NAME} {EMAIL}>: \"{VALUE}\" and '{NAME}' of {EMAIL} ({USER}), key {KEY}; {{{VALUE}}}"
 )
 
-# The data itself, which holds users because it must; and what the app's files brought.
+# The warehouse and CRM files, which must hold users, and the app's input files.
 _DATA = (".duckdb", ".duckdb.wal", ".sqlite", ".sqlite-wal", ".sqlite-shm", ".parquet", ".csv")
 
 
 def canaries_in(texts: Mapping[str, str], canaries: Iterable[str] = CANARIES) -> list[str]:
-    """Where each of the canaries is found, as it is, in another case, or as URLs and JSON spell it."""
+    """Return where a canary occurs: as it is, in another case, or as URLs and JSON encode it."""
     return [
         f"{canary} in {where}"
         for canary in canaries
@@ -35,7 +35,7 @@ def canaries_in(texts: Mapping[str, str], canaries: Iterable[str] = CANARIES) ->
 
 
 def files_of(folder: Path) -> dict[str, str]:
-    """Every file below a folder by its path, but for the data."""
+    """Return every file below a folder by its path, except the data."""
     return {
         str(path.relative_to(folder)): path.read_bytes().decode("utf-8", errors="replace")
         for path in folder.rglob("*")

@@ -1,4 +1,4 @@
-"""Certificates made on the spot by an authority that nobody knows, and servers that speak TLS with them."""
+"""Certificates of a private, untrusted authority, made on the spot, and servers that use TLS with them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Authority:
         self._folder, self._key = folder, ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "A private authority")])
         usage = dict.fromkeys(_USES, False) | {"key_cert_sign": True, "crl_sign": True}
-        # Python 3.13 asks that an authority says what its key is for.
+        # Python 3.13 requires that an authority declares the use of its key.
         extensions = [
             x509.BasicConstraints(ca=True, path_length=None),
             *([x509.KeyUsage(**usage)] if has_usage else []),
@@ -45,7 +45,7 @@ class Authority:
         has_ciphers: bool = True,
         wants_certificate: bool = False,
     ) -> Callable[[socket], socket]:
-        """What makes TLS of a server's socket, with a certificate for this address."""
+        """Return a function that wraps a server's socket in TLS, with a certificate for this address."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(host))])
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
@@ -55,7 +55,7 @@ class Authority:
         file.write_bytes(certificate.public_bytes(PEM) + private)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(file)
-        if not has_ciphers:  # those of a kind of key that this certificate has not
+        if not has_ciphers:  # only ciphers of another kind of key than this certificate's
             context.maximum_version = ssl.TLSVersion.TLSv1_2
             context.set_ciphers("ECDHE-RSA-AES128-GCM-SHA256")
         if wants_certificate:

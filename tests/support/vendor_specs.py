@@ -1,7 +1,7 @@
-"""The CRM vendors' published API specifications, against which tests hold what is sent and what the local CRM answers.
+"""The CRM vendors' published API specifications, which tests compare with our requests and the local CRM's replies.
 
-They are the vendors' and not part of this repository. They lie in the folder that VENDOR_SPECS names, by default ../shared/specs.
-`python -m tests.support.vendor_specs FOLDER` fetches them. Salesforce publishes none.
+They belong to the vendors and are not part of this repository. They are in the folder that VENDOR_SPECS names, by default
+../shared/specs. `python -m tests.support.vendor_specs FOLDER` downloads them. Salesforce publishes none.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _RAW = "https://raw.githubusercontent.com"
 
 @dataclass(frozen=True)
 class Specification:
-    """A file, whose it is, and where it is published."""
+    """A file, its vendor, and the address where it is published."""
 
     name: str
     vendor: str
@@ -30,7 +30,7 @@ class Specification:
 
 
 SPECIFICATIONS = (
-    # Braze publishes none of its own; its users keep this one from its documentation.
+    # Braze publishes none; its users maintain this one from its documentation.
     Specification(
         "braze_community.json", "Braze", f"{_RAW}/braze-community/braze-specification/HEAD/openapi/spec.json"
     ),
@@ -39,29 +39,29 @@ SPECIFICATIONS = (
         "HubSpot",
         f"{_RAW}/HubSpot/HubSpot-public-api-spec-collection/HEAD/PublicApiSpecs/CRM/Contacts/Rollouts/424/v3/contacts.json",
     ),
-    # One file for every part of the API.
+    # One file for all parts of the API.
     Specification("klaviyo_profiles.json", "Klaviyo", f"{_RAW}/klaviyo/openapi/HEAD/openapi/stable.json"),
     Specification("klaviyo_data_privacy.json", "Klaviyo", f"{_RAW}/klaviyo/openapi/HEAD/openapi/stable.json"),
 )
 
 
 def folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where the specifications lie, if they are there."""
+    """Return the folder of the specifications."""
     return Path(environment.get("VENDOR_SPECS") or _SHARED / "specs")
 
 
 def missing(environment: Mapping[str, str] = os.environ) -> list[Specification]:
-    """The specifications that are not there."""
+    """Return the specifications that are absent."""
     return [each for each in SPECIFICATIONS if not (folder(environment) / each.name).is_file()]
 
 
 def must_be_there(environment: Mapping[str, str] = os.environ, shared: Path = _SHARED) -> bool:
-    """Whether a missing file is a fault: in CI, where the shared folder is, and wherever VENDOR_SPECS promises them."""
+    """Whether a missing file is an error: in CI with the shared folder, or if VENDOR_SPECS is set."""
     return bool(environment.get("VENDOR_SPECS")) or (environment.get("CI") == "true" and shared.is_dir())
 
 
 def find(name: str, environment: Mapping[str, str] = os.environ, shared: Path = _SHARED) -> Path | None:
-    """The file, or None where it may be missing; where it may not, the test fails."""
+    """Return the file, or None if it may be missing; otherwise the test fails."""
     path = folder(environment) / name
     if path.is_file():
         return path
@@ -73,7 +73,7 @@ def find(name: str, environment: Mapping[str, str] = os.environ, shared: Path = 
 
 
 def find_or_skip(name: str) -> Path:
-    """The file; the test is skipped where it may be missing."""
+    """Return the file, or skip the test if the file may be missing."""
     path = find(name)
     if path is None:
         pytest.skip(f"the vendor's specification {name} is not part of this repository")
@@ -81,7 +81,7 @@ def find_or_skip(name: str) -> Path:
 
 
 def not_checked(environment: Mapping[str, str] = os.environ) -> str | None:
-    """The line that a run of the tests ends with where specifications are missing."""
+    """Return the last line of the test report if specifications are missing."""
     vendors = sorted({each.vendor for each in missing(environment)})
     if not vendors:
         return None
@@ -92,13 +92,13 @@ def not_checked(environment: Mapping[str, str] = os.environ) -> str | None:
 
 
 def fetch(into: Path) -> None:
-    """Download every specification; a file that is no OpenAPI document is an error."""
+    """Download every specification; a file that is not an OpenAPI document is an error."""
     into.mkdir(parents=True, exist_ok=True)
     for each in SPECIFICATIONS:
         with urllib.request.urlopen(each.url, timeout=60) as response:  # noqa: S310 - the addresses above, all https
             content = response.read()
         if "openapi" not in json.loads(content):
-            sys.exit(f"{each.url} is no OpenAPI document.")
+            sys.exit(f"{each.url} is not an OpenAPI document.")
         (into / each.name).write_bytes(content)
 
 

@@ -1,4 +1,4 @@
-"""What tests of the warehouses share: rows of any of our tables, and epochs."""
+"""Helpers for tests of the warehouses: rows of any of our tables, and epochs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def rows_of(table: Table, *rows: dict[str, Any]) -> pa.Table:
 
 
 def audits(*numbers: int, audit_id: str = "a") -> pa.Table:
-    """So many rows of a table without partitions, told apart by a number."""
+    """Return this many rows of a table without partitions, numbered."""
     return rows_of(AUDITS, *(full_row(AUDITS, audit_id=audit_id, count_rows=number) for number in numbers))
 
 

@@ -1,4 +1,4 @@
-"""How does the proxy listen, pass a request on, and word a reply?"""
+"""HTTP for the emulator's proxy: listen, forward requests, and write replies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HTTP_STATUS_NAMES = {400: "INVALID_ARGUMENT", 403: "PERMISSION_DENIED", 404: "NO
 
 @dataclass(frozen=True)
 class Reply:
-    """An HTTP answer."""
+    """An HTTP reply."""
 
     status: int
     body: bytes
@@ -34,12 +34,12 @@ class Reply:
 
 
 def json_reply(status: int, content: dict[str, Any]) -> Reply:
-    """Answer with a JSON object."""
+    """Return a reply with a JSON object."""
     return Reply(status, json.dumps(content).encode(), {"Content-Type": "application/json"})
 
 
 def error_reply(status: int, reason: str, message: str) -> Reply:
-    """Refuse in the shape of BigQuery's errors."""
+    """Return a refusal in the form of BigQuery's errors."""
     error = {"message": message, "domain": "global", "reason": reason}
     name = HTTP_STATUS_NAMES.get(status, "UNAVAILABLE")
     return json_reply(status, {"error": {"code": status, "message": message, "errors": [error], "status": name}})
@@ -49,9 +49,9 @@ Answer = Callable[[str, str, dict[str, str], bytes], Reply | None]
 
 
 def forward(port: int, method: str, target: str, headers: dict[str, str], body: bytes) -> Reply:
-    """Pass a request on to a port of this machine.
+    """Forward a request to a port of this machine.
 
-    Raises: OSError or HTTPException when nobody answers there.
+    Raises: OSError or HTTPException when no server replies there.
     """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     try:
@@ -68,7 +68,7 @@ def serve(answer: Answer) -> ThreadingHTTPServer:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True  # else each reply waits 40 ms for the client's acknowledgement
+        disable_nagle_algorithm = True  # otherwise each reply waits 40 ms for the client's acknowledgement
         wbufsize = -1
 
         def _serve(self) -> None:
@@ -77,7 +77,7 @@ def serve(answer: Answer) -> ThreadingHTTPServer:
             try:
                 reply = answer(self.command, self.path, headers, body)
             except (OSError, http.client.HTTPException):
-                reply = None  # the emulator is down: its clients see a connection that breaks
+                reply = None  # the emulator is down: its clients see a broken connection
             if reply is None:
                 self.close_connection = True
                 return

@@ -1,4 +1,4 @@
-"""What would BigQuery make of an upload or a statement that bqemulator takes otherwise? Pure functions, for the proxy."""
+"""Corrects uploads and statements that bqemulator handles differently from BigQuery. Pure functions, for the proxy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _AS_SELECT = re.compile(r"\bas\s*\(?\s*(?:select|with)\b", re.IGNORECASE)
 
 
 def without_declared_columns(sql: str) -> str:
-    """Let `create table t (columns) as select` be `create table t as select`, which is all that bqemulator parses.
+    """Replace `create table t (columns) as select` by `create table t as select`, the only form that bqemulator parses.
 
     dbt writes the columns of a contract there, after comparing them with those of the select.
     """
@@ -41,14 +41,14 @@ def multipart_parts(content_type: str, body: bytes) -> tuple[Json, bytes]:
 
 
 class Upload:
-    """A resumable upload: the job it is for and what has arrived of the file."""
+    """A resumable upload: its job, and the part of the file that has arrived."""
 
     def __init__(self, job: Json) -> None:
         self.job = job
         self.file = bytearray()
 
     def take(self, content_range: str, chunk: bytes) -> bool:
-        """Add a chunk and say whether the file is whole."""
+        """Add a chunk and return whether the file is complete."""
         span, total = content_range.removeprefix("bytes ").split("/")
         if span != "*":
             start = int(span.split("-")[0])
@@ -57,9 +57,9 @@ class Upload:
 
 
 def refused_for_nulls(rows: pa.Table, fields: list[Json], *, is_declared: bool) -> str | None:
-    """Say what BigQuery refuses of a file for its nulls; bqemulator takes all.
+    """Return BigQuery's error about nulls in a file, or None; bqemulator accepts all nulls.
 
-    A file's column that may be null does not fit a required one, unless the job declares the schema; and a null never does.
+    A nullable column of a file does not fit a required one, unless the job declares the schema. A null in it never fits.
     """
     for name in (f["name"] for f in fields if f.get("mode") == "REQUIRED"):
         if name not in rows.column_names or rows[name].null_count:
@@ -70,7 +70,7 @@ def refused_for_nulls(rows: pa.Table, fields: list[Json], *, is_declared: bool) 
 
 
 def in_table_order(rows: pa.Table, fields: list[Json]) -> pa.Table:
-    """Put a file's columns in the order of its table, absent ones as nulls: BigQuery loads Parquet by name."""
+    """Return a file's columns in the order of its table, absent ones as nulls, because BigQuery loads Parquet by name."""
     names = [f["name"] for f in fields]
     if not names or set(rows.column_names) - set(names):
         return rows

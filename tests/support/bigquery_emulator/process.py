@@ -1,9 +1,9 @@
-"""What stands for BigQuery in tests? bqemulator, a real process, behind a proxy that corrects and disturbs it.
+"""BigQuery for tests: bqemulator, a real process, behind a proxy that corrects its replies and injects faults.
 
     with Emulator(tmp_path) as emulator:
         client, reader = clients(emulator)
 
-What it still does not tell: bytes processed (always 0), partition filters required (not enforced), speed.
+Limitations: bytes processed are always 0, required partition filters are not enforced, and its speed is not BigQuery's.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ STARTS_WITHIN_SECONDS = 60.0
 class Emulator:
     """A BigQuery for tests. `url` is its REST endpoint, `storage_endpoint` that of the Storage Read API.
 
-    Faults match the SQL of a query, or `load dataset.table as job_id`: a part of it, or a function of it.
+    Faults match the SQL of a query, or `load dataset.table as job_id`, by a part of the text or by a function of it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,7 +50,7 @@ class Emulator:
 
     def __enter__(self) -> Self:
         with duckdb.connect() as connection:
-            # bqemulator loads it, and would fetch it from the network.
+            # bqemulator loads this, and would otherwise download it.
             import_extension("spatial", con=connection)
         self.start()
         self._server = serve(self._imitation.answer)
@@ -66,15 +66,15 @@ class Emulator:
 
     @property
     def url(self) -> str:
-        """The REST endpoint: the proxy's."""
+        """The proxy's REST endpoint."""
         return self._imitation.url
 
     # The process
 
     def start(self) -> None:
-        """Start the process and wait until it answers.
+        """Start the process and wait until it replies.
 
-        Raises: RuntimeError when it ends, or does not answer in time.
+        Raises: RuntimeError when it ends, or does not reply in time.
         """
         ports = ["--rest-port", str(self._rest_port), "--grpc-port", str(self._grpc_port)]
         place = [
@@ -102,15 +102,15 @@ class Emulator:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """Ask the process to end, and wait for it."""
+        """Stop the process and wait for its end."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End the process at once, as a machine that fails."""
+        """Kill the process, like a machine failure."""
         self._end(signal.SIGKILL)
 
     def restart(self) -> None:
-        """Start again on the same ports and data."""
+        """Start again with the same ports and data."""
         self.stop()
         self.start()
 
@@ -126,7 +126,7 @@ class Emulator:
             self._process.wait()
         self._process = None
 
-    # What was asked
+    # Requests
 
     @property
     def asked(self) -> list[Asked]:
@@ -139,18 +139,18 @@ class Emulator:
         return [a.text for a in self.asked if not a.text.startswith("load ")]
 
     def forget(self) -> None:
-        """Forget what was asked, and the faults that did not come to pass."""
+        """Forget the requests and the faults that have not happened yet."""
         self._imitation.asked.clear()
         self._imitation.faults.clear()
 
     # Faults
 
     def refuse(self, match: Match, error: Json, times: int = 1) -> None:
-        """Refuse the next matching requests with `{status, reason, message}`; no job comes to exist."""
+        """Refuse the next matching requests with `{status, reason, message}`; no job is created."""
         self._imitation.faults.append(Fault("refuse", match, times, error=error))
 
     def fail(self, match: Match, error: Json, times: int = 1) -> None:
-        """Let the next matching jobs come to exist and fail with `{reason, message}`: their ids are burnt."""
+        """Create the next matching jobs and let them fail with `{reason, message}`, so that their ids are used up."""
         self._imitation.faults.append(Fault("fail", match, times, error=error))
 
     def before(self, match: Match, action: Callable[[], object], times: int = 1) -> None:

@@ -1,9 +1,8 @@
-"""Where does bqemulator answer otherwise than BigQuery, and what would BigQuery have answered?
+"""Proxy of bqemulator's REST interface: corrects replies that differ from BigQuery's.
 
-A proxy in front of its REST interface. It answers a repeated job id with 409, gives jobs the id that an upload asked for, and
-keeps the result of a read where the Storage Read API finds it; what it changes of files and statements is in
-tests/support/bigquery_emulator/known_gaps.py. Tests also use it to see statements and to inject faults.
-The text of a request, which faults match, is its SQL, or `load dataset.table as job_id`.
+It replies to a repeated job id with 409, gives jobs the id that an upload requested, and keeps the result of a read where the
+Storage Read API finds it. Its changes to files and statements are in tests/support/bigquery_emulator/known_gaps.py. Tests also
+use it to see statements and to inject faults. Faults match the text of a request: its SQL, or `load dataset.table as job_id`.
 """
 
 from __future__ import annotations
@@ -39,18 +38,18 @@ ANONYMOUS = "_anonymous"
 
 @dataclass(frozen=True)
 class Asked:
-    """A job or query that a client asked for, in the order of arrival; refused ones too."""
+    """A job or query that a client requested, in order of arrival; also a refused one."""
 
     text: str
     job_id: str | None
     labels: dict[str, str]
     is_dry_run: bool
-    configuration: Json = field(default_factory=dict)  # of the query or load, as it was asked for
+    configuration: Json = field(default_factory=dict)  # of the query or load, as requested
 
 
 @dataclass
 class Fault:
-    """What happens to the next `times` matching requests."""
+    """A fault of the next `times` matching requests."""
 
     kind: str  # refuse | fail | before | after | lose
     match: Match
@@ -59,12 +58,12 @@ class Fault:
     action: Callable[[], object] = lambda: None
 
     def concerns(self, text: str) -> bool:
-        """Whether the request is meant."""
+        """Whether the fault matches the request."""
         return self.match in text if isinstance(self.match, str) else self.match(text)
 
 
 class Imitation:
-    """BigQuery's REST interface, made of bqemulator's and what it lacks."""
+    """BigQuery's REST interface: bqemulator's, with corrections."""
 
     def __init__(self, emulator_port: int, staging: Path) -> None:
         self.emulator_port = emulator_port
@@ -83,7 +82,7 @@ class Imitation:
     # Requests
 
     def answer(self, method: str, target: str, headers: dict[str, str], body: bytes) -> Reply | None:
-        """Answer a request; None is a reply that got lost."""
+        """Handle a request; returns None for a lost reply."""
         url = urlsplit(target)
         path = url.path.strip("/").split("/")
         if path[0] == "upload":
@@ -124,7 +123,7 @@ class Imitation:
     def _insert(self, project: str, job: Json, file: bytes | None) -> Reply | None:
         asked = _asked_of(job)
         if asked.is_dry_run:
-            job["jobReference"].pop("jobId", None)  # a dry run makes no job, so it takes no id
+            job["jobReference"].pop("jobId", None)  # a dry run creates no job, so its id stays unused
             return self._performed(asked, lambda: self._post_job(project, job))
         job_id = asked.job_id or uuid4().hex
         job["jobReference"] = {"projectId": project, "location": "US"} | job.get("jobReference", {}) | {"jobId": job_id}
@@ -144,7 +143,7 @@ class Imitation:
     def _performed(
         self, asked: Asked, perform: Callable[[], Reply], release: str | None = None, job: Json | None = None
     ) -> Reply | None:
-        """Perform a request, with the faults that concern it."""
+        """Forward a request, with the faults that match it."""
         self.asked.append(asked)
         try:
             for fault in self._take(asked.text, "before"):
@@ -170,7 +169,7 @@ class Imitation:
             return found
 
     def _fail(self, job: Json, error: Json) -> Reply:
-        """Let a job exist and have failed: its id is burnt."""
+        """Create a job that has failed, so that its id is used up."""
         result = {"reason": error["reason"], "message": error["message"]}
         failed = job | {"kind": "bigquery#job", "status": {"state": "DONE", "errorResult": result, "errors": [result]}}
         self._failed[job["jobReference"]["jobId"]] = failed
@@ -186,7 +185,7 @@ class Imitation:
         known = True
         try:
             known = self._forward("GET", f"/bigquery/v2/projects/{project}/jobs/{job_id}", {}, b"").status == 200
-        finally:  # also when the emulator is down: nobody may wait for a job that never came to be
+        finally:  # also when the emulator is down, so that no client waits for a missing job
             if known:
                 self._release(job_id)
         return not known
@@ -246,7 +245,7 @@ class Imitation:
         self._post_job(project, {"configuration": {"query": query | {"query": statement}}, "jobReference": {}})
 
     def _corrected(self, reply: Reply, job_id: str) -> Reply:
-        """Say of a job what BigQuery would."""
+        """Return a job's description as BigQuery would give it."""
         if reply.status != 200:
             return reply
         job = reply.content
@@ -254,7 +253,7 @@ class Imitation:
         if job_id.startswith(READS) and "query" in configuration:
             configuration["query"]["destinationTable"] = _kept_in(job["jobReference"]["projectId"], job_id)
         if job_id in self._rows_loaded and reply.is_success:
-            # bqemulator counts the rows of the table, not of the load.
+            # bqemulator counts the rows of the table instead of the load.
             job["statistics"]["load"]["outputRows"] = str(self._rows_loaded[job_id])
         return json_reply(200, job)
 

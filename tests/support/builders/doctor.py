@@ -1,4 +1,4 @@
-"""What tests of the doctor share: a BigQuery in which nothing is wrong, and the findings that tell of trouble."""
+"""Builders for tests of the doctor: facts of a BigQuery without problems, and the findings that report problems."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RAW_GRANT = (
 
 
 def kept(table: Any) -> TableFacts:
-    """A table as this version makes it."""
+    """Facts of a table as this version creates it."""
     types = {column.name: TYPES.get(str(column.type), "TIMESTAMP") for column in table.columns}
     by_day = table.partition_on is not None
     return TableFacts(
@@ -61,7 +61,7 @@ def without_column(name: str, column: str) -> Facts:
 
 
 def troubles(found: list[Finding] | tuple[Finding, ...]) -> dict[str, str]:
-    """What is neither right nor left out."""
+    """Return the findings that are neither ok nor skipped."""
     return {one.check: one.state for one in found if one.state in ("warning", "failed")}
 
 

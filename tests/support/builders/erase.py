@@ -1,4 +1,4 @@
-"""What tests of erasure share: a world whose CRM knows users, and where a user is still to be found."""
+"""Builders for tests of erasure: a world whose CRM knows users, and a search for a user in all tables."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def told_world(history: Path, folder: Path, parsed: dict[str, Any]) -> Iterator[
 
 
 def eligible(world: World) -> str:
-    """Somebody with a voucher, of whom the CRM knows."""
+    """Return a user with a voucher who is in the CRM."""
     return next(user for row in world.query(ELIGIBLE) if world.crm.store.profile(user := str(row["user_id"])))
 
 
@@ -43,7 +43,7 @@ def erased(world: World, user: str, **parts: Any) -> Erased:
 
 
 def places_of(world: World, text: str) -> list[str]:
-    """Every column of every table in the file that holds the text somewhere."""
+    """Return every column of every table in the file that contains the text."""
     columns = world.query(
         """
         select table_schema || '.' || table_name as title, column_name from information_schema.columns
@@ -61,14 +61,14 @@ def places_of(world: World, text: str) -> list[str]:
 
 
 def outcomes(world: World) -> dict[str, str]:
-    """The last outcome of each step, of the one erasure there is."""
+    """Return the last outcome of each step of the only erasure."""
     rows = world.query("select * from ops.erasures order by recorded_at")
     assert len({row["erasure_id"] for row in rows}) == 1
     return {row["step"]: row["outcome"] for row in rows}
 
 
 def new_session(world: World, user: str, profile: dict[str, Any]) -> None:
-    """Let an old user come back: a changed profile, an hour in the app, no filing."""
+    """Let an old user return: a changed profile, an hour in the app, no filing."""
     for minute in range(0, 20, 4):
         world.append_event(user, "field_saved", at(6.2) + timedelta(minutes=minute), at(6.6))
     world._append(
@@ -77,7 +77,7 @@ def new_session(world: World, user: str, profile: dict[str, Any]) -> None:
 
 
 class Killed(BaseException):
-    """The process is no more: nothing of it has an effect after this."""
+    """The process was killed: no later code has an effect."""
 
 
 def erased_and_killed(world: World, user: str, place: int) -> None:

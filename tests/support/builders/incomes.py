@@ -1,4 +1,4 @@
-"""Examples in which each user has an income, a device and an origin of their own, and a bundle trained on them."""
+"""Examples in which each user has a unique income, device and origin, and a bundle trained on them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONTRACT = FeatureContract(
 
 
 def incomes(count: int = 3_000) -> pa.Table:
-    """Make examples with incomes that nobody shares, counts that many do, and words of one user each."""
+    """Make examples with unique incomes, counts that many users share, and words of single users."""
     rng = np.random.default_rng(2)
     income, errors = np.round(rng.lognormal(10.5, 0.5, count), 2), rng.poisson(2, count)
     label = rng.random(count) < 1 / (1 + np.exp(-(income - 40_000) / 12_000 - (errors - 2) / 2))
@@ -46,7 +46,7 @@ def incomes(count: int = 3_000) -> pa.Table:
 
 
 def train_on_incomes(models: Path) -> Path:
-    """Return the folder of the bundle."""
+    """Train a bundle and return its folder."""
     at, rules = datetime(2026, 11, 23, 9, tzinfo=UTC), TrainingRules(search=SearchRules(trials=0))
     return train(
         incomes(), CONTRACT, models, trained_at=at, until=at, label_window_days=14, threads=1, rules=rules

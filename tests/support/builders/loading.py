@@ -1,4 +1,4 @@
-"""What tests of loading share: rows of each file, and a load that must be refused and leave nothing behind."""
+"""Builders for tests of loading: rows of each file, and a load that must be refused and change nothing."""
 
 import re
 import tempfile
@@ -67,9 +67,9 @@ def load_text(warehouse: DuckDBWarehouse, folder: Path, key: str, *rows: str) ->
 
 
 def refusal(warehouse: DuckDBWarehouse, files: Mapping[str, Path | Sequence[Path]]) -> list[str]:
-    """Load what must be refused, beside a file that is right; return the message's lines after the first.
+    """Load files that must be refused, beside a valid one; return the message's lines after the first.
 
-    The tables, which hold something, stay as they are, and nothing else is left behind.
+    The tables, which already have rows, must stay the same, and no other file or table may be left behind.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

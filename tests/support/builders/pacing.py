@@ -1,4 +1,4 @@
-"""Simulated time for tests of the pace: a server counts requests as they arrive, threads wait as told, and nothing sleeps."""
+"""Simulated time for tests of the rate limiter: a server counts arriving requests, threads wait as requested, nothing sleeps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from crm_sync.destination import Run
 from crm_sync.destinations.http.rate_limiter import RateLimit, RateLimiter, RateLimitInfo
 
 
-class Asleep(Exception):  # noqa: N818 - it hands a thread's wait to the simulation
+class Asleep(Exception):  # noqa: N818 - it passes a thread's wait to the simulation
     """A thread of the simulation would sleep now."""
 
     def __init__(self, seconds: float) -> None:
@@ -21,7 +21,7 @@ class Asleep(Exception):  # noqa: N818 - it hands a thread's wait to the simulat
 
 @dataclass
 class Thread:
-    """A Run whose sleeps go to the simulation: to wait again later is what a loop over `sleep` does."""
+    """A Run whose sleeps go to the simulation. Waiting again later is equivalent to a loop over `sleep`."""
 
     now: float = 0.0
     run_id: str = "00000007-test"
@@ -34,15 +34,15 @@ class Thread:
         raise Asleep(seconds)
 
     def check(self) -> None:
-        """There is time."""
+        """Do nothing, because there is always time."""
 
 
 @dataclass
 class World:
-    """A server, the way there and back, and threads that send one request after the other.
+    """A server, the network delays, and threads that send one request after the other.
 
-    `delays` are the seconds that requests and replies take, in turn. `phase` is the time at the start. `speaks` makes the server
-    tell of its first limit; `foreign` are arrivals of others.
+    `delays` are the seconds that requests and replies take, alternately. `phase` is the time at the start. With `speaks`, the
+    server reports its first limit. `foreign` are arrivals from other clients.
     """
 
     pace: RateLimiter
@@ -56,7 +56,7 @@ class World:
     refused: int = 0
 
     def run(self, seconds: float, max_requests: int = 2_000) -> None:
-        """Let the threads send for so long."""
+        """Let the threads send for this many seconds."""
         order, turn = count(), count()
         events: list[tuple[float, int, str, float]] = []
 
@@ -93,7 +93,7 @@ class World:
 
 
 def asleep(pace: RateLimiter, run: Run) -> float:
-    """How long a thread would sleep now; 0 when its request may go out."""
+    """Return how long a thread would sleep now; 0 if it may send its request."""
     try:
         pace.wait(run)
     except Asleep as wait:

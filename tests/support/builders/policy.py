@@ -1,4 +1,4 @@
-"""What tests of the policy share: people, rules, and what is decided of them."""
+"""Builders for tests of the policy: people, rules, and the resulting decisions."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ from scoring.policy import (
 
 NOW = datetime(2026, 6, 15, 10, 0, tzinfo=UTC)
 SALT = "tax-season-2026"
-# Under SALT the draw of 1 is .887 and of 2 is .035: with a tenth held out, 1 is treated and 2 is not.
+# Under SALT the draw of 1 is .887 and that of 2 is .035. With a tenth in the holdout, 1 is treated and 2 is not.
 TREATED, HELD_OUT = 1, 2
 
 BANDS = RiskBands(high=0.65, medium=0.35)
@@ -39,7 +39,7 @@ TICK = timedelta(microseconds=1)
 
 @dataclass(frozen=True)
 class Person:
-    """One candidate; times are how long ago, None for never."""
+    """One candidate. Times are how long ago something happened, None for never."""
 
     number: int = TREATED
     probability: float = 0.7

@@ -1,4 +1,4 @@
-"""What do tests of the registry share: bundles that are small, and a tracking server that is real?"""
+"""Builders for tests of the registry: small bundles, and a real tracking server."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from scoring.registry.bundles import Bundle, load_bundle, write_manifest
 
 FIRST, SECOND = "20260601T100000Z-00000001", "20260608T100000Z-00000002"
 TRAINED_AT = datetime(2026, 6, 1, 10, tzinfo=UTC)
-# Two cores are shared by all tests, and importing the server's libraries takes most of a minute then.
+# All tests share two cores, and importing the server's libraries then takes most of a minute.
 STARTS_WITHIN_SECONDS = 180.0
 
 
 def make_bundle(models: Path, version: str, model: str = "{}") -> Bundle:
-    """Seal a bundle that nobody could score with, but that verifies."""
+    """Seal a bundle that verifies but cannot score."""
     folder = models / version
     folder.mkdir(parents=True)
     contract = FeatureContract(features=(Feature(name="age", type="number", range=(0, 120)),))
@@ -45,12 +45,12 @@ def make_bundle(models: Path, version: str, model: str = "{}") -> Bundle:
 
 
 def verdict(champion: str, challenger: str, *, is_better: object = True) -> str:
-    """What `winback evaluate` attaches, as far as promotion reads it."""
+    """Return the part of `winback evaluate`'s verdict that promotion reads."""
     return json.dumps({"is_better": is_better, "champion": champion, "challenger": challenger, "gain": 0.01})
 
 
 class TrackingServer:
-    """`mlflow server` as the runbook starts it: a process on a free loopback port, its database and artifacts in a folder."""
+    """`mlflow server` as the runbook starts it: a process on a free loopback port, with database and artifacts in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.artifacts = folder, folder / "artifacts"
@@ -77,15 +77,15 @@ class TrackingServer:
         self.kill()
 
     def start(self) -> None:
-        """Start it unless it runs, and wait until it answers.
+        """Start it unless it runs, and wait until it replies.
 
-        Raises: RuntimeError when it ends, or does not answer in time.
+        Raises: RuntimeError when it ends, or does not reply in time.
         """
         if self._process:
             return
         environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with (self.folder / "server.log").open("ab") as log:
-            # Its own group: the process that answers is a child.
+            # A process group of its own, because the process that replies is a child.
             self._process = subprocess.Popen(
                 self.command, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True
             )
@@ -97,7 +97,7 @@ class TrackingServer:
             time.sleep(0.2)
 
     def kill(self) -> None:
-        """Kill it and its child, as a machine that goes down does."""
+        """Kill it and its child, like a machine failure."""
         if self._process:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()

@@ -1,7 +1,7 @@
-"""In what world is a run killed or paused, and how are its processes had?
+"""World of a run that is killed or paused, and the processes around it.
 
-Everything is imported once and, for DuckDB, the dbt project parsed; then each run is a fork of this process, which itself opens
-no warehouse and starts no thread. The CRM and what stands for BigQuery are processes of their own.
+Everything is imported once, and for DuckDB the dbt project is parsed once. Then each run is a fork of this process, which itself
+opens no warehouse and starts no thread. The CRM and the BigQuery emulator are processes of their own.
 """
 
 from __future__ import annotations
@@ -60,24 +60,24 @@ if TYPE_CHECKING:
     from tests.support.bigquery_environment import BigQueryWorld
 
 COUNT_USERS = 1_500
-# Sent and acknowledged before: the hour then takes vouchers away that have expired, 24 hours later, or whose users have finished.
+# Sent and acknowledged before: the hour then withdraws vouchers that expired 24 hours later, or whose users have finished.
 BEFORE_HOURS, HOURS = 6.0, 31.0
 MAX_BATCH, MAX_IN_FLIGHT = 10, 3
-# Salesforce's properties have names of their own.
+# Salesforce's properties have other names.
 FIELDS_OF = {"salesforce": CONFIG.parent / "examples" / "salesforce" / "crm_fields.yml"}
-# What a job of theirs takes is a number of polls.
+# Their jobs take a number of polls.
 QUICK: dict[str, dict[str, Any]] = {
     "klaviyo": {"first_poll_seconds": 0.01, "max_poll_seconds": 0.01},
     "salesforce": {"first_poll_seconds": 0.01, "longest_poll_seconds": 0.01},
 }
-# How long after a killed run the next begins: no lease outlives it.
+# How long after a killed run the next one begins: any lease has expired by then.
 FIRST_RUN = at(HOURS) + timedelta(minutes=5)
 NEXT_RUN = FIRST_RUN + timedelta(hours=1)
 
 
 @dataclass(frozen=True)
 class Base:
-    """A world before the hour in question; trials work on copies."""
+    """A world before the hour under test; trials work on copies."""
 
     folder: Path
     crm: str
@@ -88,7 +88,7 @@ class Base:
 
     @contextmanager
     def copy(self) -> Iterator[Trial]:
-        """Yield a copy with servers of its own."""
+        """Yield a copy with its own servers."""
         folder = Path(tempfile.mkdtemp(prefix="trial-", dir=self.folder.parent))
         (folder / "dbt").mkdir()
         for name in ("winback.duckdb", "crm.sqlite", f"dbt/{PARSED}"):
@@ -103,7 +103,7 @@ class Base:
 
 @dataclass
 class Trial:
-    """A world of one trial. Whatever touches the warehouse does so in a child process."""
+    """A world of one trial. All access to the warehouse happens in child processes."""
 
     base: Base
     folder: Path
@@ -118,7 +118,7 @@ class Trial:
         places: Places | None = None,
         lease_seconds: int = 900,
     ) -> Callable[[], object]:
-        """One run, to be called in a child."""
+        """Do one run; call it in a child process."""
         settings = self.settings.model_copy(update={"lease_seconds": lease_seconds})
         clock = now if callable(now) else lambda: now
 
@@ -127,14 +127,14 @@ class Trial:
                 self.world.context(destination=None, settings=settings, now=clock) as context,
                 places.watched() if places else nullcontext(),
             ):
-                # A log of every batch: as it comes about, the log of so few rows would be one append at the end.
+                # Log every batch at once; otherwise the log of so few rows would be one append at the end.
                 context.warehouse.rows_per_append = MAX_BATCH
                 return hourly(context, at(hours)).as_dict()
 
         return act
 
     def run(self, hours: float = HOURS, **parts: Any) -> dict[str, Any]:
-        """One run in a process of its own. Raises: RuntimeError when it fails."""
+        """Do one run in a process of its own. Raises: RuntimeError when it fails."""
         return cast("dict[str, Any]", in_a_child(self.hour(hours, **parts), self.folder))
 
     def start(self, hours: float = HOURS, **parts: Any) -> Child:
@@ -142,11 +142,11 @@ class Trial:
         return Child(self.hour(hours, **parts), self.folder)
 
     def arrive(self, since: float, until: float) -> None:
-        """Have the events of some hours arrive."""
+        """Load the events that arrive in these hours."""
         in_a_child(lambda: self.arrive_here(since, until), self.folder)
 
     def arrive_here(self, since: float, until: float) -> None:
-        """The same, to be called in a child."""
+        """The same; call it in a child process."""
         app = arrived(self.base.folder.parent / "history", at(until), at(since))
         warehouse = open_warehouse(self.settings)
         try:
@@ -155,18 +155,18 @@ class Trial:
             warehouse.close()
 
     def places(self, **parts: Any) -> Places:
-        """Places of which the file in this world's folder tells."""
+        """Return Places that write their list into this world's folder."""
         return Places(self.folder / f"places-{time.monotonic_ns()}.json", **parts)
 
     def facts(self) -> Facts:
-        """Everything that the laws ask after."""
+        """Return all facts that the laws use."""
         tables = in_a_child(lambda: {name: self.world.query(sql) for name, sql in ASKED.items()}, self.folder)
         with closing(sqlite3.connect(self.folder / "crm.sqlite")) as db:
             profiles = db.execute("select external_id, attributes from profiles").fetchall()
             rows = db.execute("select external_id, run_id, changed from writes order by id").fetchall()
         config = self.settings.config
         fields = load_fields(config / "crm_fields.yml")
-        # The local CRM's store has one spelling for all CRMs; the mapping has Salesforce's.
+        # The local CRM stores one spelling for all CRMs; the mapping has Salesforce's.
         spelled = {spelled_in_the_store(target.property): target.property for target in fields.fields.values()}
 
         def told(attributes: str) -> dict[str, Any]:
@@ -184,7 +184,7 @@ class Trial:
 
 @contextmanager
 def servers(base: Base, folder: Path) -> Iterator[Trial]:
-    """Have the CRM served, and what stands for BigQuery, over the files in a folder."""
+    """Serve the CRM, and the BigQuery emulator, over the files in a folder."""
 
     @contextmanager
     def crm() -> Iterator[LocalCrm]:
@@ -209,7 +209,7 @@ def servers(base: Base, folder: Path) -> Iterator[Trial]:
             yield Trial(base, folder, world, settings_in(folder, **changes))
             return
         from tests.support.bigquery_emulator.process import Emulator  # noqa: PLC0415
-        from tests.support.bigquery_environment import BigQueryWorld, bigquery_settings  # noqa: PLC0415 - seconds that DuckDB need not pay
+        from tests.support.bigquery_environment import BigQueryWorld, bigquery_settings  # noqa: PLC0415 - slow
 
         def told(emulator: Emulator) -> tuple[str, str]:
             return emulator.url, emulator.storage_endpoint
@@ -222,7 +222,7 @@ def servers(base: Base, folder: Path) -> Iterator[Trial]:
 
 
 def make_history(folder: Path) -> None:
-    """Load an app up to the last run before the hour in question, and train. To be called in a child."""
+    """Load an app up to the last run before the hour under test, and train. Call it in a child process."""
     app = small_app(count_users=COUNT_USERS)
     app.write(folder / "app")
     settings = settings_in(folder)
@@ -233,7 +233,7 @@ def make_history(folder: Path) -> None:
 
 
 def arrived(history: Path, until: datetime, since: datetime | None = None) -> SyntheticApp:
-    """What has arrived by a time: a run that read ahead would hold back what the next hour has to tell."""
+    """Return what has arrived by a time. Later rows are absent, because a run that read them would leave nothing for later."""
 
     def cut(name: str, by: str) -> pa.Table:
         table = pq.read_table(history / "app" / f"{name}.parquet")
@@ -246,10 +246,10 @@ def arrived(history: Path, until: datetime, since: datetime | None = None) -> Sy
 
 
 def make_base(root: Path, crm: str, *, is_bigquery: bool = False, has_rejection: bool = True) -> Base:
-    """Make the world before the hour: history, a run that told the CRM, and then the arrivals of the hour.
+    """Make the world before the hour: history, a run that filled the CRM, and then the arrivals of the hour.
 
-    One user is erased, whose voucher expires in the hour, and one withdraws consent, both of whom the CRM knows; another, who is
-    to get a voucher, it will reject, unless `has_rejection` is false, which saves a run.
+    One user, whose voucher expires in the hour, is erased, and one withdraws consent; the CRM knows both. The CRM will reject
+    another user, who is to get a voucher, unless `has_rejection` is false, which saves a run.
     """
     history = root / "history"
     if not history.exists():
@@ -259,7 +259,7 @@ def make_base(root: Path, crm: str, *, is_bigquery: bool = False, has_rejection:
     base.folder.mkdir()
     config_of(crm, base.folder / "config")
     if not is_bigquery:
-        # dbt-bigquery's parse leaves behind what a fork cannot use: its children would wait for ever. Each parses for itself.
+        # dbt-bigquery's parse leaves state that makes forked children hang. So each child parses for itself.
         settings = settings_in(base.folder, config=base.folder / "config")
         parse_ahead(settings, base.parsed, Window(HISTORY_UNTIL, at(HOURS), HISTORY_UNTIL))
     with _before(base, history) as trial:
@@ -280,14 +280,14 @@ def make_base(root: Path, crm: str, *, is_bigquery: bool = False, has_rejection:
 
 
 def _granted(facts: Facts, epoch: int = 1) -> list[str]:
-    """The users whom a run told the CRM to have a voucher."""
+    """Return the users with a voucher that a run sent to the CRM."""
     rows = facts.tables["deliveries"]
     return sorted(row["user_id"] for row in rows if row["is_voucher_eligible"] is True and row["epoch"] == epoch)
 
 
 @contextmanager
 def _before(base: Base, history: Path) -> Iterator[Trial]:
-    """The base's own world, with history in it."""
+    """The base's own world, with history."""
     if not base.is_bigquery:
         shutil.copy(history / "winback.duckdb", base.folder)
         with servers(base, base.folder) as trial:
@@ -315,7 +315,7 @@ def _append(warehouse: Warehouse, app: SyntheticApp) -> None:
 
 
 def config_of(crm: str, folder: Path) -> None:
-    """Make files by which one hour has everything: vouchers that expire, budgets that are short, a hidden holdout."""
+    """Write configuration under which one hour has every case: expiring vouchers, short budgets, a hidden holdout."""
     shutil.copytree(CONFIG, folder)
     shutil.copy(FIELDS_OF.get(crm, CONFIG / "crm_fields.yml"), folder / "crm_fields.yml")
     options = {"max_batch": MAX_BATCH, "max_in_flight": MAX_IN_FLIGHT, "limits": []} | QUICK.get(crm, {})
@@ -329,10 +329,10 @@ def config_of(crm: str, folder: Path) -> None:
 
 @contextmanager
 def workshop() -> Iterator[Path]:
-    """A folder for bases and trials, and an environment for their runs; the folder goes afterwards."""
-    # Half of what dbt does in an hour is to test the data, which is no place of its own.
+    """A folder for bases and trials, and an environment for their runs; the folder is deleted afterwards."""
+    # Half of dbt's work in an hour is data tests, which are not places to die at.
     os.environ["DBT_EXCLUDE_RESOURCE_TYPES"] = "test"
-    # dbt's locks are semaphores that a killed process does not give back.
+    # dbt's locks are semaphores that a killed process never releases.
     os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker"
     root = Path(tempfile.mkdtemp(prefix="winback-runs-"))
     try:

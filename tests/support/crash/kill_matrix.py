@@ -1,13 +1,13 @@
-"""Killed at any effect of an hour, is nothing lost, nothing doubled, and all as if nothing had happened?
+"""Kills a run at each of its effects, and checks that nothing is lost or doubled after the next run.
 
     python -m tests.support.crash.kill_matrix [--short] [--crm braze,hubspot] [--warehouse duckdb] \
         [--places "after build audience"] [--json]
 
-A first run counts the places where a run may die: before and after every build by dbt, every write to the warehouse, every
+A first run counts the places where a run may die: before and after every build by dbt, every write to the warehouse, and every
 request to the CRM. Then, for each place, in a world of its own: a run is killed there by SIGKILL, another runs undisturbed, and
 the laws (tests/support/invariants.py) are checked. Exit 1 when a law is violated or a place could not be reached.
 
-    --short   of each kind of place one
+    --short   only one place of each kind
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.support.invariants import equal_to, judged, nothing_acknowledged_is_s
 
 @dataclass
 class Found:
-    """What a matrix found, for one CRM and warehouse. `kinds` are places found and killed at, by kind."""
+    """Result of a matrix for one CRM and warehouse. `kinds` are places found and killed at, by kind."""
 
     crm: str
     warehouse: str
@@ -47,7 +47,7 @@ class Found:
 
     @property
     def is_well(self) -> bool:
-        """Every place tried was killed at, and every law was checked and holds."""
+        """Whether a run was killed at every place tried, and every law was checked and holds."""
         return (
             not self.violations
             and all(killed == tried for tried, killed in self.kinds.values())
@@ -94,7 +94,7 @@ def matrix(base: Base, *, is_short: bool, only: list[str], lanes: int) -> Found:
 
 
 def killed_at(base: Base, place: Place, undisturbed: Any) -> tuple[bool, dict[str, Any]]:
-    """Run and be killed at a place, run again undisturbed, and check the laws."""
+    """Kill a run at a place, run again undisturbed, and check the laws."""
     with base.copy() as trial:
         places = trial.places(stop_at=place.number)
         code = trial.start(places=places).wait()
@@ -105,7 +105,7 @@ def killed_at(base: Base, place: Place, undisturbed: Any) -> tuple[bool, dict[st
 
 
 def _told(said: dict[str, Any]) -> dict[str, int]:
-    """What the hour held, so that no law is checked of an empty one."""
+    """Return what the hour contained, so that no law is checked on an empty one."""
     sync, scoring = said["sync"], said["scoring"]
     return {
         "decided": scoring["exits"],

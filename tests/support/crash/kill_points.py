@@ -1,7 +1,7 @@
-"""Where may a run die, and how does a test have it die, or pause, exactly there?
+"""Places where a run may die or pause, and a way to make it die or pause exactly there.
 
-Effects are what leaves the process: a build by dbt, a write to the warehouse, a request to the CRM. Each is two places: before it
-(a request is not sent yet) and after it (between the CRM's reply and all that follows from it).
+Places lie around effects, which leave the process: a build by dbt, a write to the warehouse, a request to the CRM. Each effect
+has two places: before it (the request is not sent yet) and after it (between the CRM's reply and the code that uses it).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from warehouse.tables import Table
 
 @dataclass(frozen=True)
 class Place:
-    """The how-manieth place of a run, from 1 on, and what it lies before or after: `build features`, `append ops.runs`."""
+    """The number of a place in a run, from 1, and what it lies before or after: `build features`, `append ops.runs`."""
 
     number: int
     when: str
@@ -39,9 +39,9 @@ class Place:
 
 @dataclass
 class Places:
-    """Counts the places that this process passes, and does something at one of them: by its number, or by its name.
+    """Counts the places that this process passes, and acts at one of them, given by number or name.
 
-    By default it is killed. What another `act` does there is no place.
+    By default the process is killed there. Effects of another `act` are not counted as places.
     """
 
     told_in: Path
@@ -54,10 +54,10 @@ class Places:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Put a place before and after every effect, and tell of all that were passed."""
+        """Put a place before and after every effect, and record all places passed."""
         warehouses: list[Any] = [DuckDBWarehouse]
         if "warehouse.bigquery.warehouse" in __import__("sys").modules:
-            from warehouse.bigquery.warehouse import BigQueryWarehouse  # noqa: PLC0415 - a second that DuckDB need not pay
+            from warehouse.bigquery.warehouse import BigQueryWarehouse  # noqa: PLC0415 - slow
 
             warehouses.append(BigQueryWarehouse)
         effects: list[tuple[Any, str, Callable[..., str]]] = [
@@ -80,7 +80,7 @@ class Places:
 
     def _near(self, effect: Callable[..., Any], named: Callable[..., str]) -> Callable[..., Any]:
         def dangerous(*args: Any, **kwargs: Any) -> Any:
-            if self._is_out or getattr(self._within, "effect", False):  # on DuckDB to append once is to append
+            if self._is_out or getattr(self._within, "effect", False):  # on DuckDB, append_once is an append
                 return effect(*args, **kwargs)
             name = named(*args, **kwargs)
             self._pass("before", name)
@@ -108,7 +108,7 @@ class Places:
 
 
 def told(file: Path) -> list[Place]:
-    """What a process told: all places it passed, or the one where it got the signal."""
+    """Return the places that a process recorded: all it passed, or the one where it received the signal."""
     return [Place(**each) for each in json.loads(file.read_text())] if file.exists() else []
 
 
@@ -120,5 +120,5 @@ def _written(name: str) -> Callable[..., str]:
 
 
 def _endpoint(method: str, path: str) -> str:
-    """Method and path, with ids left out."""
+    """Return method and path without ids."""
     return f"{method} {re.sub(r'(?<=/)(?=[^/]*[0-9])[^/]{10,}', '*', urlsplit(path).path)}"

@@ -1,15 +1,15 @@
-"""Two runs at once: one pauses at an effect, another goes through meanwhile, the first wakes up. Do the laws hold after a third?
+"""Two concurrent runs: the first pauses at an effect while another runs, then continues. The laws must hold after a third run.
 
     python -m tests.support.crash.pause_matrix [--warehouse duckdb|bigquery] [--modes free,expired,held,file] \
         [--places 'after build audience']
 
-On BigQuery (the emulator) the first is a process that is paused by SIGSTOP. A DuckDB file is held by one process: there the
-second run takes place within the first, at the same point, over a warehouse that says it would let others in.
+On BigQuery (the emulator) the first run is a process that is paused by SIGSTOP. Only one process can hold a DuckDB file. There
+the second run happens within the first, at the same point, over a warehouse that claims to allow other processes.
 
-    free      without a lease (WINBACK_LEASE_SECONDS=0): both work, and one of them in vain
-    expired   the second comes when the first's lease has run out: it takes over, and the first stops when it notices
-    held      the second comes in time: it says who is at it, and leaves
-    file      DuckDB as it is: the first sleeps, --sleep-seconds long, and the second says who holds the file, and leaves
+    free      without a lease (WINBACK_LEASE_SECONDS=0): both work, and the work of one is lost
+    expired   the second comes after the first's lease expired: it takes over, and the first stops when it notices
+    held      the second comes before that: it names the holder and exits
+    file      plain DuckDB: the first sleeps for --sleep-seconds, and the second names the holder of the file and exits
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ PLACES = (
     "before append ops.reports",
 )
 MODES = ("free", "expired", "held", "file")
-# What follows from the raw events alone, whoever built it.
+# Tables that depend only on the raw events, whichever run built them.
 FROM_EVENTS = ("sessions", "exits")
 
 
 @dataclass
 class Case:
-    """One pause: what became of the first and the second run, and what the laws say after the third."""
+    """One pause: the results of the first and the second run, and of the laws after the third."""
 
     place: str
     mode: str
@@ -64,7 +64,7 @@ class Case:
 
 
 def pause(base: Base, place: str, mode: str, twin: Facts, sleep_seconds: float = 0) -> Case:
-    """Pause a run at a place, have another one go through, let the first go on, and have a third one run."""
+    """Pause a run at a place, do another one, resume the first, and do a third one."""
     case = Case(place, mode)
     lease_seconds = 0 if mode == "free" else 900
     is_kept_out = mode in ("held", "file")
@@ -95,8 +95,8 @@ def pause(base: Base, place: str, mode: str, twin: Facts, sleep_seconds: float =
     verdicts = judged(facts, as_the_events_say(twin))
     case.laws = {law: [verdict.checked, len(verdict.violations)] for law, verdict in verdicts.items()}
     case.violations = [f"{law}: {text}" for law, verdict in verdicts.items() for text in verdict.violations]
-    # Without a lease the first may find another's candidates amid its own, and says so. Past the last point at which it looks, it
-    # does not notice any more that it was overtaken.
+    # Without a lease the first may find the other's candidates among its own, and reports it. After its last check it no
+    # longer notices that it was overtaken.
     firsts = {"free": ("done", "ContractError"), "expired": ("overtaken",)}.get(mode, ("done",))
     is_late = mode == "expired" and place == PLACES[-1]
     if not case.first.startswith(("done",) if is_late else firsts):
@@ -113,12 +113,12 @@ def overlapping_processes(
     second: Callable[[], object],
     meanwhile: Callable[[], None],
 ) -> tuple[str, str]:
-    """Two processes, the first paused by SIGSTOP while the second runs."""
+    """Use two processes; the first is paused by SIGSTOP while the second runs."""
     places.act = lambda: os.kill(os.getpid(), signal.SIGSTOP)
     sleeper = Child(lambda: ended(first), trial.folder)
     if not sleeper.wait_until_stopped():
         return f"never paused: {sleeper.error}", "did not run"
-    if trial.base.is_bigquery:  # nobody else may write to a DuckDB file
+    if trial.base.is_bigquery:  # no other process may write to a DuckDB file
         trial.arrive(HOURS, HOURS + 1)
     meanwhile()
     other = Child(lambda: ended(second), trial.folder)
@@ -134,7 +134,7 @@ def within_one_process(
     second: Callable[[], object],
     meanwhile: Callable[[], None],
 ) -> tuple[str, str]:
-    """One process that holds the file: the second run takes place within the first."""
+    """Use one process that holds the file; the second run happens within the first."""
     said: list[str] = []
 
     def act() -> None:
@@ -149,7 +149,7 @@ def within_one_process(
 
 
 def shared(act: Callable[[], object]) -> Callable[[], object]:
-    """Have DuckDB say that it would let other processes in, so that leases are taken."""
+    """Make DuckDB claim to allow other processes, so that leases are used."""
 
     def over() -> object:
         DuckDBWarehouse.is_exclusive = False
@@ -159,7 +159,7 @@ def shared(act: Callable[[], object]) -> Callable[[], object]:
 
 
 def ended(run: Callable[[], object]) -> str:
-    """How a run ended: done, busy, overtaken, or by which error."""
+    """Return how a run ended: done, busy, overtaken, or the name of its error."""
     try:
         run()
     except RunInProgressError:
@@ -170,13 +170,13 @@ def ended(run: Callable[[], object]) -> str:
 
 
 def set_clock(clock: Path, moment: datetime) -> None:
-    """Put the first run's clock."""
+    """Set the first run's clock."""
     clock.with_suffix(".new").write_text(moment.isoformat())
     clock.with_suffix(".new").rename(clock)
 
 
 def as_the_events_say(twin: Facts) -> Callable[[Facts], Verdict]:
-    """The law that what follows from the raw events alone is as in a world where each run ran by itself."""
+    """Return the law that tables that depend only on the raw events equal those of runs without overlap."""
 
     def sessions_and_exits_are_as_the_events_say(facts: Facts) -> Verdict:
         seen = Verdict()
@@ -190,7 +190,7 @@ def as_the_events_say(twin: Facts) -> Callable[[Facts], Verdict]:
 
 
 def undisturbed(base: Base) -> Facts:
-    """The three runs, one after the other."""
+    """Return the facts after the three runs, one after the other."""
     with base.copy() as trial:
         for hour in range(3):
             if hour:

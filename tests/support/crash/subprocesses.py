@@ -1,6 +1,6 @@
-"""How does a test have something done in a process of its own, by forking, and stop, pause or kill that process?
+"""Runs functions in forked processes, and stops, pauses or kills them.
 
-Whoever forks has no threads of its own: they would not be there in the child, and their locks might be held for ever.
+The forking process must have no other threads: they would be missing in the child, and their locks might stay held.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 
 class Child:
-    """A forked process that does one thing. What it returns is `answer`, once it has ended with 0."""
+    """A forked process that calls one function. `answer` is the return value after it ended with 0."""
 
     def __init__(self, act: Callable[[], object], folder: Path) -> None:
         self._answer = folder / f"answer-{time.monotonic_ns()}.pickle"
@@ -33,31 +33,31 @@ class Child:
             os._exit(0)
 
     def wait(self) -> int:
-        """Return the exit code; of a signal's victim the signal's number, negative."""
+        """Return the exit code; negative for a process ended by a signal."""
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
     def wait_until_stopped(self) -> bool:
-        """Wait until the process is paused; False when it ended instead."""
+        """Wait until the process is paused; returns False if it ended instead."""
         return os.WIFSTOPPED(os.waitpid(self.pid, os.WUNTRACED)[1])
 
     def signal(self, sign: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send a signal to the process."""
         os.kill(self.pid, sign)
 
     @property
     def answer(self) -> Any:
-        """What it returned."""
+        """The return value."""
         return pickle.loads(self._answer.read_bytes())  # noqa: S301 - our own child wrote it
 
     @property
     def error(self) -> str:
-        """The traceback of what ended it, if anything did."""
+        """The traceback of the error that ended it, if any."""
         file = self._answer.with_suffix(".error")
         return file.read_text() if file.exists() else ""
 
 
 def in_a_child(act: Callable[[], object], folder: Path) -> Any:
-    """Do it in a process of its own and return what it returns. Raises: RuntimeError with its traceback."""
+    """Call a function in a process of its own and return its value. Raises: RuntimeError with its traceback."""
     child = Child(act, folder)
     if child.wait() != 0:
         raise RuntimeError(child.error)
@@ -66,7 +66,7 @@ def in_a_child(act: Callable[[], object], folder: Path) -> Any:
 
 @contextmanager
 def served(make: Callable[[], AbstractContextManager[Any]], told: Callable[[Any], Any], folder: Path) -> Iterator[Any]:
-    """Have a process of its own serve something, and yield what it tells of it."""
+    """Start a server in a process of its own, and yield what it reports about itself."""
     parent, file = os.getpid(), folder / f"served-{time.monotonic_ns()}.pickle"
 
     def serve() -> None:

@@ -1,4 +1,4 @@
-"""What tests of all CRMs at once share: how to connect to each, what it calls our properties, and ids that are hard to write."""
+"""Helpers for tests over all CRMs: connections, property names, and ids that are hard to write."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from crm_sync.field_mapping import load_fields
 from tests.support.sync.builders import MAPPING
 
 SALESFORCE_FIELDS = load_fields(Path(__file__).parents[3] / "examples/salesforce/crm_fields.yml")
-# By the name under which the local CRM keeps a property, Salesforce's own.
+# By the local CRM's name of a property, Salesforce's name.
 OF_SALESFORCE = {target.property: SALESFORCE_FIELDS.fields[name].property for name, target in MAPPING.fields.items()}
 ODD_IDS = [
     *("a/b", "a,b", "a;b", 'a"b', "a'b", "it's", 'quo"te', "a\\b", "\\u0041", "a\nb", "a\r\nb", " a ", " ", "..", "0", "null"),
@@ -22,12 +22,12 @@ ODD_IDS = [
 
 
 def connected(name: str, url: str, key: str, **options: Any) -> Destination:
-    """The CRM of this name, with its documented limits unless they are among the options."""
+    """Connect to the CRM of this name, with its documented limits unless the options have others."""
     adapter = ADAPTERS[name]
     return adapter.connect(url, key, adapter.options.model_validate(options), RetryBudget(120.0))
 
 
 def change(name: str, external_id: str, **attributes: Value) -> Change:
-    """A change in the CRM's own names of properties, told by those of config/crm_fields.yml."""
+    """Return a change with the CRM's own property names, given those of config/crm_fields.yml."""
     names = OF_SALESFORCE if name == "salesforce" else {}
     return Change(external_id, {names.get(each, each): value for each, value in attributes.items()})

@@ -1,4 +1,4 @@
-"""What tests of HubSpot share: who is sent, what it says, and its own description of its API."""
+"""Helpers for tests of HubSpot: batches, replies, and HubSpot's own API description."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Connect = Callable[..., HubSpot]
 
 @contextmanager
 def connecting() -> Iterator[Connect]:
-    """Connect to addresses, and let go of the connections at the end."""
+    """Connect to addresses, and close the connections at the end."""
     with ExitStack() as stack:
 
         def connect(url: str, key: str = KEY, budget_seconds: float = 120.0, **options: Any) -> HubSpot:
@@ -48,7 +48,7 @@ def post(crm: LocalCrm, path: str, body: object, key: str = KEY) -> requests.Res
 
 
 def result(trace: object = None, user: str | None = None, **more: Any) -> dict[str, Any]:
-    # Each user has a contact of their own unless `more` says otherwise.
+    # Each user has a contact of their own unless `more` overrides it.
     said = {"id": f"9{trace}{user}", "new": True, "properties": {} if user is None else {ID: user}, **more}
     return said if trace is None else said | {"objectWriteTraceId": trace}
 
@@ -68,9 +68,9 @@ def complete(*results: Any, errors: Any = None, **more: Any) -> dict[str, Any]:
 
 
 def described() -> Any:
-    """HubSpot's own description with what tools need mended.
+    """Return HubSpot's own description with fixes that tools need.
 
-    Null examples are none, errors have a media type, no content is said by leaving it out, and OAuth is not ours to check.
+    Null examples are removed, errors get a media type, empty content is removed, and OAuth is not checked.
     """
     path = find_or_skip("hubspot_contacts_v3.json")
     pytest.importorskip("openapi_core")
@@ -88,7 +88,7 @@ def described() -> Any:
 
 
 def as_described(url: str) -> Any:
-    """Load it with the server being where the request went; skip without it, or without what reads it."""
+    """Load the description with the request's server; skip the test if it or its library is missing."""
     description = described() | {"servers": [{"url": url}]}
     from openapi_core import OpenAPI  # noqa: PLC0415
 

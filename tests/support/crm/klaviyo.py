@@ -1,4 +1,4 @@
-"""What tests of Klaviyo share: who is sent, what it says, and its own description of its API."""
+"""Helpers for tests of Klaviyo: batches, replies, and Klaviyo's own API description."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def description(name: str) -> Any:
 
 
 def held_against_the_description(response: Response, contradictions: list[str]) -> Response:
-    """Note what contradicts the description: of a request where it was taken, of a reply always."""
+    """Record contradictions to the description: in accepted requests, and in every reply."""
     from openapi_core.contrib.flask import FlaskOpenAPIRequest, FlaskOpenAPIResponse  # noqa: PLC0415 - absent in places
     from openapi_core.exceptions import OpenAPIError  # noqa: PLC0415
 
@@ -52,7 +52,7 @@ def held_against_the_description(response: Response, contradictions: list[str]) 
 
         def __init__(self) -> None:
             super().__init__(request)
-            # The only variable of a path, by the names that the description has for it.
+            # The only variable of a path, by each name that the description has for it.
             self.parameters.path = {name: v for v in (request.view_args or {}).values() for name in ("id", "job_id")}
 
     if request.path.startswith("/api/"):
@@ -68,9 +68,9 @@ def held_against_the_description(response: Response, contradictions: list[str]) 
 
 @contextmanager
 def described_crm(folder: Path, run: FakeRunContext, key: str = KEY) -> Iterator[LocalCrm]:
-    """The local CRM, living by the run's clock, so that waits and limits agree without time passing.
+    """The local CRM with the run's clock, so that waits and limits agree without real time passing.
 
-    What is asked of it as Klaviyo, and what it says, is held against Klaviyo's own description where that is to be had.
+    Its Klaviyo requests and replies are checked against Klaviyo's own description, if that is available.
     """
     with LocalCrm(folder / "crm.db", api_key=key, clock=lambda: START + timedelta(seconds=run.clock())) as server:
         contradictions: list[str] = []

@@ -1,4 +1,4 @@
-"""What tests of destinations share: a run that waits without time passing, and a server that says what it is told."""
+"""Helpers for tests of destinations: a run that waits without real time passing, and a server with scripted replies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DATE_SECONDS = 1_781_517_600  # DATE as an epoch second
 
 @dataclass
 class FakeRunContext:
-    """A Run whose waits take no time and are remembered; after `seconds_left` of them it has to leave."""
+    """A Run whose waits take no time and are recorded. After `seconds_left` of waiting, it must stop."""
 
     run_id: str = "00000007-test"
     seconds_left: float = float("inf")
@@ -45,7 +45,7 @@ class FakeRunContext:
 
 @dataclass
 class Canned:
-    """One reply. Bytes as body go as they are, all else as JSON; `date` is the server's clock, None where it has none."""
+    """One reply. A body of bytes is sent as it is, anything else as JSON. `date` is the server's clock, None for no header."""
 
     status: int = 200
     body: Any = None
@@ -61,7 +61,7 @@ class Canned:
 
 @dataclass
 class Asked:
-    """One request as the server got it; header names in lower case."""
+    """One request as the server received it; header names in lower case."""
 
     method: str
     path: str
@@ -75,7 +75,7 @@ class Asked:
 
 @dataclass
 class Script:
-    """Where the server is, and what it was asked."""
+    """Address of the server, and its requests."""
 
     url: str
     asked: list[Asked]
@@ -83,7 +83,7 @@ class Script:
 
 @contextmanager
 def scripted_server(*replies: Canned) -> Iterator[Script]:
-    """Serve these replies in order, the last one for ever, to whatever request comes."""
+    """Send these replies in order, repeating the last one, whatever the requests."""
     queue, asked, lock = deque(replies), list[Asked](), threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -108,7 +108,7 @@ def scripted_server(*replies: Canned) -> Iterator[Script]:
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer  # noqa: N815 - the base class's names
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-            """Say nothing."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)

@@ -1,4 +1,4 @@
-"""What tests of the local CRM share: a clock that stands still, and a few words for asking over HTTP."""
+"""Helpers for tests of the local CRM: a fixed clock, and shortcuts for HTTP requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests of Salesforce share: who is sent, and what its documentation shows it to say."""
+"""Helpers for tests of Salesforce: batches, and replies as its documentation shows them."""
 
 from crm_sync.destination import Outcome
 from crm_sync.destinations.http.transport import RetryBudget

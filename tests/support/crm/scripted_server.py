@@ -1,4 +1,4 @@
-"""A server that writes bytes, connection by connection, and a clock that goes on by each look at it: nothing sleeps."""
+"""A server that sends scripted bytes per connection, and a clock that advances with each reading, so that nothing sleeps."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Script = Callable[["Connection"], None]
 
 @dataclass
 class Connection:
-    """One connection as the server has it."""
+    """One connection, from the server's side."""
 
     socket: socket.socket
 
     def asked(self) -> bytes:
-        """The next request, which ends in the JSON object that tests send; nothing when the client has left."""
+        """Return the next request, which ends in the JSON object that tests send; empty after the client has left."""
         content = b""
         while not content.endswith(b"}"):
             part = self.socket.recv(65_536)
@@ -36,7 +36,7 @@ class Connection:
             self.socket.sendall(part)
 
     def drips(self, content: bytes) -> None:
-        """Write a byte at a time, the last one for ever, until the client leaves."""
+        """Send one byte at a time, repeating the last one, until the client leaves."""
         for byte in itertools.chain(content[:-1], itertools.repeat(content[-1])):
             self.socket.sendall(bytes([byte]))
 
@@ -50,7 +50,7 @@ class Server:
 
 @contextmanager
 def serving(*scripts: Script, wrap: Callable[[socket.socket], socket.socket] = lambda raw: raw) -> Iterator[Server]:
-    """Serve each connection in its turn by a script, the last one for ever; a script's end closes the connection."""
+    """Serve each connection with its own script, and further ones with the last. The end of a script closes the connection."""
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     server = Server(f"http://127.0.0.1:{port}", port)
@@ -65,7 +65,7 @@ def serving(*scripts: Script, wrap: Callable[[socket.socket], socket.socket] = l
                 raw, _ = listener.accept()
             except OSError:
                 return
-            # Else a reply may wait for the client's acknowledgement of TLS's session tickets, and closing would drop it.
+            # Otherwise a reply may wait for the client's acknowledgement of TLS's session tickets, and closing would drop it.
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             server.connections.append(Connection(raw))
             script = scripts[min(number, len(scripts) - 1)]
@@ -80,7 +80,7 @@ def serving(*scripts: Script, wrap: Callable[[socket.socket], socket.socket] = l
 
 
 def answers(*contents: bytes) -> Script:
-    """Answer each request of a connection with the next of these."""
+    """Reply to each request of a connection with the next of these."""
 
     def script(connection: Connection) -> None:
         for content in contents:
@@ -97,7 +97,7 @@ def ok(content: bytes) -> bytes:
 
 @dataclass
 class Ticking:
-    """A clock that is `step` seconds later at each look."""
+    """A clock that advances by `step` seconds with each reading."""
 
     step: float
     now: float = 0.0
@@ -108,5 +108,5 @@ class Ticking:
 
 
 def hurried(seconds_left: float, clock: Ticking) -> Deadline:
-    """A run whose waits take no time beside what its clock says."""
+    """A run whose waits take no time except what its clock shows."""
     return Deadline(RUN_ID, seconds_left, clock=clock, wait=lambda _: None)

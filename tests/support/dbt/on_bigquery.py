@@ -1,4 +1,4 @@
-"""What does a dbt command send to BigQuery? Every statement, recorded instead of sent: no credentials, no network."""
+"""Records the statements of a dbt command for BigQuery instead of sending them: no credentials, no network."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ winback:
   outputs:
     bigquery: {type: bigquery, method: oauth-secrets, token: none, project: some-project, dataset: winback, threads: 1}
 """
-# What dbt changes by a call of the API, not by a statement.
+# Changes that dbt makes by an API call, not by a statement.
 _API_CALLS = ("create_schema", "drop_relation", "update_columns", "update_table_description")
 
 
 @dataclass(frozen=True)
 class Statement:
-    """One statement, and the model or test that it was sent for; "" when for none."""
+    """One statement, and the model or test that it was sent for; "" for none."""
 
     node: str
     sql: str
@@ -42,16 +42,16 @@ class Statement:
 
 @dataclass
 class Recording:
-    """What a command sent, and the project as dbt understood it."""
+    """The statements of a command, and the project as dbt parsed it."""
 
     statements: list[Statement] = field(default_factory=list)
     manifest: dict[str, Any] = field(default_factory=dict)
 
 
 def record(folder: Path, *arguments: str, is_first: bool = False, **variables: Any) -> Recording:
-    """Run dbt with these arguments and vars against a BigQuery that answers nothing and where every test passes.
+    """Run dbt with these arguments and vars against a BigQuery that returns nothing and where every test passes.
 
-    Every relation is there already, with the columns that its description names; when `is_first`, none is.
+    Every relation exists, with the columns of its description; with `is_first`, none exists.
     """
     recording = Recording()
     (folder / "profiles.yml").write_text(PROFILE)
@@ -75,9 +75,9 @@ def record(folder: Path, *arguments: str, is_first: bool = False, **variables: A
 
 
 def partitions(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """The partition column of every table that grows with time, and of the views that only rename one, by `schema.name`.
+    """Return the partition column of every table that grows with time, and of views that only rename one, by `schema.name`.
 
-    Of dbt's tables the models say it, of Python's tables warehouse/tables.py. A view over one keeps the column's name.
+    It comes from dbt's models, and for Python's tables from warehouse/tables.py. A view over a table keeps the column's name.
     """
     by_python = {table.name: table.partition_on for table in ALL if table.partition_on}
     columns: dict[str, str] = {}
@@ -116,7 +116,7 @@ def _answer(patch: pytest.MonkeyPatch, statements: list[Statement], *, is_first:
 
     def get_column_schema_from_query(adapter: Any, sql: str) -> list[Any]:
         note(sql)
-        return []  # for the query and for the contract alike, so that they agree
+        return []  # for the query as for the contract, so that they agree
 
     def get_relation(adapter: Any, database: str, schema: str, identifier: str) -> Any:
         kind = "view" if identifier in views else "table"

@@ -1,4 +1,4 @@
-"""What does a dbt command do on a DuckDB of its own: run in this process, with every warning an error?"""
+"""Runs a dbt command on a separate DuckDB in this process, with every warning an error."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def prepare_empty(folder: Path) -> Path:
 
 
 def invoke(database: Path, *arguments: str, **variables: Any) -> dbtRunnerResult:
-    """Run dbt and give back whatever came of it. Artifacts go to `target` beside the database."""
+    """Run dbt and return its result. Artifacts go to `target` beside the database."""
     folder = database.parent
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WINBACK_WAREHOUSE", f"duckdb:///{database}")
@@ -48,7 +48,7 @@ def invoke(database: Path, *arguments: str, **variables: Any) -> dbtRunnerResult
 
 
 def run(database: Path, *arguments: str, **variables: Any) -> list[Any]:
-    """Run dbt and give back the result of every node, having checked that all went well."""
+    """Run dbt, check that everything succeeded, and return the result of every node."""
     outcome = invoke(database, *arguments, **variables)
     results = getattr(outcome.result, "results", [])
     broken = {result.node.name: result.message for result in results if result.status not in ("success", "pass")}
@@ -57,5 +57,5 @@ def run(database: Path, *arguments: str, **variables: Any) -> list[Any]:
 
 
 def artifact(database: Path, name: str) -> dict[str, Any]:
-    """What the last command wrote: manifest.json, catalog.json."""
+    """Return a file of the last command: manifest.json, catalog.json."""
     return json.loads((database.parent / "target" / name).read_text())  # type: ignore[no-any-return]

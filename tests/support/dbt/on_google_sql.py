@@ -1,4 +1,4 @@
-"""dbt-bigquery whose every statement is analysed and executed by Google's reference implementation."""
+"""Runs dbt-bigquery with Google's reference implementation, which analyses and executes every statement."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zetasql.core.exceptions import ServerError
 
 from tests.support.google_sql.engine import GoogleSql, NotBigQueryError
 
-# What dbt changes by a call of the API, not by a statement.
+# Changes that dbt makes by an API call, not by a statement.
 _API_CALLS = ("create_schema", "update_columns", "update_table_description")
 Note = Callable[[str, str], None]  # node, statement
 
@@ -27,9 +27,9 @@ def _ignore(node: str, sql: str) -> None:
 
 @contextmanager
 def dbt_reaches(google: GoogleSql, note: Note = _ignore) -> Iterator[None]:
-    """Within this, dbt's BigQuery is `google`; `note` is called with each statement and the node it is sent for.
+    """Make `google` dbt's BigQuery within this block. `note` is called with each statement and its node.
 
-    A statement that GoogleSQL refuses is an error of its node, as one that BigQuery refuses is.
+    A statement that GoogleSQL refuses is an error of its node, as with BigQuery.
     """
     with pytest.MonkeyPatch.context() as patch:
         _replace(patch, google, note)

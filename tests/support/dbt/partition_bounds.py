@@ -1,7 +1,7 @@
-"""Which statements read a table that grows with time without saying, by a literal, from which day on?
+"""Finds statements that read a table that grows with time without a literal lower bound on the day.
 
-Such a table is partitioned by day. BigQuery reads and bills only the days that a literal bound on the partition column
-leaves, and every day when the bound is missing, hidden in a function or found by a subquery. So the bound stands in the very
+Such a table is partitioned by day. BigQuery reads and bills only the days within a literal bound on the partition column. It
+reads every day if the bound is missing, inside a function, or from a subquery. So the bound must be in the same
 SELECT, MERGE, DELETE or UPDATE that names the table: https://cloud.google.com/bigquery/docs/querying-partitioned-tables
 """
 
@@ -30,11 +30,11 @@ _CONVERSIONS = (exp.Cast, exp.Date, exp.Datetime, exp.Timestamp)
 
 
 def violations(sql: str, partitions: Mapping[str, str]) -> list[str]:
-    """Say of each read that nothing bounds, in BigQuery SQL of one statement or several, what is wrong; none is good.
+    """Return a description of each unbounded read in BigQuery SQL of one or more statements.
 
-    `partitions` names the partition column of each big table, and of each view that only renames one: `table` or
-    `dataset.table` -> column. Creating such a view reads nothing: whoever selects from it brings the bound.
-    A statement that cannot be parsed is a violation when it names a big table.
+    `partitions` has the partition column of each big table, and of each view that only renames one: `table` or
+    `dataset.table` -> column. Creating such a view reads nothing; the query that selects from it must have the bound.
+    A statement that cannot be parsed is a violation if it names a big table.
     """
     try:
         statements = [statement for statement in sqlglot.parse(sql, dialect="bigquery") if statement]
@@ -56,7 +56,7 @@ def violations(sql: str, partitions: Mapping[str, str]) -> list[str]:
 
 def _not_understood(text: str, partitions: Mapping[str, str]) -> list[str]:
     names = [name.split(".")[-1] for name in partitions]
-    # Whole names only: int_sessions is not int_sessions_this_run.
+    # Only whole names match: int_sessions is not int_sessions_this_run.
     return [f"{name}: named in a statement that cannot be parsed" for name in names if re.search(rf"\b{name}\b", text)]
 
 
@@ -76,7 +76,7 @@ def _partition_column(table: exp.Table, partitions: Mapping[str, str]) -> str | 
 
 
 def _is_cte(table: exp.Table) -> bool:
-    """Whether a bare name means a common table expression; within that expression itself it means the table."""
+    """Whether a bare name means a common table expression; inside that expression it means the table."""
     around = list(_upwards(table))
     ctes = [cte for node in around for cte in getattr(node, "ctes", [])]
     return any(cte.alias == table.name and not any(cte is node for node in around) for cte in ctes)
@@ -95,7 +95,7 @@ def _unbounded(table: exp.Table, column: str, scope: Node) -> list[str]:
     def is_column(node: object) -> bool:
         if not isinstance(node, exp.Column) or node.name.lower() != column.lower():
             return False
-        # Without a qualifier it may be another table's.
+        # Without a qualifier it may belong to another table.
         return node.table.lower() == table.alias_or_name.lower() if node.table else not others
 
     whys = [
@@ -111,7 +111,7 @@ def _unbounded(table: exp.Table, column: str, scope: Node) -> list[str]:
 
 
 def _purpose(scope: Node) -> str:
-    """A max() or min() over all rows is the costly way to ask for a watermark."""
+    """Describe the scope: a max() or min() over all rows is an expensive way to find a watermark."""
     if not isinstance(scope, exp.Select) or scope.args.get("group"):
         return ""
     found = next((node for item in scope.expressions for node in item.find_all(exp.Max, exp.Min)), None)
@@ -119,13 +119,15 @@ def _purpose(scope: Node) -> str:
 
 
 def _conditions(table: exp.Table, scope: Node, joins: list[exp.Join]) -> list[list[Node]]:
-    """The ways in which rows of the table come to be read, each as the terms that all hold of those rows."""
+    """Return the ways in which rows of the table are read, each as the terms that all those rows fulfil."""
     if not isinstance(scope, exp.Merge):
         where = scope.args.get("where")
         terms = list(_terms(where.this)) if where else []
         return [terms + [term for join in joins if _holds_of(join, table) for term in _terms(join.args.get("on"))]]
     if table is not scope.this:
-        return [[]]  # as the source: rows without a match are inserted, so no condition of the MERGE holds of all
+        return [
+            []
+        ]  # as the source: rows without a match are inserted, so no condition of the MERGE applies to all rows
     matched = list(_terms(scope.args.get("on")))
     ways = [] if any(isinstance(term, exp.Boolean) and not term.this for term in matched) else [matched]
     unmatched = [
@@ -135,13 +137,13 @@ def _conditions(table: exp.Table, scope: Node, joins: list[exp.Join]) -> list[li
 
 
 def _holds_of(join: exp.Join, table: exp.Table) -> bool:
-    """Whether only rows of the table that fulfil the join's condition come through: not the side that an outer join keeps."""
+    """Whether the join drops rows of the table that do not fulfil its condition: not on the preserved side of an outer join."""
     is_right = any(node is join.this for node in (table, *_upwards(table)))
     return {"": True, "LEFT": is_right, "RIGHT": not is_right}.get(join.side, False)
 
 
 def _terms(condition: Node | None) -> Iterator[Node]:
-    """What is joined by AND, outside of any OR."""
+    """Yield the terms that are joined by AND, outside of any OR."""
     node = condition.unnest() if condition else None
     if isinstance(node, exp.And):
         yield from _terms(node.left)
@@ -161,13 +163,13 @@ def _is_bound(term: Node, is_column: Is) -> bool:
 
 
 def _is_literal(node: Node) -> bool:
-    """A value that is known before anything is read; a conversion of one is, too."""
+    """Whether a value is known before anything is read, also after a conversion."""
     node = node.unnest()
     return isinstance(node, _CONSTANTS) or (isinstance(node, _CONVERSIONS) and _is_literal(node.this))
 
 
 def _why_not(term: Node, column: str, is_column: Is) -> str | None:
-    """Why a term about the partition column, which is no bound, is none."""
+    """Return why a term about the partition column does not bound it."""
     outside = list(term.walk(prune=lambda node: isinstance(node, exp.Query)))
     is_named = any(is_column(node) for node in outside)
     if not is_named or isinstance(term, exp.Is) or not isinstance(term, (exp.Or, exp.Predicate)):

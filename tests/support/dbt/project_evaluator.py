@@ -1,6 +1,6 @@
-"""Which rules of dbt-project-evaluator does a project break, as its manifest describes it?
+"""Checks a project's manifest against the rules of dbt-project-evaluator.
 
-The package itself comes by `dbt deps`, from the network. These are its rules under its names, with its default limits:
+The package itself is installed by `dbt deps`, over the network. These are its rules under its names, with its default limits:
 https://dbt-labs.github.io/dbt-project-evaluator/latest/rules/
 """
 
@@ -22,7 +22,7 @@ _LITERAL_TABLE = re.compile(r"\b(?:from|join)\s+[`\"\w-]+\.[`\"\w-]+", re.IGNORE
 
 
 class Project:
-    """The manifest as a graph. Nodes go by their unique ids; tests are no part of the graph."""
+    """The manifest as a graph. Nodes are identified by unique ids; tests are not in the graph."""
 
     def __init__(self, manifest: Mapping[str, Any]) -> None:
         nodes: list[Node] = list(manifest["nodes"].values())
@@ -38,22 +38,22 @@ class Project:
         self.of_exposures = {parent for key in self.exposures for parent in self.parents[key]}
 
     def layer(self, key: str) -> str:
-        """The folder of a model under models/; `source` for a source."""
+        """Return the folder of a model under models/; `source` for a source."""
         return "source" if key in self.sources else str(self.models[key]["fqn"][1]) if key in self.models else ""
 
     def above(self, key: str, *layers: str) -> set[str]:
-        """Direct parents in these layers."""
+        """Return direct parents in these layers."""
         return {parent for parent in self.parents[key] if self.layer(parent) in layers}
 
     def views_in_a_row(self, key: str) -> int:
-        """How many views are read one through the other to read this one; 0 for a table."""
+        """Return the length of the longest chain of views that reading this one needs; 0 for a table."""
         node = self.models.get(key)
         if not node or node["config"]["materialized"] != "view":
             return 0
         return 1 + max((self.views_in_a_row(parent) for parent in self.parents[key]), default=0)
 
     def has_key(self, key: str) -> bool:
-        """Whether a column, or an expression of several, is tested as a key, which is unique and not null."""
+        """Whether a column, or an expression of several, is tested as a unique and not-null key."""
         tested: dict[str, set[str]] = {"is_key": set(), "unique": set(), "not_null": set()}
         for test in self.tests:
             if test["attached_node"] == key and test["test_metadata"]["name"] in tested:
@@ -93,7 +93,7 @@ def _misplaced_tests(project: Project) -> Iterable[str]:
 
 
 def _rejoined(project: Project) -> Iterable[str]:
-    """A model whose one reader also reads the model's own parent: the two could be one."""
+    """Yield models whose only reader also reads the model's own parent: the two could be one."""
     for key in project.models:
         readers = project.children[key] & project.models.keys()
         if len(readers) == 1 and project.parents[key] & project.parents[readers.pop()]:
@@ -170,7 +170,7 @@ RULES: dict[str, Rule] = {
 
 
 def violations(manifest: Mapping[str, Any]) -> dict[str, set[str]]:
-    """The names of the models and sources that break a rule, by rule; a source's table goes by `source.table`."""
+    """Return the names of the models and sources that break a rule, by rule; a source's table as `source.table`."""
     project = Project(manifest)
     found = {rule: {_name(key) for key in broken(project)} for rule, broken in RULES.items()}
     return {rule: names for rule, names in found.items() if names}

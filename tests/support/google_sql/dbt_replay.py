@@ -1,4 +1,4 @@
-"""Run windows built for BigQuery, in Google's reference implementation and without dbt, as tests/support/dbt_replay.py does."""
+"""Replays BigQuery run windows in Google's reference implementation without dbt, like tests/support/dbt_replay.py on DuckDB."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from warehouse.tables import APP_EVENTS, Table
 
 @cache
 def recorded() -> Recording:
-    """Everything dbt sends to BigQuery to change tables, by selector. Once in a process; types: test_bigquery_grammar.py."""
+    """Return all statements with which dbt changes BigQuery tables, by selector. Once per process; see test_bigquery_grammar."""
     sent: list[str] = []
     google = GoogleSql(is_checking=False)
     warehouse = GoogleWarehouse(google, Sent())
@@ -36,31 +36,31 @@ def recorded() -> Recording:
         for selector, is_full in FORMS.items():
             sent.clear()
             context.transform(Window(**MARKS)).build(selector, full_refresh=is_full)
-            # The comment in front names the model.
+            # The comment at the start names the model.
             commented = [sql[: sql.index("*/") + 2] + flat(sql) for sql in sent if "*/" in sql]
             recording[selector] = [s for sql in commented if (s := changing(sql))]
     return recording
 
 
 class GoogleReplay:
-    """The tables of one stream of events in Google's reference implementation."""
+    """Tables of one stream of events in Google's reference implementation."""
 
     def __init__(self, events: pa.Table) -> None:
-        """Make the tables that Python writes, and have the events arrive."""
+        """Create the tables that Python writes, and load the events."""
         self.google = GoogleSql(is_checking=False)
         self.warehouse = GoogleWarehouse(self.google, Sent())
         self.warehouse.prepare()
         self.warehouse.append(APP_EVENTS, events)
 
     def build(self, selector: str, window: Window) -> None:
-        """Do what `Transform(...).build(selector)` does, the backfill as a full refresh, without the data tests."""
+        """Do the same as `Transform(...).build(selector)`, with the backfill as a full refresh, without the data tests."""
         for statement in recorded()[selector]:
             self.google.run(over(window, statement))
 
     def append(self, table: Table, rows: Iterable[dict[str, Any]]) -> None:
-        """Add rows to a table that Python writes, or the app."""
+        """Append rows to a table of Python or of the app."""
         self.google.append(f"{PROJECT}.{PREFIX}_{table.layer}.{table.name}", rows)
 
     def rows(self, title: str) -> list[dict[str, Any]]:
-        """Every row of a table or view, named as `marts.crm_profiles`."""
+        """Return every row of a table or view, named as `marts.crm_profiles`."""
         return self.google.rows(f"{PROJECT}.{PREFIX}_{title}")

@@ -1,11 +1,11 @@
-"""A BigQuery of Google's own parts: statements are analysed with types and executed by GoogleSQL's reference implementation.
+"""BigQuery for tests: GoogleSQL's reference implementation analyses statements with types, and executes them.
 
     google = GoogleSql()
     google.create("p.d.t", {"user_id": "STRING", "at": "TIMESTAMP"})
     google.append("p.d.t", [{"user_id": "u", "at": moment}])
     google.run("select user_id from `p`.`d`.`t`").rows
 
-It needs no network. It cannot judge bytes, permissions, partition pruning or speed.
+It works without a network. It cannot test bytes, permissions, partition pruning or speed.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ _NAMED = re.compile(r"`([\w-]+\.\w+\.\w+)`")
 
 
 class NotBigQueryError(Exception):
-    """What a statement breaks that BigQuery would refuse as well."""
+    """A statement breaks a rule of BigQuery that the reference implementation does not check."""
 
 
 def no_rows() -> Any:
-    """The content of an empty table."""
+    """Return the content of an empty table."""
     return service.TableContent(table_data=service.TableData())
 
 
 @dataclass
 class Relation:
-    """A table's or view's columns, by name their type, and the table's rows or the view's query."""
+    """Columns of a table or view with their types, and the rows of the table or the query of the view."""
 
     columns: dict[str, str]
     content: Any = field(default_factory=no_rows)
     query: str = ""
     version: int = 0
-    reads: tuple[int, ...] = ()  # of a view: the versions of what it read when `content` was made
+    reads: tuple[int, ...] = ()  # of a view: the versions of its inputs when `content` was computed
 
 
 @dataclass
 class Result:
-    """What a query returned."""
+    """The result of a query."""
 
     columns: dict[str, str]
     content: Any
@@ -71,24 +71,24 @@ class Result:
 class GoogleSql:
     """Tables in memory, by `project.dataset.table`.
 
-    `is_checking` is false for statements that were analysed before, with other literals: executing alone takes half the time.
+    `is_checking` is false for statements that were already analysed with other literals. Execution alone takes half the time.
     """
 
     def __init__(self, *, is_checking: bool = True) -> None:
         self._is_checking = is_checking
         self.relations: dict[str, Relation] = {}
         self._version = 0
-        self._checks: dict[str, dict[str, str]] = {}  # what was analysed, but for its times
+        self._checks: dict[str, dict[str, str]] = {}  # analysed statements, without their times
         self._lock = RLock()  # dbt sends from several threads
 
     # Tables
 
     def create(self, name: str, columns: Mapping[str, str]) -> None:
-        """Make an empty table; types in BigQuery's words."""
+        """Create an empty table; types as BigQuery names them."""
         self._put(name, Relation(dict(columns)))
 
     def append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add rows; a column that a row lacks is null."""
+        """Append rows; a column that a row lacks is null."""
         relation = self.relations[name]
         for row in rows:
             cells = [cell_of(row.get(column), kind) for column, kind in relation.columns.items()]
@@ -96,11 +96,11 @@ class GoogleSql:
         self._put(name, relation)
 
     def drop(self, name: str) -> None:
-        """Remove a table or view if it is there."""
+        """Remove a table or view if it exists."""
         self.relations.pop(name, None)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """Every row of a table or view."""
+        """Return every row of a table or view."""
         relation = self._filled(name)
         found = Result(relation.columns, relation.content).rows
         return [dict(zip(relation.columns, row, strict=True)) for row in found]
@@ -113,9 +113,9 @@ class GoogleSql:
     # Statements
 
     def analyse(self, sql: str, parameters: Mapping[str, Any] | None = None) -> dict[str, str]:
-        """The columns that a query, or the table or view that a statement makes, has with their types.
+        """Return the columns and types of a query, or of the table or view that a statement creates.
 
-        Raises: ServerError with GoogleSQL's words, NotBigQueryError.
+        Raises: ServerError with GoogleSQL's message, NotBigQueryError.
         """
         text = flat(sql)
         with self._lock:
@@ -126,9 +126,9 @@ class GoogleSql:
         return self._checks[key]
 
     def run(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Result:
-        """Analyse a statement, execute it and return what it returned.
+        """Analyse and execute a statement, and return its result.
 
-        Raises: ServerError with GoogleSQL's words, NotBigQueryError.
+        Raises: ServerError with GoogleSQL's message, NotBigQueryError.
         """
         with self._lock:
             return self._run(flat(sql), parameters)
@@ -141,7 +141,7 @@ class GoogleSql:
             return self._merge(text)
         if verb == "delete":
             return self._delete(text, parameters)
-        return self._query(text, parameters)  # which refuses whatever is no query
+        return self._query(text, parameters)  # which refuses anything that is not a query
 
     def _create(self, text: str, parameters: Mapping[str, Any] | None) -> Result:
         name = _NAMED.findall(text)[0]
@@ -150,7 +150,7 @@ class GoogleSql:
         columns = self._checked(text, parameters)
         if re.search(r"\bview\b", head[: head.index(name)], re.IGNORECASE):
             self._put(name, Relation(columns or self.analyse(query), query=query))
-        elif _NO_ROWS.search(query):  # asked for its columns alone
+        elif _NO_ROWS.search(query):  # asked only for its columns
             self._put(name, Relation(columns or self.analyse(query)))
         else:
             found = self._query(query, parameters)
@@ -158,9 +158,9 @@ class GoogleSql:
         return Result({}, no_rows())
 
     def _checked(self, text: str, parameters: Mapping[str, Any] | None) -> dict[str, str]:
-        """Analyse a statement; the columns of what a CREATE makes, which are those that it declares, if it does.
+        """Analyse a statement; return the columns of what a CREATE makes: the declared ones, if any.
 
-        BigQuery would turn an INT64 into a declared FLOAT64; a contract that needs that is wrong on DuckDB.
+        BigQuery would convert an INT64 to a declared FLOAT64; a contract that relies on that is wrong on DuckDB.
         """
         if not self._is_checking:
             return {}
@@ -176,7 +176,7 @@ class GoogleSql:
         return self._checks[key]
 
     def _key(self, text: str) -> str:
-        """Equal for statements that differ in their times alone, over tables of the same columns."""
+        """Return a key that is equal for statements that differ only in their times, over tables with the same columns."""
         return _TIME.sub("", text) + repr([self.relations[name].columns for name in self._named(text)])
 
     def _merge(self, text: str) -> Result:
@@ -220,11 +220,11 @@ class GoogleSql:
         return _Flattened(call("Analyze", request, service.AnalyzeResponse).resolved_statement)
 
     def _named(self, text: str) -> list[str]:
-        """The tables and views that a statement names and that exist."""
+        """Return the existing tables and views that a statement names."""
         return [name for name in dict.fromkeys(_NAMED.findall(text)) if name in self.relations]
 
     def _filled(self, name: str) -> Relation:
-        """A relation with its rows: a view's query is asked again only if something below it has changed."""
+        """Return a relation with its rows. A view's query runs again only if one of its inputs has changed."""
         relation = self.relations[name]
         if relation.query:
             below = tuple(self._filled(n).version for n in self._named(relation.query))
@@ -252,7 +252,7 @@ class GoogleSql:
 
 
 class _Flattened:
-    """A resolved statement: a union of unions of classes, which nest by a field `parent`. It has the attributes of them all."""
+    """A resolved statement: nested unions of classes, linked by a field `parent`. It has the attributes of all of them."""
 
     def __init__(self, node: Any) -> None:
         while "node" in node.DESCRIPTOR.oneofs_by_name:
@@ -269,6 +269,6 @@ class _Flattened:
 
 
 def flat(sql: str) -> str:
-    """Without comments, and with each table's path as one name."""
+    """Remove comments, and write each table's path as one name."""
     text = re.sub(r"/\*.*?\*/", "", sql, flags=re.DOTALL)
     return _PATH.sub(r"`\1.\2.\3`", re.sub(r"^\s*--[^\n]*$", "", text, flags=re.MULTILINE))

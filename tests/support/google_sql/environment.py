@@ -1,4 +1,4 @@
-"""A small world whose tables lie in Google's reference implementation: jobs, dbt and BigQueryWarehouse over it."""
+"""A small world whose tables are in Google's reference implementation: jobs, dbt and BigQueryWarehouse use it."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _PYTHON_ROOMS = ("jobs", "crm_sync", "scoring", "warehouse")
 
 @dataclass
 class Sent:
-    """Statements that Python sent, and the lines of our code that had them sent."""
+    """Statements that Python sent, and the lines of our code that sent them."""
 
     statements: list[str] = field(default_factory=list)
     places: set[tuple[str, int]] = field(default_factory=set)
 
     def note(self, sql: str) -> None:
-        """Keep a statement, and every line of ours on the stack."""
+        """Record a statement, and every line of our code on the stack."""
         self.statements.append(sql)
         frame = sys._getframe(1)
         while frame:
@@ -51,13 +51,13 @@ class Sent:
 
 
 class _Client:
-    """What BigQueryWarehouse asks of Google's client, answered by the reference implementation."""
+    """The part of Google's client that BigQueryWarehouse uses, on the reference implementation."""
 
     def __init__(self, google: GoogleSql, sent: Sent) -> None:
         self._google, self._sent = google, sent
 
     def query(self, sql: str, job_config: Any = None, **_: Any) -> Any:
-        """A job that is done."""
+        """Return a finished job."""
         self._sent.note(sql)
         given = {p.name: p.value for p in (job_config.query_parameters if job_config else ())}
         if job_config is not None and job_config.dry_run:
@@ -75,11 +75,11 @@ class _Client:
         )
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing, because nothing is open."""
 
 
 def as_arrow(google: GoogleSql, sql: str, parameters: dict[str, Any]) -> pa.Table:
-    """What a query returned, as BigQueryWarehouse gives it."""
+    """Return the result of a query as BigQueryWarehouse does."""
     result = google.run(sql, parameters)
     schema = pa.schema([pa.field(name, _ARROW[kind]) for name, kind in result.columns.items()])
     columns = list(zip(*result.rows, strict=True)) or [()] * len(schema)
@@ -88,7 +88,7 @@ def as_arrow(google: GoogleSql, sql: str, parameters: dict[str, Any]) -> pa.Tabl
 
 
 class GoogleWarehouse(BigQueryWarehouse):
-    """BigQueryWarehouse's own SQL; its calls of the API are answered here."""
+    """BigQueryWarehouse's own SQL, with its API calls replaced."""
 
     def __init__(self, google: GoogleSql, sent: Sent) -> None:
         self.connection = Connection(PROJECT, PREFIX, "US")
@@ -118,7 +118,7 @@ class GoogleWarehouse(BigQueryWarehouse):
         return as_arrow(self.google, text, parameters or {})
 
     def stream(self, sql: str, chunk_rows: int) -> Iterator[pa.RecordBatch]:
-        self.sent.note(sql)  # now, while who asks is on the stack
+        self.sent.note(sql)  # now, while the caller is on the stack
         return super().stream(sql, chunk_rows)
 
     def append(self, table: Table, rows: pa.Table | Iterator[pa.RecordBatch]) -> int:
@@ -144,10 +144,10 @@ class GoogleWarehouse(BigQueryWarehouse):
 
 
 def google_settings(folder: Path) -> Settings:
-    """Settings whose warehouse is BigQuery, and whose other paths lie in the folder."""
+    """Settings with BigQuery as warehouse, and all other paths in the folder."""
     values: dict[str, Any] = {
         "warehouse": f"bigquery://{PROJECT}/{PREFIX}",
-        # Nothing listens there and nothing asks: dbt looks for no credentials where plain HTTP is meant.
+        # No server listens there and nothing connects: with plain HTTP, dbt does not look for credentials.
         "bigquery_endpoint": "http://127.0.0.1:9",
         "lease_seconds": 0,
     }
@@ -156,7 +156,7 @@ def google_settings(folder: Path) -> Settings:
 
 @contextmanager
 def warehouse_is(warehouse: GoogleWarehouse, note: Note) -> Iterator[None]:
-    """Within this, a job that opens BigQuery gets this warehouse, and dbt reaches its tables."""
+    """Within this block, a job that opens BigQuery gets this warehouse, and dbt uses its tables."""
     with pytest.MonkeyPatch.context() as patch, dbt_reaches(warehouse.google, note):
         patch.setattr("jobs.context.open_warehouse", lambda settings: warehouse)
         yield
@@ -184,7 +184,7 @@ class GoogleWorld(World):
             yield h
 
     def warehouse(self) -> GoogleWarehouse:
-        """A door to the tables."""
+        """Open a connection to the tables."""
         return GoogleWarehouse(self.google, self.sent)
 
     def query(self, sql: str) -> list[dict[str, Any]]:

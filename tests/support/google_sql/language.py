@@ -1,4 +1,4 @@
-"""What BigQuery has of GoogleSQL: features, reserved words, names of types, functions."""
+"""Parts of GoogleSQL that BigQuery supports: features, reserved words, names of types, functions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zetasql.wasi._pb2.zetasql.public import type_pb2
 from tests.support.google_sql.client import call
 from tests.support.google_sql.values import KINDS
 
-# In GoogleSQL and not in BigQuery, as its reference says: https://cloud.google.com/bigquery/docs/reference/standard-sql/query-syntax
+# Parts of GoogleSQL that BigQuery's reference lacks: https://cloud.google.com/bigquery/docs/reference/standard-sql/query-syntax
 _NOT_IN_BIGQUERY = (
     "AGGREGATE_FILTERING",
     "ARRAY_EQUALITY",
@@ -35,11 +35,11 @@ _ALIASES = {"INT64": ("int", "smallint", "integer", "bigint", "tinyint", "bytein
 
 @cache
 def language() -> Any:
-    """What BigQuery has switched on, as far as is known. Without the reserved word QUALIFY needs a WHERE beside it."""
+    """Return the options that BigQuery enables, as far as known. Without the reserved word, QUALIFY needs a WHERE."""
     request = service.LanguageOptionsRequest(maximum_features=True)
     found = call("GetLanguageOptions", request, options_pb2.LanguageOptionsProto)
     found.product_mode = language_pb2.PRODUCT_EXTERNAL
-    del found.supported_statement_kinds[:]  # none named: all
+    del found.supported_statement_kinds[:]  # an empty list means all
     off = {language_pb2.LanguageFeature.Value(f"FEATURE_{name}") for name in _NOT_IN_BIGQUERY}
     on = [feature for feature in found.enabled_language_features if feature not in off]
     del found.enabled_language_features[:]
@@ -49,7 +49,7 @@ def language() -> Any:
 
 @cache
 def empty_catalog() -> Any:
-    """A catalog of functions and names of types, without tables."""
+    """Return a catalog of functions and names of types, without tables."""
     catalog = simple_catalog_pb2.SimpleCatalogProto(name="bigquery")
     catalog.builtin_function_options.language_options.CopyFrom(language())
     for kind, aliases in _ALIASES.items():

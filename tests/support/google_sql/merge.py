@@ -1,4 +1,4 @@
-"""A MERGE as the query of the rows it leaves: the reference implementation analyses MERGE and does not execute it."""
+"""Rewrites a MERGE as a query of the resulting rows, because the reference implementation only analyses MERGE."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WHEN = re.compile(
 
 
 def as_query(text: str, columns_of: Callable[[str], list[str]]) -> tuple[str, str]:
-    """The target's name, and a query of its columns and what happened to each row: matched, inserted, kept or deleted."""
+    """Return the target's name, and a query of its columns and of each row's result: matched, inserted, kept or deleted."""
     found = _MERGE.match(text)
     assert found, f"a MERGE of another form: {text[:200]}"
     target, dest, source, name, on = (found[part] for part in ("target", "dest", "source", "name", "on"))
@@ -57,6 +57,6 @@ def as_query(text: str, columns_of: Callable[[str], list[str]]) -> tuple[str, st
 
 
 def _list(text: str) -> list[str]:
-    """The parts between commas; the values that dbt writes have none inside."""
+    """Split at commas; the values that dbt writes contain none."""
     assert "(" not in text, text
     return text.strip().split(",")

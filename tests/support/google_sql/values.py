@@ -1,4 +1,4 @@
-"""Types and values between Python and GoogleSQL's messages."""
+"""Conversion of types and values between Python and GoogleSQL's messages."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _OF_PYTHON = {bool: "BOOL", int: "INT64", float: "FLOAT64", str: "STRING", datet
 
 
 def name_of(proto: Any) -> str:
-    """A type in BigQuery's words."""
+    """Return a type as BigQuery names it."""
     return _NAMES.get(proto.type_kind) or type_pb2.TypeKind.Name(proto.type_kind).removeprefix("TYPE_")
 
 
 def kind_of(value: Any) -> str:
-    """The type that a parameter of this value has."""
+    """Return the type of a parameter with this value."""
     return _OF_PYTHON[type(value)]
 
 
 def cell_of(value: Any, kind: str) -> Any:
-    """A value as a message; None is null."""
+    """Convert a value to a message; None is null."""
     cell = value_pb2.ValueProto()
     if value is None:
         return cell
@@ -58,7 +58,7 @@ def cell_of(value: Any, kind: str) -> Any:
 
 
 def value_of(cell: Any, kind: str) -> Any:
-    """A message as a value; times are aware UTC."""
+    """Convert a message to a value; times are aware UTC."""
     which = cell.WhichOneof("value")
     if which is None:
         return None

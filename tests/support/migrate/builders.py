@@ -1,4 +1,4 @@
-"""What tests of `winback migrate` share: an old warehouse in a folder, and the command over it without a CRM."""
+"""Helpers for tests of `winback migrate`: an old warehouse in a folder, and the command without a CRM."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.environment import API_KEY, NOW, at, settings_in
 from tests.support.migrate.old_warehouse import COUNT_HOURS
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 
-# The reasons are told apart by what the old code could not know.
+# The reasons differ by facts that the old code could not know.
 AUDIENCE = "build the audience again for all users, with late withdrawals of consent and the reason no_profile"
 VIEWS = "create the views of staging and of the sync's log again"
 REBUILD = "build events, sessions and exits again from the raw events"
@@ -24,12 +24,12 @@ LATE = "remove 1 rows of marts.fct_late_events that the next run writes again"
 
 
 HOURS = 2 * COUNT_HOURS
-# From when on there are raw events in the warehouse that `trim` leaves.
+# Start of the raw events in the warehouse that `trim` leaves.
 TRIMMED_AT = at(-24)
 
 
 class Steps(NullProgress):
-    """Keeps the lines that a person would see."""
+    """Records the progress lines."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -40,7 +40,7 @@ class Steps(NullProgress):
 
 @contextmanager
 def migrating(folder: Path, parsed: dict[str, Any], **parts: Any) -> Iterator[JobContext]:
-    """Open the warehouse in the folder as it is. Nothing is sent: nobody answers there."""
+    """Open the warehouse in the folder unchanged. No CRM is running, and nothing is sent."""
     parts.setdefault("destination", Braze("http://127.0.0.1:9", API_KEY, budget=RetryBudget(seconds=0.1)))
     settings = parts.pop("settings", None) or settings_in(folder)
     with open_context(settings, is_migrating=True, parsed=parsed, now=lambda: NOW, **parts) as context:
@@ -59,7 +59,7 @@ def query(folder: Path, sql: str) -> list[dict[str, Any]]:
 
 
 def take_away(folder: Path) -> None:
-    """Leave what versions before had: neither these columns nor these tables."""
+    """Remove the columns and tables that earlier versions lacked."""
     with closing(DuckDBWarehouse(folder / "winback.duckdb")) as warehouse:
         for column in (
             "marts.fct_exit_features_logged drop column fields_filled_ratio_per_input",
@@ -73,7 +73,7 @@ def take_away(folder: Path) -> None:
 
 
 def trim(folder: Path) -> None:
-    """Have a user finish, and delete the raw events before the last days, as an app does after some time."""
+    """Let a user finish, and delete all but the raw events of the last days, as an app may do."""
     with closing(DuckDBWarehouse(folder / "winback.duckdb")) as warehouse:
         for sql in (
             "insert into intermediate.int_outcomes by name select user_id, occurred_at as finished_at, 'finished' as outcome, "

@@ -2,13 +2,13 @@
 
     .venv/bin/python -m tests.support.migrate.old_warehouse FOLDER
 
-writes FOLDER/winback.duckdb, with a history, a model and three runs, and FOLDER/crm.sqlite, which holds what the local CRM then
-held. The code is taken from this repository's history and runs with today's libraries.
+writes FOLDER/winback.duckdb, with a history, a model and three runs, and FOLDER/crm.sqlite, with the local CRM's content at that
+time. The code comes from this repository's history and runs with today's libraries.
 
     .venv/bin/python -m tests.support.migrate.old_warehouse FOLDER --sql tests/old_warehouse.sql
 
-makes a second, small one in FOLDER/small, in which each stored shape that has changed occurs, and writes it as SQL. Tests of
-each run read that file: it needs no history of this repository, and no minute of processor time.
+makes a second, small one in FOLDER/small, with every stored format that has changed, and writes it as SQL. The everyday tests
+read that file, without the repository's history and without a minute of processor time.
 """
 
 from __future__ import annotations
@@ -29,38 +29,38 @@ from tests.support.environment import HISTORY_UNTIL, at, small_app
 
 ROOT = Path(__file__).parents[3]
 SQL = Path(__file__).with_suffix(".sql")
-# The last commit before profiles had a time of arrival: events are keyed by their id alone, and sessions have no maximum.
+# The last commit before profiles had an arrival time: events are keyed by their id alone, and sessions have no maximum.
 COMMIT = "8b410621e896a557dae04253d87e35a4310bbddd"
 COUNT_HOURS = 3
 
-# In the small one: users of the synthetic app, two of whom are granted a voucher, and users of whom each has one odd thing.
+# Users in the small one: users of the synthetic app, two of them with a voucher, and users with one odd case each.
 _OF_THE_APP = ["u-0000660", "u-0001015", "u-0001150", "u-0001151"]
 LONG_AGO = HISTORY_UNTIL - timedelta(days=20)
-# A consent withdrawn before history ended, in a row that arrives after the last run: more than max_lateness_days later.
+# Consent withdrawn before history ended, in a row that arrives after the last run, more than max_lateness_days later.
 WITHDRAWN, WITHDRAWN_AT = "u-0000660", HISTORY_UNTIL - timedelta(days=10)
 WITHOUT_PROFILE = "nobody"
 # 26 hours with an event every 25 minutes.
 LONG = [("long", f"long-{n}", LONG_AGO + timedelta(minutes=25 * n), None) for n in range(63)]
-# Two users with one id: the old key was the id alone, so the second event was dropped.
+# Two users with the same event id: the old key was the id alone, so the second event was dropped.
 SHARED = [
     ("shared-a", "device-1", LONG_AGO, None),
     ("shared-b", "device-1", LONG_AGO + timedelta(seconds=1), None),
 ]
-# A prefilled form, 5 microseconds after the app was opened, and a share that is none.
+# A prefilled form, 5 microseconds after the app was opened, and an invalid ratio.
 ODD = [
     ("odd-rate", "odd-1", LONG_AGO, 0.0),
     ("odd-rate", "odd-2", LONG_AGO + timedelta(microseconds=5), 0.7),
     ("odd-share", "odd-3", LONG_AGO, 0.7),
     ("odd-share", "odd-4", LONG_AGO + timedelta(minutes=2), 0.7),
 ]
-# On BigQuery the app writes the rows: nothing refused a percentage there.
+# On BigQuery the app writes the rows, so a percentage was not refused there.
 PERCENT = "update raw.app_events set fields_filled_ratio = 70 where user_id = 'odd-share'"
-# Exits in a window of the old code without a profile, and one for the first run of the new code.
+# Exits without a profile in a window of the old code, and one for the first run of the new code.
 EXITS = [
     *((WITHOUT_PROFILE, f"nobody-{n}", at(2 + n / 60), n / 10) for n in range(3)),
     *(("next", f"next-{n}", at(6.5 + n / 60), n / 10) for n in range(4)),
 ]
-# Far too late, and in a window that the old code began and did not commit: it left a row under its own kind of id.
+# Far too late, in a window that the old code began and did not commit: it left a row under the old kind of id.
 LATE, LATE_AT = ("shared-a", "late-1", LONG_AGO + timedelta(hours=1), None), at(6.5)
 LEFT_BEHIND = """
     insert into marts.fct_late_events by name select
@@ -71,7 +71,7 @@ LEFT_BEHIND = """
 
 
 def is_at_hand(commit: str = COMMIT) -> bool:
-    """Whether this clone has the commit; a shallow one has not."""
+    """Whether this clone has the commit; a shallow clone lacks it."""
     found = subprocess.run(
         ["git", "cat-file", "-e", f"{commit}^{{commit}}"], cwd=ROOT, capture_output=True, check=False
     )
@@ -89,7 +89,7 @@ def make(folder: Path) -> None:
 
 
 def make_small(folder: Path) -> Path:
-    """Make the small one beside, with the same code and model; returns its file."""
+    """Make the small one beside it, with the same code and model; returns its file."""
     small = folder / "small"
     small.mkdir()
     events = pq.read_table(folder / "events.parquet")
@@ -161,7 +161,7 @@ def _run(of_code: Path, folder: Path, command: list[str], *, change: str = "") -
 
 
 def written(file: Path) -> str:
-    """The tables and views of a file as SQL, a row a line."""
+    """Return the tables and views of a file as SQL, one row per line."""
     lines = [f"-- Made by the code of {COMMIT[:7]}: tests/support/migrate/old_warehouse.py says how. Do not edit."]
     with duckdb.connect(str(file), read_only=True) as connection:
         tables = connection.execute("select schema_name, table_name, sql from duckdb_tables() order by all").fetchall()
@@ -174,13 +174,13 @@ def written(file: Path) -> str:
                 values = [f"({', '.join(map(_literal, row))})" for row in rows]
                 lines.append(",\n".join(values) + ";")
         views = connection.execute("select sql from duckdb_views() where not internal order by view_name").fetchall()
-        # Those of marts read those of staging.
+        # Views of marts read those of staging.
         lines += sorted((sql for (sql,) in views), key=lambda sql: not sql.startswith("CREATE VIEW staging."))
     return "\n".join(lines) + "\n"
 
 
 def _literal(value: Any) -> str:
-    """A value as both warehouses read it."""
+    """Return a value as a literal that both warehouses read."""
     if value is None:
         return "null"
     if isinstance(value, datetime):
@@ -188,7 +188,7 @@ def _literal(value: Any) -> str:
     if isinstance(value, date):
         return f"date '{value:%Y-%m-%d}'"
     if isinstance(value, float):
-        # With an exponent it is a double; without one DuckDB reads a decimal, and loses the last bit.
+        # With an exponent it is a double. Without one DuckDB reads a decimal, and loses the last bit.
         return f"{value!r}e0" if "e" not in repr(value) else repr(value)
     if isinstance(value, str):
         if "'" in value or "\\" in value:
@@ -198,7 +198,7 @@ def _literal(value: Any) -> str:
 
 
 def restore(file: Path, sql: Path = SQL) -> None:
-    """Make a file from the SQL."""
+    """Create a file from the SQL."""
     with duckdb.connect(str(file)) as connection:
         connection.execute(sql.read_text())
 

@@ -1,10 +1,10 @@
-"""Runs of `winback migrate` over copies of an old warehouse, some of them killed: what test_migrate.py looks at.
+"""Runs `winback migrate` over copies of an old warehouse, killing some of the runs; test_migrate.py checks the results.
 
     .venv/bin/python -m tests.support.migrate.subprocess_run FOLDER [MODEL ...]
 
-FOLDER/old/winback.duckdb is there. A rebuild is also killed at each MODEL. The dbt project is parsed once; then each run is a
-fork of this process, which itself opens nothing and has no threads. What the runs answered is printed as JSON, and their
-warehouses stay in FOLDER.
+FOLDER/old/winback.duckdb must exist. A rebuild is also killed at each MODEL. The dbt project is parsed once; then each run is a
+fork of this process, which itself opens nothing and has no threads. The results are printed as JSON, and the warehouses stay in
+FOLDER.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ REBUILD, BETWEEN = "events, sessions, exits", "int_exits_this_run"
 
 
 def killed_after(place: int) -> None:
-    """Have this process die when a step has done its work, before it is recorded."""
+    """Make this process die after a step has done its work, before the step is recorded."""
     step = migrations.STEPS[place]
 
     def apply(context: Any) -> None:
@@ -51,7 +51,7 @@ def killed_after(place: int) -> None:
 
 
 def killed_at(model: str) -> None:
-    """Have this process die when dbt comes to a model."""
+    """Make this process die when dbt reaches a model."""
     run = ModelRunner.execute
 
     def execute(self: Any, compiled: Any, manifest: Any) -> Any:
@@ -103,7 +103,7 @@ class Runs:
         return Child(act, folder).wait()
 
     def chain(self) -> dict[str, Any]:
-        """Killed in each step in turn, in a rebuild between two tables, elsewhere before the step is recorded."""
+        """Run repeatedly, killed in each step: the rebuild between two tables, the others before the step is recorded."""
         folder, ends, refused = self.copy("killed"), {}, []
         in_a_child(lambda: take_away(folder), folder)
         for place, step in enumerate(migrations.STEPS):
@@ -131,6 +131,6 @@ def main(root: Path, models: list[str]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    # As in tests/conftest.py: dbt looks through all modules for each of its flags.
+    # As in tests/conftest.py: dbt searches all modules for each of its flags.
     BehaviorFlagRendered._default_source = staticmethod(lambda: "tests")  # type: ignore[method-assign]
     print(json.dumps(main(Path(sys.argv[1]), sys.argv[2:])))  # noqa: T201

@@ -1,4 +1,4 @@
-"""What tests of the sync share: a DuckDB file with the marts made by hand, time that passes when told, and CRMs that remember."""
+"""Helpers for tests of the sync: a DuckDB file with marts made by hand, simulated time, and CRMs that record."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ RUN_ID = "00000002-run"
 NINE, TEN = datetime(2026, 6, 15, 9, tzinfo=UTC), datetime(2026, 6, 15, 10, tzinfo=UTC)
 NEXT_WEEK = datetime(2026, 6, 22, 10, tzinfo=UTC)
 ATTEMPTED = datetime(2026, 6, 15, 10, 3, tzinfo=UTC)
-BLACKLISTED = "provided_external_id_is_blacklisted_and_disallowed"  # what Braze says of a row that LocalCrm refuses
+BLACKLISTED = "provided_external_id_is_blacklisted_and_disallowed"  # Braze's code of a row that LocalCrm refuses
 
-# The columns that sync reads of dbt/models/marts/crm_pending.sql.
+# The columns of dbt/models/marts/crm_pending.sql that the sync reads.
 PENDING = pa.schema(
     {
         "user_id": pa.string(),
@@ -63,7 +63,7 @@ FINISHED: dict[str, Any] = {"churn_probability": None, "churn_risk_band": None, 
 
 @contextmanager
 def marts_in(folder: Path) -> Iterator[DuckDBWarehouse]:
-    """A warehouse whose marts are tables, and empty."""
+    """A warehouse whose marts are empty tables."""
     warehouse = DuckDBWarehouse(folder / "winback.duckdb")
     warehouse.prepare()
     columns = ", ".join(f"{column.name} {_TYPES[column.type]}" for column in PENDING)
@@ -77,7 +77,7 @@ def marts_in(folder: Path) -> Iterator[DuckDBWarehouse]:
 
 
 def row_of(user_id: str, before: Mapping[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
-    """A row of crm_pending: a user who is scored but for `changes`, and of whom the CRM acknowledged `before`."""
+    """Return a row of crm_pending: a scored user with `changes`, and the state `before` that the CRM acknowledged."""
     desired, acknowledged = SCORED | changes, before or {}
     is_withdrawal = bool(acknowledged.get("is_voucher_eligible")) and not desired["is_voucher_eligible"]
     row: dict[str, Any] = {"user_id": user_id, "desired_hash": f"hash-of-{user_id}", "is_withdrawal": is_withdrawal}
@@ -100,14 +100,14 @@ def pending(warehouse: DuckDBWarehouse, user_id: str, before: Mapping[str, Any] 
 
 
 def pending_users(warehouse: DuckDBWarehouse, count: int) -> list[str]:
-    """Pending users in the order in which they are sent."""
+    """Return pending users in the order in which they are sent."""
     users = [f"u{number:03d}" for number in range(count)]
     fill(warehouse, [row_of(user) for user in users])
     return users
 
 
 class Time:
-    """A clock that goes on by what is waited, and by what a test adds."""
+    """A clock that advances by waits, and by what a test adds."""
 
     def __init__(self) -> None:
         self.now, self._lock = 0.0, threading.Lock()
@@ -133,7 +133,7 @@ def plan(
     recheck: Recheck | None = None,
     **more: Any,
 ) -> Plan:
-    """A run at three past ten. Its recheck knows of no outcomes unless one is given."""
+    """Return the plan of a run at three past ten. Its recheck has no outcomes unless one is given."""
     return Plan(
         run_id=RUN_ID,
         epoch=2,
@@ -150,14 +150,14 @@ def log_of(warehouse: DuckDBWarehouse) -> DeliveryLog:
 
 
 def written(warehouse: DuckDBWarehouse, outcome: str) -> list[str]:
-    """Of whom this outcome was written down."""
+    """Return the users with this outcome in the log."""
     sql = "select user_id from ops.deliveries where outcome = $outcome order by user_id"
     users: list[str] = warehouse.query(sql, {"outcome": outcome}).column("user_id").to_pylist()
     return users
 
 
 def deliveries(warehouse: DuckDBWarehouse) -> dict[str, dict[str, Any]]:
-    """What was written down of the CRM's word, by user."""
+    """Return the CRM's logged replies, by user."""
     rows = warehouse.query("select * from ops.deliveries where outcome in ('delivered', 'rejected')").to_pylist()
     found = {row["user_id"]: row for row in rows}
     assert len(found) == len(rows), "a user was logged twice"
@@ -174,10 +174,10 @@ def run(
     how: Plan | None = None,
     announce: Callable[[int], Callable[[int], None]] | None = None,
 ) -> tuple[SyncCounts, WinbackError | None]:
-    """Sync, and check what holds of every sync.
+    """Sync, and check what every sync must fulfil.
 
-    Each row ends in one outcome, the counts are the log's, and of whoever was answered it had been written down before that
-    something would be sent; of whoever could not be sent, it was not.
+    Each row ends in one outcome, and the counts match the log. A user with a reply has an earlier log row "sending"; a user who
+    could not be sent has none.
     """
     how = how or plan(warehouse)
     counts, stopped = sync(warehouse, destination, MAPPING, how, announce=announce, log=log_of(warehouse))
@@ -194,14 +194,14 @@ def run(
 
 
 def braze(crm: LocalCrm, max_batch: int = 75, budget_seconds: float = 120.0) -> Braze:
-    """Braze as the local CRM speaks it; with one thread, so that order can be seen."""
+    """Return a client of the local CRM's Braze API, with one thread, so that the order is visible."""
     options = BrazeOptions(max_batch=max_batch, max_in_flight=1)
     return Braze(crm.url, "local-key", options, RetryBudget(budget_seconds))
 
 
 @dataclass
 class RecordingDestination:
-    """A CRM that knows who arrived, and refuses a batch that holds somebody of `poison`."""
+    """A CRM that records users, and refuses a batch with a user of `poison`."""
 
     max_batch: int = 2
     max_in_flight: int = 1
@@ -224,4 +224,4 @@ class RecordingDestination:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing, because nothing is open."""

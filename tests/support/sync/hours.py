@@ -1,6 +1,6 @@
-"""How does sync follow upon sync, through hours, faults and deaths? The job's own steps around a sync, without the job.
+"""A sequence of syncs through hours, faults and crashes: the job's own steps around each sync, without the rest of the job.
 
-Folding, the ledger, the window and dead letters are the job's own code; the desired state is what a test says it is.
+Folding, the ledger, the window and dead letters are the job's own code. The test sets the desired state.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ OUTCOMES = {"filing_submitted": "finished", "filing_deleted": "gave_up"}
 
 
 class Hours:
-    """Syncs upon syncs over the same tables and the same CRM.
+    """A sequence of syncs over the same tables and the same CRM.
 
-    `now` goes on by a second with every look; `time` is monotonic and goes on by what is waited. `voucher` and `score` are the
-    CRM's names of these fields, `fields` ours by the CRM's, and `kept` ours by those under which the local CRM keeps them, which
-    are those of config/crm_fields.yml.
+    `now` advances by a second with every reading; `time` is monotonic and advances by waits. `voucher` and `score` are the
+    CRM's names of these fields. `fields` maps the CRM's names to ours. `kept` maps the local CRM's names, which are those of
+    config/crm_fields.yml, to ours.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Hours:
         self.begin()
 
     def begin(self) -> None:
-        """Forget everything; history ended an hour ago."""
+        """Reset everything; history ended an hour ago."""
         self.tables.forget()
         with self.crm.store.database.transaction() as db:
             for table in ("profiles", "writes", "runs", "deletions"):
@@ -100,26 +100,26 @@ class Hours:
         )
 
     def calm(self) -> None:
-        """The CRM has no faults."""
+        """Clear the CRM's faults."""
         with self.crm.desk.lock:
             self.crm.desk.faults.waiting.clear()
 
-    # What the app tells
+    # Arrivals from the app
 
     def happens(self, user: str, name: str) -> None:
-        """Something that ends a journey arrives."""
+        """Load an event that ends a journey."""
         at = self.now()
         row = {"event_id": f"{user}-{at}", "user_id": user, "event_name": name, "occurred_at": at, "loaded_at": at}
         self._append(APP_EVENTS, row)
 
     def profile(self, user: str, *, consent: bool = True, is_erased: bool = False) -> None:
-        """A profile arrives."""
+        """Load a profile."""
         at = self.now()
         row = {"user_id": user, "created_at": START, "updated_at": at, "marketing_consent": consent}
         self._append(USERS, row | {"erased_at": at if is_erased else None})
 
     def bury(self, user: str) -> None:
-        """`winback erase` has begun: it writes a tombstone before anything else."""
+        """Begin `winback erase`, which writes a tombstone before anything else."""
         ((digest,),) = self.tables.rows(f"select {self.tables.warehouse.user_hash(repr(user))}")
         at = self.now()
         row = {"erasure_id": digest[:8], "user_hash": digest, "requested_at": at, "recorded_at": at}
@@ -128,10 +128,10 @@ class Hours:
     def _append(self, table: Table, row: dict[str, Any]) -> None:
         self.tables.warehouse.append(table, pa.Table.from_pylist([row], schema=table.schema))
 
-    # What the job does
+    # Steps of the job
 
     def context(self, now: Callable[[], datetime]) -> JobContext:
-        """As much of a house as the ledger's windows and dead letters need."""
+        """Return the parts of a job context that the ledger's windows and dead letters need."""
 
         def transform(window: Window) -> Any:
             return SimpleNamespace(build=lambda _: self.tables.fold(window))
@@ -139,19 +139,19 @@ class Hours:
         return cast("JobContext", SimpleNamespace(warehouse=self.tables.warehouse, now=now, transform=transform))
 
     def retry(self) -> int:
-        """`winback dead-letters retry`."""
+        """Do `winback dead-letters retry`."""
         return retry(self.context(self.now))
 
     def recheck(self, warehouse: Any, now: Callable[[], datetime]) -> Recheck:
-        """What is known since the watermark."""
+        """Return what is known since the watermark."""
         return Recheck(warehouse, self.until, OUTCOMES, now)
 
     def sync(
         self, trouble: Trouble | None = None, *, ahead: timedelta = timedelta(), faults: Sequence[Fault] = ()
     ) -> Sync:
-        """Build the audience's tables, sync, fold and report, as a run whose clock is `ahead` of the true one does.
+        """Build the audience's tables, sync, fold and report, as a run whose clock is `ahead` of the true one.
 
-        `faults` hit the CRM's requests of this sync, besides those of the trouble.
+        `faults` hit the CRM's requests of this sync, in addition to those of the trouble.
         """
         trouble = trouble or Trouble()
         self._number += 1

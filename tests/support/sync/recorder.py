@@ -1,4 +1,4 @@
-"""What is seen of one sync that goes wrong: a destination that remembers, and a process that may die at any step."""
+"""Recorder of one disturbed sync: a destination that records calls, and a process that may die at any step."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from warehouse.tables import Table
 
 
 class Killed(BaseException):
-    """The process is gone: nothing after this happens."""
+    """The process was killed: no later code has an effect."""
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """What goes wrong in one sync; `at` is the batch it goes wrong at, counted from 0.
+    """The fault of one sync; `at` is the batch it hits, counted from 0.
 
     `kind` is none, row_errors, killed, stopped, deadline, overtaken, or a fault of the local CRM that hits `times` requests.
     """
@@ -45,39 +45,39 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of `send`: what each user was to be told, and how it ended: answered, refused or failed."""
+    """One call of `send`: the change of each user, and the result: answered, refused or failed."""
 
     told: Mapping[str, Mapping[str, Value]]
     end: str
-    during: frozenset[str]  # users whose vouchers other calls were taking away when this one began
+    during: frozenset[str]  # users whose vouchers other calls were withdrawing when this one began
 
 
 @dataclass
 class Sync:
-    """What one sync did. Of one that was killed there are no counts."""
+    """Record of one sync. A killed sync has no counts."""
 
     run_id: str
     trouble: Trouble
     pending: int
-    with_voucher: frozenset[str]  # users of whom the CRM held a voucher before
-    voucher: str  # the property that says so
+    with_voucher: frozenset[str]  # users who had a voucher in the CRM before
+    voucher: str  # the property that shows it
     calls: list[Call] = field(default_factory=list)
     counts: SyncCounts | None = None
     stopped: WinbackError | None = None
     is_killed: bool = False
 
     def takes_away(self, user: str, told: Mapping[str, Value]) -> bool:
-        """Whether the CRM held a voucher that this takes away."""
+        """Whether the change withdraws a voucher that the user had in the CRM."""
         return user in self.with_voucher and told.get(self.voucher) is False
 
     def die(self) -> NoReturn:
-        """Be killed."""
+        """Kill the process."""
         self.is_killed = True
         raise Killed
 
     @property
     def told(self) -> dict[str, dict[str, Value]]:
-        """What was sent to each user, whatever became of it."""
+        """Return what was sent to each user, whatever the result."""
         sent: dict[str, dict[str, Value]] = defaultdict(dict)
         for call in self.calls:
             for user, attributes in call.told.items():
@@ -86,7 +86,7 @@ class Sync:
 
 
 class Witness:
-    """A Destination that remembers every batch, and lets something happen before and after each."""
+    """A Destination that records every batch, and calls hooks before and after each."""
 
     def __init__(
         self, inner: Destination, seen: Sync, before: Callable[[int], None], after: Callable[[int], None]
@@ -97,7 +97,7 @@ class Witness:
         self._count, self._lock = 0, threading.Lock()
 
     def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
-        """Send, and take down how it ended."""
+        """Send, and record the result."""
         away = [change.external_id for change in batch if self._seen.takes_away(change.external_id, change.attributes)]
         with self._lock:
             number, self._count = self._count, self._count + 1
@@ -126,12 +126,12 @@ class Witness:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._inner.close()
 
 
 class MortalWarehouse(DuckDBWarehouse):
-    """A connection of a process that may die at an append; what it would do after that does not happen."""
+    """A warehouse connection whose process may die at an append; later operations have no effect."""
 
     def __init__(self, tables: SyncTables, seen: Sync) -> None:
         self.connection = tables.another_connection()
@@ -139,7 +139,7 @@ class MortalWarehouse(DuckDBWarehouse):
         self._seen, self._appends = seen, 0
 
     def append(self, table: Table, rows: pa.Table | Iterator[pa.RecordBatch]) -> int:
-        """Append, and die before or after if that is the trouble."""
+        """Append, and die before or after if the trouble says so."""
         if self._seen.is_killed:
             return 0
         is_due = self._seen.trouble.kind == "killed" and self._appends == self._seen.trouble.at
@@ -153,7 +153,7 @@ class MortalWarehouse(DuckDBWarehouse):
 
 
 def faults_of(trouble: Trouble) -> list[Fault]:
-    """The faults of the CRM that make the trouble; they hit whatever request comes, in order."""
+    """Return the CRM faults of the trouble; they hit the next requests, in order."""
     kinds: dict[str, Callable[[], Fault]] = {
         "row_errors": partial(Fault, "row_error", times=None, external_ids=list(trouble.users)),
         "refused": partial(Fault, "status", status=400, after=trouble.at, times=trouble.times),

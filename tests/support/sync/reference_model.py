@@ -1,7 +1,7 @@
-"""What must be true of the CRM, of the log and of a sync, whatever has happened so far?
+"""Reference model of the sync: what must be true of the CRM, of the log and of a sync at any time.
 
-Looked at after every step, from outside: the CRM's own history of writes, the rows of ops.deliveries, and every batch as it was
-sent.
+It is checked after every step, from outside: against the CRM's own history of writes, the rows of ops.deliveries, and every batch
+as it was sent.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.support.invariants import canonical
 from tests.support.sync.hours import Hours
 from tests.support.sync.recorder import Sync
 
-# By user and run: what was delivered, and what was sent without a word on it.
+# By user and run: the delivered states, and the states that were sent without a reply.
 _MAY_BE_KNOWN = """
     select user_id, run_id from ops.deliveries
     where outcome <> 'retry'
@@ -34,7 +34,7 @@ class Oracle:
         self._last_write, self._syncs, self._logged = 0, 0, set[tuple[str, str]]()
 
     def look(self, news: Mapping[str, str]) -> None:
-        """Check all that was done since the last look; `news` is why users must not be told, as of then."""
+        """Check everything since the last call. The argument maps users who must not be sent to the reason."""
         syncs, self._syncs = self.hours.syncs[self._syncs :], len(self.hours.syncs)
         rows = self.hours.tables.dicts("select * from ops.deliveries where outcome in ('delivered', 'rejected')")
         assert len({(row["user_id"], row["run_id"]) for row in rows}) == len(rows), "two words on a user in one run"
@@ -104,7 +104,7 @@ class Oracle:
         assert delivered.keys() <= true, "a delivery is logged that the CRM knows nothing of, or another one"
 
     def holds_the_desired_state(self, news: Mapping[str, str]) -> None:
-        """After a clean run: of whoever may be told the CRM holds what is desired, dead letters aside; nothing is pending."""
+        """Check that after a clean run the CRM holds every allowed desired state, except dead letters. Nothing is pending."""
         tables = self.hours.tables
         dead = dict(
             tables.rows("select user_id, rejected_hash from marts.crm_acknowledged where rejected_hash is not null")

@@ -1,7 +1,7 @@
-"""How does a sync see its tables as dbt makes them, a hundred times a second?
+"""The sync's tables in memory, as dbt makes them, fast enough for a hundred syncs a second.
 
-dbt compiles the models once in a process. Their SQL is executed in memory with the fold's two bounds replaced; the desired state
-is a plain table that tests write to, with the hash that the model itself makes of it.
+dbt compiles the models once per process. Their SQL is executed in memory with the fold's two bounds replaced. The desired state
+is a plain table that tests write to, with the hash that the model itself computes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.support.environment import settings_in
 from warehouse.duckdb.warehouse import TYPES, DuckDBWarehouse
 from warehouse.tables import CRM_STATE
 
-# Neither is found in any other SQL: a bound that was not replaced would fold nothing, and every law of a second run would fail.
+# Neither occurs in other SQL. If a bound were not replaced, nothing would be folded, and every law of a second run would fail.
 _EPOCH, _AT = 987_654_321, datetime(2500, 7, 1, 13, 7, 9, tzinfo=UTC)
 _BEFORE = datetime(2100, 1, 1, tzinfo=UTC)
 _MODELS = ("stg_ops__deliveries", "crm_profiles", "crm_acknowledged", "crm_pending")
@@ -31,7 +31,7 @@ _MODELS = ("stg_ops__deliveries", "crm_profiles", "crm_acknowledged", "crm_pendi
 
 @dataclass(frozen=True)
 class Compiled:
-    """The models' SQL; the first fold makes the table that the later ones merge into."""
+    """The models' SQL. The first fold creates the table that later ones merge into."""
 
     deliveries: str
     pending: str
@@ -42,8 +42,8 @@ class Compiled:
 
 @cache
 def compiled() -> Compiled:
-    """Everything as dbt would execute it. Takes five seconds, once in a process."""
-    # The database is named after its file, and one in memory is named memory: dbt's SQL then fits as it is.
+    """Return all SQL as dbt would execute it. Takes five seconds, once per process."""
+    # A database is named after its file, and one in memory is named memory, so that dbt's SQL fits without changes.
     with TemporaryDirectory() as folder:
         path = Path(folder) / "memory.duckdb"
         DuckDBWarehouse(path).close()
@@ -59,7 +59,7 @@ def compiled() -> Compiled:
                 return {each.node.name: each.node.compiled_code for each in answer.result.results}
 
             first = sql()
-            # With a table there, dbt takes the model for one that builds upon it.
+            # If the table exists, dbt compiles the model as incremental.
             connected = cast("DuckDBWarehouse", context.warehouse).connection
             connected.execute("create schema marts; create table marts.crm_acknowledged (user_id varchar)")
             later = sql()
@@ -75,15 +75,15 @@ def compiled() -> Compiled:
 
 
 class SyncTables:
-    """The tables of one sync after another, in memory."""
+    """Tables for a sequence of syncs, in memory."""
 
     def __init__(self) -> None:
-        """Make them, empty."""
+        """Create the tables, empty."""
         sql = compiled()
         self.warehouse = DuckDBWarehouse(Path(":memory:"))
         self.warehouse.prepare()
         execute = self.warehouse.connection.execute
-        # For a few rows a plan costs more than it saves.
+        # For a few rows, a query plan costs more than it saves.
         execute("set threads = 1; pragma disable_optimizer")
         execute("create schema staging; create schema marts")
         columns = ", ".join(f"{name} {TYPES[kind]}" for name, kind in CRM_STATE.items())
@@ -102,7 +102,7 @@ class SyncTables:
             self.warehouse.connection.execute(f'delete from "{layer}"."{name}"')
 
     def desire(self, user_id: str, *, is_erased: bool = False, **state: Any) -> str:
-        """Let this be the user's desired state; returns its hash. What is left out is null."""
+        """Set the user's desired state and return its hash. Omitted fields are null."""
         row = {"user_id": user_id, "is_erased": is_erased, **dict.fromkeys(CRM_STATE), **state}
         execute = self.warehouse.connection.execute
         execute("delete from marts.crm_profiles where user_id = $user_id", {"user_id": user_id})
@@ -118,7 +118,7 @@ class SyncTables:
         return str(execute(sql, values).fetchall()[0][0])
 
     def fold(self, window: Window) -> None:
-        """Do what building crm_acknowledged over a window does."""
+        """Do the same as building crm_acknowledged over a window."""
         source = _bounded(compiled().later_fold, window.fold_from_epoch, window.fold_from_at)
         self.warehouse.connection.execute(
             f"merge into marts.crm_acknowledged using ({source}) as folded using (user_id) "
@@ -126,26 +126,26 @@ class SyncTables:
         )
 
     def another_connection(self) -> duckdb.DuckDBPyConnection:
-        """The same tables for a second run at the same time, or for one that will die."""
+        """Open the same tables for a concurrent run, or for one that will die."""
         other = self.warehouse.connection.cursor()
         other.execute("set TimeZone = 'UTC'")
         return other
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        """Ask."""
+        """Query the tables."""
         return self.warehouse.connection.execute(sql).fetchall()
 
     def dicts(self, sql: str) -> list[dict[str, Any]]:
-        """Ask for rows by name, times in UTC."""
+        """Query rows as dicts, times in UTC."""
         rows: list[dict[str, Any]] = self.warehouse.query(sql).to_pylist()
         return rows
 
     def desired(self) -> Mapping[str, dict[str, Any]]:
-        """The desired state by user."""
+        """Return the desired state by user."""
         return {row["user_id"]: row for row in self.dicts("select * from marts.crm_profiles order by user_id")}
 
     def close(self) -> None:
-        """Forget everything."""
+        """Close the database."""
         self.warehouse.close()
 
 
