@@ -164,8 +164,8 @@ def test_a_registry_file_that_is_no_database_is_named_and_a_retry_is_not_advised
         choose(Settings(models=tmp_path))
     assert caught.value.exit_code == 2
     assert str(caught.value).startswith(
-        "The model registry in registry.db gave no usable reply (the file is not a database). Restore it, or name another: "
-        "WINBACK_REGISTRY."
+        "The model registry in registry.db gave no usable reply (the file is not a database). Restore it, or set "
+        "WINBACK_REGISTRY to another registry."
     )
 
 

@@ -130,13 +130,19 @@ def test_reasons_are_at_most_three_phrases_whatever_the_levels_and_an_older_bund
     [
         ("low: 'a; b'", "feature x: a phrase holds a semicolon"),
         ("low: 'a;'", "feature x: a phrase holds a semicolon"),
-        ("low: 'new {{ ${first_name} }} account'", "feature x: of braces"),
-        ("high: 'old {value} account'", "feature x: of braces"),
+        (
+            "low: 'new {{ ${first_name} }} account'",
+            "feature x: a reason may contain {value} once; no phrase may contain other braces",
+        ),
+        (
+            "high: 'old {value} account'",
+            "feature x: a reason may contain {value} once; no phrase may contain other braces",
+        ),
         ("low: ''", "feature x: a phrase must have between 1 and 120 characters"),
         (f"low: '{'a' * 121}'", "feature x: a phrase must have between 1 and 120 characters"),
-        ("low: '<b>new</b>'", "feature x: a phrase is words in one line"),
-        ('low: "new\\u200baccount"', "feature x: a phrase is words in one line"),
-        ('low: "new\\naccount"', "feature x: a phrase is words in one line"),
+        ("low: '<b>new</b>'", "feature x: a phrase must be one line of plain words"),
+        ('low: "new\\u200baccount"', "feature x: a phrase must be one line of plain words"),
+        ('low: "new\\naccount"', "feature x: a phrase must be one line of plain words"),
     ],
 )
 def test_a_phrase_that_is_more_than_words_is_refused(phrase: str, message: str, tmp_path: Path) -> None:
@@ -153,7 +159,7 @@ def test_a_phrase_that_is_more_than_words_is_refused(phrase: str, message: str, 
 def test_a_reason_takes_no_braces_but_those_of_the_value(reason: str, tmp_path: Path) -> None:
     file = tmp_path / "features.yml"
     file.write_text(f"features:\n  - {{name: x, type: category, reason: '{reason}'}}\n")
-    with pytest.raises(ContractError, match=r"feature x: of braces a reason takes \{value\} alone"):
+    with pytest.raises(ContractError, match=r"feature x: a reason may contain \{value\} once"):
         load_contract(file)
 
 
