@@ -342,7 +342,7 @@ def test_a_feature_that_tells_the_outcome_by_its_parity_stops_training_by_name(
 @pytest.mark.parametrize(
     ("told", "message"),
     [
-        ({"version": 2}, "keeps feature contract 2, this program reads 1"),
+        ({"version": 2}, "has feature contract 2, this program reads 1"),
         ({"version": 1, "windows": []}, r"contract\.json does not have this program's format"),
     ],
 )

@@ -54,7 +54,7 @@ def test_nothing_is_wrong_with_a_sound_project() -> None:
             "BigQuery is not enabled in the project",
             "gcloud services enable bigquery.googleapis.com",
         ),
-        (replace(SOUND, queries=MISSING), "queries", "failed", "no project shop", "WINBACK_WAREHOUSE"),
+        (replace(SOUND, queries=MISSING), "queries", "failed", "the project shop does not exist", "WINBACK_WAREHOUSE"),
         (
             replace(SOUND, locations=SOUND.locations | {"raw": MISSING}),
             "dataset winback_raw",
