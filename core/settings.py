@@ -183,5 +183,7 @@ def _unknown() -> list[str]:
         prefix, _, own = name.upper().partition("WINBACK_")
         if not prefix and own and own not in known:
             near = get_close_matches(own, known, n=1)  # without the prefix, which all names share
-            lines.append(f"  {name}: this setting does not exist" + (f"; did you mean WINBACK_{near[0]}?" if near else ""))
+            lines.append(
+                f"  {name}: this setting does not exist" + (f"; did you mean WINBACK_{near[0]}?" if near else "")
+            )
     return lines
