@@ -1,4 +1,4 @@
-"""Is a collapsed audience found before anything is taken away from anybody?"""
+"""Audience guard: a sync stops before it sends anything when the audience has collapsed."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Is exactly what differs sent to the CRM, in its own words, and does the CRM then hold what we believe it holds?"""
+"""Differences: only changed fields are sent, and the CRM then holds the acknowledged state."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -50,7 +50,7 @@ def batch(rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
 
 
 def attributes(desired: Mapping[str, Any], acknowledged: Mapping[str, Any]) -> dict[str, Value] | None:
-    """What one user's row sends; None where it is no change."""
+    """The attributes that one user's row sends; None if nothing changed."""
     found = changes(batch([row(desired, acknowledged)]), MAPPING).changes
     return found[0].attributes if found else None
 
@@ -110,7 +110,7 @@ def test_a_withdrawal_takes_away_what_may_be_cleared_and_says_why() -> None:
         ({"churn_reasons": "last action: a, b"}, {"churn_reasons": ["last action: a, b"]}),
         ({"is_voucher_eligible": False}, {"voucher_eligible": False}),
         ({"voucher_valid_until": TEN}, {"voucher_valid_until": "2026-06-15T10:00:00Z"}),
-        # When and by what model: told with a change, never alone.
+        # Metadata: sent with a change, never alone.
         ({"churn_scored_at": TEN}, None),
         ({"churn_model_version": "20260602-1"}, None),
         ({"churn_scored_at": TEN, "churn_model_version": "20260602-1"}, None),
@@ -118,7 +118,7 @@ def test_a_withdrawal_takes_away_what_may_be_cleared_and_says_why() -> None:
             {"churn_scored_at": TEN, "churn_risk_band": "low"},
             {"churn_scored_at": "2026-06-15T10:00:00Z", "churn_risk_band": "low"},
         ),
-        # Absent: sent as null where it may clear, not sent elsewhere.
+        # A null is sent only for a clearable field.
         ({"churn_reasons": None}, {"churn_reasons": None}),
         ({"experiment_arm": None}, None),
         ({"voucher_reason": None, "is_voucher_eligible": None}, None),
@@ -148,7 +148,7 @@ def test_the_state_keeps_what_the_crm_has_where_an_absent_value_may_not_clear() 
 
 
 def test_of_a_user_in_doubt_every_field_is_sent_and_whatever_may_clear_is_cleared() -> None:
-    """The CRM may hold what was sent and never answered; only what may not clear and is absent has no value to send."""
+    """The CRM may hold values that it never confirmed. Only a null of a field that is not clearable is not sent."""
     desired = ELIGIBLE | {"churn_reasons": None, "experiment_arm": None}
     found = changes(batch([row(desired, NOTHING | desired, is_in_doubt=True)]), MAPPING).changes
     assert found[0].attributes == {
@@ -214,14 +214,14 @@ MAPPINGS = st.builds(
     ),
     st.sets(st.sampled_from(sorted(CRM_STATE))),
 )
-# Half of the time the CRM holds most of what is desired: else nearly every row would be a change of everything.
+# In half of the examples the CRM holds most of the desired state. Otherwise nearly every field of every row would change.
 PAIRS = st.tuples(STATES, STATES, st.sets(st.sampled_from(sorted(CRM_STATE)))).map(
     lambda drawn: (drawn[0], drawn[0] | {name: drawn[1][name] for name in drawn[2]})
 ) | st.tuples(STATES, STATES)
 
 
 def told(name: str, value: Any) -> Value:
-    """A value in the wire's words, in plain Python."""
+    """A value as it is sent, computed in plain Python."""
     if value is None:
         return None
     if KINDS[name] == "time":
@@ -230,7 +230,7 @@ def told(name: str, value: Any) -> Value:
 
 
 def one_by_one(rows: Sequence[Mapping[str, Any]], mapping: FieldMapping) -> list[tuple[Change, dict[str, Any]]]:
-    """The changes and the states they leave, row by row in plain Python."""
+    """The changes and the resulting states, computed row by row in plain Python."""
     found = []
     for number, each in enumerate(rows):
         state, sent = {}, {}
@@ -274,7 +274,7 @@ def test_a_crm_that_applies_the_change_holds_the_state_and_needs_no_second_one(
 
 
 def held(state: Mapping[str, Any], mapping: FieldMapping) -> dict[str, Value]:
-    """What a CRM holds of this state: no property for what is absent."""
+    """The CRM's properties for this state; a null has no property."""
     return {mapping.fields[n].property: told(n, value) for n, value in state.items() if value is not None}
 
 

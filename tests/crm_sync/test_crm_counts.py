@@ -1,4 +1,4 @@
-"""Where a CRM's own numbers contradict its rows, a row that it did not name is unconfirmed; one it named keeps its outcome."""
+"""Contradicting counts: if a CRM's counts contradict its rows, the rows it did not name are unconfirmed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def batch(name: str) -> list[Change]:
 
 
 def sent(name: str, *replies: Canned, **options: Any) -> list[tuple[str, str | None]]:
-    """Send a batch of three users to a server that gives these replies; kinds and codes."""
+    """Send a batch of three users to a server with these replies. Returns the outcomes' kinds and codes."""
     with scripted_server(*replies) as server:
         destination = connected(name, server.url, "key", **options)
         outcomes = destination.send(batch(name), FakeRunContext())
@@ -44,14 +44,14 @@ ERROR = {"type": "bad", "input_array": "attributes", "index": 1}
         (3, [], [DELIVERED] * 3),
         (2, [ERROR], [DELIVERED, ("rejected", "bad"), DELIVERED]),
         (2, [ERROR, ERROR], [DELIVERED, ("rejected", "bad"), DELIVERED]),
-        # A count that is not all others'
+        # Counts that do not match the other rows
         (0, [], [UNCONFIRMED] * 3),
         (2, [], [UNCONFIRMED] * 3),
         (4, [], [UNCONFIRMED] * 3),
         (-1, [], [UNCONFIRMED] * 3),
         (3, [ERROR], [UNCONFIRMED, ("rejected", "bad"), UNCONFIRMED]),
         (0, [ERROR], [UNCONFIRMED, ("rejected", "bad"), UNCONFIRMED]),
-        # What is no count
+        # Values that are not counts
         ("3", [], [UNCONFIRMED] * 3),
         (None, [], [UNCONFIRMED] * 3),
         (3.0, [], [UNCONFIRMED] * 3),
@@ -83,7 +83,7 @@ def test_braze_cannot_have_deleted_more_than_it_was_asked_to(deleted: Any) -> No
         assert left.value.code == "unknown_reply"
 
 
-# HubSpot names each user in a result
+# HubSpot: each result names its user
 
 
 def result(number: int) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def test_hubspot_delivers_only_whom_it_names_whatever_it_counts(
     assert sent("hubspot", Canned(status, said)) == expected
 
 
-# Klaviyo counts, and names whom it failed
+# Klaviyo: counts, and errors that name the failed rows
 
 
 def job(status: str, total: int, completed: int, failed: int) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def test_klaviyo_s_counts_must_fit_the_rows_it_names(
     assert sent("klaviyo", *replies) == expected
 
 
-# Salesforce's files name each user; a job's numbers are no word about any of them
+# Salesforce: the files name each user; the job's counts do not decide
 
 
 @pytest.mark.parametrize("numbers", [(3, 0), (0, 0), (3, 3), (33, 0)])

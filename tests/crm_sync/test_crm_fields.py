@@ -1,4 +1,4 @@
-"""Is `crm_fields.yml` refused when it maps a field to where it must not be written, or does not say where?"""
+"""Field mapping: `crm_fields.yml` is refused if it is incomplete or maps a field to a forbidden property."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ FILE: dict[str, Any] = yaml.safe_load(SHIPPED.read_text())
 
 
 def with_fields(**changes: Any) -> dict[str, Any]:
-    """The file that ships, with some fields replaced; None removes one."""
+    """The shipped file with some fields replaced; None removes a field."""
     fields = {name: value for name, value in (FILE["fields"] | changes).items() if value is not None}
     return FILE | {"fields": fields}
 

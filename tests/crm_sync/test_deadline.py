@@ -1,4 +1,4 @@
-"""How long may a sync go on? Until its deadline, or until somebody tells it to stop, and no wait is longer."""
+"""Deadline: a sync's waits end at its deadline or when it is stopped, and never last longer."""
 
 import threading
 
@@ -53,7 +53,7 @@ def test_a_run_told_to_stop_says_so_at_every_look() -> None:
 
 
 def test_a_stop_ends_the_waits_of_every_thread() -> None:
-    """Waits of days: the test ends only because they end early."""
+    """The waits are days long: the test ends only because they are cut short."""
     run = Deadline(RUN_ID, 1e6)
     ready, codes = threading.Barrier(4), list[str]()
 

@@ -1,4 +1,4 @@
-"""Is exactly what the CRM said of each row written down, and none of it lost when an append fails?"""
+"""Delivery log: outcomes are written as the CRM returned them, and none is lost when an append fails."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,11 +68,11 @@ def test_a_delivery_is_logged_with_the_state_it_left_in_the_crm(warehouse: DuckD
 def test_a_rejection_is_logged_with_why_and_without_a_state(warehouse: DuckDBWarehouse) -> None:
     found = changed("ada", "bob")
     log = log_of(warehouse)
-    log.write(found.changes, found.states, [DELIVERED, Outcome("rejected", 400, "no_such", "there is no such ...")])
+    log.write(found.changes, found.states, [DELIVERED, Outcome("rejected", 400, "no_such", "it does not have ...")])
     log.flush()
     row = deliveries(warehouse)["bob"]
     assert (row["outcome"], row["http_status"], row["error_code"]) == ("rejected", 400, "no_such")
-    assert (row["error_reason"], row["desired_hash"]) == ("there is no such ...", "hash-of-bob")
+    assert (row["error_reason"], row["desired_hash"]) == ("it does not have ...", "hash-of-bob")
     assert {name: row[name] for name in CRM_STATE} == dict.fromkeys(CRM_STATE)
 
 

@@ -1,4 +1,4 @@
-"""Is nobody told of a voucher or a score who has finished, withdrawn consent or been erased since the window's end?"""
+"""Recheck: users who finished, withdrew consent or were erased since the window's end get no score and no voucher."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -50,12 +50,12 @@ def profile(warehouse: DuckDBWarehouse, user: str, updated_at: datetime, **chang
 
 
 def recheck(warehouse: DuckDBWarehouse, moments: Sequence[datetime] = (LOOK,)) -> Recheck:
-    """A recheck of what became known since ten; it looks at the clock at these moments, and at the last one for ever."""
+    """A recheck since ten o'clock. Its clock returns these moments in order, then the last one again and again."""
     left = list(moments)
     return Recheck(warehouse, TEN, OUTCOMES, lambda: left.pop(0) if len(left) > 1 else left[0])
 
 
-# What is news
+# Which users must not be sent
 
 
 @pytest.mark.parametrize("name", OUTCOMES)
@@ -77,7 +77,7 @@ def test_who_ended_their_journey_since_the_window_has_news(warehouse: DuckDBWare
         ([{"erased_at": TEN, "marketing_consent": False}], {"ada": "erased"}),
         ([{"marketing_consent": False}, {}], {}),
         ([{}, {"marketing_consent": False}], {"ada": "no_consent"}),
-        # What lies ahead is not known yet.
+        # Rows after now are ignored.
         ([{}] * 11 + [{"marketing_consent": False}], {}),
     ],
 )
@@ -100,14 +100,14 @@ def test_a_profile_that_the_app_dated_before_the_window_s_end_is_seen_for_a_day(
 @pytest.mark.parametrize(
     ("profiles", "news"),
     [
-        # It arrived after the window's end, and was written long before.
+        # Arrived after the window's end, written long before.
         ([{"updated_at": TEN - timedelta(days=400), "loaded_at": TEN, "marketing_consent": False}], "no_consent"),
         ([{"updated_at": TEN - timedelta(days=400), "loaded_at": TEN, "erased_at": TEN}], "erased"),
         (
             [{"updated_at": TEN - timedelta(days=2), "loaded_at": TEN - timedelta(days=2), "marketing_consent": False}],
             None,
         ),
-        # Withdrawn and given back, and the withdrawal arrives last: the version written last holds.
+        # Consent withdrawn and given again; the withdrawal arrives last. The version written last counts.
         (
             [
                 {"updated_at": TEN - timedelta(days=9), "loaded_at": TEN, "marketing_consent": False},
@@ -115,11 +115,11 @@ def test_a_profile_that_the_app_dated_before_the_window_s_end_is_seen_for_a_day(
             ],
             None,
         ),
-        # Written at the same moment: the one that allows less holds.
+        # Two versions written at the same moment: the one that allows less counts.
         ([{"updated_at": TEN}, {"updated_at": TEN, "marketing_consent": False}], "no_consent"),
         ([{"updated_at": TEN, "marketing_consent": False}, {"updated_at": TEN}], "no_consent"),
         ([{"updated_at": TEN, "erased_at": TEN}, {"updated_at": TEN, "marketing_consent": False}], "erased"),
-        # A wrong clock wrote the one from the year 2099, which arrived a week ago.
+        # A wrong clock dated one version 2099; it arrived a week ago.
         (
             [
                 {"updated_at": TEN.replace(year=2099), "loaded_at": TEN - timedelta(days=7)},
@@ -173,7 +173,7 @@ def test_an_answer_is_good_for_five_minutes_and_a_clock_set_back_asks_again(
     assert asking.news() == ({"ada": "finished"} if is_known else {})
 
 
-# Who is not told
+# Which rows are dropped
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_an_answer_is_good_for_five_minutes_and_a_clock_set_back_asks_again(
         (row_of("ada", before=SCORED | GRANTED, **FINISHED), "finished", True),
         (row_of("ada", before=SCORED | GRANTED, **FINISHED), "no_consent", True),
         (row_of("ada", before=SCORED | GRANTED, **FINISHED), "erased", False),
-        # It takes the voucher away and tells of a score: to leave the voucher would be worse.
+        # A withdrawal with a score is sent, because keeping the voucher would be worse.
         (row_of("ada", before=SCORED | GRANTED, churn_probability=0.2), "finished", True),
         (row_of("ada", before=SCORED | GRANTED, churn_probability=0.2), "erased", False),
         (row_of("ada", before=SCORED, **FINISHED), "closed", True),
@@ -197,12 +197,12 @@ def test_news_hold_back_what_grants_or_scores_and_never_what_takes_away(
     row: dict[str, Any], news: str, is_told: bool
 ) -> None:
     rows = pa.RecordBatch.from_pylist([row_of("zoe"), row], schema=PENDING)
-    told, reasons = suppressed(rows, {"ada": news, "somebody else": "erased"})
+    told, reasons = suppressed(rows, {"ada": news, "another user": "erased"})
     assert told.column("user_id").to_pylist() == (["zoe", "ada"] if is_told else ["zoe"])
     assert reasons == ({} if is_told else {news: 1})
 
 
-@pytest.mark.parametrize("news", [{}, {"somebody else": "erased"}])
+@pytest.mark.parametrize("news", [{}, {"another user": "erased"}])
 def test_without_news_of_anybody_pending_everybody_is_told(news: dict[str, str]) -> None:
     rows = pa.RecordBatch.from_pylist([row_of("ada"), row_of("bob", **GRANTED)], schema=PENDING)
     assert suppressed(rows, news) == (rows, {})
@@ -225,17 +225,17 @@ def test_a_sync_holds_grants_back_and_still_sends_withdrawals(warehouse: DuckDBW
     pending(warehouse, "withdrawn", before=SCORED | GRANTED, **FINISHED)
     pending(warehouse, "scored")
     pending(warehouse, "erased", before=SCORED | GRANTED, **FINISHED)
-    pending(warehouse, "as ever")
+    pending(warehouse, "as before")
     crm = RecordingDestination()
     counts, stopped = run(warehouse, crm, plan(warehouse, recheck=recheck(warehouse)))
-    assert crm.arrived == ["withdrawn", "as ever"]
-    assert outcomes(warehouse) == {"withdrawn": "delivered", "as ever": "delivered"}
+    assert crm.arrived == ["withdrawn", "as before"]
+    assert outcomes(warehouse) == {"withdrawn": "delivered", "as before": "delivered"}
     assert (counts.differing, counts.suppressed) == (5, {"erased": 1, "finished": 1, "gave_up": 1})
     assert stopped is None
 
 
 def test_who_has_a_fresh_tombstone_is_told_nothing_and_others_are(warehouse: DuckDBWarehouse) -> None:
-    """A tombstone holds no id: only its hash, and only of rows at hand is it looked up."""
+    """A tombstone holds only the hash of an id, which is compared with the hashes of pending rows."""
     row: dict[str, Any] = {"erasure_id": "e1", "user_hash": hashlib.sha256(b"ada").hexdigest(), "step": "tombstone"}
     row |= {"requested_at": TEN, "recorded_at": TEN, "outcome": "written"}
     warehouse.append(ERASURES, pa.Table.from_pylist([row], schema=ERASURES.schema))
@@ -256,7 +256,7 @@ def test_news_that_come_while_the_sync_is_under_way_are_heeded(
     looks: list[datetime] = []
 
     def now() -> datetime:
-        """At every look five more minutes have passed; before the second, somebody has finished."""
+        """Each call is five minutes later. Before the second call, a user finishes."""
         if len(looks) == 1:
             event(warehouse, "bob", "filing_submitted", TEN)
         looks.append(TEN + len(looks) * timedelta(minutes=5))

@@ -1,4 +1,4 @@
-"""Is a CRM's sentence kept so far that it helps, and nothing in it that belongs to a user?"""
+"""Redaction: a CRM's sentence stays useful and contains nothing of a user."""
 
 import pytest
 from hypothesis import given
@@ -62,7 +62,7 @@ def test_a_sentence_has_its_length(length: int) -> None:
     "text", ["a" * 3_000_000, '"' * 3_000_001, "{" * 3_000_000, "a@" * 1_000_000, "'a " * 1_000_000]
 )
 def test_a_reply_of_megabytes_is_read_in_no_time(text: str) -> None:
-    """With patterns over the whole of it this would take hours, and the test its time limit."""
+    """With patterns over the whole text this would take hours and exceed the test's time limit."""
     assert len(redacted(text, "nobody")) <= MAX_LENGTH
 
 

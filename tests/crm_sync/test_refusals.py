@@ -1,4 +1,4 @@
-"""Who is at fault when the CRM refuses users one by one: they, or every request."""
+"""Refusals: when the CRM refuses users one by one, either they or the requests are at fault."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_refusal_of_every_request_rejects_nobody_and_the_next_run_sends_all(
     assert isinstance(stopped, ContractError)
     assert "refused 20 users one by one with the code of their whole batch (HTTP 400, http_400)" in str(stopped)
     assert (counts.rejected, counts.deferred) == (0, {"stopped": 33})
-    # What the CRM holds is known: it took nothing.
+    # The CRM accepted nothing, so its state is known.
     assert (outcomes(warehouse), written(warehouse, "deferred")) == ({}, users)
     crm.desk.faults.waiting.clear()
     counts, stopped = sync(warehouse, braze(crm), MAPPING, plan(warehouse))
@@ -152,7 +152,7 @@ def test_withdrawals_and_others_that_are_all_refused_count_together(
 
 @pytest.mark.parametrize("count", [20, 33])
 def test_an_error_in_a_reply_that_names_no_user_is_a_refusal_too(warehouse: DuckDBWarehouse, count: int) -> None:
-    """HubSpot tells of some faults of the whole request in a 207, whose error then names no row."""
+    """HubSpot reports some faults of the whole request in a 207 with an error that names no row."""
     pending_users(warehouse, count)
     error = {"status": "error", "category": "ACCOUNT_SUSPENDED", "message": "no", "context": {}}
     with scripted_server(
@@ -188,7 +188,7 @@ def test_others_that_are_all_rejected_open_the_circuit_though_withdrawals_are_ta
 
 @dataclass
 class Particular(RecordingDestination):
-    """Refuses everybody: a batch with one code, a user alone with another."""
+    """Refuses all users: a batch with one code, a single user with another."""
 
     def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
         run.check()
@@ -204,7 +204,7 @@ def test_users_refused_with_a_code_of_their_own_are_at_fault(warehouse: DuckDBWa
 def test_a_large_batch_that_is_refused_for_the_request_costs_few_requests(warehouse: DuckDBWarehouse) -> None:
     users = pending_users(warehouse, 10_000)
     counts, _ = run(warehouse, RecordingDestination(max_batch=10_000, poison=frozenset(users)))
-    # 14 halvings to the first user, two requests for each of the others, and one for each part that waits.
+    # 14 halvings to the first user, two requests for each other user, and one for each waiting part.
     assert counts.requests <= 14 + 2 * 20 + 14
 
 

@@ -1,4 +1,4 @@
-"""When a sync has to stop before its end, is what was acknowledged logged, and does the rest wait with a reason?"""
+"""Stopping: a sync that ends early logs what was acknowledged and defers the rest with a reason."""
 
 import os
 import signal
@@ -107,7 +107,7 @@ def test_an_open_circuit_tells_how_many_and_why_and_nobody_s_id(warehouse: DuckD
 
 
 class Slow(RecordingDestination):
-    """A CRM that takes a second for each batch."""
+    """A CRM that needs a second for each batch."""
 
     time = Time()
 
@@ -162,7 +162,7 @@ def test_what_the_crm_took_without_saying_so_is_not_logged_as_delivered(
     assert isinstance(stopped, UnavailableError)
     assert len(crm.store.profiles()) == 3
     assert (counts.delivered, counts.deferred, deliveries(warehouse)) == (0, {"unavailable": 3}, {})
-    # The next run says it again; the CRM, which knew already, changes nothing.
+    # The next run sends it again; the CRM already has it and changes nothing.
     counts, stopped = run(warehouse, braze(crm))
     assert (counts.delivered, stopped) == (3, None)
     assert all(len(crm.store.history(user)) == 7 for user in ("u000", "u001", "u002"))
@@ -201,7 +201,7 @@ def test_refused_credentials_end_the_run_and_keep_what_was_logged(warehouse: Duc
 
 
 class Gate(RecordingDestination):
-    """Calls `at_second` when the second batch comes; `hangs` for a CRM that then never answers."""
+    """Calls `at_second` when the second batch arrives. With `hangs`, the CRM then never answers."""
 
     hangs = False
     at_second: Callable[[], None]
@@ -221,7 +221,7 @@ def test_told_to_stop_a_sync_takes_in_what_is_under_way_and_sends_no_more(wareho
     counts, stopped = run(warehouse, crm, plan(warehouse, how))
     assert outcomes(warehouse) == dict.fromkeys(users[:4], "delivered")
     assert counts.deferred == {"stopped": 6}
-    assert written(warehouse, "deferred") == users[4:]  # nobody of whom one could not know
+    assert written(warehouse, "deferred") == users[4:]  # no user is in doubt
     assert str(stopped) == "The run was stopped (SIGTERM); the next run continues."
 
 
@@ -236,13 +236,13 @@ def test_a_request_that_hangs_does_not_keep_a_sync_that_was_told_to_stop(
     counts, _ = run(warehouse, crm, plan(warehouse, how))
     assert outcomes(warehouse) == dict.fromkeys(users[:2], "delivered")
     assert counts.deferred == {"stopped": 8}
-    assert written(warehouse, "deferred") == users[4:]  # of the two that were under way it stays open
+    assert written(warehouse, "deferred") == users[4:]  # the two in flight are in doubt
 
 
 def test_a_request_that_hangs_does_not_keep_a_sync_beyond_its_deadline(
     warehouse: DuckDBWarehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As at a signal: who is under way is in doubt, and who was not sent is deferred."""
+    """As after a signal: users in flight are in doubt, users not sent are deferred."""
     monkeypatch.setattr(sync_module, "GRACE_SECONDS", 0.0)
     time = Time()
     users, how = pending_users(warehouse, 10), deadline(60, time)
@@ -252,7 +252,7 @@ def test_a_request_that_hangs_does_not_keep_a_sync_beyond_its_deadline(
     counts, stopped = run(warehouse, crm, plan(warehouse, how))
     assert outcomes(warehouse) == dict.fromkeys(users[:2], "delivered")
     assert (counts.deferred, isinstance(stopped, DeadlineExceededError)) == ({"deadline": 8}, True)
-    assert written(warehouse, "deferred") == users[4:]  # of the two that were under way it stays open
+    assert written(warehouse, "deferred") == users[4:]  # the two in flight are in doubt
 
 
 def test_what_is_answered_within_the_grace_after_the_deadline_is_taken_in(warehouse: DuckDBWarehouse) -> None:
@@ -266,7 +266,7 @@ def test_what_is_answered_within_the_grace_after_the_deadline_is_taken_in(wareho
 
 
 def test_however_many_batches_were_under_way_what_they_bring_is_logged(warehouse: DuckDBWarehouse) -> None:
-    """More of them than the grace has tenths of a second."""
+    """More batches than the grace period has tenths of a second."""
     users, how = pending_users(warehouse, 64), deadline()
 
     class Together(RecordingDestination):
@@ -284,7 +284,7 @@ def test_however_many_batches_were_under_way_what_they_bring_is_logged(warehouse
 def test_the_grace_is_given_once_however_often_the_sync_waits(
     warehouse: DuckDBWarehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It waits for withdrawals, for a free place, and at the end: three graces would be longer than the platform's patience."""
+    """It waits for withdrawals, for a free worker, and at the end. Three grace periods would exceed the platform's time limit."""
     waited: list[float] = []
 
     class Watched(Workers[Batch, Sent]):

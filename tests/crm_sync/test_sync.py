@@ -1,6 +1,6 @@
-"""Does what is pending reach the CRM in the right order, and is nothing believed that the CRM did not say?
+"""Sync: pending rows reach the CRM in the right order, and only confirmed rows count as delivered.
 
-A real DuckDB file with the marts made by hand, and a real CRM over HTTP.
+Uses a real DuckDB file with marts made by hand, and a real CRM over HTTP.
 """
 
 import threading
@@ -49,7 +49,7 @@ def crm(tmp_path: Path) -> Iterator[LocalCrm]:
         yield server
 
 
-# What lands
+# What the CRM receives
 
 
 def test_a_delivery_lands_in_the_crm_in_its_own_words(warehouse: DuckDBWarehouse, crm: LocalCrm) -> None:
@@ -157,7 +157,7 @@ def test_with_threads_to_spare_a_grant_still_waits_for_the_answer_to_every_withd
     class Watching(RecordingDestination):
         def send(self, batch: Sequence[Change], run: Run) -> list[Outcome]:
             if batch[0].is_withdrawal:
-                overtaken.append(grant_came.wait(0.2))  # long enough for one that does not wait
+                overtaken.append(grant_came.wait(0.2))  # long enough for a grant that does not wait
             else:
                 grant_came.set()
             return super().send(batch, run)
@@ -178,7 +178,7 @@ def test_more_rows_than_one_read_keep_their_order_and_land_once(
         pending(warehouse, f"u{number:02d}", churn_probability=number / 100)
     counts, _ = run(warehouse, braze(crm, max_batch=4))
     assert in_order_of_arrival(crm) == [f"u{number:02d}" for number in reversed(range(50))]
-    # Seven reads of seven rows, each two requests, and one of one row.
+    # Seven reads of seven rows with two requests each, and one read of one row.
     assert (counts.delivered, counts.requests) == (50, 15)
 
 
@@ -189,7 +189,7 @@ def test_no_request_holds_withdrawals_and_others(warehouse: DuckDBWarehouse) -> 
     assert (counts.delivered, counts.withdrawals, counts.requests) == (2, 1, 2)
 
 
-# A batch that is refused whole
+# A batch refused as a whole
 
 
 @pytest.mark.parametrize("poison", [{"u000"}, {"u031"}, {"u074"}, {"u010", "u011", "u060"}])
@@ -218,7 +218,7 @@ def test_what_a_refusal_of_a_batch_says_of_a_user_is_not_kept(warehouse: DuckDBW
 def test_a_batch_too_large_for_the_crm_lands_in_halves(warehouse: DuckDBWarehouse, crm: LocalCrm) -> None:
     pending_users(warehouse, 100)
     destination = braze(crm)
-    destination.max_batch = 100  # the options allow no more than the CRM documents, which it may lower
+    destination.max_batch = 100  # more than the options allow: the CRM may lower its documented limit
     counts, _ = run(warehouse, destination)
     assert (counts.delivered, counts.requests, len(crm.store.profiles())) == (100, 3, 100)
 
@@ -230,7 +230,7 @@ def test_a_refusal_that_does_not_come_again_leaves_nobody_behind(warehouse: Duck
     assert (counts.delivered, counts.rejected, counts.requests) == (10, 0, 3)
 
 
-# What is written down before
+# What is logged before sending
 
 
 def test_before_a_request_goes_out_it_is_written_down_what_the_crm_may_then_hold(warehouse: DuckDBWarehouse) -> None:
@@ -252,7 +252,7 @@ def test_before_a_request_goes_out_it_is_written_down_what_the_crm_may_then_hold
     ]
 
 
-# What is no outcome
+# Replies without an outcome
 
 
 def test_a_row_without_the_crm_s_word_is_deferred_and_not_logged(warehouse: DuckDBWarehouse) -> None:

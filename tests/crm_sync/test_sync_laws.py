@@ -1,4 +1,4 @@
-"""Whatever a CRM does, is every row in exactly one outcome, and is a rehearsal what the sync then does?"""
+"""Properties of the sync: every row ends in exactly one outcome, and a dry run counts what the sync then does."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,14 +36,14 @@ from warehouse.duckdb.warehouse import DuckDBWarehouse
 
 @pytest.fixture(scope="module")
 def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckDBWarehouse]:
-    """One file for all examples, each of which begins by emptying it: to make one takes longer than an example."""
+    """One file for all examples. Each begins by emptying it, because creating a file takes longer than an example."""
     with marts_in(tmp_path_factory.mktemp("laws")) as context:
         yield context
 
 
 @dataclass(frozen=True)
 class Person:
-    """A user: what is pending for them, what is known of them meanwhile, and what the CRM will say."""
+    """A user: the pending row, a suppression during the sync, and the CRM's outcome."""
 
     kind: str
     probability: float
@@ -67,7 +67,7 @@ class Person:
 
     @property
     def expected(self) -> str:
-        """What becomes of them in a run that nothing stops."""
+        """The user's outcome in a run that is not stopped."""
         if self.suppressed_because:
             return f"suppressed: {self.suppressed_because}"
         if self.news == "erased" or (self.news and not self.is_withdrawal):
@@ -91,7 +91,7 @@ ENDS = [UnavailableError("down"), DeadlineExceededError("late", "deadline"), Con
 
 @dataclass
 class Known(Recheck):
-    """A recheck that knows its news."""
+    """A recheck with a fixed suppression list."""
 
     known: Mapping[str, str] = field(default_factory=dict)
 
@@ -101,7 +101,7 @@ class Known(Recheck):
 
 @dataclass
 class Moody(RecordingDestination):
-    """A CRM that says of everybody what is fated, and from its n-th request on nothing but `end`."""
+    """A CRM with a fixed outcome for each user, which raises `end` after a number of requests."""
 
     fates: Mapping[str, str] = field(default_factory=dict)
     end: WinbackError | None = None
@@ -152,7 +152,7 @@ def begin(warehouse: DuckDBWarehouse, everybody: Mapping[str, Person]) -> Known:
 
 
 def in_order(everybody: Mapping[str, Person]) -> list[str]:
-    """Withdrawals first, then the most valuable."""
+    """The users in the order of sending: withdrawals first, then the most valuable."""
 
     def rank(user: str) -> tuple[bool, bool, float, str]:
         row = everybody[user].row(user)
@@ -188,13 +188,13 @@ def test_every_row_ends_in_one_outcome_and_a_delivery_is_the_crm_s_word(
     else:
         assert stopped is None or not counts.delivered + counts.rejected
     assert counts.differing == len(people)
-    # Logged is exactly what was said, and of those who are not to be told nothing was. Whoever was refused alone stays pending
-    # where the run had to stop: nobody knows yet whether the user or the request was at fault.
+    # The log holds exactly the CRM's outcomes, and none for suppressed users. If the run had to stop, users refused alone stay
+    # pending, because the user or the request may be at fault.
     said = {user: what for user, what in crm.said.items() if what in {"delivered", "rejected"}}
     refused_alone = {user for user in said if fates[user] == "poison"} if stopped else set()
     assert outcomes(warehouse).items() <= said.items()
     assert said.keys() - outcomes(warehouse).keys() <= refused_alone
-    # Whoever may have been sent something was written down before, and is not taken back.
+    # Users in a request were logged before, and are not logged as deferred.
     assert crm.asked - refused_alone <= set(written(warehouse, "sending")) - set(written(warehouse, "deferred"))
     assert {everybody[user].expected for user in crm.sent} <= {"delivered", "rejected", "deferred"}
     assert counts.delivered == Counter(crm.said.values())["delivered"]

@@ -1,6 +1,6 @@
-"""Whatever happens between users, syncs, the CRM and the network, in any order: do the sync's laws hold?
+"""Properties of the sync under any order of events in users, syncs, the CRM and the network.
 
-`SYNC_EXAMPLES=2000 pytest tests/crm_sync/test_sync_machine.py` tries other examples each time, and as many as it is told.
+`SYNC_EXAMPLES=2000 pytest tests/crm_sync/test_sync_machine.py` tries 2,000 new examples each time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.support.sync.tables import SyncTables
 EXAMPLES = int(os.environ.get("SYNC_EXAMPLES", "0"))
 KEY = "key-of-the-machine"
 MAX_BATCH = 2
-BUDGET = RetryBudget(seconds=1.0, first_wait_seconds=0.4)  # of a clock that only waits move
+BUDGET = RetryBudget(seconds=1.0, first_wait_seconds=0.4)  # on a clock that only waits advance
 CRMS: dict[str, Callable[[str], Destination]] = {
     "braze": lambda url: Braze(url, KEY, BrazeOptions(max_batch=MAX_BATCH, limits=()), BUDGET),
     "hubspot": lambda url: HubSpot(url, KEY, HubSpotOptions(max_batch=MAX_BATCH, limits=()), BUDGET),
@@ -37,7 +37,7 @@ FEW = {"braze": 30, "hubspot": 10}
 
 USERS = [f"u{number}" for number in range(6)]
 PLACES = ["before the request", "after the reply", "before an append", "after an append"]
-# Which batch goes wrong: of six users in batches of two there are rarely more than three.
+# The batch with the fault: six users in batches of two rarely make more than three batches.
 AT, ROWS, FOLDED = st.sampled_from([0, 0, 1, 1, 2]), st.sampled_from([1, 3, 5_000]), st.booleans()
 SOME = st.one_of(st.just(USERS), st.lists(st.sampled_from(USERS), min_size=1, unique=True))
 
@@ -64,13 +64,13 @@ TROUBLES = st.one_of(
 
 
 def scored(hours: Hours, user: str, tenths: int, reasons: str | None, *, is_granted: bool) -> dict[str, Any]:
-    """As crm_profiles says it of a user with a decision."""
+    """The row of crm_profiles for a user with a decision."""
     return {
         "churn_probability": tenths / 10,
         "churn_risk_band": "high" if tenths > 6 else "medium" if tenths > 3 else "low",
         "churn_reasons": reasons,
         "churn_scored_at": hours.now(),
-        "churn_model_version": [None, "m1", "m2"][tenths % 3],  # one that may not be cleared, and may be absent
+        "churn_model_version": [None, "m1", "m2"][tenths % 3],  # not clearable, and may be null
         "is_voucher_eligible": is_granted,
         "voucher_reason": "granted" if is_granted else "budget_run",
         "voucher_valid_until": hours.now() + timedelta(days=7) if is_granted else None,
@@ -79,13 +79,13 @@ def scored(hours: Hours, user: str, tenths: int, reasons: str | None, *, is_gran
 
 
 def unscored(before: dict[str, Any], reason: str) -> dict[str, Any]:
-    """As crm_profiles says it of a user who is not to be scored any more."""
+    """The row of crm_profiles for a user who must not be scored any more."""
     gone = dict.fromkeys(("churn_probability", "churn_risk_band", "churn_reasons", "voucher_valid_until"))
     return before | gone | {"is_voucher_eligible": False, "voucher_reason": reason}
 
 
 class Machine(RuleBasedStateMachine):
-    """Users and their fates, syncs and theirs. `news` are fates that came after the audience was built."""
+    """Users with their journeys, and syncs with their faults. The first dictionary holds fates after the audience build."""
 
     def __init__(self, hours: Hours) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(granted=SOME, withdrawn=SOME)
     def begin(self, granted: list[str], withdrawn: list[str]) -> None:
-        """The CRM has been told of everybody, and vouchers are to be taken away from some and given to others."""
+        """Start with all users in the CRM; some vouchers must be withdrawn, others granted."""
         self.hours.begin()
         self.oracle = Oracle(self.hours)
         for user in USERS:
@@ -132,7 +132,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(users=SOME)
     def go_back(self, users: list[str]) -> None:
-        """What is desired is again what it was: also what was acknowledged before something else was sent."""
+        """Return to an earlier desired state, which may equal the state acknowledged before the last send."""
         for user in users:
             reasons = {self.desired[user]["voucher_reason"], self.before[user]["voucher_reason"]}
             if user not in self.news and not reasons & {"no_consent", "erased"}:
@@ -181,7 +181,7 @@ class Machine(RuleBasedStateMachine):
         self.hours.retry()
 
     def teardown(self) -> None:
-        """What is left is sent, and then there is nothing left."""
+        """Send what is left; a further sync then sends nothing."""
         if not hasattr(self, "oracle"):
             return
         self.hour()
@@ -222,7 +222,7 @@ def test_the_laws_hold_in_whatever_order_things_happen(name: str, tables: SyncTa
     )
 
 
-# What chance finds once in a thousand examples
+# Cases that random examples reach once in a thousand
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Is a value that no CRM could be told the trouble of one row, and nobody else's?"""
+"""Unsendable values: a value that no CRM can accept affects only its own row."""
 
 import json
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.tables import CRM_STATE, TIMESTAMP
 
 NAN, INFINITE = float("nan"), float("inf")
-# Python's times end with the year 9999, a warehouse's do not.
+# Python's times end with the year 9999, a warehouse's times do not.
 SECOND = 1_000_000
 IN_10_000 = 253_402_300_800 * SECOND
 BEFORE_1 = -62_135_596_801 * SECOND
@@ -99,7 +99,7 @@ def test_a_value_is_sent_or_its_row_is_unsendable_for_that_field(name: str, valu
 
 @pytest.mark.parametrize("before", [SCORED | {"churn_probability": NAN}, SCORED])
 def test_what_is_not_to_be_sent_may_be_whatever_it_is(before: dict[str, Any]) -> None:
-    """Acknowledged it may be, and of a row in which nothing else differs what rides along."""
+    """It may be acknowledged already, or be a metadata field of a row without other differences."""
     assert changes(batch(row_of("ada", before)), MAPPING).unsendable == []
     assert changes(batch(row_of("ada", before | SCORED, churn_scored_at=IN_10_000)), MAPPING).unsendable == []
 
@@ -162,7 +162,7 @@ def test_a_sync_of_nothing_else_asks_the_crm_nothing(warehouse: DuckDBWarehouse)
 
 
 def test_many_of_them_keep_nobody_from_being_sent_and_are_told_of_at_the_end(warehouse: DuckDBWarehouse) -> None:
-    """They would be sent first, and the circuit breaker stops at 50: it is for what the CRM rejects."""
+    """They would be sent first, and the circuit breaker would stop at 50, although it is only for the CRM's rejections."""
     users = pending_users(warehouse, 40)
     fill(warehouse, [row_of(f"x{number}", churn_probability=NAN) for number in range(60)])
     crm = RecordingDestination(max_batch=7)
@@ -183,7 +183,7 @@ def test_half_of_them_are_not_too_many(warehouse: DuckDBWarehouse) -> None:
     assert stopped is None
 
 
-# With the tables that dbt makes
+# With tables built by dbt
 
 
 def test_it_is_tried_again_by_itself_once_the_score_is_another() -> None:

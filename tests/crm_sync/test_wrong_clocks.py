@@ -1,4 +1,4 @@
-"""Whose clock may be wrong by a day without a withdrawal lost, a wrong state acknowledged, or a wait too short?"""
+"""Wrong clocks: one clock may be off by a day without a lost withdrawal, a wrong acknowledged state or a short wait."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_hours_whose_clocks_differ_end_in_the_desired_state(hours: Hours, clocks
         oracle.look({})
         assert has_voucher(hours) == state["is_voucher_eligible"]
         hours.hour()
-    # What a run wrote whose clock was behind is folded by one of the next two.
+    # The rows of a run whose clock was behind are folded by one of the next two runs.
     for _ in range(2):
         hours.sync()
         oracle.look({})
@@ -105,9 +105,9 @@ def test_a_run_again_of_the_same_hour_takes_a_voucher_away_whatever_its_clock_sa
 
 
 def lost_to_a_clock(*clocks: str) -> Any:
-    """Clocks by which a run that died seems to have sent before what was delivered before it."""
+    """Clocks for which a killed run seems to have sent before an earlier delivery."""
     reason = "an attempt two days before the delivery that preceded it lies before what is folded, which is a day"
-    # A later run whose clock is right, or behind, sees that the report is ahead of it, and folds from the window's end.
+    # A later run with a correct or slow clock sees that the report is ahead, and folds from the window's end.
     is_lost = tuple(CLOCKS[clock] for clock in clocks) == (AHEAD, BEHIND, AHEAD)
     return pytest.param(clocks, marks=pytest.mark.xfail(is_lost, reason=reason, strict=True), id=", ".join(clocks))
 
@@ -145,7 +145,7 @@ def test_whoever_finishes_loses_the_voucher_with_the_next_hour_at_the_latest(hou
     hours.tables.desire("ada", **GRANTED)
     hours.happens("ada", "filing_submitted")
     seen = hours.sync(ahead=CLOCKS[clock])
-    # Of what lies ahead of its clock a run knows nothing: history that is replayed is all there.
+    # A run ignores rows ahead of its clock, because in a replay the tables already hold them.
     assert has_voucher(hours) == (clock == "a day behind")
     assert seen.counts is not None
     assert seen.counts.suppressed == ({} if clock == "a day behind" else {"finished": 1})

@@ -29,6 +29,7 @@ PLAIN = (
     "scoring",
     "tests/airflow",
     "tests/core",
+    "tests/crm_sync",
     "tests/dbt",
     "tests/jobs/doctor",
     "tests/jobs/erasure",

@@ -30,7 +30,9 @@ EMPTIED = "#N/A"
 _UNCONFIRMED = Outcome("deferred", code="unconfirmed")
 ID = re.compile(r"[A-Za-z0-9]{15,18}")
 ID_LENGTH = 15  # what follows is a checksum
-_COLLIDES = "Salesforce answered with another user's record: ids that differ by case alone may be one to it"
+_COLLIDES = (
+    "Salesforce answered with another user's record, because it may treat ids that differ only in case as one id"
+)
 
 
 def as_csv(batch: Sequence[Change], id_field: str) -> bytes:

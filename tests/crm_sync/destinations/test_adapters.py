@@ -1,6 +1,6 @@
-"""Where may each CRM's key go, what may its properties be called, and what limits are documented?
+"""Adapters: allowed hosts, property names and documented limits of each CRM.
 
-tests/crm_sync/destinations/test_connect.py asks what is done with the answers.
+tests/crm_sync/destinations/test_connect.py tests how they are applied.
 """
 
 from __future__ import annotations

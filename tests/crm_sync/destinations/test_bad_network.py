@@ -1,6 +1,6 @@
-"""What becomes of the rows when the network between us and each CRM fails in every way that it can?
+"""Bad networks: the outcomes of rows under every kind of network fault, for each CRM.
 
-A sync of sixty users under a fault, and an hour later one without. No wait takes time: the CRM's clock goes on by what is waited.
+Each test runs a sync of sixty users under a fault, and a clean one an hour later. Waits only advance the CRM's clock.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FOR_EVER = 10_000
 
 @dataclass(frozen=True)
 class Crm:
-    """How to connect to one with its documented limits, and to how many users it is told at once."""
+    """How to connect to a CRM with its documented limits, and its batch size."""
 
     connect: Callable[[str], Destination]
     mapping: FieldMapping = MAPPING
@@ -58,7 +58,7 @@ CRMS = {
 
 
 def date(time: Time, seconds: float = 0) -> str:
-    """The CRM's clock, as HTTP writes it."""
+    """The time of the CRM's clock in HTTP's format."""
     return format_datetime(START + timedelta(seconds=int(time.now + seconds)), usegmt=True)
 
 
@@ -66,7 +66,7 @@ def fault(kind: str, times: int = 1, **more: Any) -> Fault:
     return Fault(kind, times=times, **more)
 
 
-# What passes within the retry budget: nothing is left for the next run, and nobody is in doubt.
+# Faults that pass within the retry budget: nothing is left for the next run, and no user is in doubt.
 PASSING = {
     "a reply is lost": fault("lose_reply"),
     "a request is repeated by a proxy": fault("duplicate_reply"),
@@ -74,14 +74,14 @@ PASSING = {
     "a reset in the middle of the reply": fault("reset", at="reply"),
     "a slow reply": fault("slow_body", bytes=40),
     "no reply at all": fault("hang"),
-    "a page that is no JSON": fault("garbage"),
+    "a page that is not JSON": fault("garbage"),
     "a gateway's error": fault("garbage", status=502),
     "a burst of 503": fault("status", 3, status=503),
     "a burst of 429 with seconds": fault("status", 2, status=429, retry_after=7),
     "a 429 with a date": fault("status", status=429, retry_after=HALF_A_MINUTE),
     "a burst of 429 with nothing": fault("status", 2, status=429),
 }
-# What does not: the run says why, and the next one does the rest.
+# Lasting faults: the run reports the reason, and the next run sends the rest.
 LASTING = {
     "no reply ever": (fault("lose_reply", FOR_EVER), "unavailable"),
     "always a reset": (fault("reset", FOR_EVER, at="reply"), "unavailable"),
@@ -118,7 +118,7 @@ def crm(tmp_path_factory: pytest.TempPathFactory, time: Time) -> Iterator[LocalC
 
 @pytest.fixture(autouse=True)
 def _without_waiting(monkeypatch: pytest.MonkeyPatch, time: Time) -> None:
-    # Nothing on this machine takes so long to answer; a reply that never comes is waited for in real time.
+    # Replies on this machine are faster than this; a missing reply is waited for in real time.
     monkeypatch.setattr("crm_sync.destinations.http.transport.TIMEOUT_SECONDS", (5.0, 0.5))
     monkeypatch.setattr(Handler, "date_time_string", lambda *_: date(time))
 
@@ -129,7 +129,7 @@ class World:
     oracle: Oracle
 
     def sync(self, *faults: Fault, in_flight: int = 1) -> Any:
-        """Sync an hour later, and check what holds of every sync."""
+        """Sync an hour later, and check the invariants of every sync."""
         self.hours.time.add(3_600)
         in_half_a_minute = date(self.hours.time, 30)
         faults = tuple(
@@ -142,13 +142,13 @@ class World:
         return seen
 
     def converges(self) -> None:
-        """A clean run sends what is left."""
+        """Check that a clean run sends the rest."""
         self.sync()
         self.oracle.holds_the_desired_state({})
 
 
 def world(tables: SyncTables, crm: LocalCrm, time: Time, name: str) -> World:
-    """Sixty users, of whom the CRM was told of the first twenty; now half of those lose their voucher, and all get a score."""
+    """Sixty users. The CRM has the first twenty; half of these now lose their voucher, and all sixty get a score."""
     hours = Hours(tables, crm, CRMS[name].connect, CRMS[name].mapping, time)
     made = World(hours, Oracle(hours))
     for number in range(20):
@@ -175,7 +175,7 @@ def want(hours: Hours, number: int, tenths: int, *, is_granted: bool) -> None:
 
 
 def places(name: str) -> Iterator[int]:
-    """Which request a fault hits, the first or the fourth: each fault hits both, of one CRM or the other."""
+    """The request that a fault hits: the first or the fourth. Over all CRMs, each fault hits both."""
     return islice(cycle([0, 3]), list(CRMS).index(name) % 2, None)
 
 

@@ -1,4 +1,4 @@
-"""A packed body is unpacked whole and within a size, or refused."""
+"""Bodies of replies: compressed ones are decompressed completely and within a size limit, or refused."""
 
 from __future__ import annotations
 

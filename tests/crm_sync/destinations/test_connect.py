@@ -1,4 +1,4 @@
-"""Is the key sent only to hosts it is meant for, to properties the CRM can have, and as fast as `crm.yml` says?"""
+"""Connecting: the key goes only to allowed hosts, property names are checked, and the limits of `crm.yml` apply."""
 
 import re
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_the_key_goes_to_the_crm_s_own_hosts_and_to_this_machine(url: str) -> No
         "https://127.0.0.1.example",
         "https://10.0.0.1",
         "https://rest.braze.eu.",
-        # What one reader of addresses takes for a name and a password, another takes for the host.
+        # One URL parser reads this as name and password, another as the host.
         "https://rest.example\\@rest.braze.eu",
         "https://rest.example\\.braze.eu",
         "https://rest.example;.braze.eu",

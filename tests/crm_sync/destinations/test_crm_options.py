@@ -1,4 +1,4 @@
-"""Does `config/crm.yml` show every option of every CRM, with the default that holds where it says nothing?"""
+"""Options: `config/crm.yml` lists every option of every CRM with its default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the example in docs/destinations.md work: a CRM that takes an array and answers with {id, ok, error} for each row?"""
+"""The example of docs/destinations.md: a CRM that accepts an array and returns {id, ok, error} for each row."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BATCH = [
 
 @pytest.fixture(scope="module")
 def post(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    """The page's block of Python as a module."""
+    """The Python code of the page as a module."""
     (code,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     file = tmp_path_factory.mktemp("post") / "post.py"
     file.write_text(code)

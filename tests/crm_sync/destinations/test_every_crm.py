@@ -1,6 +1,6 @@
-"""Does every CRM do what the sync relies on: keep, clear, erase, and take what is sent twice once? Real HTTP throughout.
+"""All CRMs: they store, clear and erase, and a repeated request has no further effect. Uses real HTTP.
 
-What is particular to a CRM is in the tests of its name.
+The tests of a single CRM are in its folder.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def crm(tmp_path: Path, run: FakeRunContext) -> Iterator[LocalCrm]:
 
 @pytest.fixture
 def connect() -> Iterator[Connect]:
-    """Connect, and let go of the connections at the end."""
+    """Connect, and close the connections at the end."""
     made: list[Destination] = []
 
     def connect(name: str, url: str, key: str = KEY, **options: Any) -> Destination:
@@ -69,7 +69,7 @@ def test_a_property_is_cleared_where_it_is_told_and_kept_where_it_is_not(
         ada = change(name, "ada", churn_probability=None, churn_reasons=None, voucher_eligible=False)
         assert kinds(destination.send([ada], run)) == ["delivered"]
     assert crm.store.profiles() == {"ada": {"churn_risk_band": "high", "voucher_eligible": False}, "eve": told}
-    # To send it twice changes nothing.
+    # Sending it twice has no further effect.
     assert [change.field for change in crm.store.history("ada")].count("voucher_eligible") == 2
 
 
@@ -85,9 +85,9 @@ def test_an_external_id_of_any_characters_is_that_user_s_alone(
     assert list(crm.store.profiles()) == ["plain"]
 
 
-# Of somebody it knows, of somebody it does not know in the same breath, and of one who is gone already.
+# A known user together with an unknown one, then a user who is already deleted.
 ERASED = {
-    # Braze says how many it took on, not which.
+    # Braze returns the number of deletions, not which users.
     "braze": [Outcome("delivered", 201), Outcome("delivered", 201), Outcome("delivered", 201, "not_found")],
     "hubspot": [Outcome("delivered", 204), *[Outcome("delivered", 404, "not_found")] * 2],
     "klaviyo": [Outcome("delivered", 202), *[Outcome("delivered", 200, "not_found")] * 2],
@@ -114,7 +114,7 @@ TROUBLES: dict[str, dict[str, Any]] = {
     "429": {"kind": "status", "status": 429},
     "page": {"kind": "garbage", "times": 2},
 }
-# A page in place of what was asked for: klaviyo/test_klaviyo_limits.py, salesforce/test_salesforce_results.py.
+# For a page instead of the requested resource see klaviyo/test_klaviyo_limits.py, salesforce/test_salesforce_results.py.
 NO_PAGE = TROUBLES.keys() - {"page"}
 STEPS = {
     "braze.track": TROUBLES,
@@ -147,7 +147,7 @@ def test_a_wrong_key_names_the_settings_and_changes_nothing(
     assert (crm.store.profiles(), [list(each) for each in crm.desk.by_endpoint.values()]) == ({}, [["401"]])
 
 
-# What each says with a refusal.
+# The body of each CRM's refusal.
 REFUSALS: dict[str, Any] = {
     "braze": {"message": "Invalid API key"},
     "hubspot": {"category": "MISSING_SCOPES"},
@@ -179,7 +179,7 @@ def test_a_refused_key_or_address_or_a_redirect_names_the_settings_at_once(
 def test_each_request_says_which_form_of_a_reply_it_takes(
     name: str, accepts: str, connect: Connect, run: FakeRunContext
 ) -> None:
-    """A server that has several forms would choose one by itself."""
+    """A server with several formats would choose one by itself."""
     with scripted_server(Canned(401, {})) as server:
         destination = connect(name, server.url)
         with pytest.raises(ContractError):

@@ -1,4 +1,4 @@
-"""A reply that does not say where it ends, or did not come whole, is never taken for an answer. Bytes over real sockets."""
+"""Framing: a reply without a clear end, or an incomplete one, is never accepted. Sends bytes over real sockets."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def says_and_leaves(content: bytes) -> Script:
     return script
 
 
-# The head
+# Headers
 
 UNCLEAR = {
     "cut off in a header": HEAD + b"Content-Len",
     "cut off after a header": HEAD + b"Retry-After: 6",
     "cut off before the blank line": HEAD,
     "lines that end in CR alone": b"HTTP/1.1 200 OK\r" + LENGTH[:-2] + b"\r\r" + ONE,
-    "a line that is no header": HEAD + b"garbage\r\n" + LENGTH + b"\r\n" + ONE,
+    "a line that is not a header": HEAD + b"garbage\r\n" + LENGTH + b"\r\n" + ONE,
     "a name of other letters": HEAD + "X-\u00c4: a\r\n".encode() + LENGTH + b"\r\n" + ONE,
     "a blank before the colon": HEAD + b"Transfer-Encoding : chunked\r\n" + CHUNKED,
     "a length below zero": HEAD + b"Content-Length: -1\r\n\r\n" + ONE,
@@ -87,14 +87,14 @@ def test_an_odd_head_that_is_clear_is_an_answer(content: bytes) -> None:
     "head", [b"Transfer-Encoding: chunked\r\n" + LENGTH + CHUNKED, b"Transfer-Encoding: identity\r\n" + LENGTH]
 )
 def test_a_connection_whose_reply_names_its_end_in_two_ways_is_not_used_again(head: bytes) -> None:
-    """By one of them it is over, by the other the next bytes are part of it."""
+    """By one header the reply is over; by the other the next bytes belong to it."""
     content = HEAD + head + (b"" if head.endswith(CHUNKED) else b"\r\n" + ONE)
     with serving(answers(content, wire({"reply": "stale"})), answers(wire(SECOND))) as server:
         crm = transport(server)
         assert [ask(crm), ask(crm)] == [FIRST, SECOND]
 
 
-# The body
+# Body
 
 
 def packed(text: bytes, length: int | None = None) -> bytes:
@@ -138,7 +138,7 @@ def test_a_body_that_is_not_whole_or_too_large_or_no_json_is_a_passing_fault(con
     ],
 )
 def test_a_text_that_may_have_been_cut_off_within_a_row_is_not_taken(head: bytes, text: bytes, is_taken: bool) -> None:
-    """The rest of an id is missing, and what is left may be another user's."""
+    """An id without its rest may be another user's id."""
     whole = b"id,ok\r\nuser-12,false\r\n"
     with serving(
         says_and_leaves(HEAD + head + b"\r\n" + text),
@@ -160,7 +160,7 @@ def test_a_broken_body_does_not_hide_the_wait_that_was_asked_for(status: int, bo
     assert run.waits == [42]
 
 
-# A reply before the request was sent whole
+# A reply before the end of the request
 
 
 def refuses_early(connection: Connection) -> None:
@@ -170,7 +170,7 @@ def refuses_early(connection: Connection) -> None:
 
 @pytest.mark.parametrize("has_tls", [False, True])
 def test_a_refusal_before_the_request_was_sent_whole_counts(has_tls: bool, tmp_path: Path) -> None:
-    """A server that takes no more than so many bytes reads no more; the batch is halved, not sent again."""
+    """A server with a size limit stops reading; the batch is halved, not sent again."""
     authority = Authority(tmp_path)
     wrap = authority.serves() if has_tls else lambda raw: raw
     with serving(refuses_early, answers(wire(SECOND)), wrap=wrap) as server:
@@ -222,7 +222,7 @@ def test_the_body_of_a_redirect_is_bounded_like_every_other() -> None:
 
 
 def test_no_cookie_is_kept() -> None:
-    """Of one account's reply, nothing goes along with another's request."""
+    """Nothing of one account's reply is sent with another account's request."""
     with scripted_server(Canned(200, json.loads(ONE), {"Set-Cookie": "session=1; Path=/"})) as script:
         crm = Transport(script.url, {}, RateLimiter([]))
         replies: list[Any] = [ask(crm), ask(crm)]

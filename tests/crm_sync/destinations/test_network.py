@@ -1,4 +1,4 @@
-"""How is a CRM reached behind a private authority and a proxy, and what is said where the settings do not fit?"""
+"""Network settings: a private authority and a proxy, and the errors for wrong settings."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_server_that_speaks_tls_in_another_way_is_told_at_once(authority: Auth
 
 
 def test_a_handshake_that_breaks_off_may_pass(authority: Authority) -> None:
-    """The first connection ends in the middle of it."""
+    """The first connection ends during the handshake."""
     serves, is_first = authority.serves(), iter([True])
 
     def wrap(raw: socket.socket) -> socket.socket:
@@ -155,7 +155,7 @@ def test_a_reply_that_drips_through_tls_ends_soon_after_the_run_s_deadline(
 
 
 def tunnel(to_port: int, asked: list[bytes]) -> Script:
-    """A proxy that connects whoever asks to this port, and remembers how it was asked."""
+    """A proxy that connects every client to this port and records the requests."""
 
     def script(connection: Connection) -> None:
         head = b""

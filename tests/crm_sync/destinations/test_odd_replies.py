@@ -1,4 +1,4 @@
-"""Replies that are JSON and contradict themselves, or hold what no table can: nothing is delivered, nothing crashes."""
+"""Odd replies: contradicting JSON, or values that no table can hold, deliver nothing and do not crash."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.crm.salesforce import FILLED, OPENED
 from tests.support.sync.builders import marts_in, outcomes, pending_users, run
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 
-ALONE = "\ud800"  # half of a pair: JSON may name it, and no text can be stored with it
+ALONE = "\ud800"  # half of a surrogate pair: valid in JSON, but it cannot be stored
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def sent(name: str, *replies: Canned) -> list[str]:
     return [f"{outcome.kind} {outcome.code}" for outcome in outcomes]
 
 
-# A key given twice
+# A repeated key
 
 
 TWICE = {
@@ -66,7 +66,7 @@ def test_a_key_that_says_the_same_twice_says_it() -> None:
     assert parse_json(Reply(200, {}, '{"b": {"a": 1, "a": true}}')).body is None
 
 
-# Half a character, and what else no table and no address can hold
+# Half a character, and other values that no table and no URL can hold
 
 
 def test_a_reason_that_no_table_can_hold_is_kept_without_it(warehouse: DuckDBWarehouse) -> None:
@@ -104,7 +104,7 @@ def test_pages_that_lead_in_a_circle_are_left() -> None:
     assert len(server.asked) <= 6
 
 
-# A value of another type where a word is expected
+# A value of another type instead of a text
 
 
 ODD = [["JobComplete"], {"JobComplete": True}, None, 7, True]
@@ -129,12 +129,12 @@ def test_the_doctor_reads_a_list_of_attributes_with_names_of_any_type(name: Any)
 def test_a_step_that_is_answered_with_half_a_character_goes_on(kind: str) -> None:
     said = Canned(400, json.dumps([{"errorCode": ALONE, "message": ALONE}]).encode())
     replies = (OPENED, said) if kind == "upload" else (*FILLED[:2], said)
-    with pytest.raises(Exception) as left:  # noqa: PT011 - whichever it is, a person can read it
+    with pytest.raises(Exception) as left:  # noqa: PT011 - any error, as long as a person can read it
         sent("salesforce", *replies, Canned(200, {"state": "Open"}))
     str(left.value).encode()
 
 
-# The same id in another form of Unicode is the same contact, as one in another case is
+# An id in another Unicode form, or in another case, is the same contact
 
 
 @pytest.mark.parametrize("named", ["Zoe\u0308", "ZO\u00cb", " zo\u00eb "])

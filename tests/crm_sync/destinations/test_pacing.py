@@ -1,6 +1,6 @@
-"""Does no window of the server's ever hold more than its limit, whatever the network's delay, and is the limit used?
+"""Pacing: no window of the server ever exceeds its limit, whatever the network delay, and the limit is used.
 
-Time is simulated: a server counts requests as they arrive, threads wait where the pace says so, and nothing sleeps.
+Time is simulated: a server counts requests as they arrive, and threads wait on a simulated clock.
 """
 
 import math
@@ -15,7 +15,7 @@ from tests.support.builders.pacing import Asleep, Thread, World
 
 
 def assert_no_window_holds_more(arrivals: Sequence[float], limits: Sequence[RateLimit]) -> None:
-    """A window begins with every arrival, and is open at its end."""
+    """A window begins with every arrival and excludes its end."""
     in_order = sorted(arrivals)
     for limit in limits:
         for earlier, later in zip(in_order, in_order[limit.requests :], strict=False):
@@ -33,7 +33,7 @@ DELAYS = st.lists(st.sampled_from([0.0, 0.001, 0.3]) | st.floats(0, 20), min_siz
     phase=st.sampled_from([0.0, 0.1, 12_345.678]) | st.floats(0, 1e7),
     speaks=st.booleans(),
 )
-# .1 + .7 is less than .8: a pace that asks the same question with another sum spins here for ever.
+# In floating point 0.1 + 0.7 is less than 0.8: a limiter that compares different sums would loop forever here.
 @example(limits=[RateLimit(1, 0.7)], delays=[0.0], threads=1, phase=0.1, speaks=False)
 def test_no_window_of_the_server_holds_more_than_the_limit(
     limits: list[RateLimit], delays: list[float], threads: int, phase: float, speaks: bool
@@ -53,7 +53,7 @@ def test_no_window_of_the_server_holds_more_than_the_limit(
 def test_where_the_network_is_fast_against_the_window_19_of_20_requests_granted_are_made(
     limit: RateLimit, shares: list[float], spare_threads: int, phase: float
 ) -> None:
-    """Fast: neither way takes longer than a hundredth of the window."""
+    """Fast: each direction takes at most a hundredth of the window."""
     delays = [share * limit.seconds for share in shares]
     threads = math.ceil(limit.requests * 2 * max(delays) / limit.seconds) + spare_threads
     world = World(RateLimiter([limit]), [limit], delays, threads, phase)
@@ -66,7 +66,7 @@ def test_where_the_network_is_fast_against_the_window_19_of_20_requests_granted_
 def test_the_documented_limits_are_reached_over_a_usual_network(
     requests: int, seconds: float, latency: float, threads: int
 ) -> None:
-    """HubSpot's 190 in 10 s at 300 ms there and back, and Braze's 3,000 in 3 s at 20 ms, for five windows."""
+    """HubSpot's 190 per 10 s at a round trip of 300 ms, and Braze's 3,000 per 3 s at 20 ms, for five windows."""
     limit = RateLimit(requests, seconds)
     world = World(RateLimiter([limit]), [limit], [latency / 2], threads)
     world.run(5 * seconds, max_requests=20_000)
@@ -78,7 +78,7 @@ def test_requests_are_spread_over_the_window() -> None:
     limit = RateLimit(10, 5)
     world = World(RateLimiter([limit]), [limit], [0.0], threads=4)
     world.run(2.4)
-    # The first two are two tenths of a second nearer: what a thread that wakes up late may catch up.
+    # The first two are 0.2 s closer together: a thread that wakes up late may catch up by that much.
     assert world.arrivals == pytest.approx([0, 0.3, 0.8, 1.3, 1.8, 2.3])
 
 
@@ -88,11 +88,11 @@ def test_without_limits_nothing_waits() -> None:
     assert world.arrivals == [0.0] * 1_000
 
 
-# What the headers say
+# Rate limit headers
 
 
 def rate(pace: RateLimiter, limit: RateLimit, said: RateLimitInfo, windows: int = 10, begins: float = 0.0) -> float:
-    """How many requests a window holds on average when every reply says so."""
+    """Average number of requests per window when every reply has these headers."""
     arrivals = 0
     now, run = begins, Thread()
     while now < begins + windows * limit.seconds:
@@ -113,7 +113,7 @@ def rate(pace: RateLimiter, limit: RateLimit, said: RateLimitInfo, windows: int 
         (RateLimitInfo(), 100),
         (RateLimitInfo(limit=50), 50),
         (RateLimitInfo(limit=1), 1),
-        # More than we were told to use, or nothing at all, is not heeded.
+        # A limit above the configured one, or a limit of zero, is ignored.
         (RateLimitInfo(limit=101), 100),
         (RateLimitInfo(limit=1_000_000), 100),
         (RateLimitInfo(limit=0), 100),
@@ -137,13 +137,13 @@ def test_a_limit_that_is_raised_again_is_used_again() -> None:
 
 @pytest.mark.parametrize(
     ("share", "threads", "expected", "refused"),
-    # Where nothing is left, one request a window looks whether something is again.
+    # With nothing left, one request per window checks whether requests are allowed again.
     [(0.3, 1, 70, 0), (0.3, 6, 70, 0), (0.9, 4, 10, 0), (1.0, 2, 1, 13)],
 )
 def test_what_others_use_of_the_limit_is_left_to_them(
     share: float, threads: int, expected: float, refused: int
 ) -> None:
-    """Others send steadily, before we begin and after."""
+    """Other clients send steadily, before and after we begin."""
     limit, windows = RateLimit(100, 10), 12
     others = [moment * 10 / (100 * share) for moment in range(int(-100 * share), int(100 * share * windows))]
     world = World(RateLimiter([limit]), [limit], [0.01], threads, speaks=True, foreign=others)
@@ -155,7 +155,7 @@ def test_what_others_use_of_the_limit_is_left_to_them(
 
 def test_the_budget_that_others_no_longer_use_is_taken() -> None:
     limit = RateLimit(100, 10)
-    others = [moment / 8 for moment in range(-80, 80)]  # 80 in a window, until ten seconds after we began
+    others = [moment / 8 for moment in range(-80, 80)]  # 80 per window, until ten seconds after our first request
     world = World(RateLimiter([limit]), [limit], [0.01], 2, speaks=True, foreign=others)
     world.run(120)
     assert len([moment for moment in world.arrivals if moment >= 40]) >= 0.95 * 800

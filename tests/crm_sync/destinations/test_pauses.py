@@ -1,4 +1,4 @@
-"""Does a pause that the server asks one thread for hold all of them, and no longer than the run and the budget allow?"""
+"""Pauses: a pause requested in one thread holds all threads, within the run's time and the retry budget."""
 
 import math
 
@@ -43,7 +43,7 @@ def test_after_a_pause_its_budget_is_not_spent_at_once() -> None:
     sent = 0
     while asleep(pace, Thread(60.0)) == 0:
         sent += 1
-    assert sent <= 4  # what two tenths of a second hold, and the one that is due
+    assert sent <= 4  # those of 0.2 s, and the next one
 
 
 def test_a_wait_that_ends_after_the_run_is_not_begun() -> None:

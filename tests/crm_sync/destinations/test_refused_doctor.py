@@ -1,4 +1,4 @@
-"""What the doctor says of a CRM that refuses every request for a reason that is not in the key."""
+"""Doctor for a CRM that refuses every request for a reason other than the key."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_request_that_is_refused_is_not_all_right_and_no_matter_of_the_key(nam
 @pytest.mark.parametrize("name", ADAPTERS)
 @pytest.mark.parametrize("status", [409, 413, 422])
 def test_only_a_400_is_the_answer_to_a_request_without_users(name: str, status: int, settings: Settings) -> None:
-    """All three say that something is wrong with the request, though not with the key."""
+    """All three mean a fault of the request, not of the key."""
     folder = Path(__file__).parents[3] / ("examples/salesforce" if name == "salesforce" else "config")
     with scripted_server(Canned(status, {})) as script:
         found = examined(settings.model_copy(update={"crm": name, "crm_url": script.url, "config": folder}))

@@ -1,7 +1,7 @@
-"""What each CRM says of a single row, and what that asks for: one table for all, sent and erased over real HTTP.
+"""Error codes of single rows and their meanings: one table for all CRMs, sent and erased over real HTTP.
 
-Not now: deferred with its code. A fault of configuration: exit 2, nobody is rejected. The row itself: rejected, also where its
-sentence quotes a code of the others.
+A temporary fault is deferred with its code. A configuration fault exits with 2 and rejects no user. A fault of the row rejects
+it, even if its message quotes a code of another kind.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def salesforce_said(**said: Any) -> list[Canned]:
 
 SAYS = {"braze": braze_said, "hubspot": hubspot_said, "klaviyo": klaviyo_said, "salesforce": salesforce_said}
 WRAPPED = "CANNOT_INSERT_UPDATE_ACTIVATE_ENTITY:ContactTrigger: execution of BeforeUpdate\n\ncaused by: "
-# By CRM: what it says of one row, and the outcome of that row.
+# By CRM: its error for one row, and the outcome of that row.
 ROWS: list[tuple[str, dict[str, Any], str]] = [
-    # Braze: a code, or a sentence that is the name of a status
+    # Braze: a code, or a sentence equal to the name of a status
     ("braze", {"type": "INTERNAL_ERROR"}, "deferred internal_error"),
     ("braze", {"type": "rate_limit_exceeded"}, "deferred rate_limit_exceeded"),
     ("braze", {"type": "Internal server error"}, "deferred internal_server_error"),
@@ -89,7 +89,7 @@ ROWS: list[tuple[str, dict[str, Any], str]] = [
     ("klaviyo", {"code": "permission_denied"}, CONFIGURATION),
     ("klaviyo", {"code": "not_authenticated"}, CONFIGURATION),
     ("klaviyo", {"status": 403}, CONFIGURATION),
-    # Salesforce: the first code, and behind a trigger or a flow the one that it names
+    # Salesforce: the first code; for a trigger or a flow, the code that it names
     ("salesforce", {"error": "RATE_LIMIT_EXCEEDED:no:--"}, "deferred rate_limit_exceeded"),
     ("salesforce", {"error": f"{WRAPPED}System.LimitException: Too many DML rows: 10001:--"}, "deferred too_many_dml_rows"),
     (
@@ -140,7 +140,7 @@ def test_what_is_said_of_one_row_is_that_row_s_alone(name: str, said: dict[str, 
         assert sent(name, replies) == ["delivered None", outcome, "delivered None"]
 
 
-# Of the request as a whole, in the statuses that can be about a row
+# Refusals of whole requests, with statuses that can be about a row
 
 VALIDATION = {"status": "error", "category": "VALIDATION_ERROR", "message": "no"}
 FOUND = Canned(200, {"data": [{"type": "profile", "id": "P1", "attributes": {"external_id": "ada"}}]})
@@ -169,7 +169,7 @@ def test_a_quota_that_is_used_up_at_any_step_of_a_job_waits_for_a_later_run(step
     assert left.value.code == "throttled"
 
 
-# In erasure
+# Erasure
 
 ERASURES: list[tuple[str, list[Canned], str]] = [
     ("hubspot", [Canned(404, {"category": "OBJECT_NOT_FOUND", "correlationId": "c"})], "delivered not_found"),
@@ -177,7 +177,7 @@ ERASURES: list[tuple[str, list[Canned], str]] = [
     ("hubspot", [Canned(404, {"category": "PROPERTY_DOESNT_EXIST", "correlationId": "c"})], CONFIGURATION),
     ("hubspot", [Canned(404, {"category": "TRANSIENT_ERROR", "correlationId": "c"})], "deferred transient_error"),
     ("hubspot", [Canned(422, {"category": "MISSING_SCOPES", "correlationId": "c"})], CONFIGURATION),
-    ("hubspot", [Canned(400, VALIDATION | {"message": "OBJECT_LOCKED is no id"})], "rejected validation_error"),
+    ("hubspot", [Canned(400, VALIDATION | {"message": "OBJECT_LOCKED is not an id"})], "rejected validation_error"),
     ("klaviyo", [FOUND, Canned(400, {"errors": [{"code": "permission_denied"}]})], CONFIGURATION),
     ("klaviyo", [FOUND, Canned(400, {"errors": [{"code": "invalid", "detail": "throttled"}]})], "rejected invalid"),
     ("salesforce", [RECORD, refused(400, "API_DISABLED_FOR_ORG")], CONFIGURATION),
@@ -208,7 +208,7 @@ def test_a_query_that_counts_other_records_than_it_lists_erases_nobody(total: An
     assert left.value.code == "unknown_reply"
 
 
-# A job that failed tells why, whatever it counts
+# A failed job reports the reason, whatever its counts
 
 
 @pytest.mark.parametrize("processed", [0, "0", None, 3, "3", [], 3.0])

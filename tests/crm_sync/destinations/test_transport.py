@@ -1,4 +1,4 @@
-"""What does each reply of a CRM make us do: go on, try again after how long, or stop? Real HTTP throughout."""
+"""Transport: which replies are returned, which are retried and after what wait, and which stop the run. Uses real HTTP."""
 
 import json
 import threading
@@ -25,11 +25,11 @@ def transport(url: str, budget_seconds: float = 120.0, dialect: ResponseParser |
 
 
 def ask(script: Script, run: FakeRunContext, budget_seconds: float = 120.0, **more: Any) -> Reply:
-    """Send one small request until it is over."""
+    """Send one small request with its retries."""
     return transport(script.url, budget_seconds).request(run, "POST", "/path?page=2", **({"body": {"a": 1}} | more))
 
 
-# What is an answer
+# Replies that are returned
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 207, 299])
@@ -91,7 +91,7 @@ def test_what_is_no_number_in_json_is_not_sent() -> None:
     assert script.asked == []
 
 
-# What is a refusal, and what an order to stop
+# Refusals, and replies that stop the run
 
 
 @pytest.mark.parametrize("status", [400, 409, 413, 422])
@@ -178,7 +178,7 @@ def test_what_is_no_address_names_the_setting_without_its_value(url: str) -> Non
     assert run.waits == []
 
 
-# What passes
+# Temporary faults
 
 
 @pytest.mark.parametrize("status", [408, 423, 424, 425, 429, 500, 501, 502, 503, 504, 505, 507, 520, 522, 529, 599])
@@ -257,7 +257,7 @@ def test_every_attempt_counts_against_the_limit() -> None:
 
 
 def test_a_request_that_failed_does_not_keep_its_place() -> None:
-    """With one place and requests that end in every way, each still finds it free."""
+    """With room for one request, requests that end in every way still leave it free."""
     run = FakeRunContext()
     endings: list[tuple[Canned, Callable[[], Any]]] = [
         (Canned(400), lambda: pytest.raises(BatchRefusedError)),

@@ -1,4 +1,4 @@
-"""Can a reply's body make us believe what was not said, wait without end, or fill the memory?"""
+"""Bodies of replies: none causes a wrong outcome, an endless wait or exhausted memory."""
 
 import json
 import socket
@@ -29,14 +29,14 @@ def ask(url: str, run: FakeRunContext | None = None, budget_seconds: float = 120
 
 @contextmanager
 def raw(*replies: bytes, resets: bool = False) -> Iterator[str]:
-    """A server that writes these bytes, one reply a connection, and hangs up: in order, or with a reset."""
+    """A server that writes these bytes, one reply per connection, and then closes it normally or with a reset."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
         for reply in replies:
             connection, _ = listener.accept()
             with connection:
-                # The whole request, which ends in its body: a server that hangs up on unread bytes resets the connection.
+                # Read the whole request, because closing with unread bytes would reset the connection.
                 asked = b""
                 while not asked.endswith(b"{}") and (part := connection.recv(65_536)):
                     asked += part
@@ -57,7 +57,7 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
 WHOLE = HEAD + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(WIRE) + WIRE
 
 
-# A body that breaks off
+# A body that is cut off
 
 
 @pytest.mark.parametrize("resets", [False, True])
@@ -79,7 +79,7 @@ WHOLE = HEAD + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(WIRE) + 
     ],
 )
 def test_a_reply_that_breaks_off_or_contradicts_itself_is_tried_again(broken: bytes, resets: bool) -> None:
-    """Also where a text is expected, which ends nowhere by itself: half a file of results would be taken for all of it."""
+    """A text too, because it has no end marker: half a file of results could pass as complete."""
     for expects in ("json", "text"):
         run = FakeRunContext()
         with raw(broken, WHOLE, resets=resets) as url:
@@ -108,7 +108,7 @@ def test_a_whole_reply_is_read_however_it_comes(reply: bytes) -> None:
         assert ask(url).body == DONE
 
 
-# A body that is no answer
+# A body that is not an answer
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_a_body_that_is_small_until_it_is_unpacked_ends_with_its_size(monkeypatc
 
 @dataclass
 class Hurried(FakeRunContext):
-    """A run for which each look at the clock is `step` seconds later than the last."""
+    """A run whose clock advances by `step` seconds at each reading."""
 
     step: float = 0.0
     looks: int = 0

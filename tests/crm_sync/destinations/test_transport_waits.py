@@ -1,4 +1,4 @@
-"""How long do we wait before we try again: as long as the server asks, by its own clock, and else by ours?"""
+"""Waits before a retry: the server's requested wait by its own clock, else our backoff."""
 
 from datetime import datetime
 from typing import Any
@@ -18,12 +18,12 @@ DONE = {"done": True}
 
 
 def ask(script: Script, run: FakeRunContext) -> Reply:
-    """Send one small request until it is over."""
+    """Send one small request with its retries."""
     return Transport(script.url, {}, RateLimiter([]), budget=RetryBudget(120)).request(run, "POST", "/", body={})
 
 
 def date(seconds: int) -> str:
-    """So long after the server's clock."""
+    """The time this many seconds after the server's clock."""
     return f"Mon, 15 Jun 2026 10:{seconds // 60:02d}:{seconds % 60:02d} GMT"
 
 
@@ -41,13 +41,13 @@ def date(seconds: int) -> str:
         ("Mon, 15 Jun 2026 10:01:00 -0000", 60),
         ("Mon, 15 Jun 2026 12:01:00 +0200", 60),
         ("2026-06-15T10:01:00Z", 60),
-        # Twice, as by a proxy that adds its own: the longer wait.
+        # Two values, for instance from a proxy: the longer wait counts.
         ("7, 7", 7),
         ("5, 90", 90),
         ("soon, 7", 7),
         (f"{date(30)}, {date(42)}", 42),
         (f"Monday, 15-Jun-26 10:01:00 GMT, {date(42)}, 5", 60),
-        # As an epoch
+        # As Unix time
         (f"{DATE_SECONDS + 42}", 42),
         (f"{DATE_SECONDS + 42}000", 42),
         (f"{DATE_SECONDS + 42}000000", 42),
@@ -138,7 +138,7 @@ def test_the_server_s_clock_is_read_in_every_form(clock: str) -> None:
 
 @pytest.mark.parametrize("asked", ["100", date(100), f"{DATE_SECONDS + 100}000"])
 def test_a_wait_longer_than_the_run_is_not_begun_and_the_error_says_so(asked: str) -> None:
-    """The retry budget would allow it, the run has 50 s."""
+    """The retry budget would allow it, but the run has 50 s left."""
     run = FakeRunContext(seconds_left=50)
     with (
         scripted_server(Canned(503, {}, {"Retry-After": asked})) as script,

@@ -1,4 +1,4 @@
-"""Which of the vendors' specifications are missing is said, and where they must be there a missing one fails."""
+"""Vendor specifications: missing ones are reported, and fail where they are required."""
 
 from __future__ import annotations
 

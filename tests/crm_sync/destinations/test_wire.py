@@ -1,4 +1,4 @@
-"""Does every request get its own reply, and does none last longer than it may? Bytes over real sockets."""
+"""Connections: every request gets its own reply, and none exceeds its time limit. Sends bytes over real sockets."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ INTERIM = {
 @pytest.mark.parametrize("interim", INTERIM.values(), ids=INTERIM)
 @pytest.mark.parametrize("is_apart", [False, True])
 def test_an_interim_reply_is_no_answer_and_its_connection_is_not_used_again(interim: bytes, is_apart: bool) -> None:
-    """Taken for the answer, it would leave the real one for the next batch."""
+    """If it were accepted as the reply, the real reply would go to the next batch."""
 
     def first(connection: Connection) -> None:
         connection.asked()
@@ -129,7 +129,7 @@ def test_a_change_of_protocol_is_a_passing_fault_on_a_connection_that_is_left() 
     assert len(server.connections) == 2
 
 
-# No exchange lasts longer than it may
+# Time limits of an exchange
 
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
@@ -154,12 +154,12 @@ def dripping(content: bytes) -> Script:
 
 @pytest.mark.parametrize("content", DRIPS.values(), ids=DRIPS)
 def test_a_reply_that_drips_ends_soon_after_the_run_s_deadline(content: bytes) -> None:
-    """Two seconds at each look: a limit between two bytes alone would never end it."""
+    """The clock advances two seconds per check. A limit between two bytes alone would never end it."""
     clock = Ticking(2.0)
     with serving(dripping(content)) as server, pytest.raises(DeadlineExceededError) as left:
         ask(transport(server, 120), hurried(60, clock))
     assert left.value.code == "deadline"
-    assert 60 <= clock.now <= 60 + 2 * 6  # the deadline, then the grace of 2 s, of looks that take 2 s each
+    assert 60 <= clock.now <= 60 + 2 * 6  # the deadline, then a grace period of 2 s, with 2 s per check
 
 
 @pytest.mark.parametrize("content", DRIPS.values(), ids=DRIPS)
@@ -186,7 +186,7 @@ def test_a_run_told_to_stop_leaves_a_server_that_says_nothing_more(sent: bytes) 
 
 
 def test_a_reply_that_comes_within_the_grace_counts() -> None:
-    """As at SIGTERM: what the CRM has taken is known, and nobody is in doubt."""
+    """As after SIGTERM: the CRM's outcome is known, and no user is in doubt."""
     run = hurried(10_000, Ticking(0.01))
 
     def answers_late(connection: Connection) -> None:

@@ -1,4 +1,4 @@
-"""Do upserts, deletions and questions reach Braze, and is only its own word taken for an outcome? Real HTTP throughout."""
+"""Braze client: upserts, deletions and queries, and the outcomes it reads. Uses real HTTP."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +41,7 @@ def changes(*external_ids: str, **attributes: Any) -> list[Change]:
     return [Change(external_id, attributes or {"score": 0.5}) for external_id in external_ids]
 
 
-# What is accepted
+# Accepted rows
 
 
 def test_a_full_batch_is_75_users_and_lands_whole(crm: LocalCrm, run: FakeRunContext) -> None:
@@ -111,7 +111,7 @@ def test_a_success_that_says_so_is_one_for_every_row(status: int, body: Any, run
         assert braze(script.url).send(changes("a", "b"), run) == [Outcome("delivered", status)] * 2
 
 
-# What is not
+# Refused rows
 
 
 @pytest.mark.parametrize(
@@ -162,13 +162,13 @@ def test_any_reply_gives_every_row_one_outcome_or_none_and_no_error_goes_unheard
     try:
         outcomes = verdicts(Reply(201, {}, "", {"message": message, "errors": errors}), [str(n) for n in range(count)])
     except UnavailableError:
-        return  # of no row is anything known
+        return  # the outcomes are unknown
     assert message in {"success", "queued"}
     assert len(outcomes) == count
     assert any(outcome.kind == "rejected" for outcome in outcomes) == bool(errors)
 
 
-# What its headers say
+# Rate limit headers
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_any_reply_gives_every_row_one_outcome_or_none_and_no_error_goes_unheard
         (429, {"x-ratelimit-retry-after": "0", "x-ratelimit-reset": "2"}, RateLimitInfo(2)),
         (429, {"x-ratelimit-reset": "tomorrow"}, RateLimitInfo()),
         (429, {"x-ratelimit-reset": "nan"}, RateLimitInfo()),
-        # Of a success the reset tells when the window ends, not that one should wait for it.
+        # After a success, the reset is the end of the window and not a request to wait.
         (201, {"x-ratelimit-reset": "2"}, RateLimitInfo()),
         (201, {"x-ratelimit-limit": "3000", "x-ratelimit-remaining": "0"}, RateLimitInfo(None, 3_000, 0)),
         (201, {"x-ratelimit-limit": "many", "x-ratelimit-remaining": "\u00b2"}, RateLimitInfo()),
@@ -208,9 +208,7 @@ def test_the_limit_of_braze_itself_is_waited_out_or_left(crm: LocalCrm, run: Fak
     allowance.requests, allowance.seconds = 1, 60
     destination = Braze(crm.url, KEY, BrazeOptions(limits=()), RetryBudget(1))
     assert destination.send(changes("a"), run) == [DELIVERED]
-    with pytest.raises(
-        UnavailableError, match="HTTP 429"
-    ) as left:  # asked to wait for a minute, with a second to do so
+    with pytest.raises(UnavailableError, match="HTTP 429") as left:  # must wait for a minute, with a second left
         destination.send(changes("b"), run)
     assert left.value.code == "throttled"
     assert crm.store.profiles() == {"a": {"score": 0.5}}
@@ -246,7 +244,7 @@ def test_a_deletion_without_a_count_is_not_believed(body: Any, run: FakeRunConte
 
 
 def test_a_refused_deletion_is_rejected_and_the_next_fifty_are_still_asked_for(run: FakeRunContext) -> None:
-    replies = [Canned(400, {"message": "'a@b.c' is no id"}), Canned(201, SUCCESS | {"deleted": 1})]
+    replies = [Canned(400, {"message": "'a@b.c' is not an id"}), Canned(201, SUCCESS | {"deleted": 1})]
     with scripted_server(*replies) as script:
         found = braze(script.url).erase([str(number) for number in range(51)], run)
-    assert found == [Outcome("rejected", 400, "http_400", "... is no id")] * 50 + [DELIVERED]
+    assert found == [Outcome("rejected", 400, "http_400", "... is not an id")] * 50 + [DELIVERED]

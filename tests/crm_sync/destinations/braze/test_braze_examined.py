@@ -1,4 +1,4 @@
-"""Does `winback doctor` find out whether the key suffices for Braze and the attributes fit, without writing anything?"""
+"""Doctor for Braze: checks that the key suffices and the attributes fit, without writing anything."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.support.sync.builders import MAPPING
 
 KINDS: dict[str, Kind] = {"score": "number", "band": "text", "eligible": "flag", "until": "time", "reasons": "texts"}
 FITTING = {"score": "Number", "band": "String", "eligible": "Boolean", "until": "Date", "reasons": "Array (Automatic)"}
-EMPTY = Canned(400, {"message": "Valid data must be provided"})  # what a request without objects is answered with
+EMPTY = Canned(400, {"message": "Valid data must be provided"})  # the reply to a request without objects
 ONE: dict[str, Kind] = {"score": "number"}
 
 

@@ -1,4 +1,4 @@
-"""Is a user erased in HubSpot by a request of their own, and nothing else taken for an erasure?"""
+"""Erasure in HubSpot: each user is deleted by a request of their own, and only a deletion counts as one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which refusals of HubSpot pass and how long are they waited out, and which end the run or the batch?"""
+"""HubSpot's limits: which refusals are waited out and for how long, and which end the run or the batch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run() -> FakeRunContext:
 
 @pytest.fixture
 def crm(tmp_path: Path, run: FakeRunContext) -> Iterator[LocalCrm]:
-    """It lives by the run's clock."""
+    """A CRM that uses the run's clock."""
     start = datetime.fromtimestamp(DATE_SECONDS, UTC)
     with LocalCrm(tmp_path / "crm.db", api_key=KEY, clock=lambda: start + timedelta(seconds=run.clock())) as server:
         yield server
@@ -148,7 +148,7 @@ def limited(policy: str | None, headers: dict[str, str] | None = None, status: i
             RateLimitInfo(None, 100, 7),
         ),
         (limited(None, {"max": "100", "remaining": "7"}, 200), RateLimitInfo(None, 100, 7)),
-        # a limit of another window is not the one we count by
+        # a limit for another window is ignored
         (limited(None, {"max": "19", "remaining": "7", "interval-milliseconds": "1000"}, 200), RateLimitInfo(None)),
         (limited(None, {"max": "many", "remaining": "-1", "daily-remaining": "0"}, 200), RateLimitInfo(None)),
         (limited(None, {"retry-after": "9"}, 503), RateLimitInfo(9)),
@@ -191,7 +191,7 @@ def test_an_account_with_less_than_we_assume_is_not_asked_for_more(connected: Co
         hubspot = connected(script.url)
         for _ in range(5):
             hubspot.send(changes("a"), run)
-    assert run.clock() >= 20  # two windows of 2, and one more
+    assert run.clock() >= 20  # two windows with two requests each, and one more request
 
 
 def test_no_window_of_the_fake_s_sees_more_than_190(crm: LocalCrm, connected: Connect, run: FakeRunContext) -> None:
@@ -199,7 +199,7 @@ def test_no_window_of_the_fake_s_sees_more_than_190(crm: LocalCrm, connected: Co
     for number in range(400):
         hubspot.send(changes(f"u{number}"), run)
     assert crm.desk.allowances["hubspot.batch"].refused == 0
-    assert run.clock() <= 21.5  # 400 at 19 a second
+    assert run.clock() <= 21.5  # 400 requests at 19 per second
 
 
 def test_the_limit_of_the_fake_is_waited_out_and_the_daily_one_is_not(

@@ -1,4 +1,4 @@
-"""Is what HubSpot's messages quote of a user, and the key, kept out of every outcome, error and log?"""
+"""HubSpot's messages: user data they quote, and the key, stay out of every outcome, error and log."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_the_key_and_the_users_appear_in_no_log_and_no_error(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     told: list[str] = []
-    user = "user-" + "canary"  # in two parts: a traceback quotes this line
+    user = "user-" + "canary"  # in two parts, because a traceback quotes this line
     for status in (400, 401, 404, 429, 500):
         with scripted_server(Canned(status, {"message": user})) as script:
             try:

@@ -1,4 +1,4 @@
-"""What does the doctor find out about HubSpot, and does what it prints make what is missing?"""
+"""Doctor for HubSpot: what it finds, and whether the commands it prints create what is missing."""
 
 from __future__ import annotations
 

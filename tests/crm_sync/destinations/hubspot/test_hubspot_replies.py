@@ -1,4 +1,4 @@
-"""Is only HubSpot's own word for a row taken for a success?"""
+"""HubSpot's replies: only HubSpot's own result for a row counts as a success."""
 
 from __future__ import annotations
 
@@ -50,24 +50,24 @@ def test_each_row_has_its_own_word_by_its_trace(connected: Connect, run: FakeRun
 @pytest.mark.parametrize(
     ("body", "kinds"),
     [
-        # in neither
+        # neither a result nor an error
         (complete(), "???"),
         (complete(result("0"), result("2")), "d?d"),
-        # without a trace: by the user
+        # without a trace id: matched by user
         (complete(result(user="c-user"), result(user="a-user"), result(user="b-user")), "ddd"),
         (complete(result(user="C-USER"), result(user="who")), "???"),
         (complete(result(), result(), result()), "???"),
-        # traces that are none of ours
+        # unknown trace ids
         (complete(result("3"), result("-1"), result("x"), result(""), result("00000000001")), "???"),
         (complete(result(1), result(True), result(None), result(["1"])), "???"),
         (complete(result("0"), result("0"), result("0")), "d??"),
-        # a trace and a user that contradict each other, and ones that do not
+        # trace id and user contradict each other, and do not
         (complete(result("0", user="b-user")), "???"),
         (complete(result("0", user="a-user"), result("1", user="another form of b-user")), "d??"),
-        # in both
+        # both a result and an error
         (complete(result("0"), result("1"), errors=[error("1")]), "dr?"),
         (complete(result("0"), errors=[error("0", "1")]), "rr?"),
-        # errors by the user's id, and passing ones
+        # errors by the user's id, and temporary ones
         (complete(result("0"), errors=[error(context={"ids": ["b-user", "who"]})]), "dr?"),
         (
             complete(errors=[error("0", category="RATE_LIMITS"), error("1", status="503"), error("2", status="400")]),
@@ -76,13 +76,13 @@ def test_each_row_has_its_own_word_by_its_trace(connected: Connect, run: FakeRun
         (complete(errors=[error("0", status="500"), error("0")]), "r??"),
         (complete(errors=[error("0"), error("0", status="500")]), "r??"),
         (complete(result("0"), errors=[error(status="503")]), "d??"),
-        # a batch that is not over, or was given up
+        # a batch that is pending or was cancelled
         (complete(result("0")) | {"status": "PENDING"}, "???"),
         (complete(result("0")) | {"status": "CANCELED"}, "???"),
         (complete(result("0")) | {"status": None}, "d??"),
         # items of another shape
         (complete("0", 0, None, ["0"], {"properties": "b-user"}, result("2")), "??d"),
-        # fields that are missing
+        # missing fields
         ({"results": [result("0")]}, "d??"),
         ({"errors": [error("1")]}, "?r?"),
         ({"results": None, "errors": []}, "???"),
@@ -173,22 +173,22 @@ def traces_of(said: dict[str, Any]) -> list[Any]:
     return traces if isinstance(traces, list) else [traces]
 
 
-# Whose contact it is
+# Contacts shared by two users
 
 
 @pytest.mark.parametrize(
     ("results", "outcomes"),
     [
-        # about another user: nothing is known of ours
+        # a result for another user: our user's outcome is unknown
         ([result("0", user="bob")], ["deferred collision", "deferred unconfirmed"]),
         ([result("0", user="zoe"), result("1", user="ADA")], ["deferred collision", "delivered None"]),
-        # the same contact for both, which the next run would only overwrite again
+        # the same contact for both, which each run would overwrite again
         ([result("0", user="ada"), result("1", user="ada")], ["delivered None", "rejected collision"]),
         ([result("0", user="ADA"), result("1", user="ADA")], ["rejected collision", "delivered None"]),
         ([result("0", id="7"), result("1", id="7")], ["rejected collision", "rejected collision"]),
         ([result("0", id=7), result("1", id="7")], ["rejected collision", "rejected collision"]),
         ([result(user="ada", id="7"), result(user="ADA", id="7")], ["rejected collision", "rejected collision"]),
-        # a contact each
+        # one contact each
         ([result("0", user="ada"), result("1", user="ADA")], ["delivered None", "delivered None"]),
         ([result("0", id="7"), result("0", id="7"), result("1", id="8")], ["delivered None", "delivered None"]),
     ],
@@ -211,7 +211,7 @@ def test_two_users_of_one_contact_are_told_also_in_batches_of_their_own(
     assert [f"{each.kind} {each.code}" for each in said] == ["delivered None", "rejected collision", "delivered None"]
 
 
-# What an error of one row asks for
+# Meaning of a row's error
 
 VALIDATION = "Property values were not valid: "
 QUOTING = VALIDATION + '[{"message":"\\"error\\":\\"RATE_LIMITS\\"","error":"INVALID_OPTION"}]'
@@ -235,7 +235,7 @@ QUOTING = VALIDATION + '[{"message":"\\"error\\":\\"RATE_LIMITS\\"","error":"INV
         ({"subCategory": "CONTACT_TEMPORARILY_LOCKED"}, "deferred contact_temporarily_locked"),
         ({"status": "400", "category": "CONFLICT"}, "rejected conflict"),
         ({"status": "404", "category": "OBJECT_NOT_FOUND"}, "rejected object_not_found"),
-        # A text that quotes such a code is about its row.
+        # A message that only quotes such a code is about its row.
         ({"message": "OBJECT_LOCKED, RATE_LIMITS and 503 are not allowed here"}, "rejected validation_error"),
         ({"message": QUOTING}, "rejected invalid_option"),
     ],

@@ -1,4 +1,4 @@
-"""Do upserts reach HubSpot as it describes them, and does it come to hold what they say? Real HTTP throughout."""
+"""Upserts to HubSpot: requests follow its specification, and its contacts get the values. Uses real HTTP."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run() -> FakeRunContext:
 
 @pytest.fixture
 def crm(tmp_path: Path, run: FakeRunContext) -> Iterator[LocalCrm]:
-    """It lives by the run's clock."""
+    """A CRM that uses the run's clock."""
     start = datetime.fromtimestamp(DATE_SECONDS, UTC)
     with LocalCrm(tmp_path / "crm.db", api_key=KEY, clock=lambda: start + timedelta(seconds=run.clock())) as server:
         yield server
@@ -105,7 +105,7 @@ def test_the_property_that_identifies_is_never_overwritten_by_a_field(connected:
     assert script.asked == []
 
 
-# What it comes to hold
+# Stored values
 
 
 def test_a_full_batch_is_100_users_and_lands_whole_and_typed(
@@ -181,7 +181,7 @@ def test_a_property_that_hubspot_lost_stops_the_run_and_what_landed_is_acknowled
     assert crm.store.profiles() == {"b-user": {"churn_probability": 0.5}}
 
 
-# The vendor's description
+# The vendor's specification
 
 EVERYTHING = [
     Change("ada", {"a": 0.5, "b": True, "c": None, "d": ["x", "y"], "e": "2026-06-15T10:00:00Z", "f": "text"}),

@@ -1,4 +1,4 @@
-"""What does the doctor find out about Klaviyo, without writing anything?"""
+"""Doctor for Klaviyo: what it finds without writing anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a user erased in Klaviyo with every profile of theirs, and nobody else?"""
+"""Erasure in Klaviyo: every profile of the user is deleted, and no other one."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def profile(name: object, external_id: object) -> Any:
     [
         {},
         {"data": None},
-        {"data": [profile("P1", "somebody else")]},
+        {"data": [profile("P1", "another user")]},
         {"data": [profile("P1", "ada"), profile("P2", "ADA")]},
         {"data": [profile(None, "ada")]},
         {"data": ["ada"]},

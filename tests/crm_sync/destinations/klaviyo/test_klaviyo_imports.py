@@ -1,4 +1,4 @@
-"""Do imports reach Klaviyo, and does it come to hold what they say? Real HTTP throughout."""
+"""Imports to Klaviyo: requests reach it, and its profiles get the values. Uses real HTTP."""
 
 from __future__ import annotations
 

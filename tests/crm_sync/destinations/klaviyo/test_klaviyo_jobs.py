@@ -1,4 +1,4 @@
-"""Is a row delivered only where a Klaviyo job's counts and errors leave no doubt?"""
+"""Klaviyo's jobs: a row counts as delivered only if the job's counts and errors confirm it."""
 
 from __future__ import annotations
 
@@ -73,22 +73,22 @@ def test_a_job_that_was_cancelled_or_forgotten_confirms_nothing(
         ((3, 2, 1), [error(at(1))], [DELIVERED, rejected(), DELIVERED]),
         ((3, 2, 1), [error("/data/attributes/profiles/data/1")], [DELIVERED, rejected(), DELIVERED]),
         ((3, 2, 1), [error("/data", "bob")], [DELIVERED, rejected(), DELIVERED]),
-        # Two errors of one row are one row's.
+        # Two errors of one row count as one row.
         ((3, 2, 1), [error(at(1)), error(at(1), detail="Also too long.")], [DELIVERED, rejected(), DELIVERED]),
-        # The id it quotes is the row's own; an index may be that of a part of the job.
+        # The quoted id counts; the index may refer to a part of the job.
         ((3, 2, 1), [error(at(0), "cyd")], [DELIVERED, DELIVERED, rejected()]),
-        # All of them failed, whatever is said of which.
+        # All rows failed, whichever the errors name.
         ((3, 0, 3), [error(at(0))], [rejected(), *[Outcome("rejected", 200, "unknown")] * 2]),
-        # One failed and it is not known which, so no other is known to have succeeded.
+        # One unnamed row failed, so no row is confirmed.
         ((3, 2, 1), [], [UNCONFIRMED] * 3),
         ((3, 2, 1), [error("/data")], [UNCONFIRMED] * 3),
         ((3, 2, 1), [error(at(3))], [UNCONFIRMED] * 3),
-        ((3, 2, 1), [error(at(1), "of nobody")], [UNCONFIRMED] * 3),
+        ((3, 2, 1), [error(at(1), "unknown")], [UNCONFIRMED] * 3),
         ((3, 2, 1), [error("/data/attributes/profiles/data/-1")], [UNCONFIRMED] * 3),
         ((3, 2, 1), [None], [UNCONFIRMED] * 3),
         ((3, 1, 2), [error(at(1))], [UNCONFIRMED, rejected(), UNCONFIRMED]),
         ((3, 2, 1), [error(at(0)), error(at(1))], [rejected(), rejected(), UNCONFIRMED]),
-        # Counts that do not add up confirm nobody.
+        # Counts that do not add up confirm no row.
         ((3, 2, 0), [], [UNCONFIRMED] * 3),
         ((2, 2, 0), [], [UNCONFIRMED] * 3),
         ((4, 4, 0), [], [UNCONFIRMED] * 3),
@@ -179,10 +179,10 @@ def test_a_job_of_unknown_shape_stops_the_sync(body: Any, run: FakeRunContext) -
 @pytest.mark.parametrize(
     "replies",
     [
-        (QUEUED, Canned(200, job(name="J2"))),  # another job's word
+        (QUEUED, Canned(200, job(name="J2"))),  # another job
         (Canned(202, job("complete", 1, 0, 1)), Canned(200, {"data": {}})),
         (Canned(202, job("complete", 1, 0, 1)), Canned(200, {"errors": []})),
-        # A question that is refused is no refusal of the rows.
+        # A refused query is not a refusal of the rows.
         (QUEUED, Canned(400, {"errors": []})),
         (Canned(202, job("complete", 1, 0, 1)), Canned(409, {"errors": []})),
     ],

@@ -1,4 +1,4 @@
-"""Is Klaviyo asked no faster than it allows, and is what passes waited out?"""
+"""Klaviyo's limits: requests stay within them, and temporary refusals are waited out."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_minute_that_others_have_used_up_is_left_to_them(run: FakeRunContext) 
 
 def test_no_limit_of_klaviyo_is_ever_exceeded(crm: LocalCrm, run: FakeRunContext) -> None:
     destination = klaviyo(crm.url, first_poll_seconds=0.01, max_poll_seconds=0.01)
-    for n in range(70):  # three requests each: more than the 150 of a minute
+    for n in range(70):  # three requests each: more than 150 per minute
         assert destination.send(changes(f"user-{n}"), run) == [DELIVERED]
     assert destination.erase([f"user-{n}" for n in range(70)], run) == [Outcome("delivered", 202)] * 70
     assert {name: allowance.refused for name, allowance in crm.desk.allowances.items() if allowance.refused} == {}

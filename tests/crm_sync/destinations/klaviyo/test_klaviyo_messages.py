@@ -1,4 +1,4 @@
-"""Is what Klaviyo's messages quote of a user, and the key, kept out of every outcome, error and log?"""
+"""Klaviyo's messages: user data they quote, and the key, stay out of every outcome, error and log."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def test_a_refusal_of_the_whole_import_is_told_by_its_code_and_quotes_nobody(
         f"{CANARY} is not valid",
         f"'{CANARY}' is not valid",
         "lovelace is not valid",
-        "Left at the income step is no number",
-        "silver is no number",
+        "Left at the income step is not a number",
+        "silver is not a number",
     ],
 )
 def test_an_error_of_a_row_quotes_neither_its_id_nor_its_values(detail: str, run: FakeRunContext) -> None:
@@ -74,7 +74,7 @@ def test_an_error_of_a_row_quotes_neither_its_id_nor_its_values(detail: str, run
     with scripted_server(*replies) as server:
         (outcome,) = klaviyo(server.url).send(batch, run)
     assert (outcome.kind, outcome.code) == ("rejected", "invalid")
-    assert outcome.reason in ("... is not valid", "... is no number")
+    assert outcome.reason in ("... is not valid", "... is not a number")
 
 
 def test_what_is_sent_reaches_no_log(

@@ -1,4 +1,4 @@
-"""Where Klaviyo refuses an import and points at the rows at fault, are they alone rejected, and at what price in requests?"""
+"""Pointers: if Klaviyo refuses an import and names rows, only they are rejected, with few requests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run() -> FakeRunContext:
 
 @pytest.fixture
 def crm(tmp_path: Path, run: FakeRunContext, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCrm]:
-    """It points at the first profile that is longer than 250 bytes."""
+    """A CRM that points at the first profile longer than 250 bytes."""
     monkeypatch.setattr(klaviyo_wire, "MAX_PROFILE_BYTES", 250)
     with described_crm(tmp_path, run, KEY) as server:
         yield server
@@ -51,7 +51,7 @@ def test_one_request_more_for_each_row_it_points_at(crm: LocalCrm, run: FakeRunC
 def test_a_batch_of_which_every_row_is_pointed_at_is_refused_whole(
     crm: LocalCrm, run: FakeRunContext, count: int
 ) -> None:
-    """Then the fault may be in all requests: the sync finds out, user by user."""
+    """The requests may be at fault then; the sync finds out user by user."""
     with pytest.raises(BatchRefusedError):
         connected("klaviyo", crm.url, KEY).send(users(count, set(range(count))), run)
     assert crm.desk.by_endpoint["klaviyo.import"] == {"400": count}

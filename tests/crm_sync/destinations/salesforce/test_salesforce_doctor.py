@@ -1,4 +1,4 @@
-"""What does the doctor find out about Salesforce, and does what it prints make what is missing?"""
+"""Doctor for Salesforce: what it finds, and whether the commands it prints create what is missing."""
 
 import json
 import re

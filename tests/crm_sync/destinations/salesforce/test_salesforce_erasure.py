@@ -1,4 +1,4 @@
-"""Is a user erased in Salesforce with every record of theirs, and nobody else?"""
+"""Erasure in Salesforce: every record of the user is deleted, and no other one."""
 
 import pytest
 

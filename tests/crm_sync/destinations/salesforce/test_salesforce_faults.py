@@ -1,4 +1,4 @@
-"""What single rows of Salesforce are refused for: themselves, the moment, or the configuration. Over the local CRM."""
+"""Salesforce's row errors: a fault of the row, a temporary fault, or a fault of configuration. Uses the local CRM."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ FLOW = (
     "flow tried to update records: {}. You can look up ExceptionCode values in the SOAP API Developer Guide.:--"
 )
 LOCKED = "UNABLE_TO_LOCK_ROW, unable to obtain exclusive access to this record or 1 records: 0010000000abcDEAAY"
-# What Salesforce says of a row, and what that makes of it: the one table of the mechanism and of its test.
+# Salesforce's errors for a row, and their outcomes.
 ROWS: dict[str, tuple[str, str]] = {
-    # not now
+    # temporary
     "UNABLE_TO_LOCK_ROW:unable to obtain exclusive access to this record:--": ("deferred", "unable_to_lock_row"),
     TRIGGER.format(LOCKED): ("deferred", "unable_to_lock_row"),
     NESTED.format(f"System.DmlException: Upsert failed. first error: {LOCKED}"): ("deferred", "unable_to_lock_row"),
@@ -94,7 +94,7 @@ ROWS: dict[str, tuple[str, str]] = {
     "SERVER_UNAVAILABLE:server busy:--": ("deferred", "server_unavailable"),
     "REQUEST_RUNNING_TOO_LONG:too long:--": ("deferred", "request_running_too_long"),
     "TOO_MANY_APEX_REQUESTS:--": ("deferred", "too_many_apex_requests"),
-    # the row itself, also where its sentence quotes such a code
+    # the row's own fault, even if the message quotes such a code
     'FIELD_CUSTOM_VALIDATION_EXCEPTION:Ask support about "UNABLE_TO_LOCK_ROW":--': (
         "rejected",
         "field_custom_validation_exception",
@@ -195,7 +195,7 @@ def test_only_the_day_s_limit_is_the_day_s() -> None:
     assert not heard(said("REQUEST_LIMIT_EXCEEDED TotalRequests", code="INSUFFICIENT_ACCESS")).is_exhausted
 
 
-# Slow jobs, files of another form, names in another case
+# Slow jobs, other file formats, names in another case
 
 
 def test_what_a_slow_job_has_done_by_its_time_is_acknowledged(crm: LocalCrm, run: FakeRunContext) -> None:
@@ -234,7 +234,7 @@ def test_the_id_field_in_another_case_still_finds_whom_to_erase(crm: LocalCrm, r
     assert len(script.asked) == 2
 
 
-# The field that finds the user
+# The field that identifies the user
 
 
 def mapped_to(mapping: FieldMapping, name: str) -> FieldMapping:

@@ -1,4 +1,4 @@
-"""What becomes of a Salesforce job that is slow, fails, is refused, or that nobody waits for any more?"""
+"""Salesforce's jobs: slow, failed, refused and abandoned ones."""
 
 import re
 from collections.abc import Iterator
@@ -79,7 +79,7 @@ def test_a_quota_of_jobs_that_is_used_up_is_no_fault_of_the_rows_or_of_a_person(
         assert failure.value.code == "throttled"
 
 
-# A job's life
+# Life cycle of a job
 
 
 def test_a_job_is_asked_after_less_and_less_often(crm: LocalCrm, run: FakeRunContext) -> None:
@@ -181,7 +181,7 @@ def test_requests_used_up_for_the_day_end_the_run_and_are_no_matter_of_permissio
 def test_25_requests_take_20_seconds_unless_it_is_told_otherwise(crm: LocalCrm, run: FakeRunContext) -> None:
     hasty: dict[str, Any] = {"first_poll_seconds": 0.001, "longest_poll_seconds": 0.001}
     destination = salesforce(crm.url, SalesforceOptions(**hasty))
-    for _ in range(5):  # of 7 requests each
+    for _ in range(5):  # 7 requests each
         destination.send(changes("ada"), run)
     assert 20 <= run.clock() < 40
     unpaced = FakeRunContext()

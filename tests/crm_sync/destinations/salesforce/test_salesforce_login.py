@@ -1,4 +1,4 @@
-"""Access tokens of Salesforce: given, or renewed by OAuth client credentials so that a run outlives them."""
+"""Access tokens of Salesforce: fixed, or renewed with OAuth client credentials when they expire during a run."""
 
 from __future__ import annotations
 

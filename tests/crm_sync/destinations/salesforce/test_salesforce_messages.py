@@ -1,4 +1,4 @@
-"""Is what Salesforce's messages quote of a user, and the key, kept out of every outcome, error and log?"""
+"""Salesforce's messages: user data they quote, and the key, stay out of every outcome, error and log."""
 
 import logging
 import traceback

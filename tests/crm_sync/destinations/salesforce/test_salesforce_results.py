@@ -1,4 +1,4 @@
-"""Is only what a job's result files say of a row taken for its outcome?"""
+"""Salesforce's results: only the result files of a job decide the outcome of a row."""
 
 from collections.abc import Iterator
 from pathlib import Path

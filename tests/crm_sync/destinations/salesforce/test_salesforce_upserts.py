@@ -1,7 +1,7 @@
-"""Do upserts reach Salesforce as one job with one CSV file, and every value as what it is? Real HTTP throughout.
+"""Upserts to Salesforce: one job with one CSV file, and every value in its type. Uses real HTTP.
 
-Salesforce publishes no machine-readable specification of these endpoints: requests and the local CRM's replies are written after
-its documentation, and what it words nowhere (most refusals) is assumed to be a 4xx with an errorCode.
+Salesforce publishes no machine-readable specification of these endpoints. Requests and the local CRM's replies follow its
+documentation. Undocumented replies (most refusals) are assumed to be a 4xx with an errorCode.
 """
 
 from collections.abc import Iterator
