@@ -1,1 +1,1 @@
-"""The only door to the data: tables, the run ledger, and DuckDB behind one small interface."""
+"""Access to all data: tables, the run ledger, and DuckDB or BigQuery behind one small interface."""

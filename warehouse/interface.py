@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from warehouse.tables import Column, Table
 
-# Where tables of ours lie, an audit's included.
+# Layers with our tables, including those of an audit.
 LAYERS = (
     "raw",
     "ops",
@@ -20,10 +20,10 @@ LAYERS = (
 
 @dataclass(frozen=True)
 class UserTable:
-    """A table, no view, with a column `user_id`.
+    """A table (not a view) with a column `user_id`.
 
-    `is_ours` is false of a table that the app's ingestion owns, whose rows only the app may delete. `bound` is SQL that is true
-    of every row, for a warehouse that wants the partitions named.
+    `is_ours` is false for a table of the app's ingestion, whose rows only the app may delete. `bound` is SQL that is true for
+    every row, for a warehouse that requires a filter on partitions.
     """
 
     layer: str
@@ -33,95 +33,95 @@ class UserTable:
 
     @property
     def title(self) -> str:
-        """Layer and name, as people say it: `marts.crm_profiles`."""
+        """Layer and name for people: `marts.crm_profiles`."""
         return f"{self.layer}.{self.name}"
 
 
 class Reader(Protocol):
-    """Reads. Times come back as aware UTC."""
+    """Read access. Times are returned as aware UTC."""
 
     def relation(self, layer: str, name: str) -> str:
         """Return the quoted, qualified name of a table for use in `query`."""
 
     def exists(self, layer: str, name: str) -> bool:
-        """Say whether the table or view is there."""
+        """Return whether the table or view exists."""
 
     def query(self, sql: str, parameters: dict[str, Any] | None = None) -> pa.Table:
-        """Answer a query whose result is small. Parameters are written `$name`."""
+        """Return the result of a query with a small result. Parameters are written `$name`."""
 
     def stream(self, sql: str, chunk_rows: int) -> Iterator[pa.RecordBatch]:
-        """Answer a query in chunks of at most `chunk_rows` rows, so that memory stays bounded."""
+        """Yield the result of a query in chunks of at most `chunk_rows` rows, so that memory stays bounded."""
 
     def hash_of(self, columns: Sequence[str]) -> str:
-        """SQL of a whole number that is a hash of the columns, equal for equal rows of one warehouse."""
+        """SQL for an integer hash of the columns, equal for equal rows of one warehouse."""
 
     def number_of(self, column: str) -> str:
-        """SQL of a whole number drawn from a text column, as dbt's macro stable_number draws it: equal on every warehouse."""
+        """SQL for an integer derived from a text column, as in dbt's macro stable_number: equal on every warehouse."""
 
     def user_hash(self, column: str) -> str:
-        """SQL of the SHA-256 of a text column, 64 hex digits in lower case, as ops.erasures keeps it of a user."""
+        """SQL for the SHA-256 of a text column, 64 hex digits in lower case, as ops.erasures stores it."""
 
     def spelling_of(self, column: str) -> str:
-        """SQL of an id without what its spellings differ in: case, blanks, signs, a prefix, leading zeros, `.0`, an exponent.
+        """SQL for an id without spelling variants: case, blanks, signs, a prefix, leading zeros, `.0`, an exponent.
 
-        To find ids that were meant to be equal: different ids may have one spelling.
+        Used to find ids that were meant to be equal. Different ids may share a spelling.
         """
 
     def user_tables(self) -> list[UserTable]:
-        """Every table of every layer, an audit's included, in which users have rows, as the warehouse's own catalog says."""
+        """Every table with rows of users, in every layer including an audit's, from the warehouse's catalog."""
 
     def schema(self, sql: str) -> pa.Schema:
-        """Say which columns a query would answer with, without running it: it costs nothing, whatever it reads."""
+        """Return the columns of a query's result without running the query, at no cost."""
 
 
 class Warehouse(Reader, Protocol):
-    """Reads and appends. Nothing is updated in place.
+    """Read and append access. Rows are never updated in place.
 
-    `discard` removes only rows that no commit made visible, `delete_users` those of users who are to be erased.
+    `discard` removes only rows that no commit made visible. `delete_users` removes the rows of users to be erased.
     """
 
-    # So many rows are worth an append of their own; whoever has fewer gathers them while it is safe to wait.
+    # Buffer rows until there are this many, as long as it is safe to wait.
     rows_per_append: int
-    # Whether the warehouse itself lets one process in at a time.
+    # Whether the warehouse itself admits only one process at a time.
     is_exclusive: bool
 
     def prepare(self) -> None:
-        """Create the schemas and tables of `warehouse.tables` where they are missing."""
+        """Create the missing schemas and tables of `warehouse.tables`."""
 
     def create(self, table: Table) -> None:
-        """Create a table where it is missing."""
+        """Create a table if it is missing."""
 
     def absent(self) -> list[Table]:
-        """Tables of `warehouse.tables` that are winback's to make and are not there."""
+        """Missing tables of `warehouse.tables` that winback creates."""
 
     def lacking(self) -> list[tuple[Table, Column]]:
-        """Columns of this version that tables which are winback's, and are there, lack."""
+        """Columns of this version that are missing in winback's existing tables."""
 
     def add_column(self, table: Table, column: Column) -> None:
         """Add an optional column."""
 
     def change(self, sql: str) -> None:
-        """Run a statement that alters a table or its rows. For migrations alone."""
+        """Run a statement that alters a table or its rows. Only for migrations."""
 
     def append(self, table: Table, rows: pa.Table | Iterator[pa.RecordBatch]) -> int:
-        """Append rows in one transaction and return how many: all of them or, on any error, none.
+        """Append rows in one transaction and return their number. On any error no row is appended.
 
-        Rows carry what makes them one of a kind (a run, a time): the same rows again may count once.
+        Rows contain values that make them unique (a run, a time). Appending the same rows again may store them once.
         """
 
     def append_once(self, table: Table, row: dict[str, Any]) -> bool:
-        """Append one row under the table's unique key; False if another row has the key already."""
+        """Append one row under the table's unique key. Returns False if a row with the key exists."""
 
     def discard(self, table: Table, **values: Any) -> None:
-        """Remove the rows that have these values: what a run staged and will not commit."""
+        """Remove the rows with these values, which a run staged and will not commit."""
 
     def delete_users(self, table: UserTable, whose: str, parameters: dict[str, Any]) -> int:
-        """Delete the rows of which `whose`, SQL over user_id, is true, in one transaction; returns how many. None is no error."""
+        """Delete the rows for which `whose`, SQL over user_id, is true, in one transaction. Returns their number, possibly 0."""
 
     def close(self) -> None:
-        """Let go of the data."""
+        """Close the warehouse."""
 
 
 def count(reader: Reader, source: str) -> int:
-    """How many rows `select ... from source` finds; `source` may join and filter."""
+    """Return the number of rows of `select ... from source`. `source` may join and filter."""
     return int(reader.query(f"select count(*) as n from {source}").column("n")[0].as_py())

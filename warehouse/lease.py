@@ -1,11 +1,11 @@
 """Run lease: who holds it, and which earlier runs did not end cleanly.
 
-A lease saves waste: two runs at once do the same work, and one of them in vain. Decisions do not need it, for they are committed
-under a unique key. The tables that dbt builds on do: a run that was overtaken may have written rows of its own, older view into
-them. So every run leaves a row when it takes the lease and one when it gives it back, and a run that finds one that was never
-given back builds once more from where that one's window began, which is right whatever had been built before.
+A lease avoids wasted work: of two concurrent runs, one works in vain. Decisions are safe without it, because they are committed
+under a unique key. The tables that dbt builds are not: a run that lost its lease may have written rows from an older state.
+So every run appends a row when it takes the lease and another when it releases it. A run that finds an unreleased lease rebuilds
+from the start of that run's window, which is correct whatever was built before.
 
-A DuckDB file is held by one process, and no lease is taken; docs/adr/0016-a-lease-and-what-it-leaves.md.
+With DuckDB no lease is taken, because one process holds the file: docs/adr/0016-a-lease-and-what-it-leaves.md.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from core.errors import RetryableError, RunInProgressError
 from warehouse.interface import Reader, Warehouse
 from warehouse.tables import LEASES
 
-# Contenders that meet at one number try the next; more than a few at once is no schedule but a mistake.
+# Runs that compete for one number try the next. More than a few at once are a mistake in the schedule.
 _ATTEMPTS = 5
-# Clocks of two machines may differ by so much; what is further ahead of a later lease was taken by a wrong clock.
+# Maximum difference between two machines' clocks. A lease further ahead of a later one was taken with a wrong clock.
 _SKEW = timedelta(days=1)
-# A run's id: its epoch, and for an hourly run the time at which it began; others name their command there.
+# A run's id: its epoch, then the start time of an hourly run or the name of another command.
 _HOURLY = re.compile(r"\d+-\d{8}T\d{6}Z-")
 
 
@@ -39,7 +39,7 @@ class Lease:
     is_released: bool = False
 
     def keeps_out(self, now: datetime) -> bool:
-        """Whether others must wait, UTC. One that begins later than it lasts was taken by a clock that was ahead."""
+        """Whether other runs must wait at `now`, UTC. A start later than the lease's length from now means a wrong clock."""
         length = self.expires_at - self.taken_at
         return not self.is_released and self.taken_at - length <= now < self.expires_at
 
@@ -53,16 +53,16 @@ def newest(warehouse: Reader) -> Lease | None:
 
 
 def take(warehouse: Warehouse, run_id: str, window_from: datetime, now: datetime, length: timedelta) -> Lease:
-    """Take the lease. A length of nothing keeps nobody out, but leaves the row that tells of this run.
+    """Take the lease. A length of zero keeps no run out, but records this run.
 
-    Raises: RunInProgressError while another run has it.
+    Raises: RunInProgressError while another run holds it.
     """
     for _ in range(_ATTEMPTS):
         last = newest(warehouse)
         if last and last.keeps_out(now):
             raise RunInProgressError(
-                f"Another run is at it: {last.run_id} has the lease until {last.expires_at:%H:%M:%S} UTC, and may renew it. "
-                "If it was killed, the first run after that goes on.",
+                f"Another run is in progress: {last.run_id} has the lease until {last.expires_at:%H:%M:%S} UTC and may renew "
+                "it. If it was killed, the first run after that time continues.",
                 is_hourly=bool(_HOURLY.match(last.run_id)),
             )
         mine = Lease(last.lease + 1 if last else 0, run_id, now, now + length, window_from)
@@ -70,30 +70,29 @@ def take(warehouse: Warehouse, run_id: str, window_from: datetime, now: datetime
             return mine
     last = newest(warehouse)
     is_hourly = bool(last and _HOURLY.match(last.run_id))
-    raise RunInProgressError("Other runs are just beginning, and one of them has the lease.", is_hourly=is_hourly)
+    raise RunInProgressError("Other runs are starting, and one of them has the lease.", is_hourly=is_hourly)
 
 
 def renew(warehouse: Warehouse, mine: Lease, now: datetime, length: timedelta) -> Lease:
-    """Keep the lease for longer.
+    """Extend the lease.
 
-    Raises: RetryableError when another run has taken it meanwhile: whatever this one wrote from now on could be older than what
-    is there.
+    Raises: RetryableError if another run has taken it meanwhile, because further writes of this run could be older than its rows.
     """
     next_one = replace(mine, lease=mine.lease + 1, taken_at=now, expires_at=now + length)
     if _append(warehouse, next_one):
         return next_one
-    raise RetryableError("Another run took over, for this one's lease had run out. It does the rest.")
+    raise RetryableError("Another run took over, because this run's lease had expired. The other run does the rest.")
 
 
 def release(warehouse: Warehouse, mine: Lease, now: datetime) -> bool:
-    """Give the lease back; False when another run took it meanwhile, and the two may have mixed."""
+    """Release the lease. Returns False if another run took it meanwhile; the rows of both may be mixed."""
     return _append(warehouse, replace(mine, lease=mine.lease + 1, expires_at=now, is_released=True))
 
 
 def _append(warehouse: Warehouse, mine: Lease) -> bool:
-    """Append a row; False if its number is another run's.
+    """Append a row. Returns False if its number belongs to another run.
 
-    It may be there and yet be ours: where the reply to a load job was lost, the warehouse says only that it has one of that name.
+    An existing row may be ours: if the reply to a load job was lost, the warehouse only reports a job with that name.
     """
     if warehouse.append_once(LEASES, asdict(mine)):
         return True
@@ -103,16 +102,16 @@ def _append(warehouse: Warehouse, mine: Lease) -> bool:
 
 
 def unfinished_from(warehouse: Reader, before: Lease, longest: timedelta) -> datetime | None:
-    """Where the earliest window begins that a run may have left half done before this lease; None when all came to an end.
+    """Return the start of the earliest window that a run before this lease may have left unfinished; None if there is none.
 
-    `longest` is how long a run can live: whoever might still have been alive when the last run that ended well began may have
-    written after it.
+    `longest` is the maximum run time. A run that may have been alive when the last clean run began may have written after it.
     """
     leases = warehouse.relation("ops", "leases")
     sql = f"select lease, taken_at from {leases} where is_released and lease < $lease order by lease desc limit 1"
     ended_well = warehouse.query(sql, {"lease": before.lease}).to_pylist()
-    # Until a run has ended well nothing is forgotten, however long ago. That run may have renewed its lease `longest` after it
-    # began, and whoever is in doubt began no more than `longest` before that. What came after it is all read, whatever its clock.
+    # Look back two maximum run times before the last clean finish; without one, look at all leases. The clean run may have
+    # renewed its lease `longest` after its start, and a doubtful run began at most `longest` earlier. All leases after it are
+    # read, whatever their clocks.
     number, taken_at = (ended_well[0]["lease"], ended_well[0]["taken_at"]) if ended_well else (0, None)
     since = min(taken_at, before.taken_at) - 2 * longest if taken_at else UNIX_EPOCH
     sql = f"select * from {leases} where (taken_at >= $since or lease >= $number) and lease < $lease order by lease"
@@ -121,7 +120,7 @@ def unfinished_from(warehouse: Reader, before: Lease, longest: timedelta) -> dat
 
 
 def in_order(leases: list[Lease], now: datetime) -> list[Lease]:
-    """Correct the times of leases that a clock far ahead took: a lease was taken before the next one, and before now, UTC."""
+    """Correct the times of leases taken with a clock far ahead: a lease was taken before the next one and before now, UTC."""
     corrected = []
     for lease in reversed(leases):
         corrected.append(replace(lease, taken_at=now) if lease.taken_at > now + _SKEW else lease)
@@ -139,7 +138,7 @@ def _unfinished_from(leases: list[Lease], longest: timedelta) -> datetime | None
     good = [began[run_id] for run_id in released]
 
     def is_over(first: Lease) -> bool:
-        """A run that came after it, and began when it could not be alive any more, has ended well."""
+        """Whether a later run, begun when this one could no longer be alive, has ended cleanly."""
         return any(later.lease > first.lease and later.taken_at > first.taken_at + longest for later in good)
 
     doubtful = [first.window_from for run_id, first in began.items() if run_id not in released and not is_over(first)]

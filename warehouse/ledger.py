@@ -1,11 +1,11 @@
-"""Committed epochs, and the report of each run.
+"""Run ledger: committed epochs, and the report of each run.
 
-An epoch is a run window whose decisions count. It exists when `ops.runs` has its row, and not before: decisions staged under a
-run that never committed are nobody's. The number of the next epoch follows from the last, so two runs that start from the same
-facts contend for the same number and one of them wins.
+An epoch is a run window whose decisions count. It exists once `ops.runs` has its row; decisions of a run that never committed do
+not count. The number of the next epoch follows from the last one, so two runs with the same starting point compete for the same
+number and one of them wins.
 
-An epoch of kind `repair` puts the watermark back (`winback repair-watermark`). Earlier epochs whose clock was ahead of it do not
-count any more, and the repair holds their decisions. The macro `runs_that_count` in dbt/macros/epochs.sql is the same rule.
+An epoch of kind `repair` sets the watermark back (`winback repair-watermark`). Earlier epochs whose clock was ahead of it no
+longer count, and the repair holds their decisions. The macro `runs_that_count` in dbt/macros/epochs.sql is the same rule.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from warehouse.tables import REPORTS, RUNS
 
 REPAIR = "repair"
 REMEDY = (
-    "First check the clock of this machine. If it is right, put the watermark back with: winback repair-watermark "
+    "First check the clock of this machine. If it is correct, put the watermark back with: winback repair-watermark "
     "(add --dry-run to see what it would do)"
 )
 
@@ -47,13 +47,13 @@ class Epoch:
 
     @property
     def clock_at(self) -> datetime:
-        """The time at which the run believed to be, UTC, as far as its row tells."""
+        """The time of the run's clock, UTC, according to its row."""
         return self.committed_at if self.kind == REPAIR else self.window_until
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a run that came to its end did; times UTC, counts of rows."""
+    """The report of a finished run; times UTC, counts of rows."""
 
     run_id: str
     epoch: int
@@ -73,29 +73,29 @@ class Report:
 
 
 def last_epoch(warehouse: Reader) -> Epoch | None:
-    """The newest committed epoch: its `window_until` is the watermark."""
+    """The newest committed epoch. Its `window_until` is the watermark."""
     return next(iter(epochs(warehouse, limit=1)), None)
 
 
 def first_epoch(warehouse: Reader) -> Epoch | None:
-    """The oldest epoch that counts, the backfill: up to its `window_until` is history."""
+    """The oldest epoch that counts, the backfill. Events before its `window_until` are history."""
     return next(iter(all_that_count(warehouse, limit=1)), None)
 
 
 def history(warehouse: Reader, now: datetime) -> tuple[Epoch, Epoch]:
-    """The first and the last epoch, which every run needs; `now` is UTC.
+    """The first and the last epoch. `now` is UTC.
 
-    Raises: ContractError before the backfill, WatermarkAheadError when the watermark lies beyond now.
+    Raises: ContractError before the backfill, WatermarkAheadError if the watermark is later than now.
     """
     first, last = first_epoch(warehouse), last_epoch(warehouse)
     if first is None or last is None:
-        raise ContractError("There is no history yet. Begin with: winback backfill --until TIME")
+        raise ContractError("The warehouse has no history yet. Begin with: winback backfill --until TIME")
     refuse_ahead(last, now)
     return first, last
 
 
 def refuse_ahead(last: Epoch | None, now: datetime) -> None:
-    """Refuse to work from a watermark beyond now, UTC.
+    """Check that the watermark is not later than now, UTC.
 
     Raises: WatermarkAheadError.
     """
@@ -104,7 +104,7 @@ def refuse_ahead(last: Epoch | None, now: datetime) -> None:
 
 
 def ahead(last: Epoch, now: datetime) -> str:
-    """What happened where the watermark, or the repair that set it, lies beyond now; both in UTC."""
+    """The message for a watermark, or a repair that set it, later than now; both in UTC."""
     what = "The watermark was put back at" if last.kind == REPAIR else "The watermark is"
     by = last.clock_at - now
     far = f"{by / timedelta(days=1):,.0f} days" if by.days > 1 else f"{by / timedelta(minutes=1):,.0f} minutes"
@@ -120,13 +120,13 @@ def epochs(warehouse: Reader, limit: int) -> list[Epoch]:
 
 
 def all_that_count(warehouse: Reader, limit: int | None = None) -> list[Epoch]:
-    """The epochs that count, oldest first; all of them, or the first ones."""
+    """The epochs that count, oldest first, up to `limit`."""
     sql = f"select * from ({counting(warehouse)}) as runs order by epoch{f' limit {limit}' if limit else ''}"
     return [_epoch(row) for row in warehouse.query(sql).to_pylist()]
 
 
 def counting(warehouse: Reader) -> str:
-    """SQL of the epochs that count: all but those whose clock was ahead of a later repair."""
+    """SQL for the epochs that count: all except those whose clock was ahead of a later repair."""
     return f"""
         select * from (
             select
@@ -140,13 +140,13 @@ def counting(warehouse: Reader) -> str:
 
 
 def first_epoch_after(warehouse: Reader, moment: datetime) -> int:
-    """The number of the first epoch whose window ends after a moment, UTC; 0 when there is none."""
+    """The number of the first epoch whose window ends after a moment, UTC; 0 if there is none."""
     sql = f"select min(epoch) as epoch from {warehouse.relation('ops', 'runs')} where window_until > $moment"
     return int(warehouse.query(sql, {"moment": moment}).column("epoch")[0].as_py() or 0)
 
 
 def last_report(warehouse: Reader) -> Report | None:
-    """The newest report of an epoch that counts: its run was the last to bring the audience and the sync to an end."""
+    """The newest report of an epoch that counts, from the last run that finished the audience and the sync."""
     sql = f"""
         select * from {warehouse.relation("ops", "reports")}
         where epoch in (select epoch from ({counting(warehouse)}) as runs)
@@ -163,7 +163,7 @@ def reports(warehouse: Reader, limit: int) -> list[Report]:
 
 
 def last_audience(warehouse: Reader) -> int | None:
-    """How many users the audience held when a run last found it in order; None before."""
+    """The size of the audience when a run last accepted it; None if no run has."""
     sql = f"""
         select count_audience from {warehouse.relation("ops", "reports")}
         where count_audience is not null
@@ -175,10 +175,10 @@ def last_audience(warehouse: Reader) -> int | None:
 
 
 def commit(warehouse: Warehouse, epoch: Epoch) -> Epoch:
-    """Make an epoch count, or adopt the one that was first; returns the winner.
+    """Commit an epoch, or return the one that was committed first under the same number.
 
-    The single place where a run becomes visible. Under a unique key of the epoch's number one contender wins; the other reads
-    the winner's row and discards what it staged itself.
+    This is the only place where a run becomes visible. The epoch's number is a unique key, so one run wins. The other one reads
+    the winner's row and discards its own staged rows.
     """
     if warehouse.append_once(RUNS, asdict(epoch)):
         return epoch

@@ -1,7 +1,7 @@
 """Tables that Python writes, with their columns.
 
-Append-only, all of them: a state is a view over what was appended. dbt reads the `ops` tables as sources.
-Times are UTC. A `?` in the raw tables of the design is `required=False` here.
+All tables are append-only; a current state is a view over the appended rows. dbt reads the `ops` tables as sources.
+Times are UTC. A `?` in the design's raw tables is `required=False` here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TIMESTAMP = pa.timestamp("us", tz="UTC")
 class Column:
     """A column: its Arrow type and whether every row must have a value.
 
-    `may_be_absent`: a raw table that the app owns may lack the column; the staging model says what stands in for it.
+    `may_be_absent`: a raw table of the app may lack the column; the staging model defines the replacement.
     """
 
     name: str
@@ -28,9 +28,9 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table that Python writes. `key` names what a row is one of; `is_unique` has the warehouse enforce it.
+    """A table that Python writes. `key` identifies a row; with `is_unique` the warehouse enforces it.
 
-    `partition_on` is the time by whose day BigQuery keeps a table that grows with time: whoever reads it says since when.
+    `partition_on` is the time column by whose day BigQuery partitions a growing table; queries must filter on it.
     """
 
     layer: str
@@ -42,7 +42,7 @@ class Table:
 
     @property
     def title(self) -> str:
-        """Layer and name, as people say it: `raw.app_events`."""
+        """Layer and name for people: `raw.app_events`."""
         return f"{self.layer}.{self.name}"
 
     @property
@@ -52,7 +52,7 @@ class Table:
 
 
 def fitted(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """Bring a batch to a table's columns: in their order, of their types; an absent optional column is null."""
+    """Convert a batch to a table's columns, in their order and types; an absent optional column is null."""
     columns = [
         batch.column(field.name).cast(field.type)
         if field.name in batch.schema.names
@@ -71,7 +71,7 @@ _TEXT, _NUMBER, _COUNT, _FLAG = pa.string(), pa.float64(), pa.int64(), pa.bool_(
 APP_EVENTS = Table(
     "raw",
     "app_events",
-    # A delivery. Apps share ids between users and names, and begin to count again: what differs in any of these is another event.
+    # A delivery. Apps reuse ids for other users and names and restart counters, so a difference in any of these is another event.
     ("user_id", "event_id", "event_name", "occurred_at", "loaded_at"),
     _columns(
         {
@@ -177,7 +177,7 @@ DECISIONS = Table(
     partition_on="decided_at",
 )
 
-# What the challenger would have said of the exits that a run scored. Read by people, never by a run.
+# The challenger's scores for the exits that a run scored. For people; no run reads them.
 SHADOW_SCORES = Table(
     "ops",
     "shadow_scores",
@@ -189,14 +189,14 @@ SHADOW_SCORES = Table(
             "run_id": _TEXT,
             "model_version": _TEXT,
             "churn_probability": _NUMBER,
-            "scored_at": TIMESTAMP,  # the end of the run's window, as decided_at of the decision beside it
+            "scored_at": TIMESTAMP,  # the end of the run's window, equal to decided_at of the decision
         },
         {},
     ),
     partition_on="scored_at",
 )
 
-# What the CRM holds of a user, in the order of the design's section "In the CRM".
+# The CRM's values for a user, in the order of the design's section "In the CRM".
 CRM_STATE: dict[str, pa.DataType] = {
     "churn_probability": _NUMBER,
     "churn_risk_band": _TEXT,
@@ -221,11 +221,11 @@ DELIVERIES = Table(
             "desired_hash": _TEXT,
             "fields_sent": _TEXT,
             "attempted_at": TIMESTAMP,
-            # sending, before anything is sent; then delivered | rejected | deferred (not sent after all).
-            # retry: a person asked for a dead letter to be tried again
+            # sending: before the request; then delivered | rejected | deferred (not sent).
+            # retry: a person requested a retry of a dead letter
             "outcome": _TEXT,
         },
-        # The state is what the CRM holds after the delivery, or may hold; the reason is its sentence without what it quotes.
+        # The state that the CRM holds, or may hold, after the delivery. The reason is the CRM's sentence without its quotes.
         {"http_status": _COUNT, "error_code": _TEXT, "error_reason": _TEXT, **CRM_STATE},
     ),
     partition_on="attempted_at",
@@ -251,7 +251,7 @@ REPORTS = Table(
             "count_suppressed": _COUNT,
             "count_unchanged": _COUNT,
         },
-        # Users with a score in the desired state; none where the sync did not get as far.
+        # Number of users with a score in the desired state; null if the sync did not start.
         {"stopped_because": _TEXT, "count_audience": _COUNT},
     ),
 )
@@ -269,13 +269,13 @@ AUDITS = Table(
             "sample_percent": _COUNT,
             "count_users": _COUNT,
             "count_rows": _COUNT,
-            "count_rows_differing": _COUNT,  # rows that only one of the two sides has; 0 is expected
+            "count_rows_differing": _COUNT,  # rows that only one side has; 0 is expected
         },
         {},
     ),
 )
 
-# What each night found. A run reads from which time on the one before it must be built again.
+# Results of each nightly job. A run reads the time from which it must rebuild.
 NIGHTS = Table(
     "ops",
     "nights",
@@ -286,10 +286,10 @@ NIGHTS = Table(
             "rebuilt_at": TIMESTAMP,
             "window_from": TIMESTAMP,
             "window_until": TIMESTAMP,  # the watermark at that time
-            "count_events_missed": _COUNT,  # raw rows that no run window had taken in
+            "count_events_missed": _COUNT,  # raw rows that no run window had included
             "count_users_corrected": _COUNT,  # the largest count of the tables
         },
-        # When the missed rows were loaded, and from where on a build takes in all of them; none without any.
+        # When the missed rows were loaded, and the time from which a build includes all of them; null without missed rows.
         {"first_missed_at": TIMESTAMP, "last_missed_at": TIMESTAMP, "build_from": TIMESTAMP},
     ),
 )
@@ -301,7 +301,7 @@ ERASURES = Table(
     _columns(
         {
             "erasure_id": _TEXT,
-            "user_hash": _TEXT,  # SHA-256 of the user's id, in hex: it recognises the user and names nobody
+            "user_hash": _TEXT,  # SHA-256 of the user's id, in hex: recognises the user without naming them
             "requested_at": TIMESTAMP,
             "recorded_at": TIMESTAMP,
             "step": _TEXT,  # tombstone | crm | a table's name
@@ -317,11 +317,11 @@ LEASES = Table(
     ("lease",),
     _columns(
         {
-            "lease": _COUNT,  # 0, 1, 2, ...: whoever appends the next number has the lease
+            "lease": _COUNT,  # 0, 1, 2, ...: the run that appends the next number has the lease
             "run_id": _TEXT,
             "taken_at": TIMESTAMP,
             "expires_at": TIMESTAMP,
-            "window_from": TIMESTAMP,  # where the holder's run window begins: what it left half done lies after it
+            "window_from": TIMESTAMP,  # start of the holder's run window; its unfinished work lies after it
             "is_released": _FLAG,
         },
         {},
@@ -329,8 +329,8 @@ LEASES = Table(
     is_unique=True,
 )
 
-# The steps of `winback migrate` that are done. A backfill writes all of them: where one is missing an earlier version made the
-# warehouse. So the table is not among ALL, which every run creates where it is missing.
+# The finished steps of `winback migrate`. A backfill writes all of them; a missing step means that an earlier version created the
+# warehouse. So the table is not in ALL, whose tables every run creates if they are missing.
 MIGRATIONS = Table("ops", "migrations", ("step",), _columns({"step": _TEXT, "migrated_at": TIMESTAMP}, {}))
 
 RAW = {"events": APP_EVENTS, "users": USERS, "redemptions": VOUCHER_REDEMPTIONS}

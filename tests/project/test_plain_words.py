@@ -65,6 +65,7 @@ PLAIN = (
     "tests/support/warehouse.py",
     "tests/training",
     "training",
+    "warehouse",
 )
 
 # The list itself, and its tests' examples.

@@ -85,7 +85,7 @@ def quota(place: str) -> Fault:
 
 
 def denied(place: str) -> Fault:
-    return Fault(place, DENIED, ContractError, "want of a permission")
+    return Fault(place, DENIED, ContractError, "because a permission is missing")
 
 
 def costly(place: str) -> Fault:

@@ -164,14 +164,14 @@ def test_a_second_run_leaves_with_0_while_an_hourly_run_holds_the_file(world: Wo
     with held(world.folder / "winback.duckdb", [str(program), "hourly", "--json"]) as process:
         run = subprocess.run(HOURLY, check=False, cwd=ROOT, env=environment(world), capture_output=True, text=True)
     assert run.returncode == 0
-    assert f"held by winback hourly, process {process}: another run is at it" in run.stderr
+    assert f"held by winback hourly, process {process}: another run is in progress" in run.stderr
 
 
 def test_a_second_run_leaves_with_1_while_a_shell_holds_the_file_and_says_so(world: World) -> None:
     with held(world.folder / "winback.duckdb", ["-c", HOLDS.format(True)]) as process:
         run = subprocess.run(HOURLY, check=False, cwd=ROOT, env=environment(world), capture_output=True, text=True)
     assert run.returncode == 1
-    assert f"process {process}. That is no hourly run, and nothing was done." in run.stderr
+    assert f"process {process}. That is not an hourly run, and nothing was done." in run.stderr
 
 
 HOLDERS: dict[str, tuple[list[str], str, bool]] = {

@@ -148,7 +148,7 @@ def test_of_two_contenders_for_a_number_one_wins(tmp_path: Path) -> None:
 def test_who_always_loses_gives_up(tmp_path: Path) -> None:
     with closing(Contended(tmp_path / "leases.duckdb")) as warehouse:
         warehouse.prepare()
-        with pytest.raises(RunInProgressError, match="just beginning"):
+        with pytest.raises(RunInProgressError, match="are starting"):
             leases.take(warehouse, "a", TEN, TEN, timedelta(0))
 
 

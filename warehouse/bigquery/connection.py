@@ -15,7 +15,7 @@ from google.cloud.bigquery_storage import BigQueryReadClient
 
 @dataclass(frozen=True)
 class Connection:
-    """Where BigQuery is and what a query may cost. An empty location is that of the raw dataset; no endpoint is Google's."""
+    """Address of BigQuery and cost limit of a query. An empty location means the raw dataset's, an empty endpoint Google's."""
 
     project: str
     prefix: str
@@ -24,22 +24,22 @@ class Connection:
     endpoint: str = ""
     storage_endpoint: str = ""
     labels: dict[str, str] = field(default_factory=dict)
-    # How long a request that cannot reach BigQuery is tried again; the client's own default is ten minutes.
+    # How long a request that cannot reach BigQuery is retried. The client's default is ten minutes.
     retry_seconds: float = 120
 
     @property
     def is_local(self) -> bool:
-        """Whether a stand-in on this machine is meant."""
+        """Whether the endpoint is an emulator on this machine."""
         return self.endpoint.startswith("http://")
 
 
 class Client(bigquery.Client):
-    """Google's client, and pandas-gbq's through it: a query tries ten minutes and its job forty, where nobody says how long."""
+    """Google's client, also used by pandas-gbq, with our time limits. By default a query retries 10 minutes and its job 40."""
 
     retry_seconds: float = 0
 
     def query_and_wait(self, query: str, **options: Any) -> Any:
-        """Ask and wait, within our patience."""
+        """Run a query and wait for it, within our retry time."""
         patience = {
             "retry": bigquery.DEFAULT_RETRY.with_timeout(self.retry_seconds),
             "job_retry": DEFAULT_JOB_RETRY.with_timeout(self.retry_seconds),
@@ -48,20 +48,20 @@ class Client(bigquery.Client):
 
 
 class ReadClient(BigQueryReadClient):
-    """Google's reader, which would try for a day to go on with a stream."""
+    """Google's reader with our time limit. By default it retries a stream for a day."""
 
     retry_seconds: float = 0
 
     def read_rows(self, name: str, *arguments: Any, **options: Any) -> Any:  # type: ignore[override]
-        """Read, within our patience."""
+        """Read rows, within our retry time."""
         patience = Retry(predicate=if_exception_type(api.ServiceUnavailable), timeout=self.retry_seconds)
         return super().read_rows(name, *arguments, **({"retry": patience} | options))  # type: ignore[no-untyped-call]
 
 
 def connect(wanted: Connection, location: str | None = None) -> Client:
-    """Return the client for jobs and tables. Every query carries the labels and the limit of bytes.
+    """Return the client for jobs and tables. Every query has the labels and the byte limit.
 
-    Raises: what Google's library raises where there are no credentials.
+    Raises: the error of Google's library if there are no credentials.
     """
     client = Client(
         project=wanted.project,
@@ -78,7 +78,7 @@ def connect(wanted: Connection, location: str | None = None) -> Client:
 
 
 def connect_storage(wanted: Connection, credentials: google.auth.credentials.Credentials) -> ReadClient:
-    """Return the client of the Storage Read API."""
+    """Return the client for the Storage Read API."""
     client = _read_client(wanted, credentials)
     client.retry_seconds = wanted.retry_seconds
     return client
@@ -89,16 +89,16 @@ def _read_client(wanted: Connection, credentials: google.auth.credentials.Creden
     if not (endpoint and wanted.is_local):
         options = {"api_endpoint": endpoint} if endpoint else None
         return ReadClient(credentials=credentials, client_options=options)  # type: ignore[no-untyped-call]
-    import grpc  # noqa: PLC0415 - only a stand-in on this machine is spoken to in plain text
+    import grpc  # noqa: PLC0415 - plain text is only for an emulator on this machine
     from google.cloud.bigquery_storage_v1.services.big_query_read.transports import (  # noqa: PLC0415
         BigQueryReadGrpcTransport,
     )
 
-    # BigQuery's own client takes messages of any size; a plain channel would stop at 4 MiB.
+    # BigQuery's own client accepts messages of any size; a plain channel is limited to 4 MiB.
     channel = grpc.insecure_channel(endpoint, options=[("grpc.max_receive_message_length", -1)])
     return ReadClient(transport=BigQueryReadGrpcTransport(channel=channel))  # type: ignore[no-untyped-call]
 
 
 def _credentials(wanted: Connection) -> google.auth.credentials.Credentials | None:
-    """None: Google's default ones. Over plain HTTP, which only this machine may speak, nobody is asked for any."""
+    """The credentials; None: Google's default. Plain HTTP is only possible on this machine and needs none."""
     return google.auth.credentials.AnonymousCredentials() if wanted.is_local else None

@@ -1,7 +1,7 @@
-"""Datasets, tables and permissions of a project, as the job's own credentials see them.
+"""Examination of a project for `winback doctor`: datasets, tables and permissions, with the job's own credentials.
 
-Asks and changes nothing: metadata, dry runs, permission tests, and a reading session that is opened and not read, which costs
-nothing. No query is run and nothing is billed.
+It changes nothing and is not billed: it uses metadata, dry runs, permission tests, and a read session that is opened but not
+read. No query is run.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from warehouse.tables import ALL, RUNS, USERS, VOUCHER_REDEMPTIONS
 
 Answer = TypeVar("Answer")
 
-# What the scorer and the sync read each hour; dbt's own reading shows in the labels of its jobs.
+# Tables that the scorer and the sync read each hour. The labels of dbt's jobs show what dbt reads.
 READS = ("fct_scoring_candidates", "crm_pending")
-# Of one project: https://cloud.google.com/bigquery/docs/access-control
+# Permissions on the project: https://cloud.google.com/bigquery/docs/access-control
 PROJECT_PERMISSIONS = ("bigquery.jobs.create", "bigquery.readsessions.create", "bigquery.datasets.create")
 _READING = frozenset({"bigquery.tables.get", "bigquery.tables.getData"})
-# bigquery.tables.create is asked of a dataset, which has no such question; the role that gives these four gives it too.
+# bigquery.tables.create belongs to a dataset, which has no permission test; the role with these four permissions includes it.
 _WRITING = _READING | {"bigquery.tables.updateData", "bigquery.tables.update", "bigquery.tables.delete"}
-# Small tables that may be read without saying since when.
+# Small tables that can be read without a filter on time.
 _SMALL = tuple(table.title for table in (RUNS, VOUCHER_REDEMPTIONS, USERS))
 _LOGINS: tuple[tuple[type[Credentials], Kind], ...] = (
     (AnonymousCredentials, "none"),
@@ -51,8 +51,8 @@ _LOGINS: tuple[tuple[type[Credentials], Kind], ...] = (
 
 
 def examine(connection: Connection) -> Facts:
-    """Ask everything that can be asked; a refused question ends only what hangs on it."""
-    # A place is named so that connecting asks nothing, and no limit, so that a dry run tells its bytes instead of refusing.
+    """Run all checks. A refused request skips only the checks that depend on it."""
+    # A fixed location, so that connecting sends no request, and no limit, so that a dry run reports its bytes instead of failing.
     freely = replace(connection, location=connection.location or "US", max_bytes_billed=1 << 62)
     try:
         warehouse = BigQueryWarehouse(freely)
@@ -63,12 +63,12 @@ def examine(connection: Connection) -> Facts:
 
 
 class _Examiner:
-    """One connection to one project."""
+    """Examines one project over one connection."""
 
     def __init__(self, warehouse: BigQueryWarehouse) -> None:
         self.warehouse = warehouse
         self.client = warehouse.client
-        # The client's own patience is ten minutes, and none for a request that hangs.
+        # The client itself retries for ten minutes, and has no time limit for a request that hangs.
         self.seconds = warehouse.connection.retry_seconds
         self.retry = bigquery.DEFAULT_RETRY.with_timeout(self.seconds)
         self.project, self.prefix = warehouse.connection.project, warehouse.connection.prefix
@@ -78,7 +78,7 @@ class _Examiner:
         for layer in LAYERS:
             locations[layer] = found = _asked(self._location, layer)
             if isinstance(found, Refusal) and found.kind in ("login", "unreachable", "disabled"):
-                # Every further question would only wait as long as this one.
+                # Every further request would wait just as long.
                 login = found if found.kind == "login" else login_of(self.client._credentials)
                 return Facts(login, queries=found)
         facts = Facts(Login("other"), locations=locations)
@@ -87,7 +87,7 @@ class _Examiner:
         dry = _asked(self._bytes, "select 1", facts.location)
         return replace(
             facts,
-            # Last: only after a request does the metadata server's identity have a name.
+            # Last, because the metadata server's identity has a name only after a request.
             login=login_of(credentials),
             queries=dry if isinstance(dry, Refusal) else None,
             project=Refusal("unasked", "")
@@ -147,11 +147,11 @@ class _Examiner:
                 first.reference, sorted(wanted), retry=self.retry, timeout=self.seconds
             )
         except (api.NotFound, api.MethodNotAllowed, api.MethodNotImplemented):
-            return Refusal("unasked", "")  # the table is there, so it is the question that is not
+            return Refusal("unasked", "")  # the table exists, so the endpoint has no permission test
         return Granted(first.table_id, wanted, frozenset(answer.get("permissions", ())))
 
     def _session(self, tables: dict[str, TableFacts | Refusal]) -> bool | Refusal | None:
-        """Open a reading session on a small table, as every run does; it is not read, costs nothing, and ends by itself."""
+        """Open a read session on a small table, like a run. It is not read, costs nothing, and ends by itself."""
         readable = [
             name for name in _SMALL if isinstance(found := tables.get(name), TableFacts) and found.kind == "TABLE"
         ]
@@ -172,9 +172,10 @@ class _Examiner:
 
 
 def project_permissions(credentials: Credentials, project: str, seconds: float) -> frozenset[str] | Refusal:
-    """Say which of PROJECT_PERMISSIONS these credentials have.
+    """Return which of PROJECT_PERMISSIONS these credentials have.
 
-    BigQuery has no such question; the Resource Manager answers it to anybody, where its API is switched on and in reach.
+    BigQuery has no such request. The Resource Manager answers it without further permissions, if its API is enabled and
+    reachable.
     """
     url = f"https://cloudresourcemanager.googleapis.com/v1/projects/{project}:testIamPermissions"
     try:
@@ -188,10 +189,10 @@ def project_permissions(credentials: Credentials, project: str, seconds: float) 
 
 
 def login_of(credentials: Credentials) -> Login:
-    """Say what kind of credentials these are; a person's address is not told."""
+    """Return the kind of these credentials. A person's address is left out."""
     kind: Kind = next((kind for made, kind in _LOGINS if isinstance(credentials, made)), "other")
     account = str(getattr(credentials, "service_account_email", None) or "")
-    # The metadata server's is called `default` before it has been asked.
+    # The metadata server's account is called `default` before the first request.
     return Login(kind, account if "@" in account and kind != "person" else "")
 
 

@@ -1,6 +1,6 @@
-"""Translates BigQuery's errors to winback's, with what a person must do.
+"""Translates BigQuery's errors to winback's, with the action that a person must take.
 
-Google's messages may quote rows; so of a message only names of projects, datasets, tables and permissions are told.
+Google's messages may quote rows, so only names of projects, datasets, tables and permissions are kept from a message.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from core.errors import ContractError, RetryableError, WinbackError
 
 @dataclass(frozen=True)
 class Verdict:
-    """What to raise, and what to tell."""
+    """The error class to raise, and its text."""
 
     error: type[WinbackError]
     text: str
@@ -30,30 +30,30 @@ _NO_CREDENTIALS = Verdict(
     "gcloud auth application-default login",
 )
 _NO_PERMISSION = Verdict(
-    ContractError, "BigQuery refused for want of a permission. `winback doctor` says what to grant."
+    ContractError, "BigQuery refused because a permission is missing. `winback doctor` shows what to grant."
 )
-_UNREACHABLE = Verdict(RetryableError, "BigQuery could not be reached, or answered with a passing fault. Run again.")
-_UNKNOWN = Verdict(RetryableError, "BigQuery failed in a way that is not known here. `winback doctor` looks further.")
+_UNREACHABLE = Verdict(RetryableError, "BigQuery could not be reached, or answered with a temporary fault. Run again.")
+_UNKNOWN = Verdict(RetryableError, "BigQuery failed with an unknown error. Run `winback doctor` for details.")
 
-# By the reason that BigQuery gives: https://cloud.google.com/bigquery/docs/error-messages
+# By BigQuery's reason: https://cloud.google.com/bigquery/docs/error-messages
 REASONS: dict[str, Verdict] = {
     "accessDenied": _NO_PERMISSION,
-    "responseTooLarge": Verdict(ContractError, "An answer was too large for BigQuery to return."),
+    "responseTooLarge": Verdict(ContractError, "A result was too large for BigQuery to return."),
     "billingNotEnabled": Verdict(ContractError, "Billing is not enabled for the project."),
     "blocked": Verdict(ContractError, "BigQuery has blocked the project for some operations. Ask Google's support."),
     "policyViolation": Verdict(ContractError, "A policy of the organisation forbids the operation."),
     "notFound": Verdict(
-        ContractError, "A dataset or table is missing. `winback doctor` says which to create, and how."
+        ContractError, "A dataset or table is missing. `winback doctor` shows which to create, and how."
     ),
     "quotaExceeded": Verdict(
         RetryableError,
-        "A BigQuery quota is used up. Wait until it is renewed, or raise it in the console, and run again.",
+        "A BigQuery quota is used up. Wait until it is renewed or raise it in the console, then run again.",
     ),
     "rateLimitExceeded": Verdict(RetryableError, "Too many requests to BigQuery at once. Run again."),
     "bytesBilledLimitExceeded": Verdict(
         ContractError,
         "A query would read more bytes than WINBACK_BIGQUERY_MAX_BYTES allows, so it was not run and not billed. "
-        "If that much is right, raise the limit.",
+        "If that amount is correct, raise the limit.",
     ),
     "resourcesExceeded": Verdict(RetryableError, "A query needed more resources than BigQuery had for it. Run again."),
     "backendError": _UNREACHABLE,
@@ -64,20 +64,22 @@ REASONS: dict[str, Verdict] = {
     "tableUnavailable": _UNREACHABLE,
     "stopped": Verdict(RetryableError, "The BigQuery job was cancelled. Run again."),
     "invalidQuery": Verdict(
-        ContractError, "BigQuery does not accept a query. Do the tables fit this version of winback?"
+        ContractError, "BigQuery does not accept a query. Check that the tables fit this version of winback."
     ),
-    "invalid": Verdict(ContractError, "BigQuery does not accept a value. Do the tables fit this version of winback?"),
+    "invalid": Verdict(
+        ContractError, "BigQuery does not accept a value. Check that the tables fit this version of winback."
+    ),
 }
 
-# The same, where only a message is left: dbt passes on Google's text without its reason. First match wins.
+# Reasons by phrase of the message, because dbt passes on Google's text without its reason. First match wins.
 _PHRASES = (
     ("bytesBilledLimitExceeded", "limit for bytes billed"),
     ("quotaExceeded", "quota exceeded"),
     ("rateLimitExceeded", "exceeded rate limits"),
     ("accessDenied", "access denied"),
     ("accessDenied", "does not have bigquery."),
-    ("backendError", "could not serialize access"),  # two statements changed a table at once
-    ("backendError", "not found: job"),  # a load whose reply was lost had not begun
+    ("backendError", "could not serialize access"),  # two statements changed a table at the same time
+    ("backendError", "not found: job"),  # the reply to a load was lost, and the load had not begun
     ("notFound", "not found: dataset"),
     ("notFound", "not found: table"),
     ("billingNotEnabled", "billing has not been enabled"),
@@ -86,7 +88,7 @@ _PHRASES = (
     ("backendError", "max retries exceeded"),
     ("backendError", "internal error occurred"),
 )
-# What the libraries raise. OSError: requests makes its errors of the connection of it.
+# Errors of the libraries. OSError is the base class of requests' connection errors.
 _GOOGLE_S = (api.GoogleAPIError, auth.GoogleAuthError, OSError)
 # A permission such as bigquery.tables.getData, and the project, dataset or table that a message names.
 _PERMISSION = re.compile(r"\bbigquery\.[a-z]+\.[a-zA-Z]+\b")
@@ -94,21 +96,21 @@ _NAMED = re.compile(r"\b(?:Dataset|Table|Project|Routine) ([a-z][a-z0-9-]{4,62}[
 
 
 def reason_in(message: str) -> str | None:
-    """Return the reason that a message without one speaks of, if any."""
+    """Return the reason that matches a message, if any."""
     lowered = message.lower()
     return next((reason for reason, phrase in _PHRASES if phrase in lowered), None)
 
 
 def named_in(message: str) -> str:
-    """Return the table or dataset and the permission that a message names, as ` (...)`, or nothing."""
+    """Return the table or dataset and the permission in a message, as ` (...)`, or an empty text."""
     found = [*_NAMED.findall(message)[:1], *_PERMISSION.findall(message)[:1]]
     return f" ({', '.join(name.rstrip('.') for name in found)})" if found else ""
 
 
 def explain_dbt(error: BaseException | None, messages: Iterable[str]) -> WinbackError | None:
-    """Return the error to raise for what dbt raised, and passes on of Google's messages; None when nothing in them is known.
+    """Return the error to raise for dbt's exception and Google's messages in its results; None if none is recognised.
 
-    Where several things are known, the one that a retry does not mend.
+    Of several recognised faults, the one that a retry cannot fix counts.
     """
     if isinstance(error, _GOOGLE_S):
         return explain(error)
@@ -118,10 +120,10 @@ def explain_dbt(error: BaseException | None, messages: Iterable[str]) -> Winback
 
 
 def explain(error: BaseException) -> WinbackError:
-    """Return the error to raise for one of Google's, of pandas-gbq's or of the connection."""
+    """Return the error to raise for an exception of Google's libraries, of pandas-gbq or of the connection."""
     cause = error.__cause__
     if isinstance(cause, (api.GoogleAPIError, auth.GoogleAuthError)):
-        error = cause  # pandas-gbq wraps what the client raised
+        error = cause  # pandas-gbq wraps the client's exception
     if isinstance(error, api.RetryError) and error.cause is not None:
         error = error.cause
     if isinstance(error, auth.DefaultCredentialsError):
@@ -135,7 +137,7 @@ def explain(error: BaseException) -> WinbackError:
     return verdict.error(verdict.text + named_in(str(error)))
 
 
-# Reasons so broad that the message says more.
+# Broad reasons, for which the message is more specific.
 _BROAD = (None, "invalid", "invalidQuery", "notFound")
 
 
@@ -155,7 +157,7 @@ def _of_reason(error: BaseException) -> Verdict:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn what BigQuery and its libraries raise into errors that a person can act on; the original is not chained."""
+    """Convert exceptions of BigQuery and its libraries to errors that a person can act on. The original is not chained."""
     try:
         yield
     except _GOOGLE_S as error:

@@ -1,4 +1,4 @@
-"""Facts about BigQuery, as values: `winback doctor` turns them into findings."""
+"""Facts about BigQuery as plain values, which `winback doctor` turns into findings."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Literal
 LAYERS = ("raw", "ops", "staging", "intermediate", "marts")
 
 
-# `unasked`: this endpoint does not know the question. `disabled`: the project has not switched BigQuery on.
+# `unasked`: this endpoint does not support the request. `disabled`: BigQuery is not enabled for the project.
 RefusalKind = Literal["missing", "denied", "login", "unreachable", "disabled", "unasked", "other"]
 Kind = Literal["attached", "key", "federated", "impersonated", "person", "none", "other"]
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A question without an answer."""
+    """A request that was refused or not sent."""
 
     kind: RefusalKind
     says: str
@@ -23,7 +23,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Login:
-    """As whom BigQuery is asked. `account` is a service account's address, never a person's."""
+    """The identity used for BigQuery. `account` is a service account's address, never a person's."""
 
     kind: Kind
     account: str = ""
@@ -31,7 +31,7 @@ class Login:
 
 @dataclass(frozen=True)
 class TableFacts:
-    """A table or view: its columns, those that this version wants (name -> type), and how it is kept."""
+    """A table or view: its columns, those that this version expects (name -> type), and its storage."""
 
     types: dict[str, str]
     wanted: dict[str, str]
@@ -45,7 +45,7 @@ class TableFacts:
 
 @dataclass(frozen=True)
 class Granted:
-    """Which of the permissions that a layer needs are given, as asked of one of its tables."""
+    """The permissions that a layer needs and those that are granted, tested on one of its tables."""
 
     table: str
     wanted: frozenset[str]
@@ -54,10 +54,10 @@ class Granted:
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything that was asked; what hangs on a refused question is absent.
+    """Results of all requests. Those that depend on a refused request are missing.
 
-    `tables` by `layer.name`; `reads` the bytes that a query of these marts would read; `session` whether the Storage Read API
-    opened a reading session, None when there was no table to try it on.
+    `tables` are by `layer.name`. `reads` are the bytes that a query of these marts would read. `session`: whether the Storage
+    Read API opened a read session; None if there was no table to try it on.
     """
 
     login: Login | Refusal
@@ -71,5 +71,5 @@ class Facts:
 
     @property
     def location(self) -> str:
-        """Where the raw dataset lies, or else any other; empty where there is none."""
+        """Location of the raw dataset, else of any other one; empty without datasets."""
         return next((found for found in self.locations.values() if isinstance(found, str)), "")

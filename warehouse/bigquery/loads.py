@@ -1,7 +1,7 @@
-"""Load jobs whose id follows from what they load, so that rows go into BigQuery once.
+"""Load jobs with an id derived from their content, so that BigQuery stores rows once.
 
-BigQuery takes each job id once. A second job of the same id is refused (409), and whoever asked for it looks at the first one's
-outcome instead: so a repeated append counts once, and of two commits one wins.
+BigQuery accepts each job id once. A second job with the same id is refused (409), and the caller reads the first job's outcome.
+So a repeated append counts once, and of two commits one wins.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ TYPES = {
     pa.bool_(): "BOOL",
     TIMESTAMP: "TIMESTAMP",
 }
-# BigQuery tells some types by their names in legacy SQL.
+# BigQuery returns some types with their names in legacy SQL.
 STANDARD = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL", "RECORD": "STRUCT"}
-# Failed tries of one load, over all runs: an hour that fails for a week is looked past.
+# Maximum failed attempts per load across runs: enough for an hour that fails for a week.
 _MAX_ATTEMPTS = 200
 
 
 def schema_of(table: Table) -> list[bigquery.SchemaField]:
-    """Return the table's columns in BigQuery's words."""
+    """Return the table's columns as BigQuery's schema."""
     return [
         bigquery.SchemaField(column.name, TYPES[column.type], mode="REQUIRED" if column.required else "NULLABLE")
         for column in table.columns
@@ -41,7 +41,7 @@ def schema_of(table: Table) -> list[bigquery.SchemaField]:
 
 
 def write_parquet(table: Table, batches: Iterable[pa.RecordBatch], file: IO[bytes]) -> int:
-    """Write the rows as the table's columns, a batch at a time, and return how many."""
+    """Write the rows in the table's columns, one batch at a time, and return their number."""
     count = 0
     with pq.ParquetWriter(file, table.schema) as writer:
         for batch in batches:
@@ -51,11 +51,11 @@ def write_parquet(table: Table, batches: Iterable[pa.RecordBatch], file: IO[byte
 
 
 def load_once(client: Client, table: Table, table_id: str, file: IO[bytes], name: str) -> bool:
-    """Load a Parquet file under a job id that follows from the table and the name; False if it was loaded before.
+    """Load a Parquet file under a job id derived from the table and the name. Returns False if it was loaded before.
 
-    The table's time of creation is part of the id: BigQuery remembers the jobs of a table that was dropped and made anew.
+    The table's creation time is part of the id, because BigQuery remembers the jobs of a table that was dropped and recreated.
 
-    Raises: ContractError after too many failed jobs, and what BigQuery says of a failing one.
+    Raises: ContractError after too many failed jobs, and BigQuery's error for a failing one.
     """
     retry = bigquery.DEFAULT_RETRY.with_timeout(client.retry_seconds)
     created = client.get_table(table_id, retry=retry).created
@@ -64,27 +64,27 @@ def load_once(client: Client, table: Table, table_id: str, file: IO[bytes], name
         job_id = f"winback-{place}-{created:%Y%m%d%H%M%S%f}-{name}-{attempt}"
         if _ran(client, table, table_id, file, job_id):
             return True
-        # A failed job has burnt its id. All contenders read the same failure, and go on to the same next id.
+        # A failed job has used up its id. All runs read the same failure and continue with the same next id.
         found: Any = client.get_job(job_id, location=client.location, retry=retry)
         if found.exception() is None:
             return False
-    raise ContractError(f"{_MAX_ATTEMPTS} load jobs into {table.name} have failed. `winback doctor` looks further.")
+    raise ContractError(f"{_MAX_ATTEMPTS} load jobs into {table.name} have failed. Run `winback doctor` for details.")
 
 
 def _ran(client: Client, table: Table, table_id: str, file: IO[bytes], job_id: str) -> bool:
-    """Run the job; False when one of its id is there already, or may be, because the reply was lost."""
+    """Run the job. Returns False if a job with its id exists, or may exist because the reply was lost."""
     config = bigquery.LoadJobConfig(
         source_format=bigquery.SourceFormat.PARQUET,
         write_disposition=bigquery.WriteDisposition.WRITE_APPEND,
         create_disposition=bigquery.CreateDisposition.CREATE_NEVER,
         schema=schema_of(table),
     )
-    # An upload waits 1, 2, 4, ... seconds between its tries: so many fit into our patience.
+    # An upload waits 1, 2, 4, ... seconds between attempts; this many fit into our retry time.
     tries = int(math.log2(client.retry_seconds + 1))
     options: Any = {"rewind": True, "location": client.location, "num_retries": tries}
     try:
         job = client.load_table_from_file(file, table_id, job_id=job_id, job_config=config, **options)
-    except (api.Conflict, OSError):  # of which requests makes its errors of the connection
+    except (api.Conflict, OSError):  # the base class of requests' connection errors
         return False
     job.result(retry=bigquery.DEFAULT_RETRY.with_timeout(client.retry_seconds))
     return True

@@ -1,6 +1,6 @@
 """The warehouse in BigQuery.
 
-Small answers come as frames through pandas-gbq, large ones as Arrow chunks through the Storage Read API, and rows go in by load
+Small results are read as frames with pandas-gbq, large ones as Arrow chunks with the Storage Read API. Rows are written with load
 jobs that count once (warehouse/bigquery/loads.py).
 """
 
@@ -28,21 +28,21 @@ from warehouse.interface import LAYERS, UserTable
 from warehouse.tables import ALL, Column, Table
 
 _PARAMETERS = {bool: "BOOL", int: "INT64", float: "FLOAT64", str: "STRING", datetime: "TIMESTAMP"}
-# A DATE is made by dbt, never by us.
+# Only dbt creates DATE columns.
 _ARROW = {name: kind for kind, name in TYPES.items()} | {"DATE": pa.date32()}
 
 
 class BigQueryWarehouse:
-    """The warehouse in datasets `<prefix>_raw`, `<prefix>_ops` and dbt's own. Credentials are Google's default ones."""
+    """A Warehouse in the datasets `<prefix>_raw`, `<prefix>_ops` and dbt's own. Uses Google's default credentials."""
 
-    # BigQuery takes 1,500 load jobs a table and day, 62 an hour: https://cloud.google.com/bigquery/quotas#load_jobs
+    # BigQuery allows 1,500 load jobs per table and day, 62 per hour: https://cloud.google.com/bigquery/quotas#load_jobs
     rows_per_append = 10_000
     is_exclusive = False
 
     def __init__(self, connection: Connection) -> None:
-        """Connect; asks BigQuery where the raw dataset lies unless the location is given.
+        """Connect. Unless the location is given, BigQuery is queried for that of the raw dataset.
 
-        Raises: ContractError without credentials or without the raw dataset, RetryableError when BigQuery is out of reach.
+        Raises: ContractError without credentials or without the raw dataset, RetryableError if BigQuery is unreachable.
         """
         self.connection = connection
         self._retry = bigquery.DEFAULT_RETRY.with_timeout(connection.retry_seconds)
@@ -55,7 +55,7 @@ class BigQueryWarehouse:
 
     @cached_property
     def storage(self) -> ReadClient:
-        """The Storage Read API."""
+        """The client for the Storage Read API."""
         return connect_storage(self.connection, self.client._credentials)
 
     def _dataset(self, layer: str) -> str:
@@ -69,7 +69,7 @@ class BigQueryWarehouse:
         return ".".join(f"`{part}`" for part in (*self._dataset(layer).split("."), name))
 
     def exists(self, layer: str, name: str) -> bool:
-        """Say whether the table or view is there."""
+        """Return whether the table or view exists."""
         with explained():
             try:
                 self.client.get_table(f"{self._dataset(layer)}.{name}", retry=self._retry)
@@ -78,17 +78,17 @@ class BigQueryWarehouse:
         return True
 
     def prepare(self) -> None:
-        """Create the tables of `ops` where they are missing. The raw tables are the app's: where one is missing, say so.
+        """Create the missing tables of `ops`. The raw tables belong to the app and are only checked.
 
-        Raises: ContractError that names the raw tables that are missing.
+        Raises: ContractError with the names of missing raw tables.
         """
         with explained():
             there = {table.table_id for table in self.client.list_tables(self._dataset("raw"), retry=self._retry)}
             missing = [table.name for table in ALL if table.layer == "raw" and table.name not in there]
             if missing:
                 raise ContractError(
-                    f"The dataset {self._dataset('raw')} has no {', '.join(missing)}. The app's ingestion writes them: "
-                    "does WINBACK_WAREHOUSE name the right project and prefix?"
+                    f"The dataset {self._dataset('raw')} has no {', '.join(missing)}, which the app's ingestion writes. "
+                    "Check the project and the prefix in WINBACK_WAREHOUSE."
                 )
             self._make_dataset("ops")
             there = {table.table_id for table in self.client.list_tables(self._dataset("ops"), retry=self._retry)}
@@ -97,7 +97,7 @@ class BigQueryWarehouse:
                 self.create(table)
 
     def create(self, table: Table) -> None:
-        """Create a table and its dataset where missing: by day where it grows with time, and close together by user."""
+        """Create a table and its dataset if missing. Growing tables are partitioned by day; rows are clustered by user."""
         made = bigquery.Table(self._id(table), schema=schema_of(table))
         if table.partition_on:
             made.time_partitioning = bigquery.TimePartitioning(field=table.partition_on)
@@ -109,16 +109,16 @@ class BigQueryWarehouse:
             self.client.create_table(made, exists_ok=True, retry=self._retry)
 
     def absent(self) -> list[Table]:
-        """Tables of `ops` that are not there yet."""
+        """Tables of `ops` that do not exist yet."""
         return [table for table in ALL if table.layer == "ops" and not self.exists(table.layer, table.name)]
 
     def lacking(self) -> list[tuple[Table, Column]]:
-        """Columns that tables of `ops` lack. The raw tables are the app's: what they may lack, staging does without."""
+        """Columns missing in tables of `ops`. The raw tables belong to the app; staging works without their optional columns."""
         found = []
         for table in ALL:
             if table.layer == "ops" and self.exists(table.layer, table.name):
                 name, day = self.relation(table.layer, table.name), table.partition_on
-                # A day without rows: nothing is read, however large the table.
+                # Select a day without rows, so that nothing is read from a large table.
                 none = f" where {day} >= timestamp '1970-01-01' and {day} < timestamp '1970-01-02'" if day else ""
                 names = set(self.schema(f"select * from {name}{none}").names)
                 found += [(table, column) for column in table.columns if column.name not in names]
@@ -138,7 +138,7 @@ class BigQueryWarehouse:
             job.result(retry=self._retry, job_retry=None)
 
     def _make_dataset(self, layer: str) -> None:
-        """Create a dataset where it is missing. Asked first: to create one takes a permission even where it is there."""
+        """Create a dataset if missing. Checks first, because creating needs a permission even if the dataset exists."""
         try:
             self.client.get_dataset(self._dataset(layer), retry=self._retry)
         except api.NotFound:
@@ -147,7 +147,7 @@ class BigQueryWarehouse:
             self.client.create_dataset(made, exists_ok=True, retry=self._retry)
 
     def query(self, sql: str, parameters: dict[str, Any] | None = None) -> pa.Table:
-        """Answer a query whose result is small."""
+        """Return the result of a query with a small result."""
         sql = re.sub(r"\$(\w+)", r"@\1", sql)
         given = [_parameter(name, value) for name, value in (parameters or {}).items()]
         config = bigquery.QueryJobConfig(query_parameters=given) if given else bigquery.QueryJobConfig()
@@ -162,7 +162,7 @@ class BigQueryWarehouse:
         return pa.Table.from_pandas(frame, preserve_index=False)
 
     def stream(self, sql: str, chunk_rows: int) -> Iterator[pa.RecordBatch]:
-        """Answer a query in chunks; rows come in the order that the query asks for."""
+        """Yield the result of a query in chunks, in the order of the query."""
         with explained():
             job = self.client.query(sql, job_id=f"winback-read-{uuid.uuid4()}", job_retry=None, retry=self._retry)
             rows = job.result(retry=self._retry, job_retry=None)
@@ -170,19 +170,19 @@ class BigQueryWarehouse:
             yield from _in_chunks(batches, chunk_rows)
 
     def hash_of(self, columns: Sequence[str]) -> str:
-        """SQL of a hash of the columns."""
+        """SQL for a hash of the columns."""
         return f"farm_fingerprint(to_json_string(struct({', '.join(columns)})))"
 
     def number_of(self, column: str) -> str:
-        """SQL of 60 bits of md5."""
+        """SQL for 60 bits of the MD5 hash."""
         return f"cast(concat('0x', substr(to_hex(md5({column})), 1, 15)) as int64)"
 
     def user_hash(self, column: str) -> str:
-        """SQL of SHA-256 in hex."""
+        """SQL for the SHA-256 hash in hex."""
         return f"to_hex(sha256({column}))"
 
     def spelling_of(self, column: str) -> str:
-        """SQL of an id without what its spellings differ in."""
+        """SQL for an id without spelling variants."""
         plain = f"lower(trim({column}))"
         exponent = f"regexp_contains({plain}, r'^[0-9]+([.][0-9]+)?e[+]?[0-9]{{1,2}}$')"
         whole = f"case when {exponent} then safe_cast(safe_cast({plain} as numeric) as string) end"
@@ -191,7 +191,7 @@ class BigQueryWarehouse:
         return f"regexp_replace(regexp_replace({text}, r'^0*[a-z.]*0*([1-9][0-9]*)$', r'\\1'), r'^0+', '')"
 
     def user_tables(self) -> list[UserTable]:
-        """Tables of our datasets; the raw ones are the app's. Asked of the API, which is free: INFORMATION_SCHEMA is billed."""
+        """Tables of our datasets; the raw ones belong to the app. Uses the API, which is free; INFORMATION_SCHEMA is billed."""
         found = []
         with explained():
             for layer in LAYERS:
@@ -208,9 +208,9 @@ class BigQueryWarehouse:
         return found
 
     def schema(self, sql: str) -> pa.Schema:
-        """Say which columns a query would answer with, by a dry run: neither run nor billed.
+        """Return the columns of a query's result, with a dry run, which is not billed.
 
-        Raises: ContractError when BigQuery does not accept the query, or it would read more bytes than allowed.
+        Raises: ContractError if BigQuery does not accept the query, or if it would read more bytes than allowed.
         """
         with explained():
             config = bigquery.QueryJobConfig(dry_run=True)
@@ -222,7 +222,7 @@ class BigQueryWarehouse:
         return pa.schema([pa.field(name, _ARROW[kind]) for name, kind in kinds.items()])
 
     def append(self, table: Table, rows: pa.Table | Iterator[pa.RecordBatch]) -> int:
-        """Append rows by one load job, named after its content: the same batches again are the same job, and count once."""
+        """Append rows with one load job, named after its content. The same batches again are the same job and count once."""
         batches = rows.to_batches() if isinstance(rows, pa.Table) else rows
         with tempfile.TemporaryFile() as file, explained():
             count = write_parquet(table, batches, file)
@@ -233,14 +233,14 @@ class BigQueryWarehouse:
         return count
 
     def append_once(self, table: Table, row: dict[str, Any]) -> bool:
-        """Append one row by a load job named after the row's key; False if a job of that name has succeeded before."""
+        """Append one row with a load job named after the row's key. Returns False if such a job has succeeded before."""
         key = "-".join(str(row[name]) for name in table.key)
         with tempfile.TemporaryFile() as file, explained():
             write_parquet(table, pa.Table.from_pylist([row], schema=table.schema).to_batches(), file)
             return load_once(self.client, table, self._id(table), file, key)
 
     def discard(self, table: Table, **values: Any) -> None:
-        """Remove the rows that have these values."""
+        """Remove the rows with these values."""
         where = " and ".join(f"{name} = @{name}" for name in values)
         parameters = [_parameter(name, value) for name, value in values.items()]
         config = bigquery.QueryJobConfig(query_parameters=parameters)
@@ -250,7 +250,7 @@ class BigQueryWarehouse:
             job.result(retry=self._retry, job_retry=None)
 
     def delete_users(self, table: UserTable, whose: str, parameters: dict[str, Any]) -> int:
-        """Delete rows. A table that a build has dropped since it was listed has none."""
+        """Delete rows. Returns 0 for a table that a build has dropped since it was listed."""
         given = [_parameter(name, value) for name, value in parameters.items()]
         config = bigquery.QueryJobConfig(query_parameters=given)
         sql = f"delete from {self.relation(table.layer, table.name)} where {table.bound} and {whose}"
@@ -265,14 +265,14 @@ class BigQueryWarehouse:
         return int(job.num_dml_affected_rows or 0)
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self.client.close()  # type: ignore[no-untyped-call]
         if "storage" in self.__dict__:
             self.storage.transport.close()
 
 
 def _bound(table: bigquery.Table) -> str:
-    """SQL that names every partition: the year 1 is the first that BigQuery knows."""
+    """SQL that includes every partition. The year 1 is BigQuery's first."""
     column = table.time_partitioning.field if table.time_partitioning else None
     if column is None:
         return "true"
@@ -285,7 +285,7 @@ def _parameter(name: str, value: Any) -> bigquery.ScalarQueryParameter:
 
 
 def _in_chunks(batches: Iterator[pa.RecordBatch], chunk_rows: int) -> Iterator[pa.RecordBatch]:
-    """BigQuery sends batches of its own sizes; gather small ones and cut large ones."""
+    """Combine small batches and split large ones, because BigQuery chooses its own batch sizes."""
     waiting: list[pa.RecordBatch] = []
     count = 0
     for batch in batches:

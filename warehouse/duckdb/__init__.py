@@ -1,1 +1,1 @@
-"""The embedded warehouse: one DuckDB file."""
+"""DuckDB as the warehouse: one file."""

@@ -1,7 +1,7 @@
-"""Writes a DuckDB file anew, so that no byte of a deleted row is left in it.
+"""Rewrites a DuckDB file, so that no byte of a deleted row is left in it.
 
-DuckDB keeps the bytes of deleted rows, in free blocks and in row groups. `export database` and `import database` cannot do it:
-they create views in an order in which one needs another that is not there yet.
+DuckDB keeps the bytes of deleted rows in free blocks and in row groups. `export database` and `import database` fail, because
+they may create a view before another view that it reads.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import duckdb
 from core.errors import ContractError
 from warehouse.duckdb.warehouse import connected
 
-# Nothing of winback makes these. A file that holds one is not copied by halves.
+# winback creates none of these. A file that contains one is refused instead of copied in part.
 _OTHER_KINDS = {
     "macros": "select function_name from duckdb_functions() where database_name = 'old' and not internal",
     "types": "select type_name from duckdb_types() where database_name = 'old' and not internal",
@@ -27,7 +27,7 @@ _OTHER_KINDS = {
 
 @dataclass(frozen=True)
 class Compacted:
-    """What was written anew: sizes in bytes, the number of tables and of their rows."""
+    """Result of a rewrite: sizes in bytes, and the numbers of tables and rows."""
 
     file: Path
     bytes_before: int
@@ -37,24 +37,24 @@ class Compacted:
 
 
 def compact(path: Path, *, memory_limit: str | None = None) -> Compacted:
-    """Write the file anew beside itself, compare, and put the new one in its place in one step.
+    """Write a new file next to the old one, compare, and replace the old one in one step.
 
-    Killed at any moment, the old file is whole or the new one is. No other process can write meanwhile. Needs free disk space for
-    a second file of the size.
+    If the process is killed, either the old or the new file is complete. No other process can write meanwhile. Needs free disk
+    space for a second file of the same size.
 
-    Raises: RunInProgressError when another process holds the file, ContractError when it is missing, is no DuckDB file, or holds
-    what this cannot copy.
+    Raises: RunInProgressError if another process holds the file. ContractError if it is missing, is not a DuckDB file, or
+    contains objects that cannot be copied.
     """
     if not path.is_file():
-        raise ContractError(f"{path.name} does not exist. WINBACK_WAREHOUSE says where the warehouse is.")
-    # To the file's own log first: what a killed process left in it comes into the file, and the log is emptied.
+        raise ContractError(f"{path.name} does not exist. Set WINBACK_WAREHOUSE to the warehouse's file.")
+    # Apply the write-ahead log of a killed process to the file, and empty the log.
     with connected(path, is_read_only=False) as holder:
         holder.execute("checkpoint")
     bytes_before = path.stat().st_size
     folder = path.with_name(f".{path.stem}-compacting")
-    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(folder, ignore_errors=True)  # left by a killed process
     folder.mkdir()
-    # The same name: views name the database after the file they were made in.
+    # Keep the file's name, because views contain it as the name of the database.
     new_file = folder / path.name
     try:
         with duckdb.connect() as connection:
@@ -68,10 +68,10 @@ def compact(path: Path, *, memory_limit: str | None = None) -> Compacted:
             counts = _copy_tables(connection)
             _copy_views(connection)
             connection.execute("use memory")
-            connection.execute(f'detach "{path.stem}"')  # writes all of it into the file
+            connection.execute(f'detach "{path.stem}"')  # writes everything into the file
             bytes_after = new_file.stat().st_size
             _to_disk(new_file)
-            # `old` is still attached, so that nobody can have written to it since it was copied.
+            # `old` is still attached, so no other process can have written to it since the copy.
             os.replace(new_file, path)
             _to_disk(path.parent)
     finally:
@@ -83,12 +83,12 @@ def _refuse_other_kinds(connection: duckdb.DuckDBPyConnection, path: Path) -> No
     found = {kind: len(connection.execute(sql).fetchall()) for kind, sql in _OTHER_KINDS.items()}
     if present := [f"{count} {kind}" for kind, count in found.items() if count]:
         raise ContractError(
-            f"{path.name} holds {', '.join(present)}, which winback did not make and cannot copy. Drop them, and run again."
+            f"{path.name} contains {', '.join(present)}, which winback did not create and cannot copy. Drop them and run again."
         )
 
 
 def _copy_tables(connection: duckdb.DuckDBPyConnection) -> list[int]:
-    """Copy every schema and table with its constraints; returns the number of rows of each."""
+    """Copy every schema and table with its constraints. Returns the number of rows of each table."""
     schemas = "select schema_name from duckdb_schemas() where database_name = 'old' and not internal"
     for (schema,) in connection.execute(schemas).fetchall():
         connection.execute(f'create schema if not exists "{schema}"')
@@ -98,14 +98,14 @@ def _copy_tables(connection: duckdb.DuckDBPyConnection) -> list[int]:
     counts = []
     for schema, name, sql in tables:
         title = f'"{schema}"."{name}"'
-        connection.execute(sql)  # it names the schema and no database: the one in use
+        connection.execute(sql)  # names only the schema, so it applies to the database in use
         copied = connection.execute(f"insert into {title} select * from old.{title}").fetchall()
         counts.append(int(copied[0][0]))
     return counts
 
 
 def _copy_views(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create the views, each once what it reads is there."""
+    """Create the views, each after the views and tables that it reads."""
     sql = "select sql from duckdb_views() where database_name = 'old' and not internal order by view_oid"
     waiting = [text for (text,) in connection.execute(sql).fetchall()]
     while waiting:
@@ -117,12 +117,12 @@ def _copy_views(connection: duckdb.DuckDBPyConnection) -> None:
                 left.append(text)
                 problem = error
         if len(left) == len(waiting):
-            raise ContractError(f"A view cannot be copied, because it reads what is not there: {problem}")
+            raise ContractError(f"A view cannot be copied, because it reads a missing table or view: {problem}")
         waiting = left
 
 
 def _to_disk(path: Path) -> None:
-    """Have the operating system write a file, or a folder's list of names, to the disk."""
+    """Flush a file, or a folder's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

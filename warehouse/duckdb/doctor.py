@@ -1,4 +1,4 @@
-"""Reads a DuckDB file for `winback doctor`, without opening it for writing."""
+"""Read-only access to a DuckDB file for `winback doctor`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from warehouse.tables import ALL
 
 
 class ReadOnlyDuckDB(DuckDBWarehouse):
-    """The file as it is: not a byte of it, nor of a log that a killed run left beside it, is changed."""
+    """A warehouse opened read-only. It changes neither the file nor the log that a killed run left next to it."""
 
     def __init__(self, path: Path) -> None:
         """Open the file for reading.
 
-        Raises: RunInProgressError when another process holds it for writing, ContractError when it is absent or no DuckDB file.
+        Raises: RunInProgressError if another process holds it for writing, ContractError if it is missing or not a DuckDB file.
         """
         if not path.is_file():
-            raise ContractError(f"There is no warehouse {path.name} in {path.parent.absolute()}/.")
+            raise ContractError(f"The warehouse {path.name} does not exist in {path.parent.absolute()}/.")
         self.path = path
         self.connection = connected(path, is_read_only=True)
 
@@ -30,7 +30,7 @@ class ReadOnlyDuckDB(DuckDBWarehouse):
         return duckdb.__version__
 
     def types(self) -> dict[str, tuple[dict[str, str], dict[str, str]]]:
-        """By `layer.name`, the columns (name -> type) of the tables that are there, and those that this version wants."""
+        """The columns (name -> type) of the existing tables, and those that this version expects, by `layer.name`."""
         sql = "select table_schema, table_name, column_name, data_type from information_schema.columns"
         found: dict[str, dict[str, str]] = {}
         for layer, table, column, kind in self.connection.execute(sql).fetchall():

@@ -1,6 +1,6 @@
-"""The process that holds a file: its program, and the winback command that it runs, as the operating system tells.
+"""The process that holds a file: its program and its winback command, from the operating system.
 
-Only names are kept of its command line. Arguments may hold a user's id.
+Only names are kept from the command line, because arguments may contain a user's id.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _PATIENCE_SECONDS = 5
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a file. `is_hourly`: it is an hourly run, and no dry run: it does the work of another one."""
+    """The process that holds a file. `is_hourly`: an hourly run (not a dry run), which does the work of any other hourly run."""
 
     name: str
     is_hourly: bool = False
 
 
 def describe(arguments: Sequence[str]) -> Holder:
-    """Say what a command line runs; its first argument is the program."""
+    """Return the holder for a command line, whose first argument is the program."""
     if not arguments:
         return Holder("an unknown program")
     program, rest = Path(arguments[0]).name, list(arguments[1:])
@@ -43,7 +43,7 @@ def describe(arguments: Sequence[str]) -> Holder:
 
 
 def _script(arguments: list[str]) -> tuple[str, bool, list[str]]:
-    """What Python runs, whether that is a module, and the arguments that follow. Code on the command line has no name."""
+    """Return what Python runs, whether that is a module, and the arguments after it. Code on the command line has no name."""
     while arguments:
         argument, *arguments = arguments
         if argument == "-m" and arguments:
@@ -58,7 +58,7 @@ def _script(arguments: list[str]) -> tuple[str, bool, list[str]]:
 
 
 def holder(process: int) -> Holder | None:
-    """Ask the operating system who that process is; None where it does not say."""
+    """Return the holder with this process id, from the operating system; None if unknown."""
     try:
         line = Path(f"/proc/{process}/cmdline").read_bytes()
         arguments = [part.decode(errors="replace") for part in line.split(b"\0") if part]

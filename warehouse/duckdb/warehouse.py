@@ -1,7 +1,7 @@
-"""The embedded warehouse: one DuckDB file.
+"""The warehouse in one DuckDB file.
 
-DuckDB stores UTC without a zone; this door adds the zone on the way out and takes it off on the way in.
-One process at a time holds the file: the second gets a RunInProgressError that says who holds it.
+DuckDB stores UTC without a time zone; this module adds the zone when reading and removes it when writing.
+Only one process at a time holds the file. A second one gets a RunInProgressError that names the holder.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _NAIVE = pa.timestamp("us")
 
 
 def connected(path: Path, *, is_read_only: bool) -> duckdb.DuckDBPyConnection:
-    """Open a file, in UTC.
+    """Open a file, with UTC as the time zone.
 
-    Raises: RunInProgressError when another process holds the file, ContractError when it is not a DuckDB file.
+    Raises: RunInProgressError if another process holds the file, ContractError if it is not a DuckDB file.
     """
     try:
         connection = duckdb.connect(str(path), read_only=is_read_only)
@@ -43,37 +43,37 @@ def connected(path: Path, *, is_read_only: bool) -> duckdb.DuckDBPyConnection:
         if "set lock on file" in str(error):
             raise _busy(path.name, str(error)) from None
         raise ContractError(
-            f"{path.name} cannot be opened as a DuckDB file. Is it one, and written by DuckDB {duckdb.__version__} or older?"
+            f"{path.name} cannot be opened. Check that it is a DuckDB file, written by DuckDB {duckdb.__version__} or older."
         ) from None
-    # Not in connect(config=...): the zone needs the ICU extension, which is linked in but loaded after the configuration.
+    # Not in connect(config=...): the time zone needs the ICU extension, which is loaded after the configuration.
     connection.execute("set TimeZone = 'UTC'")
     return connection
 
 
 def _busy(name: str, message: str) -> RunInProgressError:
-    """Say who holds the file. What DuckDB does not tell, the operating system may."""
+    """Return the error that names the holder of the file, from DuckDB's message and the operating system."""
     found = re.search(r"held in (?:(.*?) )?\(?PID (\d+)\)?", message)
     program, process = (Path(found[1] or "").name, int(found[2])) if found else ("", 0)
     who = (holder(process) if process else None) or Holder(program or "an unknown program")
     held = f"{name} is held by {who.name}, process {process or 'unknown'}"
     if who.is_hourly:
-        return RunInProgressError(f"{held}: another run is at it.", is_hourly=True)
+        return RunInProgressError(f"{held}: another run is in progress.", is_hourly=True)
     return RunInProgressError(
-        f"{held}. That is no hourly run, and nothing was done. Run again when it has ended, or close it."
+        f"{held}. That is not an hourly run, and nothing was done. Run again when it has ended, or close it."
     )
 
 
 class DuckDBWarehouse:
-    """The warehouse in one file. Not thread-safe; dbt opens its own connection in the same process."""
+    """A Warehouse in one file. Not thread-safe. dbt opens its own connection in the same process."""
 
-    # An append costs about 10 ms whatever it holds: one for each batch of 75 would be most of a fast sync's time.
+    # An append takes about 10 ms, whatever its size. One for each batch of 75 would dominate a fast sync's time.
     rows_per_append = 5_000
     is_exclusive = True
 
     def __init__(self, path: Path, *, memory_limit: str | None = None) -> None:
-        """Open the file, creating it and its folder where missing.
+        """Open the file. Creates it and its folder if missing.
 
-        Raises: RunInProgressError when another process holds the file, ContractError when it is not a DuckDB file.
+        Raises: RunInProgressError if another process holds the file, ContractError if it is not a DuckDB file.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
@@ -86,19 +86,19 @@ class DuckDBWarehouse:
         return f'"{layer}"."{name}"'
 
     def exists(self, layer: str, name: str) -> bool:
-        """Say whether the table or view is there."""
+        """Return whether the table or view exists."""
         sql = "select 1 from information_schema.tables where table_schema = $layer and table_name = $name"
         return bool(self.connection.execute(sql, {"layer": layer, "name": name}).fetchone())
 
     def prepare(self) -> None:
-        """Create what is missing."""
+        """Create missing schemas and tables. Raises: ContractError for a renamed or outdated file."""
         for table in ALL:
             self.create(table)
         self.refuse_renamed()
         self._refuse_outdated()
 
     def create(self, table: Table) -> None:
-        """Create a table and its schema where missing."""
+        """Create a table and its schema if missing."""
         columns = [f"{c.name} {TYPES[c.type]}{' not null' if c.required else ''}" for c in table.columns]
         if table.is_unique:
             columns.append(f"unique ({', '.join(table.key)})")
@@ -107,11 +107,11 @@ class DuckDBWarehouse:
         self.connection.execute(f"create table if not exists {name} ({', '.join(columns)})")
 
     def absent(self) -> list[Table]:
-        """Tables that are not there yet."""
+        """Tables that do not exist yet."""
         return [table for table in ALL if not self.exists(table.layer, table.name)]
 
     def lacking(self) -> list[tuple[Table, Column]]:
-        """Columns that tables of an earlier version lack; the raw tables are ours too, for `winback load` fills them."""
+        """Columns missing in tables of an earlier version. The raw tables are ours too, because `winback load` fills them."""
         sql = (
             "select schema_name, table_name, column_name from duckdb_columns() where database_name = current_database()"
         )
@@ -135,18 +135,18 @@ class DuckDBWarehouse:
         self.connection.execute(sql)
 
     def _refuse_outdated(self) -> None:
-        """Refuse tables that an earlier version made with fewer columns.
+        """Check that no table was created by an earlier version with fewer columns.
 
         Raises: ContractError.
         """
         if lacking := [f"{table.title} has no column {column.name}" for table, column in self.lacking()]:
             raise ContractError(
-                f"An earlier version made tables of {self.path.name}: {'; '.join(lacking)}. Stop the schedule, copy the "
+                f"An earlier version created tables of {self.path.name}: {'; '.join(lacking)}. Stop the schedule, copy the "
                 "file, and migrate it: winback migrate --dry-run, then winback migrate"
             )
 
     def refuse_renamed(self) -> None:
-        """Refuse a file whose views know it by another name: they name the database after the file they were made in.
+        """Check that the file was not renamed. Its views contain the original file name as the name of the database.
 
         Raises: ContractError.
         """
@@ -155,16 +155,16 @@ class DuckDBWarehouse:
         named = {name for (sql,) in texts for name in re.findall(rf'"?([^"\s.(]+)"?\."?(?:{layers})"?\.', sql)}
         if named - {self.path.stem}:
             raise ContractError(
-                f"{self.path.name} was made as {sorted(named)[0]}{self.path.suffix}, and its views know no other name. "
-                "Give it that name back; only its folder may change."
+                f"{self.path.name} was created as {sorted(named)[0]}{self.path.suffix}, and its views contain that name. "
+                "Rename it back; only its folder may change."
             )
 
     def query(self, sql: str, parameters: dict[str, Any] | None = None) -> pa.Table:
-        """Answer a query whose result is small."""
+        """Return the result of a query with a small result."""
         return _aware(self.connection.execute(sql, _naive_values(parameters or {})).to_arrow_table())
 
     def stream(self, sql: str, chunk_rows: int) -> Iterator[pa.RecordBatch]:
-        """Answer a query in chunks, on a cursor of its own, so that appends may happen meanwhile."""
+        """Yield the result of a query in chunks. It uses its own cursor, so that appends are possible meanwhile."""
         with self.connection.cursor() as cursor:
             for batch in cursor.execute(sql).to_arrow_reader(chunk_rows):
                 yield from _aware(pa.Table.from_batches([batch])).to_batches()
@@ -176,11 +176,11 @@ class DuckDBWarehouse:
         if first is None:
             return 0
         schema = _naive_schema(table, first.schema)
-        # One statement over a reader: DuckDB then writes full row groups as they come, and memory stays bounded.
+        # With one statement over a reader, DuckDB writes full row groups as they arrive, and memory stays bounded.
         staged = pa.RecordBatchReader.from_batches(schema, (_naive(b, schema) for b in chain([first], batches)))
         with self.connection.cursor() as cursor:
             cursor.register("staged", staged)
-            # Rows of a table have no order; without one, both cores write: 0.7 s instead of 1.4 s for a million decisions.
+            # Without insertion order, which tables do not need, both cores write: a million decisions in 0.7 s instead of 1.4 s.
             cursor.execute("set preserve_insertion_order = false")
             try:
                 target = self.relation(table.layer, table.name)
@@ -189,7 +189,7 @@ class DuckDBWarehouse:
                 cursor.execute("reset preserve_insertion_order")
 
     def append_once(self, table: Table, row: dict[str, Any]) -> bool:
-        """Append one row; the unique key decides between contenders."""
+        """Append one row. The unique key admits only the first of several."""
         try:
             self.append(table, pa.Table.from_pylist([row], schema=table.schema))
         except duckdb.ConstraintException:
@@ -197,19 +197,19 @@ class DuckDBWarehouse:
         return True
 
     def hash_of(self, columns: Sequence[str]) -> str:
-        """SQL of a hash of the columns."""
+        """SQL for a hash of the columns."""
         return f"hash({', '.join(columns)})"
 
     def number_of(self, column: str) -> str:
-        """SQL of 60 bits of md5."""
+        """SQL for 60 bits of the MD5 hash."""
         return f"cast(concat('0x', substr(md5({column}), 1, 15)) as bigint)"
 
     def user_hash(self, column: str) -> str:
-        """SQL of SHA-256 in hex."""
+        """SQL for the SHA-256 hash in hex."""
         return f"sha256({column})"
 
     def spelling_of(self, column: str) -> str:
-        """SQL of an id without what its spellings differ in."""
+        """SQL for an id without spelling variants."""
         plain = f"lower(trim({column}))"
         exponent = f"regexp_full_match({plain}, '[0-9]+([.][0-9]+)?e[+]?[0-9]{{1,2}}')"
         whole = f"case when {exponent} then cast(try_cast(try_cast({plain} as double) as hugeint) as varchar) end"
@@ -218,7 +218,7 @@ class DuckDBWarehouse:
         return f"regexp_replace(regexp_replace({text}, '^0*[a-z.]*0*([1-9][0-9]*)$', '\\1'), '^0+', '')"
 
     def user_tables(self) -> list[UserTable]:
-        """Tables of the file; the raw ones are ours, for `winback load` fills them."""
+        """Tables of the file. The raw ones are ours, because `winback load` fills them."""
         sql = """
             select columns.table_schema, columns.table_name from information_schema.columns
             inner join information_schema.tables using (table_catalog, table_schema, table_name)
@@ -229,18 +229,18 @@ class DuckDBWarehouse:
         return [UserTable(layer, name) for layer, name in found if layer in LAYERS]
 
     def schema(self, sql: str) -> pa.Schema:
-        """Say which columns a query would answer with."""
+        """Return the columns of a query's result."""
         return self.query(f"select * from ({sql}) limit 0").schema
 
     def discard(self, table: Table, **values: Any) -> None:
-        """Remove the rows that have these values."""
+        """Remove the rows with these values."""
         where = " and ".join(f"{name} = ${name}" for name in values)
         self.connection.execute(
             f"delete from {self.relation(table.layer, table.name)} where {where}", _naive_values(values)
         )
 
     def delete_users(self, table: UserTable, whose: str, parameters: dict[str, Any]) -> int:
-        """Delete rows, and write the file anew where they were, rather than whenever it is closed."""
+        """Delete rows, and rewrite their part of the file at once instead of when the file is closed."""
         sql = f"delete from {self.relation(table.layer, table.name)} where {whose}"
         count = int(self.connection.execute(sql, _naive_values(parameters)).fetchall()[0][0])
         if count:
@@ -253,12 +253,12 @@ class DuckDBWarehouse:
 
 
 def _naive_values(values: dict[str, Any]) -> dict[str, Any]:
-    """Aware times become naive UTC ones, as they are stored."""
+    """Convert aware times to naive UTC, as stored."""
     return {k: v.astimezone(UTC).replace(tzinfo=None) if isinstance(v, datetime) else v for k, v in values.items()}
 
 
 def _aware(table: pa.Table) -> pa.Table:
-    """Say of every zoneless timestamp that it is UTC."""
+    """Mark every timestamp without a zone as UTC."""
     for index, field in enumerate(table.schema):
         if pa.types.is_timestamp(field.type) and field.type.tz is None:
             column = pc.assume_timezone(table.column(index).cast(_NAIVE), "UTC")
@@ -267,7 +267,7 @@ def _aware(table: pa.Table) -> pa.Table:
 
 
 def _naive_schema(table: Table, given: pa.Schema) -> pa.Schema:
-    """The table's columns without zone; a column that comes as a dictionary stays one, which DuckDB reads faster."""
+    """The table's columns without time zones. Dictionary columns stay dictionaries, which DuckDB reads faster."""
     fields = []
     for column in table.columns:
         index = given.get_field_index(column.name)
@@ -278,7 +278,7 @@ def _naive_schema(table: Table, given: pa.Schema) -> pa.Schema:
 
 
 def _naive(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """Bring a batch to the table's columns and take the zone off."""
-    # By way of UTC, so that a time of another zone becomes UTC before the zone is dropped.
+    """Convert a batch to the table's columns and remove time zones."""
+    # Convert to UTC before the zone is removed, because a time may have another zone.
     zoned = [f.with_type(TIMESTAMP) if f.type == _NAIVE else f for f in schema]
     return fitted(fitted(batch, pa.schema(zoned)), schema)

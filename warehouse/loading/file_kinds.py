@@ -1,24 +1,24 @@
-"""What a file really is, by how it begins: files are renamed, exported in another format, or downloaded as an error page."""
+"""Detects a file's real format from its first bytes: it may be renamed, exported in another format, or an error page."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-LONGEST_START = 1 << 10  # bytes that tell a kind
+LONGEST_START = 1 << 10  # bytes needed to detect a kind
 
 
 class UnusableFileError(Exception):
-    """What is wrong with a file as a whole, and what to do; two sentences without the file's name."""
+    """A problem of a file as a whole, and its fix: two sentences without the file's name."""
 
     def __init__(self, what: str, fix: str) -> None:
-        """Keep the two parts."""
+        """Create the error from the two sentences."""
         super().__init__(what)
         self.what, self.fix = what, fix
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a file is called, and how it is made one that can be loaded."""
+    """A format's name, and how to convert such a file to one that can be loaded."""
 
     name: str
     fix: str
@@ -29,7 +29,7 @@ _UTF_8 = "Save it as UTF-8."
 GZIP = Kind("gzip", "Rename it to .csv.gz.")
 PARQUET = Kind("Parquet", "Rename it to .parquet.")
 TEXT = Kind("text", "Rename it to .csv if it is CSV.")
-# Each format's own mark. UTF-32 comes before UTF-16, whose mark it begins with.
+# First bytes of each format. UTF-32 comes before UTF-16, because its bytes begin with those of UTF-16.
 _MARKS: tuple[tuple[bytes, Kind], ...] = (
     (b"\x1f\x8b", GZIP),
     (b"PAR1", PARQUET),
@@ -52,28 +52,30 @@ _MARKS: tuple[tuple[bytes, Kind], ...] = (
     (b"%PDF-", Kind("PDF", _CONVERT)),
     (b"{", Kind("JSON", _CONVERT)),
     (b"[", Kind("JSON", _CONVERT)),
-    (b"<", Kind("a web page or XML", "Was the download refused? Look into it, and export it again.")),
+    (b"<", Kind("a web page or XML", "The download may have been refused: open the file, and export it again.")),
 )
-# Control characters that no program writes into text: those but tab, line feed, form feed, carriage return and escape.
+# Control characters that do not occur in text: all except tab, line feed, form feed, carriage return and escape.
 _CONTROL = frozenset({*range(32), 127} - {9, 10, 12, 13, 27})
 
 
 def kind_of(start: bytes) -> Kind | None:
-    """Return what a file is that begins so: a format by its mark, text, or None where it may be anything."""
+    """Return the kind of a file from its first bytes: a known format, text, or None if unknown."""
     for mark, kind in _MARKS:
         if start.startswith(mark):
             return kind
     if start[8:12] == b"DUCK":
         return Kind("a DuckDB database", _CONVERT)
     head = start[:LONGEST_START]
-    if len(head) > 1 and head.count(0) * 3 >= len(head):  # without a mark: every other byte of Latin text is 0
+    if len(head) > 1 and head.count(0) * 3 >= len(
+        head
+    ):  # without a byte order mark: every other byte of Latin text is 0
         return Kind("UTF-16", _UTF_8)
-    # UTF-8 or one of its kin; what is wrong with single rows is told by row.
+    # UTF-8 or a similar encoding. Faults of single rows are reported by row.
     return None if _CONTROL & set(head) else TEXT
 
 
 def check_kind(start: bytes, expected: Kind) -> None:
-    """Raises: UnusableFileError where a file that begins so is known to be of another kind than its name promises."""
+    """Check the kind of a file from its first bytes. Raises: UnusableFileError if it differs from the kind its name implies."""
     found = kind_of(start)
     if found and found != expected:
-        raise UnusableFileError(f"{found.name}, whatever its name says", found.fix)
+        raise UnusableFileError(f"{found.name}, although its name says otherwise", found.fix)

@@ -1,4 +1,4 @@
-"""Reading of Parquet and CSV files of raw rows: their columns, their rows, and what is wrong with them."""
+"""Reader for Parquet and CSV files of raw rows: their columns, their rows and their problems."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from warehouse.tables import Table
 
 MAX_ROWS_NAMED = 5
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
-FILE_BITS = 40  # of a row's id: a trillion rows for each of eight million files
-# What DuckDB raises when memory, or the disk it spills to, is full. Damaged Parquet (400 ways tried) raises others.
+FILE_BITS = 40  # bits of a row's id: a trillion rows for each of eight million files
+# DuckDB's errors when memory, or the disk it spills to, is full. Damaged Parquet (400 variants tested) raises others.
 OUT_OF_SPACE = (duckdb.OutOfMemoryException, duckdb.IOException)
 
 
 @dataclass
 class RawFile:
-    """A file on its way in: how DuckDB reads it, the SQL name of each known column, and what is wrong so far.
+    """A file during loading: how DuckDB reads it, the SQL name of each known column, and the problems found so far.
 
-    `problems` concern the whole file, `row_problems` rows that could be left out. `number` tells the files of a table apart.
+    `problems` are about the whole file, `row_problems` about rows that could be left out. `number` is unique within a table.
     """
 
     key: str
@@ -53,7 +53,7 @@ class RawFile:
     row_problems: list[Problem] = field(default_factory=list)
 
     def refuse(self, what: str, fix: str) -> None:
-        """Note what is wrong with the file as a whole."""
+        """Add a problem of the file as a whole."""
         self.problems.append(Problem(self.label, what, fix))
 
     @property
@@ -63,17 +63,17 @@ class RawFile:
 
     @property
     def rows(self) -> str:
-        """SQL of the staged rows, each with an `id` of its own among all files."""
+        """SQL for the staged rows, each with an `id` that is unique among all files."""
         return f"(select *, rowid + {self.number << FILE_BITS} as id from {self.staged})"
 
     @property
     def row_number(self) -> str:
-        """SQL of a staged row's place in its file; null where rows that could not be split make it unknown."""
+        """SQL for a staged row's number in its file; null if unknown because some rows could not be split."""
         return "null::bigint" if self.count_rejected else f"id - {(self.number << FILE_BITS) - 1}"
 
 
 def open_file(connection: duckdb.DuckDBPyConnection, file: RawFile, span: tuple[datetime, datetime]) -> bool:
-    """Find how the file is read and its columns; say whether it can be read at all. Times lie between `span` (naive UTC)."""
+    """Find the file's columns and how to read it. Returns whether it can be read. Times must be within `span` (naive UTC)."""
     try:
         start = _start(file.path)
     except UnusableFileError as error:
@@ -84,7 +84,7 @@ def open_file(connection: duckdb.DuckDBPyConnection, file: RawFile, span: tuple[
     names = _open_parquet(connection, file, span) if is_parquet else _open_csv(file, start)
     if names is None:
         return False
-    # DuckDB takes Parquet columns whose names differ in capitals alone for one, and renames all but the first.
+    # DuckDB treats Parquet columns whose names differ only in case as one, and renames all but the first.
     file.problems += checks.match_names(file.label, file.table, names, is_cased=not is_parquet)
     known = {column.name for column in file.table.columns}
     file.ignored = tuple(name or f"(column {place})" for place, name in enumerate(names, 1) if name not in known)
@@ -92,14 +92,14 @@ def open_file(connection: duckdb.DuckDBPyConnection, file: RawFile, span: tuple[
 
 
 def _start(path: Path) -> bytes:
-    """Return how a file's contents begin, uncompressed.
+    """Return the beginning of a file's contents, uncompressed.
 
-    Raises: UnusableFileError where they cannot be read or are of another kind than the name says.
+    Raises: UnusableFileError if it cannot be read or is of another kind than its name implies.
     """
     name = path.name.lower()
     try:
         with path.open("rb") as stream:
-            start = stream.read(CHUNK_BYTES)  # a header longer than this is none
+            start = stream.read(CHUNK_BYTES)  # longer than any header
         if not name.endswith(ENDINGS):
             raise UnusableFileError("of an unknown kind", "Convert it to .parquet, .csv or .csv.gz.")
         if not start:
@@ -108,9 +108,9 @@ def _start(path: Path) -> bytes:
             check_kind(start, GZIP)
             start = check_gzip(path)
     except FileNotFoundError:
-        raise UnusableFileError("there is no such file", "Check the path.") from None
+        raise UnusableFileError("the file does not exist", "Check the path.") from None
     except OSError:
-        raise UnusableFileError("cannot be read", "Is it a file, is its disk whole, and may you read it?") from None
+        raise UnusableFileError("cannot be read", "Check that it is a file, its disk and its permissions.") from None
     check_kind(start, PARQUET if name.endswith(".parquet") else TEXT)
     return start
 
@@ -118,7 +118,7 @@ def _start(path: Path) -> bytes:
 def _open_parquet(
     connection: duckdb.DuckDBPyConnection, file: RawFile, span: tuple[datetime, datetime]
 ) -> list[str] | None:
-    # Hive partitioning would add columns for folders named like dt=2026-01-31.
+    # Hive partitioning would add columns for folders with names such as dt=2026-01-31.
     file.source = f"read_parquet({_literal(file.path)}, hive_partitioning = false)"
     try:
         found = {row[0]: row[1] for row in connection.execute(f"describe select * from {file.source}").fetchall()}
@@ -127,26 +127,26 @@ def _open_parquet(
                 continue
             file.columns[column.name] = f'"{column.name}"'
             if problem := checks.wrong_type(file.label, column, found[column.name]):
-                # A column without any value may have any type: writers guess one.
+                # A column without values may have any type, because writers guess one.
                 file.columns[column.name] = "null"
                 if connection.execute(f'select count("{column.name}") from {file.source}').fetchall() != [(0,)]:
                     file.unusable.add(column.name)
                     is_epochs = checks.may_be_epochs(column, found[column.name])
                     unit = _unit(connection, file, column.name, span) if is_epochs else None
-                    told = f"By its size it holds {unit} since 1970. {problem.fix}" if unit else problem.fix
+                    told = f"The values look like {unit} since 1970. {problem.fix}" if unit else problem.fix
                     file.problems.append(Problem(file.label, problem.what, told, column.name))
         return _parquet_names(connection, file.path)
     except OUT_OF_SPACE:
         raise
     except duckdb.Error:
-        file.refuse("not a whole Parquet file", "It is truncated, damaged or of another kind: export it again.")
+        file.refuse("not a complete Parquet file", "It is truncated, damaged or of another kind: export it again.")
         return None
 
 
 def _unit(
     connection: duckdb.DuckDBPyConnection, file: RawFile, name: str, span: tuple[datetime, datetime]
 ) -> str | None:
-    """Return the unit of numbers that stand in a column of times between `span`."""
+    """Return the unit of the numbers in a column of times within `span`; None if there is none."""
     lowest, highest = connection.execute(
         f'select min("{name}")::double, max("{name}")::double from {file.source}'
     ).fetchall()[0]
@@ -154,7 +154,7 @@ def _unit(
 
 
 def _parquet_names(connection: duckdb.DuckDBPyConnection, path: Path) -> list[str]:
-    """Return the columns' names as they stand in the file; those of a query over it are made unique."""
+    """Return the columns' names as written in the file. DuckDB makes the names of a query over it unique."""
     rows = connection.execute(f"select name, num_children from parquet_schema({_literal(path)})").fetchall()
     names, open_children = [], [1]
     for name, count_children in rows:
@@ -169,7 +169,7 @@ def _parquet_names(connection: duckdb.DuckDBPyConnection, path: Path) -> list[st
 
 
 def _open_csv(file: RawFile, start: bytes) -> list[str] | None:
-    # Marked twice is read as marked once: programs put the mark before what has one.
+    # Accept two byte order marks, because programs add one to text that has one.
     text = codecs.getincrementaldecoder("utf-8")(errors="replace").decode(start).lstrip("\ufeff")
     known = {column.name for column in file.table.columns}
     names = _header(text, ",")
@@ -197,5 +197,5 @@ def _header(text: str, separator: str) -> list[str]:
 
 
 def _literal(path: Path) -> str:
-    """Quote a path for SQL; DuckDB would expand a `*` in it."""
+    """Quote a path for SQL. Wildcards are escaped, because DuckDB would expand them."""
     return "'" + glob.escape(str(path)).replace("'", "''") + "'"

@@ -1,4 +1,4 @@
-"""Check of a gzip file from its first byte to its last: DuckDB takes one that is cut off for a short one."""
+"""Check of a whole gzip file, because DuckDB accepts a truncated one as a short one."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 from warehouse.loading.file_kinds import UnusableFileError
 
 CHUNK_BYTES = 1 << 20
-# RFC 1952, flags of a member's header. DuckDB 1.5 passes over a file's name and extra fields, and refuses the others.
+# RFC 1952, flags of a member's header. DuckDB 1.5 skips a file's name and extra fields, and refuses the others.
 _READ_BY_DUCKDB = 0b0000_1100
 _HEADER_BYTES = 4
 
 
 def check_gzip(path: Path) -> bytes:
-    """Read a whole gzip file and return how its contents begin, at most CHUNK_BYTES.
+    """Read a whole gzip file and return the beginning of its contents, at most CHUNK_BYTES.
 
-    Raises: UnusableFileError when it is cut off, altered, followed by other bytes, or has a header that DuckDB does not read;
-    OSError.
+    Raises: UnusableFileError if it is truncated, altered, followed by other bytes, or has a header that DuckDB does not read.
+    OSError if it cannot be read.
     """
     start = b""
     with path.open("rb") as stream:
@@ -45,12 +45,12 @@ def check_gzip(path: Path) -> bytes:
 
 
 def _check_header(header: bytes, *, is_first: bool) -> None:
-    """Check how a member of the file begins: a file may be several, one after another."""
+    """Check the header of a member. A gzip file may consist of several members."""
     if header[:2] != b"\x1f\x8b":
         if is_first:
             raise _not_whole()
         raise UnusableFileError(
-            "followed by bytes that are not gzip", "Was it padded or written twice? Export it again."
+            "followed by bytes that are not gzip", "It may be padded or written twice: export it again."
         )
     if len(header) >= _HEADER_BYTES and header[3] & ~_READ_BY_DUCKDB:
         what = "a gzip file whose header has a comment, a checksum or a mark, which DuckDB does not read"
@@ -58,4 +58,6 @@ def _check_header(header: bytes, *, is_first: bool) -> None:
 
 
 def _not_whole() -> UnusableFileError:
-    return UnusableFileError("not a whole gzip file", "It is truncated, damaged or of another kind: export it again.")
+    return UnusableFileError(
+        "not a complete gzip file", "It is truncated, damaged or of another kind: export it again."
+    )

@@ -1,4 +1,4 @@
-"""Checks of ids and names: an empty value, a stand-in for none, a number that lost its digits, or what does not show is no id."""
+"""Checks of ids and names: empty values, placeholders, numbers without their last digits, and invisible characters."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 
 from core.names import BLANK_LETTERS, HIDDEN, MAX_CHARACTERS
 
-# Spaces and line breaks of any script, control and format characters, and letters and symbols that show as nothing.
+# Spaces and line breaks of any script, control and format characters, and invisible letters and symbols.
 INVISIBLE = r"[\s\p{Z}\p{Cc}\p{Cf}" + "".join(f"\\x{{{ord(letter):X}}}" for letter in BLANK_LETTERS) + "]"
 _HIDDEN = "[" + "".join(f"\\x{{{first:X}}}-\\x{{{last:X}}}" for first, last in HIDDEN) + "]"
-# What programs write for no value, in lower case. The lists that Mixpanel and PostHog refuse as distinct ids, what pandas, Excel,
-# SQL dumps, Java, Go, JavaScript and Python print, and the id of a device that may not be tracked.
+# Texts that programs write for a missing value, in lower case: those that Mixpanel and PostHog refuse as distinct ids, those
+# that pandas, Excel, SQL dumps, Java, Go, JavaScript and Python print, and the id of a device that may not be tracked.
 PLACEHOLDERS = (
     "null", "(null)", "<null>", "[null]", "{null}", "nil", "<nil>", "none", "<none>", "(none)", "nan", "-nan", "nat",
     "na", "n/a", "<na>", "n.a.", "#n/a", "#na", "#null!", "#ref!", "#value!", "#name?", "#num!", "#div/0!", "\\n",
@@ -23,38 +23,38 @@ PLACEHOLDERS = (
 )  # fmt: skip
 # 1.2E+10 and 1e+10; 1e10 may be an id in hexadecimal.
 _ROUNDED = r"[+-]?[0-9]+(\.[0-9]+[eE][+-]?|[eE][+-])[0-9]+"
-_PLAIN = "[!-~]([ -~]*[!-~])?"  # most ids: asked first, for it is cheap
+_PLAIN = "[!-~]([ -~]*[!-~])?"  # matches most ids; tested first, because it is cheap
 
 
 def empty(raw: str) -> str:
-    """SQL that is true of a missing text and of one that shows as nothing."""
+    """SQL that is true for a missing or invisible text."""
     return f"({raw} is null or (not regexp_full_match({raw}, '{_PLAIN}') and regexp_full_match({raw}, '{INVISIBLE}*')))"
 
 
 def padded(raw: str) -> str:
-    """SQL that is true of a text that begins or ends with what does not show."""
+    """SQL that is true for a text that begins or ends with blanks or invisible characters."""
     edge = f"regexp_matches({raw}, '(^{INVISIBLE}|{INVISIBLE}$)')"
     return f"(not regexp_full_match({raw}, '{_PLAIN}') and {edge} and not {empty(raw)})"
 
 
 def hidden(raw: str) -> str:
-    """SQL that is true of a text with a control or invisible character between others."""
+    """SQL that is true for a text with a control or invisible character between others."""
     within = f"regexp_matches({raw}, '{_HIDDEN}')"
     return f"(not regexp_full_match({raw}, '{_PLAIN}') and {within} and not {padded(raw)} and not {empty(raw)})"
 
 
 def too_long(raw: str) -> str:
-    """SQL that is true of a text of more characters than an id or a name has."""
+    """SQL that is true for a text longer than any id or name."""
     return f"(strlen({raw}) > {MAX_CHARACTERS} and length({raw}) > {MAX_CHARACTERS})"
 
 
 def placeholder(raw: str) -> str:
-    """SQL that is true of a text that stands for no value."""
-    # Not `in (...)`: DuckDB makes a join of a long list, and the rows then come in another order than the file's.
+    """SQL that is true for a placeholder of a missing value."""
+    # Not `in (...)`: DuckDB turns a long list into a join, which changes the order of the file's rows.
     listed = "|".join(re.escape(text) for text in PLACEHOLDERS).replace("'", "''")
     return f"regexp_full_match({raw}, '(?i)({listed})')"
 
 
 def rounded(raw: str) -> str:
-    """SQL that is true of a number written with an exponent: its last digits are lost."""
+    """SQL that is true for a number written with an exponent, which has lost its last digits."""
     return f"regexp_full_match({raw}, '{_ROUNDED}')"

@@ -1,7 +1,7 @@
-"""Loading of raw data from Parquet and CSV files: all of it, once, or nothing.
+"""Loader for raw data from Parquet and CSV files: it stores all rows once, or none.
 
-Every file is staged beside the tables and checked; only when all files hold are new rows stored, in one transaction.
-A row is new when its key is not in the table yet, so loading a file again changes nothing.
+Every file is staged in temporary tables and checked. Only if all files pass are new rows stored, in one transaction.
+A row is new if its key is not in the table yet, so loading a file again changes nothing.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from warehouse.tables import RAW, USERS
 
 @dataclass(frozen=True)
 class Loaded:
-    """What became of the rows of a table's files.
+    """Counts for the rows of a table's files.
 
     `count_rows` = `count_new` + `count_already_there` + `count_repeated` + `count_set_aside`. `count_repeated` are rows after the
-    first of their key within the files. `count_differing` are rows not stored whose content differs from the row kept under their
-    key: only events, which are redelivered, may have any. `count_late` are versions of profiles among the new rows that earlier
-    runs would have taken in, had they come in time; the next run takes them in.
+    first one with their key within the files. `count_differing` are rows not stored whose content differs from the stored row
+    with their key; only redelivered events may differ. `count_late` are new versions of profiles that earlier runs would have
+    included if they had arrived in time; the next run includes them.
     """
 
     count_rows: int
@@ -41,12 +41,12 @@ class Loaded:
     count_already_there: int
     count_repeated: int
     count_differing: int
-    ignored_columns: tuple[str, ...] = ()  # in a file, unknown to the table
-    absent_columns: tuple[str, ...] = ()  # optional, in none of the files: null in every row
+    ignored_columns: tuple[str, ...] = ()  # in a file, but not in the table
+    absent_columns: tuple[str, ...] = ()  # optional and in none of the files: null in every row
     count_late: int = 0  # new versions of profiles that were written before the watermark
     count_set_aside: int = 0
     empty_files: tuple[str, ...] = ()  # files without a row
-    set_aside_because: tuple[str, ...] = ()  # file, column, reason and rows, a line each
+    set_aside_because: tuple[str, ...] = ()  # file, column, reason and rows, one line each
 
 
 def load(
@@ -59,18 +59,18 @@ def load(
     set_aside: Path | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> dict[str, Loaded]:
-    """Store the new rows of files named by the keys of `warehouse.tables.RAW`; no time may be after the aware `now`.
+    """Store the new rows of files. `files` has the keys of `warehouse.tables.RAW`.
 
-    No time may be before `earliest` either. New rows with a `loaded_at` before the aware `watermark` are refused: the runs that
-    read that time are over, and none to come would see them.
+    No time may be before `earliest` or after `now`, which are aware. New rows with a `loaded_at` before the aware `watermark` are
+    refused, because the runs that read that time are over and no later run would read them.
 
-    With `set_aside`, refused rows are written there, each with its reason, and the rest is stored; a file that cannot be read, or
-    of which every row is refused, still keeps everything out.
+    With `set_aside`, refused rows are written there with their reasons, and the rest is stored. A file that cannot be read, or
+    whose rows are all refused, still stops the whole load.
 
-    `advance` is told bytes done, in sum the files' sizes: half of each when it is checked, the rest when stored.
-    An empty text is stored as null. Columns that the table does not have are ignored and reported.
+    `advance` is called with processed bytes, which sum up to the files' sizes: half of each file when checked, the rest when
+    stored. An empty text is stored as null. Columns that the table does not have are ignored and reported.
 
-    Raises: ContractError with the problems of all files, RetryableError when DuckDB itself fails; nothing is stored.
+    Raises: ContractError with the problems of all files, RetryableError if DuckDB itself fails; nothing is stored.
     """
     if now.tzinfo is None:
         raise ValueError("now must have a time zone")
@@ -88,8 +88,8 @@ def load(
             raise ContractError(message(problems))
         return _store(connection, incoming, done, set_aside=set_aside, watermark=times.watermark)
     except duckdb.Error as error:
-        kind = type(error).__name__  # not its message, nor the error chained: DuckDB's messages quote rows
-        hint = "Are memory and disk large enough? Load again."
+        kind = type(error).__name__  # without its message and not chained, because DuckDB's messages quote rows
+        hint = "Check that memory and disk are large enough, and load again."
         raise RetryableError(f"Nothing was loaded: DuckDB failed ({kind}). {hint}") from None
     finally:
         with suppress(duckdb.Error):
@@ -122,11 +122,11 @@ def _stage(connection: duckdb.DuckDBPyConnection, each: Staging, done: Callable[
 def _problems(
     connection: duckdb.DuckDBPyConnection, incoming: Sequence[Staging], *, may_set_aside: bool
 ) -> list[Problem]:
-    """Return what keeps everything out."""
+    """Return the problems that stop the whole load."""
     problems: list[Problem] = []
     for each in incoming:
         for file in each.files:
-            # Numbers of rows mean nothing where some rows could not be split: those come first.
+            # If some rows could not be split, the numbers of the others are unreliable: report those rows first.
             whole = [problem for problem in file.row_problems if problem.column is None] or file.row_problems
             if not may_set_aside:
                 problems += [*file.problems, *whole]
@@ -149,7 +149,7 @@ def _store(
     set_aside: Path | None,
     watermark: datetime | None,
 ) -> dict[str, Loaded]:
-    """Insert the new rows of all files in one transaction and count what became of the others."""
+    """Insert the new rows of all files in one transaction, and count all rows."""
     loaded = {}
     partial = None
     connection.begin()
@@ -171,7 +171,7 @@ def _store(
         with suppress(duckdb.Error):
             connection.rollback()
         raise
-    # After the commit: a load that stopped before is repeated, and finds no file in its way.
+    # After the commit, so that a load that stopped earlier can be repeated without an existing file.
     if set_aside and partial:
         partial.replace(set_aside)
     return loaded

@@ -1,4 +1,4 @@
-"""Files of raw rows behind what a person names: a file, a folder, or a pattern with wildcards."""
+"""Finds the files of raw rows for the paths that a person gives: files, folders, or patterns with wildcards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ENDINGS = (".parquet", ".csv", ".csv.gz")
 
 @dataclass(frozen=True)
 class Found:
-    """The files to load, in order and each once; what lies beside them in named folders and is not loaded; what is wrong."""
+    """The files to load, in order and each once; other files in the given folders, which are not loaded; and problems."""
 
     files: tuple[Path, ...]
     left_out: tuple[Path, ...] = ()
@@ -22,10 +22,10 @@ class Found:
 
 
 def find_files(named: Iterable[Path]) -> Found:
-    """Find the files. A path that is there is taken by its very name, wildcards in it or not.
+    """Find the files. An existing path is taken literally, even with wildcards in it.
 
-    A folder stands for the Parquet and CSV files in it and below. Names that begin with a dot or an underscore are the marks of
-    the tool that wrote the folder (`_SUCCESS`, `.part-0.crc`), and are passed over.
+    A folder stands for the Parquet and CSV files in it and below. Names that begin with a dot or an underscore are skipped,
+    because they are markers of the tool that wrote the folder (`_SUCCESS`, `.part-0.crc`).
     """
     files: dict[Path, Path] = {}
     left_out: list[Path] = []
@@ -50,7 +50,7 @@ def find_files(named: Iterable[Path]) -> Found:
 
 
 def labels(paths: Iterable[Path]) -> list[str]:
-    """Return what each file is called in a message: its name, or its path where two have the same name."""
+    """Return the label of each file in messages: its name, or its path if two have the same name."""
     listed = list(paths)
     names = [path.name for path in listed]
     return [path.name if names.count(path.name) == 1 else str(path) for path in listed]

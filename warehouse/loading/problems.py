@@ -1,4 +1,4 @@
-"""What is wrong with raw files, in the words a person reads: file, column, rows and fix; a value is never quoted."""
+"""Problems of raw files and their messages: file, column, rows and fix. A value is never quoted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MAX_LINES = 20  # a screenful
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with a file, how many rows have it, and the first of them."""
+    """A problem of a file, the number of rows that have it, and the first of these rows."""
 
     file: str
     what: str
@@ -20,7 +20,7 @@ class Problem:
     count_rows: int = 0
 
     def __str__(self) -> str:
-        """Return `events.csv, user_id: empty in 2 rows (3, 9). Give every row a value.` as one line."""
+        """Return one line, such as `events.csv, user_id: empty in 2 rows (3, 9). Give every row a value.`"""
         place = f"{self.file}, {self.column}" if self.column else self.file
         if not self.count_rows:
             return f"{place}: {self.what}. {self.fix}"
@@ -33,7 +33,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Variant:
-    """Better words for some of the rows that break a check. `condition` is SQL over a staged row, its texts in the struct raw."""
+    """A more specific message for some of a check's rows. `condition` is SQL over a staged row, with its texts in `raw`."""
 
     condition: str
     what: str
@@ -42,7 +42,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Check:
-    """`breach` is SQL that is true where a row is wrong; the first variant that applies to a row has the words for it."""
+    """A check of a column. `breach` is SQL that is true if a row is wrong. The first matching variant has the message."""
 
     column: str
     breach: str
@@ -52,23 +52,23 @@ class Check:
 
     @property
     def words(self) -> tuple[tuple[str, str], ...]:
-        """Each variant's `what` and `fix`, and the check's own last."""
+        """The `what` and `fix` of each variant, then those of the check itself."""
         return (*((variant.what, variant.fix) for variant in self.variants), (self.what, self.fix))
 
     @property
     def words_index(self) -> str:
-        """SQL of the place in `words` of what is said of a row."""
+        """SQL for the index in `words` of a row's message."""
         cases = " ".join(f"when {variant.condition} then {place}" for place, variant in enumerate(self.variants))
         return f"case {cases} else {len(self.variants)} end" if cases else "0"
 
 
 def message(problems: Sequence[Problem]) -> str:
-    """Return the text of the one error for all problems of all files."""
+    """Return the text of the error with all problems of all files."""
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     lines = [f"Nothing was loaded: {count}. Rows are data rows, counted from 1 without the header."]
     lines += [str(problem) for problem in problems]
     if len(lines) > MAX_LINES:
         count_left_off = len(lines) - MAX_LINES + 1
-        last = f"... and {count_left_off} more problems: mend these and load again to see the rest."
+        last = f"... and {count_left_off} more problems: fix these and load again to see the rest."
         lines = [*lines[: MAX_LINES - 1], last]
     return "\n".join(lines)

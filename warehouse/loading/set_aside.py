@@ -1,4 +1,4 @@
-"""The file of refused rows: a CSV with each row's table, file, place and reasons, and its values as they came."""
+"""Writes the file of refused rows: a CSV with each row's table, file, number and reasons, and its original values."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from warehouse.tables import TIMESTAMP, Column
 
 
 def refuse_unusable_target(path: Path) -> None:
-    """Raises: ContractError where the file is not called .csv, is there already (none is overwritten), or cannot be made."""
+    """Check the target. Raises: ContractError if its name does not end in .csv, it exists already, or it cannot be created."""
     if path.suffix.lower() != ".csv":
         raise ContractError(f"{path.name} would hold CSV. Name a file for the rows set aside that ends in .csv.")
     if path.exists() or path.is_symlink():
-        raise ContractError(f"{path.name} is there already. Name a new file for the rows set aside.")
+        raise ContractError(f"{path.name} exists already. Name a new file for the rows set aside.")
     if not path.parent.is_dir():
-        raise ContractError(f"There is no folder {path.parent}/ for the rows set aside. Create it.")
+        raise ContractError(f"The folder {path.parent}/ for the rows set aside does not exist. Create it.")
     try:
         _partial(path).unlink(missing_ok=True)
         _partial(path).touch(mode=0o600)  # it will hold users' data
@@ -31,7 +31,7 @@ def refuse_unusable_target(path: Path) -> None:
 
 
 def write_set_aside(connection: duckdb.DuckDBPyConnection, incoming: Sequence[Staging], path: Path) -> Path | None:
-    """Write the refused rows to a file beside `path`, to be renamed to it; None where none was refused."""
+    """Write the refused rows to a file next to `path`, to be renamed to it. Returns None if no row was refused."""
     parts = [part for each in incoming for file in each.files for part in _parts(each, file)]
     if not parts:
         return None
@@ -45,9 +45,11 @@ def write_set_aside(connection: duckdb.DuckDBPyConnection, incoming: Sequence[St
 
 
 def keeps_rows(connection: duckdb.DuckDBPyConnection, each: Staging, file: RawFile) -> bool:
-    """Whether a file that could be read has a row that nothing refuses; a row with several faults is one row."""
+    """Whether a readable file has a row without faults. A row with several faults counts once."""
     sql = f"select 1 from {file.rows} where breaches = 0"
-    if not any(other.problems for other in each.files):  # else no file of the table was compared with what is stored
+    if not any(
+        other.problems for other in each.files
+    ):  # otherwise no file of the table was compared with the stored rows
         sql += f" and id not in (select id from odd_{each.key})"
     return bool(connection.execute(f"{sql} limit 1").fetchall())
 
@@ -57,7 +59,7 @@ def _partial(path: Path) -> Path:
 
 
 def _parts(each: Staging, file: RawFile) -> list[str]:
-    """SQL of a file's refused rows: those that break a check, those refused beside others, and lines that could not be split."""
+    """SQL for a file's refused rows: failed checks, conflicts with other rows, and lines that could not be split."""
     if not file.row_problems:
         return []
     place = f'{_text(each.key)} as "table", {_text(file.label)} as file'
@@ -65,7 +67,8 @@ def _parts(each: Staging, file: RawFile) -> list[str]:
     reasons = ", ".join(
         f"case when breaches & {1 << bit} <> 0 then {_reason(check)} end" for bit, check in enumerate(file.checks)
     )
-    odd = f"case when id in (select id from odd_{each.key}) then 'new under a key that is taken, or before the watermark' end"
+    words = "differs from a row with its key, or new before the watermark"
+    odd = f"case when id in (select id from odd_{each.key}) then '{words}' end"
     parts = [
         f"""(select {place}, {file.row_number} as "row", array_to_string([{reasons}, {odd}], '; ') as reason,
         null::varchar as line, {values} from {file.rows}
@@ -78,7 +81,7 @@ def _parts(each: Staging, file: RawFile) -> list[str]:
 
 
 def _value(column: Column) -> str:
-    """SQL of a value as it came, or as it would have been stored."""
+    """SQL for the original value, or the value to be stored."""
     typed = f'"{column.name}"'
     text = f"strftime({typed}, '%Y-%m-%dT%H:%M:%S.%fZ')" if column.type == TIMESTAMP else f"{typed}::varchar"
     return f"case when raw is null then {text} else raw['{column.name}'] end"

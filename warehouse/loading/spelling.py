@@ -1,16 +1,16 @@
-"""Names that are a slip of the keyboard away from each other, and only those: event_date is not a slip of event_id."""
+"""Detects misspelt column names. Only typing errors count: event_date is not a misspelling of event_id."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
-LONG_WORD = 8  # letters; two slips may hide in so many, one in a shorter word, none in up to three
+LONG_WORD = 8  # letters; a word this long may have two typing errors, a shorter one has one, up to three letters none
 SHORT_WORD = 3
 
 
 def misspellings(names: Iterable[str], candidates: Iterable[str]) -> dict[str, str]:
-    """Return, for each name that has one, the candidate that is a misspelling of it; each candidate once, the nearest first."""
+    """Return the misspelling of each name among the candidates, the nearest first. Each candidate is used once."""
     places = {candidate: place for place, candidate in enumerate(candidates)}
     distances = {
         (name, candidate): distance
@@ -26,7 +26,7 @@ def misspellings(names: Iterable[str], candidates: Iterable[str]) -> dict[str, s
 
 
 def _slips(name: str, other: str) -> int | None:
-    """Count the slips between two names; None where they are names of their own."""
+    """Count the typing errors between two names; None if the names are unrelated."""
     words, others = _words(name), _words(other)
     whole, other_whole = "".join(words), "".join(others)
     if whole == other_whole:
@@ -46,7 +46,7 @@ def _words(name: str) -> list[str]:
 
 
 def _distance(a: str, b: str) -> int:
-    """Optimal string alignment: letters left out, added, replaced, or swapped with the next."""
+    """Optimal string alignment distance: letters left out, added, replaced, or swapped with the next one."""
     if abs(len(a) - len(b)) > 2:
         return 3
     before: list[int] = []

@@ -1,4 +1,4 @@
-"""Staging of raw files beside their table: every row checked, compared with the rows above it and with those that are stored."""
+"""Staging of raw files in temporary tables: every row is checked and compared with earlier rows and stored rows."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from warehouse.tables import APP_EVENTS, USERS, Table
 class Staging:
     """The files of one table, and the temporary tables that hold their rows while they are checked.
 
-    Each file has a table of its own, in the order of its rows: the table's columns, `breaches` with a bit for each check that a
-    row breaks (a bigint: at most 62), and in `raw` the texts of a row that breaks any. `staged` is the view over all of them,
-    with an `id` for each row. `rejected` has the lines that could not be split, `first` the first row of each key, `there` those
-    of them whose key is stored, `odd` the rows that `compare` refuses.
+    Each file has its own table, in the order of its rows: the target's columns, `breaches` with a bit for each failed check (a
+    bigint: at most 62), and in `raw` the texts of a row with a failed check. `staged` is the view over all of them, with an `id`
+    for each row. `rejected` holds the lines that could not be split, `first` the first row of each key, `there` those of them
+    whose key is stored, `odd` the rows that `compare` refuses.
     """
 
     key: str
@@ -47,7 +47,7 @@ class Staging:
 
 @dataclass(frozen=True)
 class Times:
-    """What times are compared with, all naive UTC: the clock, the earliest that can be, and where the next run begins."""
+    """Bounds for times, all naive UTC: the current time, the earliest valid time, and the start of the next run window."""
 
     now: datetime
     earliest: datetime
@@ -55,7 +55,7 @@ class Times:
 
 
 def stage(connection: duckdb.DuckDBPyConnection, staging: Staging, file: RawFile, times: Times) -> None:
-    """Copy a file's rows to its temporary table and gather what is wrong with them."""
+    """Copy a file's rows to its temporary table and collect their problems."""
     now, earliest = times.now, times.earliest
     stored = staging.names
     if file.table is USERS:
@@ -82,7 +82,7 @@ def stage(connection: duckdb.DuckDBPyConnection, staging: Staging, file: RawFile
     except OUT_OF_SPACE:
         raise
     except duckdb.Error:
-        fix = "Is it whole, in UTF-8, with one kind of line end?" if file.is_text else "Its rows are damaged."
+        fix = "It may be incomplete, not UTF-8, or have mixed line ends." if file.is_text else "Its rows are damaged."
         file.refuse("cannot be read", f"{fix} Export it again.")
         return
     sql = f"select count(*), bit_or(breaches) from {file.staged}"
@@ -95,10 +95,10 @@ def stage(connection: duckdb.DuckDBPyConnection, staging: Staging, file: RawFile
 
 
 def _arrival(times: Times) -> str:
-    """SQL of when a version of a profile arrived.
+    """SQL for the arrival time of a profile's version.
 
-    It is what the file says. Where it says nothing, history arrived as it was written, and later rows arrive now: so do rows that
-    say a time before the watermark, because no run saw them then.
+    Before the first run it is the file's value, else the time of writing. Later it is the file's value if that is not before the
+    watermark. Otherwise it is now, because no run has seen the row.
     """
     if times.watermark is None:
         return "coalesce(loaded_at, updated_at)"
@@ -106,7 +106,7 @@ def _arrival(times: Times) -> str:
 
 
 def _gather(connection: duckdb.DuckDBPyConnection, file: RawFile, check: Check, where: str) -> None:
-    """Note which of the file's rows break a check, with the words that fit them."""
+    """Add a problem for the file's rows that fail a check, with the matching messages."""
     found = connection.execute(f"""
         select {check.words_index} as place, count(*), min({file.row_number}, {MAX_ROWS_NAMED})
         from {file.rows} where {where} group by place order by place
@@ -117,7 +117,7 @@ def _gather(connection: duckdb.DuckDBPyConnection, file: RawFile, check: Check, 
 
 
 def _gather_rejected(connection: duckdb.DuckDBPyConnection, staging: Staging, file: RawFile) -> None:
-    """Gather the rows that DuckDB could not split; it counts lines, blank ones too, but no line break within quotes."""
+    """Collect the rows that DuckDB could not split. It counts lines, including blank ones, but not line breaks within quotes."""
     rejects, rejected = f"rejects_{file.key}", f"rejected_{staging.key}"
     connection.execute(
         f"create temp table if not exists {rejected} (file integer, row bigint, what varchar, line varchar)"
@@ -143,14 +143,14 @@ def _gather_rejected(connection: duckdb.DuckDBPyConnection, staging: Staging, fi
 
 
 def compare(connection: duckdb.DuckDBPyConnection, staging: Staging, watermark: datetime | None) -> None:
-    """Find each key's first row, the keys already stored, and the rows that may not be stored because of others or the watermark.
+    """Find each key's first row, the stored keys, and the rows that must not be stored.
 
-    These are rows that contradict the one kept under their key, and new rows that no run would read any more.
+    These are rows that contradict the row with their key, and new rows before the watermark, which no run would read any more.
     """
-    # A version of a profile that allows less than another of the very same moment must not be lost: it is a version of its own.
+    # Two versions of a profile with the same time but different consent are separate versions, so that none is lost.
     told_apart_by = ("marketing_consent", "erased_at") if staging.table is USERS else ()
     key = ", ".join((*staging.table.key, *told_apart_by))
-    # Delivered again, a version arrives again: that is no contradiction.
+    # A redelivered version has another arrival time, which is not a contradiction.
     arrival = ("loaded_at",) if staging.table is USERS else ()
     others = [c.name for c in staging.table.columns if c.name not in (*staging.table.key, *told_apart_by, *arrival)]
 
@@ -181,8 +181,8 @@ def compare(connection: duckdb.DuckDBPyConnection, staging: Staging, watermark: 
     else:
         connection.execute(f"insert into {odd} select id, false from ({differing})")
         is_user = staging.key == "users"
-        fix = "A changed user needs a later updated_at." if is_user else "Give each redemption an id of its own."
-        what = "the same as in the warehouse or in a row above, but the other columns differ,"
+        fix = "A changed user needs a later updated_at." if is_user else "Give each redemption its own id."
+        what = "the same as in the warehouse or in an earlier row, but the other columns differ,"
         _refuse_odd(connection, staging, Check(", ".join(staging.table.key), "not is_unseen", what, fix))
     if watermark and staging.table is not USERS:
         connection.execute(f"""
@@ -191,13 +191,13 @@ def compare(connection: duckdb.DuckDBPyConnection, staging: Staging, watermark: 
             anti join {there} as there on staged.id = there.first
             where staged.loaded_at < timestamp '{watermark}'
         """)
-        what = f"new, but before the watermark ({watermark:%Y-%m-%d %H:%M} UTC), and no run would read it:"
-        fix = "Give the time at which the row is loaded now."
+        what = f"new, but before the watermark ({watermark:%Y-%m-%d %H:%M} UTC), where no run would read it,"
+        fix = "Use the current time of loading."
         _refuse_odd(connection, staging, Check("loaded_at", "is_unseen", what, fix))
 
 
 def _refuse_odd(connection: duckdb.DuckDBPyConnection, staging: Staging, check: Check) -> None:
-    """Note the odd rows of a kind, file by file."""
+    """Add problems for the refused rows of one kind, file by file."""
     odd = f"odd_{staging.key}"
     if connection.execute(f"select count(*) from {odd} where {check.breach}").fetchall() == [(0,)]:
         return

@@ -1,4 +1,4 @@
-"""Summary of the raw events for the person who loads them: how many of each name and step, and their time range."""
+"""Summary of the raw events for the person who loads them: counts by name and step, and their time range."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from warehouse.interface import Warehouse
 
 @dataclass(frozen=True)
 class RawSummary:
-    """Events in the raw table. Counts of rows as they came, redeliveries too; names are the app's own."""
+    """Events in the raw table. Counts are of rows, including redeliveries. Names are the app's own."""
 
     events: dict[str, int]
     steps: dict[str, int]
@@ -20,7 +20,7 @@ class RawSummary:
 
 
 def summarise(warehouse: Warehouse) -> RawSummary:
-    """Read the raw tables once, in sets; names beyond the 1,000 most frequent are left out."""
+    """Count the raw events. Names beyond the 1,000 most frequent are left out."""
     events = warehouse.relation("raw", "app_events")
     [totals] = warehouse.query(
         f"select count(*) as events, min(occurred_at) as first, max(occurred_at) as last from {events}"
@@ -35,7 +35,7 @@ def summarise(warehouse: Warehouse) -> RawSummary:
 
 
 def counts_by_name(warehouse: Warehouse) -> dict[str, int]:
-    """Return how many events of each name there are, the most frequent first."""
+    """Return the number of events of each name, the most frequent first."""
     return _by_name(warehouse, warehouse.relation("raw", "app_events"), "event_name")
 
 

@@ -147,7 +147,7 @@ def test_a_renamed_file_is_named_with_its_old_name(world: World) -> None:
     done = winback(world, "status", WINBACK_WAREHOUSE=f"duckdb:///{renamed}")
 
     assert done.returncode == 2
-    assert "other-name.duckdb was made as winback.duckdb" in done.stderr
+    assert "other-name.duckdb was created as winback.duckdb" in done.stderr
 
 
 def test_a_path_where_nothing_is_stays_empty(world: World) -> None:

@@ -46,8 +46,8 @@ def test_tables_of_ours_without_a_column_are_refused_by_name(tmp_path: Path) -> 
         made.prepare()
     made.close()
     assert str(refused.value) == (
-        "An earlier version made tables of winback.duckdb: ops.reports has no column count_audience. Stop the schedule, copy the "
-        "file, and migrate it: winback migrate --dry-run, then winback migrate"
+        "An earlier version created tables of winback.duckdb: ops.reports has no column count_audience. Stop the schedule, "
+        "copy the file, and migrate it: winback migrate --dry-run, then winback migrate"
     )
 
 

@@ -132,7 +132,7 @@ def test_a_missing_file_and_one_of_another_kind_are_named(tmp_path: Path) -> Non
     with pytest.raises(ContractError, match=r"absent\.duckdb does not exist"):
         compact(tmp_path / "absent.duckdb")
     (tmp_path / "other.duckdb").write_text("not a database, but long enough to be read as one" * 100)
-    with pytest.raises(ContractError, match=r"other\.duckdb cannot be opened as a DuckDB file"):
+    with pytest.raises(ContractError, match=r"other\.duckdb cannot be opened\. Check that it is a DuckDB file"):
         compact(tmp_path / "other.duckdb")
 
 

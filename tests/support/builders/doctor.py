@@ -13,7 +13,7 @@ from warehouse.tables import ALL
 TYPES = {"string": "STRING", "double": "FLOAT64", "int64": "INT64", "bool": "BOOL"}
 WANTED = BigQueryCommands("shop", "winback", location="", max_bytes_billed=1 << 40)
 ALL_RIGHTS = frozenset({"bigquery.jobs.create", "bigquery.readsessions.create", "bigquery.datasets.create"})
-DENIED = Refusal("denied", "BigQuery refused for want of a permission.")
+DENIED = Refusal("denied", "BigQuery refused because a permission is missing.")
 MISSING = Refusal("missing", "A dataset or table is missing.")
 RAW_GRANT = (
     "bq --project_id=shop --location=EU query --use_legacy_sql=false "

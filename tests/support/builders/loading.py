@@ -24,10 +24,10 @@ USERS = "user_id,created_at,updated_at,marketing_consent,age,income,previous_yea
 USER = "u1,2026-01-01T00:00:00Z,2026-01-02T00:00:00Z,true,34,1000,yes"
 REDEMPTIONS = "redemption_id,user_id,campaign,redeemed_at,loaded_at"
 REDEMPTION = "r1,u1,spring,2026-02-02T00:00:00Z,2026-02-02T00:00:00Z"
-OTHER = "the same as in the warehouse or in a row above, but the other columns differ,"
+OTHER = "the same as in the warehouse or in an earlier row, but the other columns differ,"
 HEADERS = {"events": EVENTS, "users": USERS, "redemptions": REDEMPTIONS}
 
-CLOCK = "Is it in UTC, and is this computer's clock right?"
+CLOCK = "Check that it is in UTC and this computer's clock."
 FUTURE = f"in the future (after 2026-03-01 12:00:00 UTC) in row 1. {CLOCK}"
 
 ZONE = "End each in Z or an offset such as +01:00."

@@ -52,14 +52,14 @@ REFUSALS = [
         "notFound",
         "Not found: Dataset some-project:winback_raw was not found in location US.",
         ContractError,
-        "A dataset or table is missing. `winback doctor` says which to create, and how. (some-project:winback_raw)",
+        "A dataset or table is missing. `winback doctor` shows which to create, and how. (some-project:winback_raw)",
     ),
     Refusal(
         404,
         "notFound",
         "Not found: Table some-project:winback_marts.crm_profiles was not found in location US.",
         ContractError,
-        "A dataset or table is missing. `winback doctor` says which to create, and how. "
+        "A dataset or table is missing. `winback doctor` shows which to create, and how. "
         "(some-project:winback_marts.crm_profiles)",
     ),
     Refusal(
@@ -67,7 +67,7 @@ REFUSALS = [
         "accessDenied",
         "Access Denied: Table some-project:winback_raw.users: User does not have permission bigquery.tables.getData.",
         ContractError,
-        "BigQuery refused for want of a permission. `winback doctor` says what to grant. "
+        "BigQuery refused because a permission is missing. `winback doctor` shows what to grant. "
         "(some-project:winback_raw.users, bigquery.tables.getData)",
     ),
     Refusal(
@@ -75,7 +75,7 @@ REFUSALS = [
         "quotaExceeded",
         "Quota exceeded: Your project exceeded quota for load jobs.",
         RetryableError,
-        "A BigQuery quota is used up. Wait until it is renewed, or raise it in the console, and run again.",
+        "A BigQuery quota is used up. Wait until it is renewed or raise it in the console, then run again.",
     ),
     Refusal(
         400,
@@ -83,7 +83,7 @@ REFUSALS = [
         "Query exceeded limit for bytes billed: 1099511627776. 2199023255552 or higher required.",
         ContractError,
         "A query would read more bytes than WINBACK_BIGQUERY_MAX_BYTES allows, so it was not run and not billed. "
-        "If that much is right, raise the limit.",
+        "If that amount is correct, raise the limit.",
     ),
     Refusal(
         403,
@@ -98,7 +98,7 @@ REFUSALS = [
         "invalidQuery",
         "Unrecognized name: churn at [1:8].",
         ContractError,
-        "BigQuery does not accept a query. Do the tables fit this version of winback?",
+        "BigQuery does not accept a query. Check that the tables fit this version of winback.",
         is_told_by_dbt=False,
     ),
     Refusal(
@@ -106,7 +106,7 @@ REFUSALS = [
         "teapot",
         "Short and stout.",
         RetryableError,
-        "BigQuery failed in a way that is not known here. `winback doctor` looks further.",
+        "BigQuery failed with an unknown error. Run `winback doctor` for details.",
         is_told_by_dbt=False,
     ),
 ]

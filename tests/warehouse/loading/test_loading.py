@@ -187,7 +187,7 @@ def test_a_failure_while_storing_leaves_nothing_behind(warehouse: DuckDBWarehous
     with pytest.raises(RetryableError) as caught:
         load(warehouse, {"events": tmp_path / "e.csv", "users": tmp_path / "u.csv"}, now=NOW)
     assert str(caught.value) == (
-        "Nothing was loaded: DuckDB failed (ConversionException). Are memory and disk large enough? Load again."
+        "Nothing was loaded: DuckDB failed (ConversionException). Check that memory and disk are large enough, and load again."
     )
     assert contents(warehouse)["events"] == []
 

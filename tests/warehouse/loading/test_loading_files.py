@@ -21,19 +21,19 @@ def warehouse(tmp_path: Path) -> Iterator[DuckDBWarehouse]:
 
 
 NO_COLUMNS = (
-    "f.csv: names none of the columns. Needed: event_id, user_id, event_name, occurred_at, loaded_at. "
+    "f.csv: contains none of the column names. Needed: event_id, user_id, event_name, occurred_at, loaded_at. "
     "In a CSV file the first line names them, separated by commas."
 )
 
-UNREADABLE = "f.csv: cannot be read. Is it whole, in UTF-8, with one kind of line end? Export it again."
+UNREADABLE = "f.csv: cannot be read. It may be incomplete, not UTF-8, or have mixed line ends. Export it again."
 
 GZIP = gzipped(lines(EVENTS, EVENT).encode())
 CSV = lines(EVENTS, EVENT)
-RENAME = "text, whatever its name says. Rename it to .csv if it is CSV."
-CONVERT = "whatever its name says. Convert it to .parquet, .csv or .csv.gz."
+RENAME = "text, although its name says otherwise. Rename it to .csv if it is CSV."
+CONVERT = "although its name says otherwise. Convert it to .parquet, .csv or .csv.gz."
 WHOLE = "f.parquet: cannot be read. Its rows are damaged. Export it again."
-GZIP_BROKEN = "f.csv.gz: not a whole gzip file. It is truncated, damaged or of another kind: export it again."
-PARQUET_BROKEN = "f.parquet: not a whole Parquet file. It is truncated, damaged or of another kind: export it again."
+GZIP_BROKEN = "f.csv.gz: not a complete gzip file. It is truncated, damaged or of another kind: export it again."
+PARQUET_BROKEN = "f.parquet: not a complete Parquet file. It is truncated, damaged or of another kind: export it again."
 
 
 def whole_parquet() -> bytes:
@@ -45,35 +45,35 @@ def whole_parquet() -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("f.csv", None, "f.csv: there is no such file. Check the path."),
+        ("f.csv", None, "f.csv: the file does not exist. Check the path."),
         ("f.csv", b"", "f.csv: empty (0 bytes). Export it again."),
         ("f.parquet", b"", "f.parquet: empty (0 bytes). Export it again."),
         ("f.json", b"[]", "f.json: of an unknown kind. Convert it to .parquet, .csv or .csv.gz."),
         ("f.parquet", CSV.encode(), f"f.parquet: {RENAME}"),
-        ("f.parquet", GZIP, "f.parquet: gzip, whatever its name says. Rename it to .csv.gz."),
+        ("f.parquet", GZIP, "f.parquet: gzip, although its name says otherwise. Rename it to .csv.gz."),
         ("f.parquet", b"PARE" + whole_parquet()[4:],
-            "f.parquet: encrypted Parquet, whatever its name says. Export it without encryption."),
-        ("f.csv", whole_parquet(), "f.csv: Parquet, whatever its name says. Rename it to .parquet."),
-        ("f.csv", GZIP, "f.csv: gzip, whatever its name says. Rename it to .csv.gz."),
+            "f.parquet: encrypted Parquet, although its name says otherwise. Export it without encryption."),
+        ("f.csv", whole_parquet(), "f.csv: Parquet, although its name says otherwise. Rename it to .parquet."),
+        ("f.csv", GZIP, "f.csv: gzip, although its name says otherwise. Rename it to .csv.gz."),
         ("f.csv", b"PK\x03\x04" + bytes(99), f"f.csv: a zip archive or a spreadsheet (.xlsx), {CONVERT}"),
         ("f.csv", b'{"event_id": "e1"}', f"f.csv: JSON, {CONVERT}"),
         ("f.csv", b"ARROW1\0\0" + bytes(99), f"f.csv: Arrow (Feather), {CONVERT}"),
         ("f.csv", bytes(8) + b"DUCK" + bytes(99), f"f.csv: a DuckDB database, {CONVERT}"),
         ("f.csv", b"\x28\xb5\x2f\xfd" + bytes(9),
-            "f.csv: zstd, whatever its name says. Decompress it, or compress it with gzip."),
-        ("f.csv", b"<!doctype html>", "f.csv: a web page or XML, whatever its name says. Was the download refused? Look into it, "
-            "and export it again."),
-        ("f.csv", CSV.encode("utf-16"), "f.csv: UTF-16, whatever its name says. Save it as UTF-8."),
-        ("f.csv", CSV.encode("utf-16-le"), "f.csv: UTF-16, whatever its name says. Save it as UTF-8."),
-        ("f.csv", CSV.encode("utf-32"), "f.csv: UTF-32, whatever its name says. Save it as UTF-8."),
-        ("f.csv.gz", gzipped(CSV.encode("utf-16")), "f.csv.gz: UTF-16, whatever its name says. Save it as UTF-8."),
-        ("f.csv.gz", gzipped(whole_parquet()), "f.csv.gz: Parquet, whatever its name says. Rename it to .parquet."),
-        ("f.csv.gz", gzipped(GZIP), "f.csv.gz: gzip, whatever its name says. Rename it to .csv.gz."),
+            "f.csv: zstd, although its name says otherwise. Decompress it, or compress it with gzip."),
+        ("f.csv", b"<!doctype html>", "f.csv: a web page or XML, although its name says otherwise. The download may have "
+            "been refused: open the file, and export it again."),
+        ("f.csv", CSV.encode("utf-16"), "f.csv: UTF-16, although its name says otherwise. Save it as UTF-8."),
+        ("f.csv", CSV.encode("utf-16-le"), "f.csv: UTF-16, although its name says otherwise. Save it as UTF-8."),
+        ("f.csv", CSV.encode("utf-32"), "f.csv: UTF-32, although its name says otherwise. Save it as UTF-8."),
+        ("f.csv.gz", gzipped(CSV.encode("utf-16")), "f.csv.gz: UTF-16, although its name says otherwise. Save it as UTF-8."),
+        ("f.csv.gz", gzipped(whole_parquet()), "f.csv.gz: Parquet, although its name says otherwise. Rename it to .parquet."),
+        ("f.csv.gz", gzipped(GZIP), "f.csv.gz: gzip, although its name says otherwise. Rename it to .csv.gz."),
         ("f.csv", CSV.replace(",", ";").encode(), "f.csv: its columns are separated by semicolons. Export it with commas."),
         ("f.csv", CSV.replace(",", "\t").encode(), "f.csv: its columns are separated by tabs. Export it with commas."),
         ("f.csv", CSV.replace(",", "|").encode(), "f.csv: its columns are separated by bars. Export it with commas."),
         ("f.csv", CSV.replace(",loaded_at", ", loaded_at").encode(),
-            "f.csv, loaded_at: the column is missing. Column 5 has blanks around that name. Export it without."),
+            "f.csv, loaded_at: the column is missing. Column 5 has blanks around this name. Remove them."),
         ("f.parquet", whole_parquet()[:-1], PARQUET_BROKEN),
         ("f.parquet", b"PAR1" + bytes(100) + b"PAR1", PARQUET_BROKEN),
         ("f.csv.gz", CSV.encode(), f"f.csv.gz: {RENAME}"),
@@ -89,13 +89,13 @@ def whole_parquet() -> bytes:
         (
             "f.csv",
             lines(EVENTS.replace("event_id", "Event ID").replace("loaded_at", "at"), EVENT).encode(),
-            "f.csv, event_id: the column is missing. Column 1 is named much like it: rename that one?\n"
+            "f.csv, event_id: the column is missing. Column 1 has a similar name: rename it if it is meant.\n"
             "f.csv, loaded_at: the column is missing. Add it.",
         ),
         (
             "f.csv",
             lines(EVENTS + ",step,step", EVENT + ",a,b").encode(),
-            "f.csv, step: the column is there more than once. Keep one.",
+            "f.csv, step: the column occurs more than once. Keep one.",
         ),
     ],
 )  # fmt: skip
@@ -120,7 +120,7 @@ def test_a_byte_order_mark_may_stand_twice(warehouse: DuckDBWarehouse, tmp_path:
 def test_a_folder_is_refused(warehouse: DuckDBWarehouse, tmp_path: Path) -> None:
     (tmp_path / "f.csv").mkdir()
     assert refusal(warehouse, {"events": tmp_path / "f.csv"}) == [
-        "f.csv: cannot be read. Is it a file, is its disk whole, and may you read it?"
+        "f.csv: cannot be read. Check that it is a file, its disk and its permissions."
     ]
 
 

@@ -72,7 +72,7 @@ def test_a_contradiction_between_two_files_is_told_of_the_second(warehouse: Duck
     (tmp_path / "a.csv").write_text(lines(USERS, user()))
     (tmp_path / "b.csv").write_text(lines(USERS, user(user_id="u2"), user(age="35")))
     [told] = refusal(warehouse, {"users": [tmp_path / "a.csv", tmp_path / "b.csv"]})
-    assert told.startswith("b.csv, user_id, updated_at: the same as in the warehouse or in a row above")
+    assert told.startswith("b.csv, user_id, updated_at: the same as in the warehouse or in an earlier row")
     assert " in row 2. " in told
 
 
@@ -121,8 +121,8 @@ def member(content: bytes, flags: int = 0, more: bytes = b"") -> bytes:
 
 
 TEXT = lines(EVENTS, EVENT).encode()
-BROKEN = "not a whole gzip file. It is truncated, damaged or of another kind: export it again."
-FOLLOWED = "followed by bytes that are not gzip. Was it padded or written twice? Export it again."
+BROKEN = "not a complete gzip file. It is truncated, damaged or of another kind: export it again."
+FOLLOWED = "followed by bytes that are not gzip. It may be padded or written twice: export it again."
 HEADER = (
     "a gzip file whose header has a comment, a checksum or a mark, which DuckDB does not read. "
     "Decompress it and compress it again with gzip."
@@ -158,7 +158,7 @@ def test_a_gzip_file_of_several_members_is_read_whole(warehouse: DuckDBWarehouse
 
 
 @pytest.mark.parametrize(
-    ("second", "fix"), [("step", "Keep one."), ("Step", "Keep one: the names differ in capitals alone.")]
+    ("second", "fix"), [("step", "Keep one."), ("Step", "Keep one: the names differ only in case.")]
 )
 def test_a_parquet_column_that_is_there_twice_is_refused(
     warehouse: DuckDBWarehouse, tmp_path: Path, second: str, fix: str
@@ -167,7 +167,7 @@ def test_a_parquet_column_that_is_there_twice_is_refused(
     names = [second if name == "properties" else name for name in table.column_names]
     pq.write_table(table.rename_columns(names), tmp_path / "f.parquet")
     told = refusal(warehouse, {"events": tmp_path / "f.parquet"})
-    assert told == [f"f.parquet, step: the column is there more than once. {fix}"]
+    assert told == [f"f.parquet, step: the column occurs more than once. {fix}"]
 
 
 def test_nested_columns_are_no_columns_of_the_table(warehouse: DuckDBWarehouse, tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_refused_rows_are_set_aside_with_their_reason_and_the_rest_is_loaded(
         "events",
         "e.csv",
         "2",
-        "user_id: a stand-in for no id, such as NULL,; occurred_at: not a timestamp",
+        "user_id: a placeholder for no id, such as NULL,; occurred_at: not a timestamp",
         "NULL",
         "2026-02-30T10:00:00Z",
     )
@@ -235,7 +235,8 @@ def test_refused_rows_are_set_aside_with_their_reason_and_the_rest_is_loaded(
         "users", "2", "35", "2026-01-02T00:00:00.000000Z",
     )  # fmt: skip
     assert loaded["events"].set_aside_because == (
-        "e.csv, user_id: a stand-in for no id, such as NULL, in row 2. Leave out rows without an id, or give each its own.",
+        "e.csv, user_id: a placeholder for no id, such as NULL, in row 2. Leave out rows without an id, or give each row "
+        "its own id.",
         "e.csv, occurred_at: not a timestamp in row 2. Write it as 2026-01-31T23:59:59Z.",
     )
 
@@ -272,7 +273,7 @@ def test_a_line_of_too_many_values_is_set_aside_as_it_stands(warehouse: DuckDBWa
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
-        ([event(user_id="NULL"), event(event_id="")], "a stand-in for no id"),
+        ([event(user_id="NULL"), event(event_id="")], "a placeholder for no id"),
         ([EVENT, event(event_id="e2", event_name='"open')], "broken quotes"),
     ],
 )
@@ -298,7 +299,7 @@ def test_no_file_is_made_where_no_row_is_refused_and_none_is_overwritten(
     load(warehouse, {"redemptions": tmp_path / "r.csv"}, now=NOW, set_aside=tmp_path / "refused.csv")
     assert not (tmp_path / "refused.csv").exists()
     (tmp_path / "refused.csv").write_text("kept")
-    with pytest.raises(ContractError, match=r"refused\.csv is there already\. Name a new file"):
+    with pytest.raises(ContractError, match=r"refused\.csv exists already\. Name a new file"):
         load(warehouse, {"redemptions": tmp_path / "r.csv"}, now=NOW, set_aside=tmp_path / "refused.csv")
     assert (tmp_path / "refused.csv").read_text() == "kept"
 

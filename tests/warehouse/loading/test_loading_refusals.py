@@ -57,7 +57,7 @@ def warehouse(tmp_path: Path) -> Iterator[DuckDBWarehouse]:
                 REDEMPTION,
                 REDEMPTION.replace("spring", "fall"),
             ],
-            ("redemption_id", "Give each redemption an id of its own."),
+            ("redemption_id", "Give each redemption its own id."),
         ),
     ],
 )
@@ -73,9 +73,9 @@ def test_a_key_that_is_there_with_other_content_is_refused(
 FORM = "Write it as 2026-01-31T23:59:59Z."
 
 QUOTES = 'Quote the whole value and double the quotes inside it: "a ""b"" c".'
-AGE = "f.csv, age: not a whole number from 0 to 130 in row 1. Give years, or leave it empty."
+AGE = "f.csv, age: not a whole number from 0 to 130 in row 1. Write years, or leave it empty."
 
-RAGGED = "f.csv: more or fewer values than the header has columns in row 2. Is a value with a comma in it quoted?"
+RAGGED = "f.csv: more or fewer values than the header has columns in row 2. Quote values that contain a comma."
 
 
 @pytest.mark.parametrize(
@@ -96,18 +96,18 @@ RAGGED = "f.csv: more or fewer values than the header has columns in row 2. Is a
         ([event(occurred_at="infinity")], f"f.csv, occurred_at: not a timestamp in row 1. {FORM}"),
         (
             [event(occurred_at="1769940000")],
-            "f.csv, occurred_at: a number, by its size seconds since 1970, in row 1. "
-            "Write times such as 2026-01-31T23:59:59Z, converted from seconds; numbers are not taken.",
+            "f.csv, occurred_at: a number that looks like seconds since 1970, in row 1. "
+            "Write times such as 2026-01-31T23:59:59Z, converted from seconds; numbers are not accepted.",
         ),
         ([event(loaded_at="2026-03-01T12:00:01Z")], f"f.csv, loaded_at: {FUTURE}"),
         (
             [event(occurred_at="2026-02-02T10:05:00Z"), event(occurred_at="2026-02-02T10:05:01Z", event_id="e2")],
             "f.csv, occurred_at: more than 1 day after loaded_at in row 2. "
-            "Are both in UTC, and was the device's clock right?",
+            "Check that both are in UTC and that the device's clock was correct.",
         ),
         (
             [event(fields_filled_ratio="50"), event(fields_filled_ratio="-0.1"), event(fields_filled_ratio="1")],
-            "f.csv, fields_filled_ratio: outside 0 to 1 in 2 rows (1, 2). 0 to 100 given? Divide by 100.",
+            "f.csv, fields_filled_ratio: outside 0 to 1 in 2 rows (1, 2). If it is a percentage, divide it by 100.",
         ),
         ([event(fields_filled_ratio="half")], f"f.csv, fields_filled_ratio: {FINITE}"),
         ([event(fields_filled_ratio="nan")], f"f.csv, fields_filled_ratio: {FINITE}"),
@@ -163,7 +163,7 @@ def test_one_error_tells_the_problems_of_all_files(warehouse: DuckDBWarehouse, t
         f"Nothing was loaded: 5 problems. {HEAD}\n"
         "e.csv, event_id: empty in row 2. Give every row a value.\n"
         f"e.csv, occurred_at: without time zone in row 2. {ZONE}\n"
-        "e.csv, fields_filled_ratio: outside 0 to 1 in row 2. 0 to 100 given? Divide by 100.\n"
+        "e.csv, fields_filled_ratio: outside 0 to 1 in row 2. If it is a percentage, divide it by 100.\n"
         "u.csv, user_id: empty in row 3. Give every row a value.\n"
         f"u.csv, user_id, updated_at: {OTHER} in row 2. A changed user needs a later updated_at."
     )
@@ -182,7 +182,7 @@ def test_a_long_list_of_problems_is_cut(warehouse: DuckDBWarehouse, tmp_path: Pa
         (tmp_path / f"{key}.csv").write_text(lines(",".join(names), ",".join(broken), ",".join(past)))
     told = refusal(warehouse, {key: tmp_path / f"{key}.csv" for key in RAW})
     assert len(told) == 19
-    assert told[-1] == "... and 8 more problems: mend these and load again to see the rest."
+    assert told[-1] == "... and 8 more problems: fix these and load again to see the rest."
 
 
 def test_no_message_quotes_a_value(warehouse: DuckDBWarehouse, tmp_path: Path) -> None:
@@ -216,8 +216,8 @@ def test_a_new_row_that_no_run_would_read_is_refused(warehouse: DuckDBWarehouse,
         load(warehouse, {"events": path}, now=NOW, watermark=watermark)
 
     assert str(refusal.value).splitlines()[1] == (
-        "events.csv, loaded_at: new, but before the watermark (2026-02-01 11:00 UTC), and no run would read it: in row 2. "
-        "Give the time at which the row is loaded now."
+        "events.csv, loaded_at: new, but before the watermark (2026-02-01 11:00 UTC), where no run would read it, in row 2. "
+        "Use the current time of loading."
     )
     path.write_text(lines(EVENTS, EVENT, event(event_id="e3", loaded_at="2026-02-01T11:00:00Z")))
     assert load(warehouse, {"events": path}, now=NOW, watermark=watermark)["events"].count_new == 1

@@ -36,18 +36,18 @@ def warehouse(tmp_path: Path) -> Iterator[DuckDBWarehouse]:
     opened.close()
 
 
-STAND_IN = "a stand-in for no id, such as NULL, in row 2. Leave out rows without an id, or give each its own."
+STAND_IN = "a placeholder for no id, such as NULL, in row 2. Leave out rows without an id, or give each row its own id."
 PADDED = "with blanks or invisible characters around it in row 2. Trim the column."
-HIDDEN = "with a control or invisible character inside in row 2. Export it as the text that people see."
-LONG = "longer than 1,000 characters in row 2. Is it the right column?"
+HIDDEN = "with a control or invisible character inside in row 2. Export only its visible characters."
+LONG = "longer than 1,000 characters in row 2. Check that it is the right column."
 NO_DIGITS = "a number with an exponent, without its last digits, in row 2. Export ids as text."
 EMPTY = "empty in row 2. Give every row a value."
-NO_TIME = "It stands for no time: give the time at which it happened."
-LEAVE_EMPTY = "It stands for no time: leave the value empty."
+NO_TIME = "It is a placeholder for a missing time: write the real time."
+LEAVE_EMPTY = "It is a placeholder for a missing time: leave the value empty."
 UNIT = "convert with the right unit."
 OLD = (
-    "before 2000-01-01 in row 1. A default for no time? Then correct it; if it is true, set WINBACK_EARLIEST_AT to an "
-    "earlier one."
+    "before 2000-01-01 in row 1. Correct it if it is a placeholder; if it is real, set WINBACK_EARLIEST_AT to an "
+    "earlier time."
 )
 
 IDS = {
@@ -106,22 +106,22 @@ def test_ids_that_only_look_odd_are_taken(warehouse: DuckDBWarehouse, tmp_path: 
         ("1970-01-01 00:29:30Z", "near 1970-01-01 in row 1. Seconds were read as microseconds, or milliseconds as "
             f"nanoseconds: {UNIT}"),
         ("1970-01-01T00:00:01.77Z", f"near 1970-01-01 in row 1. Seconds were read as nanoseconds: {UNIT}"),
-        ("1970-01-01T00:00:00Z", f"at 1970-01-01 00:00:00, the time 0, in row 1. {NO_TIME}"),
-        ("1970-01-01T01:00:00+01:00", f"at 1970-01-01 00:00:00, the time 0, in row 1. {NO_TIME}"),
+        ("1970-01-01T00:00:00Z", f"at 1970-01-01 00:00:00, the Unix time 0, in row 1. {NO_TIME}"),
+        ("1970-01-01T01:00:00+01:00", f"at 1970-01-01 00:00:00, the Unix time 0, in row 1. {NO_TIME}"),
         ("0027-01-31T10:00:00Z", "in a year of two digits in row 1. Write the year with its century: 2027, not 27."),
-        ("1899-12-30T00:00:00Z", f"at the first day of a spreadsheet's calendar in row 1. {NO_TIME}"),
-        ("0001-01-01T00:00:00Z", f"at an end of the calendar in row 1. {NO_TIME}"),
-        ("9999-12-31T23:59:59Z", f"at an end of the calendar in row 1. {NO_TIME}"),
+        ("1899-12-30T00:00:00Z", f"on the first day of a spreadsheet's calendar in row 1. {NO_TIME}"),
+        ("0001-01-01T00:00:00Z", f"on the first or last day of the calendar in row 1. {NO_TIME}"),
+        ("9999-12-31T23:59:59Z", f"on the first or last day of the calendar in row 1. {NO_TIME}"),
         ("2999-01-01T00:00:00Z", f"more than 50 years in the future in row 1. {NO_TIME}"),
         ("1999-12-31T23:59:59Z", OLD),
-        ("1770000000", "a number, by its size seconds since 1970, in row 1. "
-            "Write times such as 2026-01-31T23:59:59Z, converted from seconds; numbers are not taken."),
-        ("1770000000123", "a number, by its size milliseconds since 1970, in row 1. "
-            "Write times such as 2026-01-31T23:59:59Z, converted from milliseconds; numbers are not taken."),
-        ("1770000000123456", "a number, by its size microseconds since 1970, in row 1. "
-            "Write times such as 2026-01-31T23:59:59Z, converted from microseconds; numbers are not taken."),
-        ("1770000000.5", "a number, by its size seconds since 1970, in row 1. "
-            "Write times such as 2026-01-31T23:59:59Z, converted from seconds; numbers are not taken."),
+        ("1770000000", "a number that looks like seconds since 1970, in row 1. "
+            "Write times such as 2026-01-31T23:59:59Z, converted from seconds; numbers are not accepted."),
+        ("1770000000123", "a number that looks like milliseconds since 1970, in row 1. "
+            "Write times such as 2026-01-31T23:59:59Z, converted from milliseconds; numbers are not accepted."),
+        ("1770000000123456", "a number that looks like microseconds since 1970, in row 1. "
+            "Write times such as 2026-01-31T23:59:59Z, converted from microseconds; numbers are not accepted."),
+        ("1770000000.5", "a number that looks like seconds since 1970, in row 1. "
+            "Write times such as 2026-01-31T23:59:59Z, converted from seconds; numbers are not accepted."),
         ("46054", "not a timestamp in row 1. Write it as 2026-01-31T23:59:59Z."),
     ],
 )  # fmt: skip
@@ -143,7 +143,7 @@ def test_each_cause_is_counted_by_itself(warehouse: DuckDBWarehouse, tmp_path: P
     times = ["1970-01-21T14:00:00Z", "1970-01-01T00:00:00Z", "1970-01-21T15:00:00Z", "1995-01-01T00:00:00Z"]
     (tmp_path / "e.csv").write_text(lines(EVENTS, EVENT, *(event(occurred_at=text) for text in times)))
     assert refusal(warehouse, {"events": tmp_path / "e.csv"}) == [
-        f"e.csv, occurred_at: at 1970-01-01 00:00:00, the time 0, in row 3. {NO_TIME}",
+        f"e.csv, occurred_at: at 1970-01-01 00:00:00, the Unix time 0, in row 3. {NO_TIME}",
         f"e.csv, occurred_at: near 1970-01-01 in 2 rows (2, 4). Seconds were read as milliseconds: {UNIT}",
         f"e.csv, occurred_at: {OLD.replace('row 1', 'row 5')}",
     ]
@@ -156,9 +156,9 @@ def test_each_cause_is_counted_by_itself(warehouse: DuckDBWarehouse, tmp_path: P
             f"thousands of years ahead in row 1. Milliseconds were read as seconds: {UNIT}"),
         (pa.array([1_770_000_000], pa.timestamp("ms", "UTC")),
             f"near 1970-01-01 in row 1. Seconds were read as milliseconds: {UNIT}"),
-        (pa.array([1_770_000_000]), "stored as BIGINT. By its size it holds seconds since 1970. "
+        (pa.array([1_770_000_000]), "stored as BIGINT. The values look like seconds since 1970. "
             "Store the column as a timestamp with time zone (UTC)."),
-        (pa.array([1_770_000_000_123.0]), "stored as DOUBLE. By its size it holds milliseconds since 1970. "
+        (pa.array([1_770_000_000_123.0]), "stored as DOUBLE. The values look like milliseconds since 1970. "
             "Store the column as a timestamp with time zone (UTC)."),
         (pa.array([7]), "stored as BIGINT. Store the column as a timestamp with time zone (UTC)."),
     ],
