@@ -1,4 +1,4 @@
-"""Fixtures that more than one file uses."""
+"""Fixtures shared by several test files."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from tests.support.bigquery_environment import BigQueryWorld
 
 
-# Laws are tried on the same examples in every run, and a loaded machine is no counterexample.
+# Property tests use the same examples in every run, without deadline, because a loaded machine is not a counterexample.
 settings.register_profile("winback", derandomize=True, database=None, deadline=None)
 settings.load_profile("winback")
 
 
 def pytest_configure() -> None:
-    # dbt asks the whole stack, frame by frame, which module registers each of its flags. Under pytest's deep stack, with the
-    # thousands of modules that all tests together import, that took three seconds of every build.
+    # dbt searches the call stack, frame by frame, for the module that registers each of its flags. With pytest's deep stack and
+    # the thousands of imported modules, that took three seconds of every build.
     BehaviorFlagRendered._default_source = staticmethod(lambda: "tests")  # type: ignore[method-assign]
 
 
@@ -50,7 +50,7 @@ def parsed() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def six_hours(history: Path, parsed: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A warehouse and a CRM after a first run that found users to tell of."""
+    """A warehouse and a CRM after a first run that sent users."""
     folder = tmp_path_factory.mktemp("six-hours")
     with told_world(history, folder, parsed) as world:
         world.run(6)
@@ -59,7 +59,7 @@ def six_hours(history: Path, parsed: dict[str, Any], tmp_path_factory: pytest.Te
 
 @pytest.fixture
 def told(six_hours: Path, tmp_path: Path, parsed: dict[str, Any]) -> Iterator[World]:
-    """A copy of it for one test."""
+    """A copy of the world after six hours, for one test."""
     with told_world(six_hours, tmp_path, parsed) as world:
         yield world
 
@@ -73,7 +73,7 @@ def world(history: Path, tmp_path: Path, parsed: dict[str, Any]) -> Iterator[Wor
 
 @pytest.fixture(scope="session")
 def running_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    from tests.support.bigquery_emulator.process import Emulator  # noqa: PLC0415 - two seconds that only tests of BigQuery pay
+    from tests.support.bigquery_emulator.process import Emulator  # noqa: PLC0415 - takes two seconds; only for tests of BigQuery
 
     with Emulator(tmp_path_factory.mktemp("emulator")) as emulator:
         yield emulator
@@ -81,7 +81,7 @@ def running_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emula
 
 @pytest.fixture
 def emulator(running_emulator: Emulator) -> Iterator[Emulator]:
-    """One process for all tests: each works in datasets of its own, and leaves no fault behind."""
+    """One process for all tests. Each test uses its own datasets and leaves no fault behind."""
     running_emulator.forget()
     yield running_emulator
     running_emulator.forget()
@@ -89,7 +89,7 @@ def emulator(running_emulator: Emulator) -> Iterator[Emulator]:
 
 @pytest.fixture
 def prefix(request: pytest.FixtureRequest) -> str:
-    """A name for a test's own datasets."""
+    """A prefix for a test's own datasets."""
     return f"t{abs(hash(request.node.nodeid)):x}"
 
 
@@ -97,7 +97,7 @@ def prefix(request: pytest.FixtureRequest) -> str:
 def twin_worlds(
     running_emulator: Emulator, parsed: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[World, BigQueryWorld]]:
-    """The same history in DuckDB and in BigQuery; a test goes on from where the one before it ended, in both."""
+    """The same history in DuckDB and in BigQuery. In both, each test continues where the previous one ended."""
     from tests.support.bigquery_environment import twins  # noqa: PLC0415
 
     app = small_app(3, count_users=1_500)

@@ -1,4 +1,4 @@
-"""What is said of a CRM that cannot be reached: which host and port, what happened, and what to do. Real sockets."""
+"""Errors for an unreachable CRM: host and port, what happened, and what to do. Uses real sockets."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def said(url: str, **more: Any) -> str:
 
 @pytest.fixture
 def free() -> int:
-    """A port of this machine on which nothing listens."""
+    """A port of this machine without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
@@ -150,15 +150,15 @@ def test_what_tests_cannot_bring_about_is_told_as_well(error: Exception, what: s
     assert (str(fault), fault.is_lasting) == (what, False)
 
 
-# To connect
+# Connecting
 
 
 @pytest.fixture
 def silent_addresses(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, int], None]]:
-    """Give every name so many addresses that drop what comes, and then one with a server."""
+    """Give every name this many addresses that drop packets, and then one with a server."""
     with ExitStack() as stack:
         full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        for _ in range(3):  # more than its queue holds: from then on the system answers nobody
+        for _ in range(3):  # more than its queue holds, so that the system ignores further connections
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(full.getsockname())
@@ -184,7 +184,7 @@ def test_connecting_takes_no_longer_with_more_addresses(
     assert str(left.value) == (
         f"The CRM did not take the request within 1e-09 s: crm.test:80 did not answer in time (connecting timed out). {LOOK}"
     )
-    # A look after each of five parts of the time, and seven around it.
+    # One check after each of five parts of the time, and seven around it.
     assert clock.now <= 5 * 2 + 7
 
 

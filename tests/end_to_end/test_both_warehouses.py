@@ -1,4 +1,4 @@
-"""Does a run over BigQuery decide, send and learn what a run over DuckDB does?"""
+"""Both warehouses: a run on BigQuery decides, sends and records the same as a run on DuckDB."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.dbt.partition_bounds import violations
 from tests.support.environment import World, at, settings_in, small_app
 from warehouse.tables import VOUCHER_REDEMPTIONS
 
-# What must be equal to the last bit. A run's id is made of chance; nothing else may differ.
+# Tables that must be equal to the last bit, except for the random run ids.
 TABLES = {
     "ops.decisions": "true",
     "ops.runs": "true",
@@ -42,7 +42,7 @@ TABLES = {
 }
 
 
-# A second app is left to FAULTS=all, which is `make faults-test`: a minute and a half of what one shows as well.
+# A second app runs only with FAULTS=all (`make faults-test`): it takes 90 s and covers little more than the first.
 SEEDS = [3, 4] if IS_ALL else [3]
 
 
@@ -50,7 +50,7 @@ SEEDS = [3, 4] if IS_ALL else [3]
 def worlds(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[World, BigQueryWorld]]:
-    """Fresh ones: the tests below count on what happens in the first hours after history."""
+    """Fresh worlds, because the tests below depend on the first hours after history."""
     emulator, parsed = (request.getfixturevalue(name) for name in ("running_emulator", "parsed"))
     app = small_app(request.param, count_users=1_500)
     with twins(emulator, f"both{request.param}", app, tmp_path_factory.mktemp("twins"), parsed) as made:
@@ -58,7 +58,7 @@ def worlds(
 
 
 def refuse(world: World, users: list[str]) -> None:
-    """Let the CRM reject these users."""
+    """Make the CRM reject these users."""
     requests.delete(f"{world.crm.url}/_control/faults", timeout=5).raise_for_status()
     if users:
         fault = {"kind": "row_error", "external_ids": users}
@@ -76,15 +76,15 @@ def test_both_train_on_the_same_examples(worlds: tuple[World, BigQueryWorld]) ->
 
     assert len(rows[0]) == told[0].count_examples > 500
     assert rows[0] == rows[1]
-    # A version ends in a hash of the model's bytes.
+    # A version ends with a hash of the model's bytes.
     assert versions[0] == versions[1]
 
 
 def test_both_decide_and_send_the_same_hour_by_hour(
     worlds: tuple[World, BigQueryWorld], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Late events, a consent withdrawn, a voucher used, a dead letter, an hour twice, one missed, and a challenger's shadow."""
-    # Tests of the data are half of an hour's statements and change nothing; the hour below runs them.
+    """Late events, withdrawn consent, a used voucher, a dead letter, a repeated and a missed hour, and shadow scores."""
+    # Data tests are half of an hour's statements and change nothing; the hour below runs them.
     monkeypatch.setenv("DBT_EXCLUDE_RESOURCE_TYPES", "test")
 
     def both(hours: float) -> list[Any]:
@@ -184,7 +184,7 @@ def test_both_do_the_same_over_real_loan_applications(
     files.mkdir()
     for name, file in (("events", "app_events.parquet"), ("users", "users.parquet")):
         rows = pq.read_table(DATA / file)
-        # One applicant in four, by the last digit or two of the id.
+        # One applicant in four, by the last one or two digits of the id.
         pq.write_table(
             rows.filter(pc.match_substring_regex(rows.column("user_id"), "[048]$|[26][26]$")), files / f"{name}.parquet"
         )

@@ -1,4 +1,4 @@
-"""Whom does a run decide about, once and within what limits, and does the CRM come to hold it?"""
+"""Hourly run: it decides about the right users once and within the limits, and the CRM then holds the result."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_whoever_is_at_high_risk_or_gets_a_voucher_has_reasons(world: World) -> 
     assert len(explained) > 20
     assert all(d["churn_reasons"] for d in explained)
     assert all(len(d["churn_reasons"].split("; ")) <= 3 for d in explained)
-    # What must not leave the warehouse does not leave it in words either.
+    # Data that must not leave the warehouse is not in the output either.
     assert not [
         d for d in explained for word in ("income", "age ", "married", "contractor") if word in d["churn_reasons"]
     ]
@@ -133,7 +133,7 @@ def test_a_late_event_makes_a_new_exit_and_leaves_the_old_decision(world: World)
     new = [d for d in after if d["user_id"] == scored["user_id"] and d["exited_at"] == moved]
     assert len(new) == 1
     assert new[0]["disposition"] == "scored"
-    # Whoever was granted a voucher an hour ago gets no second one.
+    # A user who got a voucher an hour ago does not get a second one.
     if scored["is_eligible"]:
         assert new[0]["eligibility_reason"] == "cool_down"
 

@@ -1,4 +1,4 @@
-"""Does the whole job hold over real events, with nothing but another configuration?"""
+"""Loan applications: the whole job runs over real events with only another configuration."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DATA = Path(__file__).parents[3] / "shared" / "data" / "loan_applications"
 EXAMPLE = Path(__file__).parents[2] / "examples" / "loan_applications"
 HISTORY_UNTIL = datetime(2011, 12, 15, tzinfo=UTC)
 ENDS_AT = datetime(2012, 1, 14, tzinfo=UTC)
-# Eight hours one by one; windows of twelve hours while the label of an exit can still become known; then of two days.
+# Eight hours one by one, then windows of twelve hours while the label of an exit may still be unknown, then of two days.
 HOURS = [*range(1, 9), *range(12, 16 * 24 + 1, 12), *range(18 * 24, 30 * 24 + 1, 48)]
 
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the loan applications are not part of the project")
@@ -50,7 +50,7 @@ def test_the_job_holds_over_real_loan_applications(tmp_path: Path, monkeypatch: 
         train(context)
         relation = context.warehouse.relation
         for hours in HOURS:
-            if hours == 24:  # from here on without the data tests, which are half of a build
+            if hours == 24:  # from here without data tests, which are half of a build
                 monkeypatch.setenv("DBT_EXCLUDE_RESOURCE_TYPES", "test")
             result = hourly(context, HISTORY_UNTIL + timedelta(hours=hours))
 
@@ -81,7 +81,7 @@ def test_the_job_holds_over_real_loan_applications(tmp_path: Path, monkeypatch: 
         assert auc >= 0.80
         assert known.num_rows > 2_000
 
-        # Exactly once: as many decisions as exits, and none twice. What was decided before a late event moved the exit stays.
+        # Exactly once: as many decisions as exits, none twice. A decision stays even if a late event moves the exit.
         counts = context.warehouse.query(
             f"""
             with exits as (

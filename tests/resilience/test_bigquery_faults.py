@@ -1,4 +1,4 @@
-"""When BigQuery fails amid a run, is nothing half visible, and does the next run end where an undisturbed one ends?"""
+"""BigQuery faults during a run: nothing is half visible, and the next run ends like an undisturbed one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.bigquery_emulator.process import Emulator
 from tests.support.bigquery_environment import IS_ALL, BigQueryWorld, differences
 from tests.support.environment import HISTORY_UNTIL, World
 
-# What must be equal however often a run broke off; what it tells of itself may differ.
+# Rows that must be equal after any number of failed runs; the runs' own reports may differ.
 TABLES = {
     "ops.runs": "true",
     "marts.crm_profiles": "true",
@@ -25,7 +25,7 @@ TABLES = {
     "staging.stg_ops__decisions": "decided_at >= timestamp '1970-01-01 00:00:00'",
 }
 WINDOW = timedelta(hours=6)
-# What a run sends to BigQuery at its places: statements of dbt and our own, and load jobs.
+# Requests of a run to BigQuery, by place: dbt's and our own statements, and load jobs.
 PLACES = {
     "features": ('"model.winback.int_sessions"', "merge into"),
     "scoring": ("fct_scoring_candidates", "where skip_reason is null"),
@@ -55,7 +55,7 @@ MISSING = {"status": 404, "reason": "notFound", "message": "Not found: Dataset s
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens at a place: BigQuery dies before or after it, or refuses. And what a person is told."""
+    """A fault at a place: BigQuery dies before or after it, or refuses. With the expected error and message."""
 
     place: str
     happens: str | dict[str, Any]
@@ -100,7 +100,7 @@ Seen = dict[str, Any]
 
 
 def seen(world: World) -> Seen:
-    """What the rest of the world takes for true."""
+    """The state visible to others."""
     return {
         "epochs": sorted(row["epoch"] for row in world.query("select epoch from ops.runs")),
         "decisions": world.query(
@@ -111,7 +111,7 @@ def seen(world: World) -> Seen:
 
 
 def assert_nothing_half_visible(before: Seen, after: Seen) -> None:
-    """A run counts whole or not at all, and the CRM promises no voucher that was not decided."""
+    """Check that a run counts completely or not at all, and that the CRM has no voucher without a decision."""
     is_committed = after["epochs"] != before["epochs"]
     new = [row for row in after["decisions"] if row not in before["decisions"]]
     assert [row for row in before["decisions"] if row not in after["decisions"]] == []
@@ -131,14 +131,14 @@ def hours_of_the_next_window(world: World) -> float:
 def twins_in_peace(
     twin_worlds: tuple[World, BigQueryWorld], emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[World, BigQueryWorld]]:
-    # Half of an hour's statements are tests of the data, and no place of their own.
+    # Data tests are half of an hour's statements, and are not separate places.
     monkeypatch.setenv("DBT_EXCLUDE_RESOURCE_TYPES", "test")
     yield twin_worlds
     emulator.forget()
     emulator.restart()
 
 
-# In the order of a run: what a run got done, the next does not do again.
+# In the order of a run: the next run does not repeat finished work.
 GROUPS = {
     "before the commit": [
         dies("features"), quota("features"), dies("scoring"), costly("scoring"), dies("decisions"), denied("decisions"),
@@ -148,7 +148,7 @@ GROUPS = {
         dies("audience"), denied("audience"), dies("log"), quota("log"), dies("report"), missing("report"),
     ],
 }  # fmt: skip
-# Left to FAULTS=all, which is `make faults-test`: without them each load has one fault; test_crash.py kills a run at its builds.
+# Only with FAULTS=all (`make faults-test`). Without these, each load has one fault, and test_crash.py kills a run at its builds.
 LONG = [
     dies("features"), quota("features"), dies("scoring"), costly("scoring"), denied("decisions"), missing("commit"),
     dies("audience"), quota("log"), dies("report"),

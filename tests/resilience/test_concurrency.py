@@ -1,4 +1,4 @@
-"""When two runs are at it at once, or one is told to leave, is nothing lost, nothing doubled, and nothing left stale?"""
+"""Concurrency: two runs at once, or a run that a signal stops, lose nothing, repeat nothing and leave nothing stale."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LEAVES_WITHIN_SECONDS = 8.0
 
 
 def pauses(*arguments: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """What tests/support/crash/pause_matrix.py found, by place and mode."""
+    """The results of tests/support/crash/pause_matrix.py by place and mode."""
     command = [sys.executable, "-m", "tests.support.crash.pause_matrix", "--json", *arguments]
     run = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
     assert run.stdout, run.stderr
@@ -45,7 +45,7 @@ def test_whoever_is_overtaken_amid_a_run_stops_and_the_next_run_makes_all_right(
     assert all(checked for case in cases.values() for checked, _ in case["laws"].values())
 
 
-# 184 s of processor. Every run tries what BigQuery fails at (test_bigquery_faults) and leases on a shared file (test_lease).
+# Takes 184 s of processor time. Every test run covers BigQuery's faults (test_bigquery_faults) and leases (test_lease).
 @pytest.mark.skipif(os.environ.get("FAULTS") != "all", reason="takes minutes: make faults-test")
 def test_on_bigquery_a_process_that_slept_between_reply_and_log_stops_and_the_next_run_makes_all_right() -> None:
     place = "after request POST /users/track"
@@ -58,7 +58,7 @@ def test_on_bigquery_a_process_that_slept_between_reply_and_log_stops_and_the_ne
 
 
 def environment(world: World) -> dict[str, str]:
-    """What `winback hourly` needs, with batches so small that one hour has several."""
+    """The environment of `winback hourly`, with batches small enough for several per hour."""
     config = world.folder / "config"
     config.mkdir()
     for file in CONFIG.iterdir():
@@ -81,7 +81,7 @@ HOURLY = [sys.executable, "-m", "jobs", "hourly", "--until", "2026-05-20T20:00"]
 
 
 def wait_for(happened: Any, process: subprocess.Popen[str]) -> None:
-    """Wait until something has happened, as long as the process lives."""
+    """Wait until the condition holds, while the process lives."""
     while not happened():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
@@ -91,10 +91,10 @@ def test_a_run_told_to_leave_amid_the_sync_logs_what_was_acknowledged_and_the_ne
     world: World,
 ) -> None:
     variables = environment(world)
-    # The first three batches go well; no reply comes to any other.
+    # The first three batches succeed; all others get no reply.
     world.crm.desk.faults.waiting.append(Fault("hang", times=10_000, after=3))
     run = subprocess.Popen(HOURLY, cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    # Both workers wait for a reply that does not come: all others are in.
+    # Both workers wait for a missing reply; all other replies have arrived.
     wait_for(lambda: world.crm.desk.faults.waiting[0].times == 9_998, run)
 
     run.send_signal(signal.SIGTERM)
@@ -116,7 +116,7 @@ def test_a_run_told_to_leave_amid_the_sync_logs_what_was_acknowledged_and_the_ne
     assert logged == sorted(world.crm.store.profiles())
     assert len(logged) > 15
     writes = world.crm.store.database.rows("select external_id from writes")
-    assert sorted(user for (user,) in writes) == logged, "nobody was sent anything twice"
+    assert sorted(user for (user,) in writes) == logged, "a user was sent twice"
     assert json.loads(again.stdout)["sync"]["deferred"] == {}
 
 
@@ -147,7 +147,7 @@ HOLDS = (
 
 @contextmanager
 def held(file: Path, arguments: list[str]) -> Iterator[int]:
-    """A process that runs these arguments of Python and holds the file; yields its number."""
+    """A Python process with these arguments that holds the file; yields its process id."""
     command = [sys.executable, *arguments, str(file)]
     holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
@@ -177,8 +177,8 @@ def test_a_second_run_leaves_with_1_while_a_shell_holds_the_file_and_says_so(wor
 HOLDERS: dict[str, tuple[list[str], str, bool]] = {
     "a run with a time": (["hourly", "--until", "2026-05-20T20:00"], "winback hourly", True),
     "a dry run does no work": (["hourly", "--dry-run"], "winback hourly --dry-run", False),
-    "the night": (["nightly"], "winback nightly", False),
-    "an erasure, whose user is not told": (["erase", "ada@example.com", "--yes"], "winback erase", False),
+    "the nightly job": (["nightly"], "winback nightly", False),
+    "an erasure, without its user": (["erase", "ada@example.com", "--yes"], "winback erase", False),
     "no command of ours": (["/data/hourly"], "winback", False),
 }
 

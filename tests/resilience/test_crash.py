@@ -1,4 +1,4 @@
-"""Killed at any effect, does the next run end where an undisturbed one ends, with every law kept on the way?"""
+"""Crashes: after a kill at any effect, the next run ends like an undisturbed one, and every invariant holds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# What leaves the process in an hour; each effect is a place to die before it and after it.
+# External effects of an hourly run; the process is killed before and after each.
 EFFECTS = (
     "build features", "append ops.decisions", "append_once ops.runs", "build audience", "request POST /users/track",
     "append ops.deliveries", "build acknowledged", "append ops.reports",
@@ -25,7 +25,7 @@ def test_a_run_killed_at_any_kind_of_effect_is_finished_by_the_next() -> None:
     assert found["kinds"] == {f"{when} {effect}": [1, 1] for effect in EFFECTS for when in ("before", "after")}
     assert {law: counts[1] for law, counts in found["laws"].items()} == dict.fromkeys(found["laws"], 0)
     assert all(checked for checked, _ in found["laws"].values())
-    # The hour is not an empty one.
+    # The hour must not be empty.
     assert all(found["hour"].values()), found["hour"]
     assert found["hour"]["requests"] > 4
     assert run.returncode == 0

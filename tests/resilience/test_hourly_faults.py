@@ -1,4 +1,4 @@
-"""What does a run leave to the next one when the CRM fails, refuses users, or the run is told to stop?"""
+"""Faults of an hourly run: the state left for the next run when the CRM fails, refuses users, or the run is stopped."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_the_circuit_opens_when_most_users_are_rejected(world: World) -> None:
 
     assert isinstance(result.stopped, CircuitOpenError)
     assert result.stopped.exit_code == 3
-    assert result.sync.rejected == 75  # one batch, and no second
+    assert result.sync.rejected == 75  # one batch, not a second one
     assert result.sync.is_complete
     assert list(result.sync.deferred) == ["circuit_open"]
 

@@ -1,4 +1,4 @@
-"""What stops a run before it decides or sends anything, and what does a dry run leave undone?"""
+"""Stops of an hourly run before it decides or sends anything, and the effects that a dry run leaves out."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_an_audience_that_collapsed_is_sent_only_after_a_person_has_accepted_it(
     assert isinstance(stopped.stopped, CircuitOpenError)
     assert "winback hourly --accept-audience" in str(stopped.stopped)
     assert world.crm.store.profiles() == held
-    assert isinstance(world.run(26).stopped, CircuitOpenError)  # of a stopped run nothing was learned
+    assert isinstance(world.run(26).stopped, CircuitOpenError)  # a stopped run does not update the audience
 
     with world.context(now=lambda: at(27) + timedelta(seconds=9)) as context:
         accepted = hourly(context, at(27), accept_audience=True)

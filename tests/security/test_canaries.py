@@ -1,4 +1,4 @@
-"""Does anything of a user, or the key, come out at any end, whatever the CRM says, and go to nobody else?"""
+"""Personal data and the key never appear in any output and are never sent to another host, whatever the CRM returns."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ JOB = "7505fEXAMPLE00012A"
 HOURS = 24
 
 
-# What each CRM says of a row, and of a batch
+# Each CRM's replies for a row and for a batch
 
 
 def klaviyo(status: str = "complete", failed: int = 1) -> Canned:
@@ -115,7 +115,7 @@ OF_ALL = {
     "too many": (Canned(429, {"message": QUOTED_PII}, {"Retry-After": "9999"}),),
     "too many, says a page": (Canned(429, PAGE, {"Retry-After": QUOTED_PII.replace('"', "")}),),
     "a gateway's page": (Canned(502, PAGE),),
-    "a page that is no error": (Canned(200, PAGE),),
+    "a page that is not an error": (Canned(200, PAGE),),
     "a redirect": (Canned(302, PAGE, {"Location": f"http://127.0.0.1:9/{USER}?key={KEY}&of={EMAIL}"}),),
     "cut off": (Canned(200, PAGE, {"Content-Length": "100000"}),),
     "unknown": (Canned(418, PAGE),),
@@ -134,7 +134,7 @@ def destination(name: str, url: str) -> Destination:
 
 @pytest.fixture(autouse=True)
 def _without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    # What was cut off is waited for in real time.
+    # The rest of a reply that was cut off is waited for in real time.
     monkeypatch.setattr("crm_sync.destinations.http.transport.TIMEOUT_SECONDS", (5.0, 0.3))
 
 
@@ -265,12 +265,12 @@ def test_an_unexpected_error_says_where_and_not_what(
     assert (bool(canaries_in({"": streams.out + streams.err})), "Traceback" in streams.err) == (is_shown, is_shown)
 
 
-# The command line, as a process of its own
+# The command line in a separate process
 
 
 @pytest.fixture(scope="module")
 def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small world in which the canary has just left unfinished. Tests go on from where the one before it ended."""
+    """A small world in which the canary has just left unfinished. Each test continues where the previous one ended."""
     folder = tmp_path_factory.mktemp("canaries")
     settings = settings_in(folder)
     load_app(small_app(count_users=1_500), folder / "app", settings)
@@ -278,7 +278,7 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
         backfill(context, HISTORY_UNTIL)
         train(context)
         execute = context.warehouse.connection.execute  # type: ignore[attr-defined]
-        # Somebody who comes, leaves unfinished and may be written to is the canary now.
+        # The canary replaces a user with consent who comes and leaves unfinished.
         sql = """
             select user_id from raw.app_events
             where user_id in (select user_id from raw.users where marketing_consent)
@@ -297,7 +297,7 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def winback(folder: Path, script: Script, *arguments: str, **changes: str) -> dict[str, str]:
-    """Run a command; returns what it wrote and every file it left, by name."""
+    """Run a command. Returns its output and every file it left, by name."""
     environment = {
         "PATH": "",
         "WINBACK_WAREHOUSE": f"duckdb:///{folder / 'winback.duckdb'}",
@@ -320,7 +320,7 @@ def test_the_command_line_tells_of_nobody(history: Path) -> None:
         redirect = Canned(302, PAGE, {"Location": f"{elsewhere.url}/{USER}?{KEY}"})
         with scripted_server(redirect) as script:
             redirected = winback(history, script, "hourly", "--until", at(HOURS).isoformat(), "--json")
-        # Some are refused one by one; had the CRM taken nobody, the fault would not be theirs.
+        # Some users are refused one by one. If the CRM accepted no user, the requests would be at fault.
         refusal, taken = Canned(400, {"message": QUOTED_PII}), Canned(201, {"message": "success"})
         with scripted_server(*[refusal] * 12, taken) as script:
             refused = winback(history, script, "hourly", "--until", at(HOURS).isoformat())
@@ -340,4 +340,4 @@ def test_the_search_finds_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "a.log").write_text(EMAIL.upper().replace("+", "%2B").replace("@", "%40"))
     (tmp_path / "winback.duckdb").write_text(KEY)
     assert {each.partition(" in ")[0] for each in canaries_in(files_of(tmp_path))} >= {USER, EMAIL, NAME}
-    assert canaries_in({"": "nothing of anybody"}) == []
+    assert canaries_in({"": "no personal data"}) == []

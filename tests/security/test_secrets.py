@@ -1,4 +1,4 @@
-"""Does the key go only where it should, and does nothing that was said of a user or of the key come out?"""
+"""Secrets: the key goes only to its host, and no output contains it or text about a user."""
 
 import logging
 import traceback
@@ -58,7 +58,7 @@ def test_neither_the_key_nor_an_id_nor_the_address_is_said(
             told = repr(destination.send([Change(CANARY, {"score": 0.5})], FakeRunContext()))
         except WinbackError as error:
             told = "".join(traceback.format_exception(error))
-            # Host and port are for the person who looks for a broken connection, and for nobody else.
+            # Host and port appear only in errors of broken connections, for the person who investigates.
             is_broken = isinstance(error, UnavailableError) and error.finding is not None
             parts = (script.url,) if is_broken else (script.url, script.url.rpartition(":")[2])
             addresses = [address for address in parts if address in str(error)]
@@ -87,7 +87,7 @@ def test_proxies_and_credentials_of_the_environment_are_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     netrc = tmp_path / "netrc"
-    netrc.write_text("machine 127.0.0.1 login somebody password else\n")
+    netrc.write_text("machine 127.0.0.1 login someone password else\n")
     monkeypatch.setenv("NETRC", str(netrc))
     with scripted_server(Canned(201, SUCCESS)) as proxy, scripted_server(Canned(201, SUCCESS)) as script:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):

@@ -1,4 +1,4 @@
-"""Does the lease keep a second run out, and does a run that did not end well have the next one build what it left?"""
+"""Lease: it keeps a second run out, and the next run rebuilds what an unclean run left."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HOUR = timedelta(hours=1)
 
 
 def minutes(count: float) -> datetime:
-    """So many minutes after ten."""
+    """The time this many minutes after ten o'clock."""
     return TEN + timedelta(minutes=count)
 
 
@@ -131,7 +131,7 @@ def test_who_is_kept_out_knows_whether_an_hourly_run_does_the_work(
 
 
 class Contended(DuckDBWarehouse):
-    """Others are always a little faster: each append of a lease finds its number just taken."""
+    """A warehouse in which another run is always faster: each append of a lease finds its number taken."""
 
     def append_once(self, table: Table, row: dict[str, Any]) -> bool:
         super().append_once(table, row | {"run_id": f"rival-{row['lease']}"})
@@ -153,7 +153,7 @@ def test_who_always_loses_gives_up(tmp_path: Path) -> None:
 
 
 class ReplyLost(DuckDBWarehouse):
-    """Rows are in, but whoever appended one hears that one of its key is there already: as BigQuery tells of a lost reply."""
+    """A warehouse that stores rows but reports that their key exists already, as BigQuery does after a lost reply."""
 
     def append_once(self, table: Table, row: dict[str, Any]) -> bool:
         super().append_once(table, row)
@@ -170,21 +170,21 @@ def test_a_row_whose_reply_was_lost_is_still_ours(tmp_path: Path) -> None:
         assert leases.release(warehouse, renewed, minutes(6))
 
 
-# What earlier runs left
+# Unfinished work of earlier runs
 
-# Each run: its name, when it took the lease and where its window begins, in minutes after ten, and when it gave it back.
+# Each run: name, and in minutes after ten o'clock: lease taken, window start, lease released.
 Run = tuple[str, float, float, float | None]
 LEFT: dict[str, tuple[list[Run], float | None]] = {
-    "nobody was here": ([], None),
-    "all ended well": ([("a", 0, -60, 5), ("b", 60, 0, 65)], None),
+    "no earlier run": ([], None),
+    "all ended cleanly": ([("a", 0, -60, 5), ("b", 60, 0, 65)], None),
     "the last one did not": ([("a", 0, -60, 5), ("b", 60, 0, None)], 0),
-    "none ever did": ([("a", 0, -60, None), ("b", 60, -60, None), ("c", 120, 0, None)], -60),
-    "a killed one, and a good one that may have met it": ([("a", 0, -60, None), ("b", 30, -60, 35)], -60),
-    "at the edge of how long a run lives": ([("a", 0, -60, None), ("b", 60, -60, 65)], -60),
-    "a killed one that was dead when the good one began": ([("a", 0, -60, None), ("b", 61, -60, 65)], None),
-    "a good one counts from its beginning, not its end": ([("a", 0, -60, None), ("b", 40, -60, 95)], -60),
-    "an older good one says nothing": ([("a", 0, -60, 5), ("b", 10, -60, None), ("c", 30, -60, None)], -60),
-    "one that began before the good one and went on": ([("a", 0, -120, None), ("b", 20, -60, 25)], -120),
+    "none ended cleanly": ([("a", 0, -60, None), ("b", 60, -60, None), ("c", 120, 0, None)], -60),
+    "a killed run, and a clean one that may have overlapped": ([("a", 0, -60, None), ("b", 30, -60, 35)], -60),
+    "at exactly the maximum run time": ([("a", 0, -60, None), ("b", 60, -60, 65)], -60),
+    "a killed run that was over when the clean one began": ([("a", 0, -60, None), ("b", 61, -60, 65)], None),
+    "a clean run counts from its start, not its end": ([("a", 0, -60, None), ("b", 40, -60, 95)], -60),
+    "an older clean run proves nothing": ([("a", 0, -60, 5), ("b", 10, -60, None), ("c", 30, -60, None)], -60),
+    "a run that began before the clean one and continued": ([("a", 0, -120, None), ("b", 20, -60, 25)], -120),
     "days have passed": ([("a", 0, -60, None)], -60),
 }  # fmt: skip
 
@@ -205,7 +205,7 @@ def test_the_next_run_builds_from_where_the_earliest_unfinished_one_began(
     assert found == (None if expected is None else minutes(expected))
 
 
-# The same, where clocks were 400 days ahead: name, when taken and whether by such a clock, its window, when given back.
+# The same with clocks 400 days ahead: name, lease taken, whether with such a clock, window start, lease released.
 WRONG: dict[str, tuple[list[tuple[str, float, bool, float, float | None]], float | None]] = {
     "a killed one after a good one that was ahead": ([("a", 0, True, -60, 5), ("b", 60, False, 0, None)], 0),
     "a killed one that was ahead": ([("a", 0, False, -60, 5), ("b", 60, True, 0, None)], 0),
@@ -248,7 +248,7 @@ def test_a_run_that_renewed_began_when_it_took_the_lease(warehouse: DuckDBWareho
     assert leases.unfinished_from(warehouse, mine, longest=HOUR) is None
 
 
-# A run under lease: a DuckDB file that would let several processes in, as BigQuery does
+# Runs with a lease, on a DuckDB file that admits several processes, as BigQuery does
 
 
 @pytest.fixture
@@ -263,7 +263,7 @@ def run(world: World, hours: float, **parts: Any) -> Result:
 
 
 def rows_of_leases(world: World) -> list[tuple[int, bool]]:
-    """Whose run it was, as the how-manieth to come, and whether it was given back."""
+    """For each lease: the index of its run by order of appearance, and whether it was released."""
     rows = world.query("select run_id, is_released from ops.leases order by lease")
     order = list(dict.fromkeys(row["run_id"] for row in rows))
     return [(order.index(row["run_id"]), row["is_released"]) for row in rows]
@@ -271,7 +271,7 @@ def rows_of_leases(world: World) -> list[tuple[int, bool]]:
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[Window]:
-    """The windows of the transforms that are made."""
+    """The windows of all transforms."""
     windows: list[Window] = []
     initialise = Transform.__init__
 
@@ -304,10 +304,10 @@ def test_after_a_run_that_failed_nobody_waits_and_the_next_builds_from_its_windo
         with pytest.raises(RetryableError):
             run(shared, 2)
 
-    run(shared, 2)  # nothing new to build, only the audience
+    run(shared, 2)  # nothing new to build except the audience
     run(shared, 3)
 
-    # The second failed after its commit, and the third had no window in which to build what that had left.
+    # The second run failed after its commit, and the third had no window in which to rebuild that work.
     assert [(window.from_at, window.until_at) for window in built] == [
         (at(0), at(1)), (at(1), at(2)), (at(1), at(2)), (at(1), at(3)),
     ]  # fmt: skip
@@ -327,7 +327,7 @@ def test_a_dry_run_does_not_make_good_what_another_left(shared: World, built: li
     with closing(DuckDBWarehouse(shared.folder / "winback.duckdb")) as warehouse:
         warehouse.prepare()
         leases.take(warehouse, "killed", at(0), at(0.5), QUARTER)
-    run(shared, 1)  # may have met the killed one
+    run(shared, 1)  # may have overlapped with the killed run
     with shared.context(now=lambda: at(2)) as context:
         hourly(context, at(2), dry_run=True)
     run(shared, 3)
@@ -350,7 +350,7 @@ def test_what_a_stale_run_overwrote_is_built_again_by_the_next(
     shutil.copy(shared.folder / "crm.sqlite", untouched)
     shutil.copytree(shared.folder / "models", untouched / "models")
     with closing(DuckDBWarehouse(shared.folder / "winback.duckdb")) as warehouse:
-        for table in tables:  # the stale run wakes up and writes what it had seen
+        for table in tables:  # the stale run wakes up and writes its old state
             warehouse.connection.execute(f"delete from {table}")
             warehouse.connection.execute(f"insert into {table} select * from raw.old_{table.split('.')[1]}")
 
@@ -369,7 +369,7 @@ def test_a_run_overtaken_amid_the_sync_stops_and_logs_what_the_crm_took(shared: 
     send = destination.send
 
     def overtaken(*args: Any) -> Any:
-        """The CRM takes two batches, and then, before either is logged, it is half an hour later."""
+        """The CRM accepts two batches. Before either is logged, half an hour passes."""
         answer = send(*args)
         if both_sent.wait() == 0:
             with closing(DuckDBWarehouse(shared.folder / "winback.duckdb")) as warehouse:

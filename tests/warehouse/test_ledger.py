@@ -1,4 +1,4 @@
-"""Who wins when two runs want the same epoch, and what becomes of the other?"""
+"""Ledger: of two runs that commit the same epoch one wins, and the other discards its rows."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def test_the_second_to_commit_an_epoch_adopts_the_first(world: World) -> None:
 
 
 def test_the_loser_of_two_runs_at_once_leaves_no_decision_and_sends_the_winner_s(world: World) -> None:
-    """The winner commits between the loser's scoring and the loser's commit, having decided otherwise."""
+    """The winner commits between the loser's scoring and commit, with other decisions."""
 
     class Overtaken:
-        """A warehouse in which somebody else is always a moment faster."""
+        """A warehouse in which another run is always a moment faster."""
 
         def __init__(self, warehouse: DuckDBWarehouse) -> None:
             self.warehouse = warehouse

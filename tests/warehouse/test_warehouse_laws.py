@@ -1,4 +1,4 @@
-"""What does a warehouse promise, whichever it is?"""
+"""Guarantees of a warehouse, tested on DuckDB and BigQuery."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from warehouse.tables import ALL, AUDITS, DECISIONS, REPORTS, RUNS, TIMESTAMP, T
 
 @pytest.fixture(params=["duckdb", "bigquery"])
 def warehouse(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Warehouse]:
-    """Every law that asks for it holds for both."""
+    """Each warehouse in turn."""
     if request.param == "bigquery":
         emulator, prefix = request.getfixturevalue("emulator"), request.getfixturevalue("prefix")
         with closing(with_raw_tables(emulator, prefix)) as there:
@@ -66,7 +66,7 @@ def test_a_parameter_is_compared_as_what_it_is(warehouse: Warehouse, value: Any)
 
     assert warehouse.query(f"select count(*) as n from {source}", {"value": value}).to_pylist() == [{"n": 1}]
     found = warehouse.query(f"select {column} as v from {source}", {"value": value}).to_pylist()[0]["v"]
-    # What a query answered may be asked with again.
+    # A value from a result can be a parameter again.
     assert warehouse.query(f"select count(*) as n from {source}", {"value": found}).to_pylist() == [{"n": 1}]
 
 

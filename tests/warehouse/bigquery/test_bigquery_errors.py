@@ -1,4 +1,4 @@
-"""What is a person told, and which exit code does the job end with, when BigQuery refuses?"""
+"""BigQuery's errors: the message a person reads, and the exit code of the job."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from warehouse.bigquery.errors import REASONS, explain_dbt, explained
 from warehouse.bigquery.warehouse import BigQueryWarehouse
 from warehouse.tables import AUDITS
 
-# What Google's messages may quote, and nobody may read in a log.
+# Texts that Google's messages may quote and that must not appear in a log.
 CANARIES = ("jane@example.com", "secret-value", "41999")
 QUOTED = "User: jane@example.com, value: secret-value, row 41999."
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """What Google answers, and what becomes of it. `is_told_by_dbt`: dbt passes on the message without the reason."""
+    """Google's error, and the expected one. The last field: whether dbt passes on the message without the reason."""
 
     status: int
     reason: str

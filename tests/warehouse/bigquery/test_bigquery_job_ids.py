@@ -1,4 +1,4 @@
-"""Do rows whose reply was lost, or that two runs write at once, count once in BigQuery? That is what its job ids are for."""
+"""Job ids of loads: rows count once if a reply is lost or two runs write at the same time."""
 
 from __future__ import annotations
 

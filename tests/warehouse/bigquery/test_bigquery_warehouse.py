@@ -1,4 +1,4 @@
-"""What is BigQuery asked for, at what cost, and which tables does it make for us?"""
+"""Requests to BigQuery: their cost limits, and the tables that winback creates."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_schema_is_asked_for_without_running_anything(
 def test_a_query_above_the_limit_is_refused_before_it_runs(
     bigquery_warehouse: BigQueryWarehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The stand-in reads nothing and says so: what BigQuery would foretell is put in its mouth.
+    # The emulator reports no bytes, so the estimate of BigQuery is patched in.
     monkeypatch.setattr(bigquery.QueryJob, "total_bytes_processed", (1 << 40) + 1)
 
     with pytest.raises(ContractError, match="WINBACK_BIGQUERY_MAX_BYTES"):
@@ -98,7 +98,7 @@ def test_a_file_says_which_columns_must_have_values() -> None:
     assert [(f.name, f.nullable) for f in written] == [(c.name, not c.required) for c in DECISIONS.columns]
 
 
-# Which tables it makes
+# Created tables
 
 
 @pytest.mark.parametrize("table", ALL, ids=lambda table: table.name)
@@ -115,7 +115,7 @@ def test_tables_are_made_by_day_and_close_together_by_user(
         assert made.clustering_fields == (["user_id"] if "user_id" in table.schema.names else None)
         modes = {c.name: "REQUIRED" if c.required else "NULLABLE" for c in table.columns}
         assert {f.name: f.mode for f in made.schema} == modes
-    # The stand-in forgets this one.
+    # The emulator drops this property.
     assert bool(asked[0].require_partition_filter) == (table.partition_on is not None)
 
 

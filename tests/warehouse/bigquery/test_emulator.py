@@ -1,4 +1,4 @@
-"""Does what stands for BigQuery in tests keep BigQuery's laws? bqemulator alone breaks most of them."""
+"""The BigQuery emulator of the tests: it follows BigQuery's rules, most of which bqemulator alone breaks."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def bq(emulator: Emulator) -> tuple[bigquery.Client, BigQueryReadClient]:
 def load(client: bigquery.Client, rows: pa.Table, job_id: str | None = None, *, in_one: bool = False) -> Any:
     file = io.BytesIO()
     pq.write_table(rows, file)
-    size = file.tell() if in_one else None  # a known size makes the client upload in one request, of two parts
+    size = file.tell() if in_one else None  # with a known size the client uploads in one request of two parts
     return client.load_table_from_file(
         file, "local.shop.exits", rewind=True, size=size, job_id=job_id, job_config=APPEND
     )
@@ -189,7 +189,7 @@ def test_a_refused_statement_has_bigquerys_shape_and_makes_no_job(bq: Any, emula
 def test_a_lost_reply_was_performed_all_the_same(bq: Any, emulator: Emulator) -> None:
     client, _ = bq
     emulator.lose_reply("as lost-1")
-    # The client sends the load again when the connection breaks: its id is taken by then.
+    # The client sends the load again after the connection breaks. Its id is then in use.
     with pytest.raises(Conflict):
         load(client, exits("a"), "lost-1")
     assert client.get_job("lost-1").state == "DONE"

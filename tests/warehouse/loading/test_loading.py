@@ -1,4 +1,4 @@
-"""Do files get in whole and once, each value as what it is?"""
+"""Loading: files are stored completely and once, with every value in its type."""
 
 import itertools
 from collections.abc import Iterator
@@ -104,7 +104,7 @@ def test_a_second_load_of_the_same_file_changes_nothing(warehouse: DuckDBWarehou
     assert first == Loaded(3, 2, 0, 1, 0, absent_columns=absent)
     assert load_text(warehouse, tmp_path, "events", EVENTS, EVENT, later, EVENT) == Loaded(3, 0, 2, 1, 0, (), absent)
     assert contents(warehouse) == before
-    assert len(before["events"]) == 2  # the same event, delivered twice: normal
+    assert len(before["events"]) == 2  # the same event delivered twice, which is normal
 
 
 def test_of_a_redelivered_event_the_first_content_is_kept(warehouse: DuckDBWarehouse, tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_an_interruption_between_two_files_leaves_nothing_behind(warehouse: Duck
     calls = itertools.count(1)
 
     def interrupt(count_bytes: int) -> None:
-        if next(calls) == 3:  # both files are checked and the first is stored
+        if next(calls) == 3:  # both files are checked, and the first is stored
             raise KeyboardInterrupt
 
     files = {"events": tmp_path / "e.csv", "users": tmp_path / "u.csv"}

@@ -1,4 +1,4 @@
-"""Is a file that cannot be read, or whose columns are others, refused with what to do about it?"""
+"""Loading of unusable files: unreadable files and files with other columns are refused, with the fix."""
 
 from collections.abc import Iterator
 from pathlib import Path

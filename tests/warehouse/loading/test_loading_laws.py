@@ -1,4 +1,4 @@
-"""Whatever the files hold, is loading twice loading once, Parquet the same as CSV, and one wrong cell enough to keep all out?"""
+"""Properties of loading: a second load changes nothing, Parquet equals CSV, and one wrong cell stops the load."""
 
 import tempfile
 from collections.abc import Callable
@@ -25,7 +25,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=5) | st
 SHOWN = st.text(st.characters(exclude_categories=["Cs", "Cc", "Cf", "Zl", "Zp"]), max_size=5) | st.sampled_from(
     ["a,b", 'say "x"']
 )
-# Visible at both ends: what looks the same must be the same. Stand-ins such as "-" have tests of their own.
+# Visible at both ends, because texts that look equal must be equal. Placeholders such as "-" have their own tests.
 ENDS = st.characters(categories=["L", "N"], exclude_characters="\u115f\u1160\u3164\uffa0")
 IDS = st.builds(lambda first, text, last: f"{first}{text}{last}", ENDS, SHOWN, ENDS).filter(
     lambda text: text.lower() not in PLACEHOLDERS
@@ -41,7 +41,7 @@ VALUES: dict[str, Callable[[], st.SearchStrategy[Any]]] = {
 
 
 def rows_of(table: Table) -> st.SearchStrategy[list[dict[str, Any]]]:
-    """Valid rows; few distinct ids and moments, so that keys and whole rows repeat."""
+    """Valid rows with few distinct ids and times, so that keys and whole rows repeat."""
     columns = {}
     for column in table.columns:
         values = VALUES[str(column.type)]()

@@ -1,4 +1,4 @@
-"""Several files, folders and patterns are one load; refused rows may be set aside; damaged files are named."""
+"""Loading of several files, folders and patterns in one load; refused rows set aside; damaged files."""
 
 import csv
 import struct
@@ -104,7 +104,7 @@ def test_a_folder_a_pattern_and_a_name_with_wildcards(tmp_path: Path) -> None:
     ]
 
 
-# Damaged files and names of columns
+# Damaged files and column names
 
 
 def member(content: bytes, flags: int = 0, more: bytes = b"") -> bytes:
@@ -242,7 +242,7 @@ def test_refused_rows_are_set_aside_with_their_reason_and_the_rest_is_loaded(
 
 
 def test_a_row_with_several_faults_is_one_row(warehouse: DuckDBWarehouse, tmp_path: Path) -> None:
-    """One good row and one with three faults: more faults than rows, and yet the good one is loaded."""
+    """One good row and one with three faults: there are more faults than rows, but the good row is loaded."""
     odd = event(event_id="NULL", user_id="NULL", occurred_at="2026-02-30T10:00:00Z")
     (tmp_path / "e.csv").write_text(lines(EVENTS, EVENT, odd))
     loaded = load(warehouse, {"events": tmp_path / "e.csv"}, now=NOW, set_aside=tmp_path / "refused.csv")

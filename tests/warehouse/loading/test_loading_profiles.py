@@ -1,4 +1,4 @@
-"""When a version of a profile arrived, and that a version which allows less is never refused as a repetition."""
+"""Arrival times of profile versions, and a version that allows less is never refused as a repetition."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def loaded(
 @pytest.mark.parametrize(
     ("given", "watermark", "arrived"),
     [
-        # Before the backfill nothing can be late: history arrived as it was written.
+        # Before the backfill no row is late: history arrived when it was written.
         (None, None, WRITTEN),
         ("", None, WRITTEN),
         ("2026-02-01T10:00:00Z", None, GIVEN),
-        # After it, a row without a time arrives now, and so does one that no run can have seen when it says.
+        # After it, a row without a time arrives now, and so does a row with a time that runs have passed.
         (None, BEFORE, NOW),
         ("", BEFORE, NOW),
         ("2026-02-01T10:00:00Z", BEFORE, GIVEN),

@@ -1,4 +1,4 @@
-"""Does a refused file say where and what to do, without quoting anybody's data, and leave nothing behind?"""
+"""Refused files: the message gives place and fix and quotes no user's data; nothing is stored."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -196,7 +196,7 @@ def test_no_message_quotes_a_value(warehouse: DuckDBWarehouse, tmp_path: Path) -
 
 def test_row_numbers_are_the_files_own_across_threads(warehouse: DuckDBWarehouse, tmp_path: Path) -> None:
     good, bad = event() + "\n", event(user_id="") + "\n"
-    count_rows, wrong = 600_000, [3, 250_001, 499_999, 600_000]  # 40 MB: more than one of DuckDB's 32 MB buffers
+    count_rows, wrong = 600_000, [3, 250_001, 499_999, 600_000]  # 40 MB, more than one of DuckDB's 32 MB buffers
     rows = [good] * count_rows
     for number in wrong:
         rows[number - 1] = bad

@@ -1,4 +1,4 @@
-"""Ids that stand for none and times in a wrong unit are refused with what they are, and what looks odd but is right is taken."""
+"""Odd values: placeholder ids and times in a wrong unit are refused by name; unusual but valid values are loaded."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
