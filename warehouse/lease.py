@@ -39,7 +39,7 @@ class Lease:
     is_released: bool = False
 
     def keeps_out(self, now: datetime) -> bool:
-        """Whether other runs must wait at `now`, UTC. A start later than the lease's length from now means a wrong clock."""
+        """Whether other runs must wait at `now`, UTC. A lease taken further ahead than its length came from a wrong clock."""
         length = self.expires_at - self.taken_at
         return not self.is_released and self.taken_at - length <= now < self.expires_at
 

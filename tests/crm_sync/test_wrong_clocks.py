@@ -106,7 +106,7 @@ def test_a_run_again_of_the_same_hour_takes_a_voucher_away_whatever_its_clock_sa
 
 def lost_to_a_clock(*clocks: str) -> Any:
     """Clocks for which a killed run seems to have sent before an earlier delivery."""
-    reason = "an attempt two days before the delivery that preceded it lies before what is folded, which is a day"
+    reason = "the attempt seems two days older than the delivery before it, but only one day is folded"
     # A later run with a correct or slow clock sees that the report is ahead, and folds from the window's end.
     is_lost = tuple(CLOCKS[clock] for clock in clocks) == (AHEAD, BEHIND, AHEAD)
     return pytest.param(clocks, marks=pytest.mark.xfail(is_lost, reason=reason, strict=True), id=", ".join(clocks))
@@ -128,7 +128,7 @@ def test_who_was_told_by_a_run_that_died_is_told_again(hours: Hours, clocks: tup
 
 
 @pytest.mark.xfail(
-    reason="of two runs of one epoch crm_acknowledged believes the one whose clock is ahead", strict=True
+    reason="crm_acknowledged prefers the run with the later clock among two runs of one epoch", strict=True
 )
 def test_a_voucher_given_and_taken_within_an_hour_is_taken_although_another_clock_is_ahead(hours: Hours) -> None:
     for state, clock in ((WITHDRAWN, AHEAD), (GRANTED, RIGHT), (WITHDRAWN, RIGHT)):

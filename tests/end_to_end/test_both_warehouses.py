@@ -175,7 +175,9 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "loan_applications"
 LOAN_HISTORY_UNTIL = datetime(2011, 12, 15, tzinfo=UTC)
 
 
-@pytest.mark.skipif(not IS_ALL, reason="takes two minutes for what the synthetic app shows as well: make faults-test")
+@pytest.mark.skipif(
+    not IS_ALL, reason="takes two minutes and covers little more than the synthetic app: make faults-test"
+)
 @pytest.mark.skipif(not DATA.is_dir(), reason="the loan applications are not part of the project")
 def test_both_do_the_same_over_real_loan_applications(
     running_emulator: Emulator, tmp_path: Path, parsed: dict[str, Any], monkeypatch: pytest.MonkeyPatch

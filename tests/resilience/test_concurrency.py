@@ -200,7 +200,7 @@ LINES: dict[str, tuple[str, str, bool]] = {
     "as a module": ("python -m jobs hourly --json", "winback hourly", True),
     "with options of Python": ("python3.11 -u -X dev -W error -m jobs hourly", "winback hourly", True),
     "a program without Python": ("/usr/local/bin/winback hourly", "winback hourly", True),
-    "the demo runs hours of its own": ("python -m jobs demo", "winback demo", False),
+    "the demo runs its own hours": ("python -m jobs demo", "winback demo", False),
     "a notebook": (
         "/usr/bin/python3.11 -m ipykernel_launcher -f /tmp/ada.json",
         "python3.11 -m ipykernel_launcher",

@@ -207,15 +207,15 @@ def test_the_next_run_builds_from_where_the_earliest_unfinished_one_began(
 
 # The same with clocks 400 days ahead: name, lease taken, whether with such a clock, window start, lease released.
 WRONG: dict[str, tuple[list[tuple[str, float, bool, float, float | None]], float | None]] = {
-    "a killed one after a good one that was ahead": ([("a", 0, True, -60, 5), ("b", 60, False, 0, None)], 0),
-    "a killed one that was ahead": ([("a", 0, False, -60, 5), ("b", 60, True, 0, None)], 0),
-    "a killed one that was ahead, and one good one that may have met it": (
+    "a killed run after a clean one with a fast clock": ([("a", 0, True, -60, 5), ("b", 60, False, 0, None)], 0),
+    "a killed run with a fast clock": ([("a", 0, False, -60, 5), ("b", 60, True, 0, None)], 0),
+    "a killed run with a fast clock, and a clean one that may have overlapped": (
         [("a", 0, True, -60, None), ("b", 180, False, 60, 185)], -60,
     ),
-    "a killed one that was ahead, and a second good one": (
+    "a killed run with a fast clock, and a second clean one": (
         [("a", 0, True, -60, None), ("b", 180, False, 60, 185), ("c", 245, False, 180, 250)], None,
     ),
-    "one that was ahead says nothing of one killed after it": (
+    "a run with a fast clock proves nothing about a later killed one": (
         [("a", 0, True, -60, 5), ("b", 60, False, 0, None), ("c", 90, False, 0, None)], 0,
     ),
 }  # fmt: skip
