@@ -24,7 +24,7 @@ _PHRASES: Final = ("low", "high", "reason")
 
 
 class _Declared(FeatureContract):
-    """The file."""
+    """The contract with the rules for people's input."""
 
     @model_validator(mode="after")
     def _holds_words(self) -> _Declared:

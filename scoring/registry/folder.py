@@ -124,6 +124,6 @@ class FolderRegistry:
         bundles.replace_text(path, text)
 
     def attached(self, version: str, name: str) -> str | None:
-        """Read it."""
+        """Return the attached text, or None."""
         path = self._models / "attached" / checked_name(version) / checked_name(name)
         return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None

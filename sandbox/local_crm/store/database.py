@@ -82,7 +82,7 @@ class Database:
             self.connection.execute("pragma wal_checkpoint(truncate)").fetchall()
 
     def rows(self, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> list[tuple[Any, ...]]:
-        """Ask."""
+        """Run a query and return its rows."""
         with self.lock:
             return self.connection.execute(sql, parameters).fetchall()
 
