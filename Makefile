@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 AIRFLOW_VENV := .venv-airflow
+SITE_VENV := .venv-site
 COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-strip-extras --universal --python-version 3.11 --no-header pyproject.toml
 
 # Tests start hundreds of processes. Without cached bytecode, each of them would compile its libraries for seconds.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test dags-test increments-test faults-test crash-test judge-test vendors-test recipes-test migrate-test installs-test lint docs types check crm bench example lock clean
+.PHONY: help demo test dags-test increments-test faults-test crash-test judge-test vendors-test recipes-test migrate-test installs-test lint docs reference site types check crm bench example lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -112,10 +113,24 @@ docs: $(VENV)/laptop.stamp  ## write the dbt documentation as one page: var/dbt_
 	@$(BIN)/dbt docs generate --static --quiet --project-dir dbt --profiles-dir dbt --target-path "$(CURDIR)/var/dbt_docs" --log-path "$(CURDIR)/var/dbt_docs"
 	@echo "Open var/dbt_docs/static_index.html"
 
+reference: $(VENV)/laptop.stamp  ## write docs/reference/ and config/schemas/ again, from the code
+	@$(BIN)/python -m docgen reference
+
+# Zensical needs a pathspec that dbt-core refuses, so it has an environment of its own.
+$(SITE_VENV)/site.stamp: requirements/site.txt requirements/uv.txt requirements/install.py | $(BIN)/python
+	@echo "Installing requirements/site.txt into $(SITE_VENV) (once, some seconds) ..."
+	@$(BIN)/python requirements/install.py --into $(SITE_VENV) site
+	@touch $@
+
+site: $(SITE_VENV)/site.stamp  ## the documentation as a site: var/site/index.html, every link in it checked
+	@$(BIN)/python -m docgen stage var/site_pages
+	@$(SITE_VENV)/bin/zensical build --clean --strict
+	@$(BIN)/python -m docgen check var/site
+
 types: $(VENV)/dev.stamp  ## run mypy in strict mode
 	@$(BIN)/mypy
 
-check: lint types test  ## what the landing runs
+check: lint types site test  ## what the landing runs
 
 bench: $(VENV)/laptop.stamp  ## measure speed, as ratios within one run
 	@$(BIN)/python bench/scoring_step.py
@@ -132,6 +147,7 @@ lock:  ## update the lock files requirements/*.txt from pyproject.toml
 	@$(COMPILE) --constraint requirements/dev.txt --output-file requirements/job.txt
 	@$(COMPILE) --extra train --constraint requirements/dev.txt --output-file requirements/training.txt
 	@$(COMPILE:pyproject.toml=requirements/airflow.in) --output-file requirements/airflow.txt
+	@$(COMPILE:pyproject.toml=requirements/site.in) --output-file requirements/site.txt
 
 clean:  ## delete var/, with the demo's warehouse and models
 	@rm -rf var

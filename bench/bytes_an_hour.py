@@ -1,7 +1,8 @@
 """Bytes that BigQuery bills an hour, model by model, and their cost.
 
 It multiplies bytes per row, rows per day and days, for each statement of an hour. `READS` was derived from the SQL that dbt
-sends. tests/dbt/bigquery/test_cost_table.py derives it again, and fails if the two differ or docs/dbt.md has other numbers.
+sends. tests/dbt/bigquery/test_cost_table.py derives it again, and fails if the two differ or docs/explanation/cost.md has
+other numbers.
 
     python bench/bytes_an_hour.py
 """

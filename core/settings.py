@@ -17,7 +17,7 @@ from core.errors import ContractError
 
 
 class Settings(BaseSettings):
-    """All settings. Each is one environment variable: WINBACK_ and the name in capitals. README.md has the table."""
+    """All settings. Each is one environment variable: WINBACK_ and the name in capitals. List: docs/reference/settings.md."""
 
     model_config = SettingsConfigDict(env_prefix="WINBACK_", frozen=True, extra="ignore")
 

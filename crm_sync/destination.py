@@ -2,7 +2,7 @@
 
 Three response models fit. Braze replies with an error for each refused row. HubSpot replies with a result or an error for each
 row. Klaviyo and Salesforce run a job, which is polled until it is done and then lists its rows.
-docs/destinations.md explains how to add a CRM.
+docs/how-to/add-a-destination.md explains how to add a CRM.
 """
 
 from __future__ import annotations

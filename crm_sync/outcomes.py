@@ -129,7 +129,7 @@ def none_taken_breaker(counts: SyncCounts) -> RetryableError | None:
     commonest = max(counts.deferred, key=lambda reason: counts.deferred[reason])
     return RetryableError(
         f"The CRM took none of {deferred} users: most were deferred as {commonest}. The next run sends them again; if the "
-        "error repeats, see the runbook, What was sent"
+        "error repeats, see docs/runbook/rows-not-confirmed.md"
     )
 
 

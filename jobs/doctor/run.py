@@ -56,7 +56,7 @@ class Diagnosis:
 
 def unusable(error: ContractError) -> Diagnosis:
     """Return the diagnosis if the settings cannot be read, because then nothing else can be checked."""
-    do = ("Correct the environment. README.md has the table of settings.",)
+    do = ("Correct the environment. docs/reference/settings.md lists the settings.",)
     return Diagnosis((Finding("settings", "failed", str(error), do),))
 
 
@@ -183,7 +183,7 @@ def _shape(last: ledger.Epoch, funnel: Funnel | None) -> list[Finding]:
         if funnel:
             refuse_changed(last.funnel, funnel)
     except ContractError as error:
-        do = ("Change it back. To use it as it is, start a new warehouse: docs/dbt.md, Change the inactivity gap.",)
+        do = ("Change it back. To use it as it is, start a new warehouse: docs/how-to/change-the-session-rules.md.",)
         return [Finding("funnel", "failed", str(error), do)]
     return []
 

@@ -142,7 +142,9 @@ def rebuilt(console: Console, answer: NightlyResult) -> None:
         table.add_row(one.table_name, *(f"{count:,}" for count in counts))
     console.print(table)
     if answer.is_corrected:
-        console.print("Rows had been altered or lost; they are corrected. Find the cause: docs/runbook.md, Nightly")
+        console.print(
+            "Rows had been altered or lost; they are corrected. Find the cause: docs/runbook/night-corrected-rows.md"
+        )
 
 
 def audited(console: Console, answer: Audit) -> None:
@@ -181,7 +183,7 @@ def status(console: Console, answer: Status) -> None:
         since = when(open_erasures.oldest_at)
         console.print(
             f"erasures         {open_erasures.count_users:,} not confirmed by the CRM, the oldest requested {since} UTC: "
-            "winback erase USER_ID again (docs/runbook.md, Erasures)",
+            "winback erase USER_ID again (docs/runbook/erasure-not-finished.md)",
             highlight=False,
             soft_wrap=True,
         )

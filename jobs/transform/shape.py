@@ -36,7 +36,7 @@ def refuse_changed(kept: str | None, funnel: Funnel) -> None:
     if changes := changed(kept, funnel):
         raise ContractError(
             f"funnel.yml has changed since the tables were built: {'; '.join(changes)}. Nothing was built, decided or sent. "
-            "Change it back, or start a new warehouse with it: docs/dbt.md, Change the inactivity gap"
+            "Change it back, or start a new warehouse with it: docs/how-to/change-the-session-rules.md"
         )
 
 

@@ -17,7 +17,7 @@ def compact(settings: Settings, reporter: ProgressReporter) -> Compacted:
     if settings.duckdb_file is None:
         raise ContractError(
             "BigQuery keeps deleted rows by time travel and fail-safe, and this cannot be shortened afterwards: "
-            "docs/erasure.md has the periods. winback compact is for a DuckDB file."
+            "docs/how-to/erase-a-user.md has the periods. winback compact is for a DuckDB file."
         )
     reporter.step("Rewriting the file")
     return write_anew(settings.duckdb_file, memory_limit=settings.memory_limit)

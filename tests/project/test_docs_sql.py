@@ -30,14 +30,17 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("name", "count"), [("dbt.md", 0), ("runbook.md", 10), ("segments.md", 1)])
-def test_every_query_of_a_page_runs(database: Path, name: str, count: int) -> None:
-    found = queries(DOCS / name)
-    assert len(found) == count
+PAGES = {str(page.relative_to(DOCS)): page for page in sorted(DOCS.rglob("*.md")) if queries(page)}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_query_of_a_page_runs(database: Path, name: str) -> None:
+    found = queries(PAGES[name])
+    assert found
     with duckdb.connect(str(database)) as connection:
         for sql in found:
             connection.execute(sql)
 
 
-def test_no_other_page_has_a_query() -> None:
-    assert {page.name for page in DOCS.rglob("*.md") if queries(page)} == {"runbook.md", "segments.md"}
+def test_the_pages_have_as_many_queries_as_before() -> None:
+    assert sum(len(queries(page)) for page in PAGES.values()) >= 11

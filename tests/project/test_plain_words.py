@@ -9,18 +9,31 @@ import pytest
 from tests.support.plain_words import forbidden_in
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("core", "warehouse", "scoring", "crm_sync", "jobs", "training", "sandbox", "bench")
+ROOMS = ("core", "warehouse", "scoring", "crm_sync", "jobs", "training", "sandbox", "bench", "docgen")
 PROSE = (".py", ".sql", ".yml", ".yaml", ".toml", ".md", ".html")
 
 # Places whose prose is rewritten. A place is a folder or a file.
 PLAIN = (
     ".github",
     ".pre-commit-config.yaml",
+    "CONTRIBUTING.md",
+    "README.md",
+    "SECURITY.md",
     "bench",
     "config",
     "core",
     "crm_sync",
     "dbt",
+    "docgen",
+    "docs/destinations",
+    "docs/explanation",
+    "docs/how-to",
+    "docs/index.md",
+    "docs/marketing",
+    "docs/quickstart",
+    "docs/reference/config/index.md",
+    "docs/reference/glossary.md",
+    "docs/runbook",
     "examples",
     "jobs",
     "pyproject.toml",

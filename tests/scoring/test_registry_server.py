@@ -21,7 +21,7 @@ from scoring.registry.folder import RegistryUnreachableError, connect
 from tests.support.builders.registry import FIRST, SECOND, TRAINED_AT, TrackingServer, make_bundle, verdict
 from tests.support.environment import World, settings_in
 
-RUNBOOK = Path(__file__).parents[2] / "docs" / "runbook.md"
+GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "model-registry.md"
 pytestmark = pytest.mark.xdist_group("tracking server")
 
 
@@ -67,8 +67,8 @@ def elsewhere(settings: Settings, folder: Path) -> Settings:
     return settings.model_copy(update={"models": folder})
 
 
-def test_the_server_of_these_tests_is_started_as_the_runbook_says(running: TrackingServer) -> None:
-    (line,) = re.findall(r"^mlflow server .*$", RUNBOOK.read_text(), re.MULTILINE)
+def test_the_server_of_these_tests_is_started_as_the_guide_says(running: TrackingServer) -> None:
+    (line,) = re.findall(r"^mlflow server .*$", GUIDE.read_text(), re.MULTILINE)
     assert re.findall(r"--[a-z-]+", line) == re.findall(r"--[a-z-]+", " ".join(running.command))
 
 

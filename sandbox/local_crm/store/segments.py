@@ -1,6 +1,6 @@
 """Segments over winback's fields, as marketing would build them: each rule in words and in SQL.
 
-The first three are those of docs/segments.md; the others help to explain them. In SQL, `:now` is the time, ISO 8601.
+The first three are those of docs/marketing/segments.md; the others help to explain them. In SQL, `:now` is the time, ISO 8601.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Segment:
     title: str
     rule: str  # in words, for people
     where: str  # the same rule in SQL
-    is_for_campaigns: bool = False  # one of the segments of docs/segments.md
+    is_for_campaigns: bool = False  # one of the segments of docs/marketing/segments.md
 
 
 SEGMENTS = {

@@ -1,4 +1,4 @@
-"""The example of docs/destinations.md: a CRM that accepts an array and returns {id, ok, error} for each row."""
+"""The example in docs/how-to/add-a-destination.md: a CRM that takes an array and replies with {id, ok, error} for each row."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from crm_sync.destinations.http.transport import RetryBudget
 from crm_sync.diff import Change
 from tests.support.crm.local_api import Canned, FakeRunContext, Script, scripted_server
 
-PAGE = Path(__file__).parents[3] / "docs" / "destinations.md"
+PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "add-a-destination.md"
 UNCONFIRMED = Outcome("deferred", 200, "unconfirmed")
 DELIVERED = Outcome("delivered", 200)
 BATCH = [
@@ -29,7 +29,7 @@ BATCH = [
 
 @pytest.fixture(scope="module")
 def post(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    """The Python code of the page as a module."""
+    """The page's block of Python as a module."""
     (code,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     file = tmp_path_factory.mktemp("post") / "post.py"
     file.write_text(code)

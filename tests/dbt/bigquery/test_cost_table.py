@@ -1,4 +1,4 @@
-"""Cost table in docs/dbt.md: it lists the columns and days that the statements of an hourly run read.
+"""Cost table in docs/explanation/cost.md: it lists the columns and days that the statements of an hourly run read.
 
 The test resolves each statement that dbt would send, including views and stars, to the columns that it reads from each table, and
 to the number of days within its literal bounds. The result must equal bench/bytes_an_hour.py, whose page the guide shows.
@@ -32,7 +32,7 @@ from crm_sync.sync import Plan, sync
 from tests.support.dbt.on_bigquery import Recording, Statement, partitions, record
 from warehouse.tables import ALL, USERS
 
-GUIDE = Path(__file__).parents[3] / "docs" / "dbt.md"
+GUIDE = Path(__file__).parents[3] / "docs" / "explanation" / "cost.md"
 TODAY = date(2026, 3, 10)
 HOUR_ENDS = datetime(2026, 3, 10, 11, tzinfo=UTC)
 # A run after a successful one. Deliveries that are not folded yet are at most an hour old; fold_from_at adds a day for clocks.
@@ -271,5 +271,5 @@ def test_the_guide_shows_what_the_page_prints() -> None:
     shown = GUIDE.read_text().partition("<!-- python bench/bytes_an_hour.py -->")[2].partition("<!-- end -->")[0]
 
     assert shown.strip() == cost.page(), (
-        "Replace the text between the comments in docs/dbt.md with the output of `python bench/bytes_an_hour.py`."
+        "Replace the text between the comments in docs/explanation/cost.md with the output of `python bench/bytes_an_hour.py`."
     )

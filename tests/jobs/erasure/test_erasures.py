@@ -94,7 +94,7 @@ def test_status_has_one_line_that_says_how_many_since_when_and_what_to_do(
     warehouse.close()
     assert lines_of_status(tmp_path) == [
         "erasures         2 not confirmed by the CRM, the oldest requested 2026-06-15 09:00 UTC: winback erase USER_ID again "
-        "(docs/runbook.md, Erasures)"
+        "(docs/runbook/erasure-not-finished.md)"
     ]
 
 

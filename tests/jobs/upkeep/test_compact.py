@@ -147,4 +147,4 @@ def test_the_command_says_what_it_did_and_that_bigquery_has_nothing_to_compact(t
     assert "winback.duckdb is rewritten" in shown.stdout
     on_bigquery = CliRunner().invoke(cli, ["compact"], env={"WINBACK_WAREHOUSE": "bigquery://some-project/winback"})
     assert isinstance(on_bigquery.exception, ContractError)
-    assert "docs/erasure.md" in str(on_bigquery.exception)
+    assert "docs/how-to/erase-a-user.md" in str(on_bigquery.exception)

@@ -50,7 +50,7 @@ def verdict(champion: str, challenger: str, *, is_better: object = True) -> str:
 
 
 class TrackingServer:
-    """`mlflow server` as the runbook starts it: a process on a free loopback port, with database and artifacts in a folder."""
+    """`mlflow server` as the guide starts it: a process on a free loopback port, with database and artifacts in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.artifacts = folder, folder / "artifacts"
