@@ -140,7 +140,7 @@ bench: $(VENV)/laptop.stamp  ## measure speed, as ratios within one run
 
 lock:  ## update the lock files requirements/*.txt from pyproject.toml
 	@$(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@{ echo "# uv, which installs the other lock files. pip installs uv itself: requirements/install.py"; \
+	@{ echo "# uv, which installs the other lock files: requirements/install.py"; \
 		$(BIN)/uv --version | sed 's/^uv \([^ ]*\).*/uv==\1/' | $(COMPILE:pyproject.toml=-); } > requirements/uv.txt
 	@$(COMPILE) --extra train --extra sandbox --group dev --output-file requirements/dev.txt
 	@$(COMPILE) --extra train --extra sandbox --constraint requirements/dev.txt --output-file requirements/laptop.txt

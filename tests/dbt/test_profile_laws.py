@@ -124,7 +124,7 @@ def test_no_withdrawal_is_missed_whenever_it_arrives_and_the_newest_version_hold
             ):
                 holds = newest(arrived, user, until)
                 if not has_arrival:
-                    # Without arrivals, a clock that was ahead and consent given again late are not detected. The rest must hold.
+                    # Without arrivals, neither a clock that was ahead nor consent given again late can be detected.
                     if holds and not holds.consent and all(one.updated == one.written for one in arrived):
                         assert (user_id, eligible, reason) == (f"u-{user}", False, "no_consent")
                     continue
