@@ -16,6 +16,7 @@ PROSE = (".py", ".sql", ".yml", ".yaml", ".toml", ".md", ".html")
 PLAIN = (
     ".github",
     ".pre-commit-config.yaml",
+    "CHANGELOG.md",
     "CONTRIBUTING.md",
     "README.md",
     "SECURITY.md",
