@@ -66,7 +66,7 @@ def _rows(schema: Schema, part: Schema, prefix: str) -> Iterator[tuple[str, str,
 def _default(value: Schema) -> str:
     if "default" not in value or value["default"] in (None, "", [], {}):
         return ""
-    return re.sub(r"(\d)\.0\b", r"\1", json.dumps(value["default"], ensure_ascii=False))
+    return re.sub(r"(?<![\w.])(\d+)\.0\b", r"\1", json.dumps(value["default"], ensure_ascii=False))
 
 
 def _values(schema: Schema, part: Schema) -> str:

@@ -26,6 +26,7 @@ PLAIN = (
     "crm_sync",
     "dbt",
     "docgen",
+    "docs/adr",
     "docs/destinations",
     "docs/explanation",
     "docs/how-to",
