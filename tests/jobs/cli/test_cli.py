@@ -84,7 +84,7 @@ def test_a_wrong_key_leaves_with_2_and_names_the_setting_but_not_the_key(world: 
         (["backfill", "--until", "2026-01-01"], {}, "is committed already"),
         (["promote", "unknown"], {}, "complete model bundle unknown does not exist. Available: 2026"),
         (["load"], {}, "Name at least one file"),
-        (["load", "--events", "nothing.csv"], {}, "nothing.csv: there is no such file"),
+        (["load", "--events", "nothing.csv"], {}, "nothing.csv: the file does not exist"),
         (["fly"], {}, "No such command"),
     ],
 )
