@@ -113,16 +113,16 @@ docs: $(VENV)/laptop.stamp  ## write the dbt documentation as one page: var/dbt_
 	@$(BIN)/dbt docs generate --static --quiet --project-dir dbt --profiles-dir dbt --target-path "$(CURDIR)/var/dbt_docs" --log-path "$(CURDIR)/var/dbt_docs"
 	@echo "Open var/dbt_docs/static_index.html"
 
-reference: $(VENV)/laptop.stamp  ## write docs/reference/ and config/schemas/ again, from the code
+reference: $(VENV)/laptop.stamp  ## generate docs/reference/ and config/schemas/ from the code
 	@$(BIN)/python -m docgen reference
 
-# Zensical needs a pathspec that dbt-core refuses, so it has an environment of its own.
+# Zensical has an environment of its own, because it needs a version of pathspec that dbt-core refuses.
 $(SITE_VENV)/site.stamp: requirements/site.txt requirements/uv.txt requirements/install.py | $(BIN)/python
 	@echo "Installing requirements/site.txt into $(SITE_VENV) (once, some seconds) ..."
 	@$(BIN)/python requirements/install.py --into $(SITE_VENV) site
 	@touch $@
 
-site: $(SITE_VENV)/site.stamp  ## the documentation as a site: var/site/index.html, every link in it checked
+site: $(SITE_VENV)/site.stamp  ## build the documentation site and check every link: var/site/index.html
 	@$(BIN)/python -m docgen stage var/site_pages
 	@$(SITE_VENV)/bin/zensical build --clean --strict
 	@$(BIN)/python -m docgen check var/site
@@ -130,7 +130,7 @@ site: $(SITE_VENV)/site.stamp  ## the documentation as a site: var/site/index.ht
 types: $(VENV)/dev.stamp  ## run mypy in strict mode
 	@$(BIN)/mypy
 
-check: lint types site test  ## what the landing runs
+check: lint types site test  ## run all checks that a change must pass
 
 bench: $(VENV)/laptop.stamp  ## measure speed, as ratios within one run
 	@$(BIN)/python bench/scoring_step.py
