@@ -1,8 +1,8 @@
 """Run ledger: committed epochs, and the report of each run.
 
 An epoch is a run window whose decisions count. It exists once `ops.runs` has its row; decisions of a run that never committed do
-not count. The number of the next epoch follows from the last one, so two runs with the same starting point compete for the same
-number and one of them wins.
+not count. The number of the next epoch follows from the last one. So two runs with the same starting point compete for the same
+number, and one of them wins.
 
 An epoch of kind `repair` sets the watermark back (`winback repair-watermark`). Earlier epochs whose clock was ahead of it no
 longer count, and the repair holds their decisions. The macro `runs_that_count` in dbt/macros/epochs.sql is the same rule.

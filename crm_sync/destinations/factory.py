@@ -54,8 +54,8 @@ def connect(
 ) -> Destination:
     """Connect to the CRM of this name.
 
-    Raises: ContractError if the key may not be sent to the host, if a property's name is invalid in the CRM or identifies users
-    there, or if the CRM does not accept client credentials.
+    Raises: ContractError if the key may not be sent to the host, or if the CRM does not accept client credentials. Also if a
+    property's name is invalid in the CRM or identifies users there.
     """
     adapter = ADAPTERS[name]
     check_host(adapter, url, allowed_hosts)

@@ -62,7 +62,7 @@ def load(
     """Store the new rows of files. `files` has the keys of `warehouse.tables.RAW`.
 
     No time may be before `earliest` or after `now`, which are aware. New rows with a `loaded_at` before the aware `watermark` are
-    refused, because the runs that read that time are over and no later run would read them.
+    refused, because no later run would read them.
 
     With `set_aside`, refused rows are written there with their reasons, and the rest is stored. A file that cannot be read, or
     whose rows are all refused, still stops the whole load.

@@ -19,8 +19,8 @@ class Staging:
 
     Each file has its own table, in the order of its rows: the target's columns, `breaches` with a bit for each failed check (a
     bigint: at most 62), and in `raw` the texts of a row with a failed check. `staged` is the view over all of them, with an `id`
-    for each row. `rejected` holds the lines that could not be split, `first` the first row of each key, `there` those of them
-    whose key is stored, `odd` the rows that `compare` refuses.
+    for each row. `rejected` holds the lines that could not be split, `first` the first row of each key. `there` holds the first
+    rows whose key is stored, `odd` the rows that `compare` refuses.
     """
 
     key: str

@@ -64,9 +64,9 @@ class RetryBudget:
 class ResponseParser:
     """Reads a CRM's own reply format. Pure functions of a reply.
 
-    The first function reads the rate limit headers. `refusal` reads the code and the redacted reason of a 4xx, `named_rows` the
-    same for each row that the reply names, by position in the batch. `meaning` is that of the CRM's own code; None: the status
-    decides.
+    The first function reads the rate limit headers. `refusal` reads the code and the redacted reason of a 4xx. `named_rows`
+    reads the same for each row that the reply names, by position in the batch. `meaning` is that of the CRM's own code; None:
+    the status decides.
     """
 
     heard: Callable[[Reply], RateLimitInfo] = lambda reply: RateLimitInfo(wait_seconds=retry_after(reply))
