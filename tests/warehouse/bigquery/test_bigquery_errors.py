@@ -190,9 +190,9 @@ def test_what_dbt_says_of_the_data_is_not_taken_for_bigquery_s_words() -> None:
             RetryableError,
             "BigQuery could not be reached",
         ),
-        (api.RetryError(QUOTED, cause=api.Forbidden(QUOTED)), ContractError, "for want of a permission"),
+        (api.RetryError(QUOTED, cause=api.Forbidden(QUOTED)), ContractError, "because a permission is missing"),
         (api.NotFound(QUOTED), ContractError, "A dataset or table is missing"),
-        (api.BadRequest(QUOTED), RetryableError, "not known here"),
+        (api.BadRequest(QUOTED), RetryableError, "an unknown error"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )

@@ -51,7 +51,7 @@ def test_a_failed_load_is_told_and_the_next_try_takes_the_next_id(
     emulator.fail("load ", FAILED, times=2)
 
     for _ in range(2):
-        with pytest.raises(RetryableError, match="passing fault"):
+        with pytest.raises(RetryableError, match="temporary fault"):
             bigquery_warehouse.append(AUDITS, audits(1))
         assert numbers_in(bigquery_warehouse) == []
     assert bigquery_warehouse.append(AUDITS, audits(1)) == 1
