@@ -248,7 +248,7 @@ def test_the_card_shows_nobody(trained: Trained, examples: pa.Table) -> None:
 
 def test_what_speaks_against_the_model_is_returned_as_it_stands_on_the_card(trained: Trained) -> None:
     card = (trained.folder / "card.md").read_text()
-    assert trained.warnings == tuple(re.findall(r"> \*\*Mind:\*\* (.*)", card))
+    assert trained.warnings == tuple(re.findall(r"> \*\*Warning:\*\* (.*)", card))
     assert trained.warnings
 
 

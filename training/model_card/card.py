@@ -71,7 +71,7 @@ class Report:
 def as_markdown(report: Report, version: str, pictures: Collection[str] = ()) -> str:
     """Return the card as Markdown; `pictures` are the names of the image files beside it."""
     lines = [f"# Model {version}", "", summary(report), ""]
-    lines += [f"> **Mind:** {warning}" + "\n" for warning in warnings(report)]
+    lines += [f"> **Warning:** {warning}" + "\n" for warning in warnings(report)]
     lines += [f"- **{value}** {name}, {note}" for name, value, note in headlines(report)]
     for section in sections(report, pictures):
         lines += ["", f"## {section.heading}"]

@@ -45,7 +45,7 @@ def as_html(report: Report, version: str, pictures: Mapping[str, bytes]) -> str:
         f"<li><strong>{escape(value)}</strong><b>{escape(name)}</b><span>{escape(note)}</span></li>"
         for name, value, note in headlines(report)
     )
-    minds = "".join(f'<p class="mind"><b>Mind:</b> {escape(warning)}</p>' for warning in warnings(report))
+    minds = "".join(f'<p class="mind"><b>Warning:</b> {escape(warning)}</p>' for warning in warnings(report))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

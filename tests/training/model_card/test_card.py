@@ -117,15 +117,15 @@ def pictures() -> dict[str, bytes]:
     ],
 )
 def test_the_card_warns_of_what_speaks_against_the_model(changes: dict[str, Any], warning: str) -> None:
-    assert "Mind" not in as_markdown(a_report(), "v")
-    assert "Mind" not in as_html(a_report(), "v", {})
+    assert "Warning:" not in as_markdown(a_report(), "v")
+    assert "Warning:" not in as_html(a_report(), "v", {})
     assert warning in as_markdown(a_report(**changes), "v")
     assert warning in as_html(a_report(**changes), "v", {})
 
 
 def test_a_small_slice_that_is_off_is_no_warning() -> None:
     off = {"week": [Slice("2026-W40", 499, 0.40, 0.46, 0.8)]}
-    assert "Mind" not in as_markdown(a_report(slices=off), "v")
+    assert "Warning:" not in as_markdown(a_report(slices=off), "v")
 
 
 def test_the_summary_says_whether_the_regression_is_beaten() -> None:
