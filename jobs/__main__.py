@@ -1,5 +1,5 @@
 """Makes `python -m jobs` the same as `winback`."""
 
-from jobs.cli.app import main
+from jobs.cli.main import main
 
 main()

@@ -98,8 +98,8 @@ def bigquery_connection(settings: Settings) -> Connection:
     )
 
 
-def open_warehouse(settings: Settings) -> Warehouse:
-    """Open the DuckDB file or connect to BigQuery, depending on WINBACK_WAREHOUSE.
+def open_warehouse(settings: Settings, *, is_read_only: bool = False) -> Warehouse:
+    """Open the DuckDB file or connect to BigQuery, depending on WINBACK_WAREHOUSE. `is_read_only` protects a DuckDB file.
 
     Raises: ContractError if it is missing or access is denied, RunInProgressError if another run holds the file.
     """
@@ -113,7 +113,7 @@ def open_warehouse(settings: Settings) -> Warehouse:
             f"The warehouse {path.name} does not exist in {path.parent.absolute()}/. "
             "Load data first (winback load --events FILE --users FILE), or correct WINBACK_WAREHOUSE."
         )
-    return DuckDBWarehouse(path, memory_limit=settings.memory_limit)
+    return DuckDBWarehouse(path, memory_limit=settings.memory_limit, is_read_only=is_read_only)
 
 
 def open_destination(settings: Settings, fields: FieldMapping) -> Destination:
@@ -142,10 +142,13 @@ def _key(settings: Settings) -> str | ClientCredentials:
 
 
 @contextmanager
-def open_context(settings: Settings, *, is_migrating: bool = False, **parts: Any) -> Iterator[JobContext]:
+def open_context(
+    settings: Settings, *, is_migrating: bool = False, is_read_only: bool = False, **parts: Any
+) -> Iterator[JobContext]:
     """Read the configuration, open the warehouse and connect the CRM; `parts` override parts of the context.
 
-    A migration accepts a warehouse of an earlier version; all other commands need one of this version.
+    A migration accepts a warehouse of an earlier version; all other commands need one of this version. A read-only context
+    creates no table: some may be missing.
 
     Raises: ContractError for an invalid file or an old warehouse, RunInProgressError if another run holds the warehouse.
     """
@@ -153,10 +156,10 @@ def open_context(settings: Settings, *, is_migrating: bool = False, **parts: Any
     policy = load_policy(settings.config / "vouchers.yml")
     fields = load_fields(settings.config / "crm_fields.yml")
     destination = parts.pop("destination", None) or open_destination(settings, fields)
-    warehouse = open_warehouse(settings)
+    warehouse = open_warehouse(settings, is_read_only=is_read_only)
     try:
         if not is_migrating:
-            warehouse.prepare()
+            warehouse.check() if is_read_only else warehouse.prepare()
             check_schema_version(warehouse)
         yield JobContext(settings, funnel, policy, fields, warehouse, destination, **parts)
     finally:

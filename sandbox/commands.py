@@ -23,7 +23,7 @@ _database = click.option(
 )
 
 
-@click.command()
+@click.command(short_help="Run the local CRM and its pages until Ctrl-C.")
 @click.option("--port", default=DEFAULT_PORT, show_default=True, help="Port on this machine; 0 takes a free one.")
 @_database
 @as_json
@@ -49,7 +49,7 @@ def crm(port: int, database: Path | None, is_json: bool) -> None:
     server.serve_forever()
 
 
-@click.command()
+@click.command(short_help="Run loaded history window by window against a local CRM.")
 @click.option("--until", type=DateTimeParam(), required=True, help="Where to stop.")
 @click.option("--every", "hours", default=24, show_default=True, help="Hours in one run window.")
 @_database
@@ -69,7 +69,7 @@ def replay(until: datetime, hours: int, database: Path | None, is_json: bool) ->
     run_command(is_json, act, screens.replayed)
 
 
-@click.command()
+@click.command(short_help="Show the whole product on this machine.")
 @click.option("--users", "count_users", default=20_000, show_default=True, help="Users of the synthetic app.")
 @click.option(
     "--hours",

@@ -88,6 +88,9 @@ class Warehouse(Reader, Protocol):
     def prepare(self) -> None:
         """Create the missing schemas and tables of `warehouse.tables`."""
 
+    def check(self) -> None:
+        """Reject tables that this version cannot read. Creates nothing. Raises: ContractError."""
+
     def create(self, table: Table) -> None:
         """Create a table if it is missing."""
 

@@ -1,43 +1,62 @@
-"""The `winback` command line: the command group, most commands, and the exit codes of errors."""
+"""The `winback` command group: which commands there are, and where each is loaded from when it is called.
+
+`winback --help` loads no command, so that it is fast: the libraries of a command take a second or two.
+"""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import sys
-import traceback
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Mapping
+from importlib import import_module
 from importlib.metadata import entry_points
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import click
-from rich.console import Console
 
-from core.errors import ContractError, RunInProgressError, WinbackError
-from core.progress import logger
-from core.settings import Settings, read_settings
-from jobs.cli import models as model_commands
-from jobs.cli import upkeep as upkeep_commands
-from jobs.cli.runner import DateTimeParam, as_json, print_answer, run_command, with_context
-from jobs.output import load as load_screen
-from jobs.output import runs as screens
-from jobs.signals import interruptible
+
+class _Place(NamedTuple):
+    """Module and name of a command, and its line in `winback --help`."""
+
+    module: str
+    name: str
+    short_help: str
+
+
+COMMANDS: Mapping[str, _Place] = {
+    "audit": _Place("jobs.cli.runs", "audit", "Rebuild a sample of users and compare it with the tables."),
+    "backfill": _Place("jobs.cli.runs", "backfill", "Build the history; decides and sends nothing."),
+    "compact": _Place("jobs.cli.upkeep", "compact", "Rewrite the DuckDB file without the bytes of deleted rows."),
+    "dead-letters": _Place(
+        "jobs.cli.checks", "dead_letters", "List the users that the CRM rejected, or send them again."
+    ),
+    "doctor": _Place("jobs.cli.checks", "doctor", "Check everything that a run needs; changes nothing."),
+    "erase": _Place("jobs.cli.erasure", "erase", "Erase a user here and in the CRM."),
+    "evaluate": _Place("jobs.cli.models", "evaluate", "Compare the challenger with the champion."),
+    "examples": _Place("jobs.cli.models", "examples", "Build and test the training examples; trains nothing."),
+    "hourly": _Place("jobs.cli.runs", "hourly", "Run once: features, scores, decisions, audience, sync."),
+    "load": _Place("jobs.cli.loading", "load", "Load raw data: all of it or nothing."),
+    "migrate": _Place("jobs.cli.upkeep", "migrate", "Migrate a warehouse of an earlier version to this one."),
+    "nightly": _Place("jobs.cli.runs", "nightly", "Rebuild the last days, to correct lost or altered rows."),
+    "promote": _Place("jobs.cli.models", "promote", "Make the challenger, or a version, the champion."),
+    "repair-watermark": _Place(
+        "jobs.cli.upkeep", "repair_watermark", "Put the watermark back after a run with a clock ahead."
+    ),
+    "rollback": _Place("jobs.cli.models", "rollback", "Make the previous champion the champion again."),
+    "status": _Place("jobs.cli.checks", "status", "Show the last runs, what is pending, and the model."),
+    "train": _Place("jobs.cli.models", "train", "Train a model and register it as the challenger."),
+}
 
 
 class Commands(click.Group):
-    """The commands of jobs/, and those that other packages register as entry points."""
+    """The commands of `COMMANDS`, and those that other packages register as entry points."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Return the names of all commands."""
-        return sorted({*super().list_commands(ctx), *(e.name for e in entry_points(group="winback.commands"))})
+        return sorted({*COMMANDS, *(entry.name for entry in entry_points(group="winback.commands"))})
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002
         """Load a command. If its libraries are not installed, calling it names the missing one."""
-        own = super().get_command(ctx, name)
-        if own:
+        if place := COMMANDS.get(name):
+            own: click.Command = getattr(import_module(place.module), place.name)
             return own
         for entry in entry_points(group="winback.commands", name=name):
             try:
@@ -46,6 +65,15 @@ class Commands(click.Group):
                 command = _absent(name, str(error.name))
             return command
         return None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without loading those of `COMMANDS`."""
+        rows = []
+        for name in self.list_commands(ctx):
+            other = None if name in COMMANDS else self.get_command(ctx, name)
+            rows.append((name, (other.short_help or "") if other else COMMANDS[name].short_help))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
 
 def _absent(name: str, missing: str) -> click.Command:
@@ -72,300 +100,3 @@ def cli() -> None:
     winback train
     winback hourly
     """
-
-
-def _files(option: str, table: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return an option that may be repeated; each value is a file, a folder or a pattern."""
-    told = f"Parquet or CSV of {table}: a file, a folder, or a pattern in quotes. May be repeated."
-    return click.option(option, multiple=True, type=click.Path(path_type=Path), help=told)
-
-
-@cli.command()
-@_files("--events", "raw.app_events")
-@_files("--users", "raw.users")
-@_files("--redemptions", "raw.voucher_redemptions")
-@click.option(
-    "--set-aside",
-    type=click.Path(path_type=Path),
-    help="Write rejected rows to this file, with the reason, and load the rest.",
-)
-@as_json
-def load(
-    events: tuple[Path, ...],
-    users: tuple[Path, ...],
-    redemptions: tuple[Path, ...],
-    set_aside: Path | None,
-    is_json: bool,
-) -> None:
-    """Load raw data: all of it or nothing. Loading the same file twice changes nothing.
-
-    \b
-    winback load --events events.parquet --users users.csv
-    winback load --events day1/ --events 'day2/*.csv.gz' --set-aside refused.csv
-    """
-    from jobs.upkeep.load import load_files  # noqa: PLC0415 - commands import what they need, so that `--help` is fast
-
-    files = {
-        name: paths for name, paths in (("events", events), ("users", users), ("redemptions", redemptions)) if paths
-    }
-    if not files:
-        raise click.UsageError("Name at least one file: --events, --users or --redemptions.")
-    run_command(
-        is_json,
-        lambda settings, reporter: load_files(settings, files, reporter, set_aside=set_aside),
-        load_screen.loaded,
-    )
-
-
-@cli.command()
-@click.option("--until", type=DateTimeParam(), required=True, help="History is what was loaded before this time.")
-@as_json
-def backfill(until: datetime, is_json: bool) -> None:
-    """Build history as one epoch; decides and sends nothing.
-
-    \b
-    winback backfill --until 2026-06-01
-    """
-    from jobs.upkeep.backfill import backfill as run  # noqa: PLC0415
-
-    run_command(is_json, with_context(lambda context: run(context, until)), screens.backfilled)
-
-
-@cli.command()
-@click.option("--until", type=DateTimeParam(), help="End of the run window; default: now minus the safety lag.")
-@click.option(
-    "--dry-run", is_flag=True, help="Build, score, decide and simulate the sync, but commit and send nothing."
-)
-@click.option(
-    "--accept-audience",
-    is_flag=True,
-    help="Send although the audience has collapsed. Use it only after you have checked that this is right.",
-)
-@as_json
-def hourly(until: datetime | None, dry_run: bool, accept_audience: bool, is_json: bool) -> None:
-    """Run once: features, scores, decisions, audience, sync.
-
-    \b
-    winback hourly
-    winback hourly --until 2026-06-01T10:00 --json
-    Exit codes: 0 done, 1 failed and safe to retry, 2 configuration or contract, 3 too many rejections or a collapsed audience.
-    """
-    from jobs.context import open_context  # noqa: PLC0415
-    from jobs.hourly.run import hourly as run  # noqa: PLC0415
-
-    def act(settings: Settings, reporter: Any) -> Any:
-        with open_context(settings, reporter=reporter) as context:
-            return run(context, until, dry_run=dry_run, accept_audience=accept_audience)
-
-    try:
-        result = run_command(is_json, act, screens.ran)
-    except RunInProgressError as busy:
-        if not busy.is_hourly:
-            raise
-        # Not a failure: the run that holds the data does the same work.
-        _say("info", str(busy))
-        if is_json:
-            click.echo(json.dumps({"skipped": str(busy)}))
-        return
-    if result.stopped:
-        raise result.stopped
-
-
-@cli.command()
-@as_json
-def nightly(is_json: bool) -> None:
-    """Rebuild what arrived within the last days, to correct lost or altered rows; decides and sends nothing.
-
-    \b
-    winback nightly
-    winback nightly && winback hourly     (in place of one hourly run: never run the two at the same time)
-    """
-    from jobs.upkeep.nightly import nightly as run  # noqa: PLC0415
-
-    run_command(is_json, with_context(run), screens.rebuilt)
-
-
-@cli.command()
-@click.option("--percent", type=click.IntRange(1, 100), default=1, show_default=True, help="Percentage of the users.")
-@as_json
-def audit(percent: int, is_json: bool) -> None:
-    """Rebuild a sample of users from the raw events in one pass, and compare it with the tables that hourly runs built.
-
-    \b
-    winback audit
-    winback audit --percent 10 --json
-    Exit codes: 0 no row differs, 1 failed and safe to retry, 2 configuration or contract, 3 rows differ: look at them.
-    """
-    from jobs.upkeep.audit import audit as run  # noqa: PLC0415
-
-    drift = run_command(is_json, with_context(lambda context: run(context, percent)), screens.audited).drift
-    if drift:
-        raise drift
-
-
-@cli.command()
-@as_json
-def status(is_json: bool) -> None:
-    """Show the watermark, the last runs, what is pending, rejected or not erased yet, the model, and the last audit.
-
-    \b
-    winback status
-    """
-    from jobs.context import open_context  # noqa: PLC0415
-    from jobs.status import status as run  # noqa: PLC0415
-
-    def act(settings: Settings, _: Any) -> Any:
-        with open_context(settings) as context:
-            return run(context)
-
-    run_command(is_json, act, screens.status)
-
-
-@cli.command("dead-letters")
-@click.argument("action", type=click.Choice(["list", "retry"]), default="list")
-@as_json
-def dead_letters(action: str, is_json: bool) -> None:
-    """List the users that the CRM rejected, by reason, or send them again with the next run.
-
-    \b
-    winback dead-letters
-    winback dead-letters retry
-    """
-    from jobs.context import open_context  # noqa: PLC0415
-    from jobs.upkeep import dead_letters as letters  # noqa: PLC0415
-
-    def act(settings: Settings, _: Any) -> Any:
-        with open_context(settings) as context:
-            return letters.listed(context) if action == "list" else {"retried": letters.retry(context)}
-
-    run_command(is_json, act, screens.dead_letters)
-
-
-class RedactedArgsCommand(click.Command):
-    """A command whose errors never repeat its arguments, which are personal data."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the arguments."""
-        try:
-            return super().parse_args(ctx, args)
-        except click.UsageError:
-            told = (
-                "Write winback erase USER, with --yes or --json, and nothing else. Quote an id with spaces; put -- before "
-                "an id that begins with a dash."
-            )
-            raise click.UsageError(told, ctx) from None
-
-
-@cli.command(cls=RedactedArgsCommand)
-@click.argument("user")
-@click.option("--yes", "is_certain", is_flag=True, help="Do not ask for confirmation on the terminal.")
-@as_json
-def erase(user: str, is_certain: bool, is_json: bool) -> None:
-    """Erase a user: delete their rows and their profile in the CRM, and never decide or send anything for them again.
-
-    \b
-    winback erase USER
-    winback erase USER --yes --json
-    Run it again to finish what is left. Exit codes: 0 done, 1 not all is deleted yet: run it again, 2 configuration or contract.
-    """
-    from jobs.erasure.erase import erase as run  # noqa: PLC0415
-
-    if not user:
-        raise click.UsageError("The user's id is empty.")
-    if not is_certain:
-        if not sys.stdin.isatty():
-            raise click.UsageError(
-                "Cannot ask for confirmation: stdin is not a terminal. Pass --yes to erase; this cannot be undone."
-            )
-        click.confirm("Erase this user here and in the CRM? This cannot be undone.", abort=True, err=True)
-
-    problem = run_command(is_json, with_context(lambda context: run(context, user)), screens.erased).problem
-    if problem:
-        raise problem
-
-
-@cli.command()
-@as_json
-def doctor(is_json: bool) -> None:
-    """Check everything that a run needs and show what to grant, create or correct; changes nothing.
-
-    \b
-    winback doctor
-    winback doctor --json
-    Exit codes: 0 no check failed, 2 a check failed; the output shows what to do.
-    """
-    from jobs.doctor import run as doctors  # noqa: PLC0415
-
-    try:
-        settings = read_settings()
-    except ContractError as error:
-        found = doctors.unusable(error)
-    else:
-        found = doctors.doctor(settings)
-    print_answer(found, is_json, screens.diagnosis)
-    if found.error:
-        raise found.error
-
-
-for command in (*model_commands.ALL, *upkeep_commands.ALL):
-    cli.add_command(command)
-
-
-def main() -> None:
-    """Run the command line; an error becomes a message and an exit code."""
-    with interruptible() as signals:
-        try:
-            sys.exit(_exit_code(signals))
-        except KeyboardInterrupt:  # interrupted again while it printed the error
-            sys.exit(1)
-
-
-def _exit_code(signals: list[signal.Signals]) -> int:
-    try:
-        cli(standalone_mode=False)
-    except click.exceptions.Exit as leave:
-        return leave.exit_code
-    except BaseException as error:  # noqa: BLE001 - an interruption gets a message, too
-        if signals:
-            _say("error", f"Stopped by {signals[0].name}. Nothing is left half done. Run it again.")
-            return 1
-        return _told(error)
-    return 0
-
-
-def _told(error: BaseException) -> int:
-    """Print the error, and return the exit code."""
-    if isinstance(error, click.Abort):
-        _say("info", "Nothing was done.")
-        return 1
-    if isinstance(error, click.ClickException):
-        error.show()
-        return 2
-    if isinstance(error, WinbackError):
-        _say("error", str(error))
-        return error.exit_code
-    if not isinstance(error, Exception):
-        raise error
-    # Unexpected error: print its place, but not its text, because the text may quote a user's data.
-    places = [
-        f
-        for f in traceback.extract_tb(error.__traceback__)
-        if Path(f.filename).is_relative_to(Path(__file__).parents[2])
-    ]
-    where = f"{Path(places[-1].filename).name}:{places[-1].lineno}" if places else "an unknown place"
-    hint = (
-        "Nothing is left half done; running again is safe. WINBACK_DEBUG=1 shows more, which may include users' data."
-    )
-    if os.environ.get("WINBACK_DEBUG", "").lower() in ("1", "true", "yes"):
-        traceback.print_exception(error)
-    _say("error", f"Unexpected {type(error).__name__} at {where}. {hint}")
-    return 1
-
-
-def _say(severity: str, text: str) -> None:
-    if sys.stderr.isatty():
-        color = {"error": "red", "info": "yellow"}[severity]
-        Console(stderr=True).print(f"[{color}]{severity.capitalize()}:[/] ", end="")
-        click.echo(text, err=True)
-    else:
-        getattr(logger(), severity)(text)

@@ -6,7 +6,13 @@ from datetime import datetime
 
 import click
 
-from jobs.cli.runner import DateTimeParam, as_json, run_command, with_context
+from jobs.cli.contexts import with_context
+from jobs.cli.runner import DateTimeParam, as_json, run_command
+from jobs.models.dataset import examples as build_dataset
+from jobs.models.evaluate import evaluate as evaluate_challenger
+from jobs.models.lifecycle import promote as promote_model
+from jobs.models.lifecycle import rollback as rollback_model
+from jobs.models.train import train as train_challenger
 from jobs.output import models as model_screens
 
 until_option = click.option(
@@ -25,9 +31,7 @@ def examples(until: datetime | None, is_json: bool) -> None:
     winback examples --until 2026-06-01 --json
     Exit codes: 0 built, 1 failed and safe to retry, 2 configuration, contract, or no example yet.
     """
-    from jobs.models.dataset import examples as run  # noqa: PLC0415 - commands import what they need, so that `--help` is fast
-
-    run_command(is_json, with_context(lambda context: run(context, until)), model_screens.built)
+    run_command(is_json, with_context(lambda context: build_dataset(context, until)), model_screens.built)
 
 
 @click.command()
@@ -39,9 +43,7 @@ def train(until: datetime | None, is_json: bool) -> None:
     \b
     winback train
     """
-    from jobs.models.train import train as run  # noqa: PLC0415
-
-    run_command(is_json, with_context(lambda context: run(context, until)), model_screens.trained)
+    run_command(is_json, with_context(lambda context: train_challenger(context, until)), model_screens.trained)
 
 
 @click.command()
@@ -55,9 +57,7 @@ def evaluate(until: datetime | None, is_json: bool) -> None:
     winback evaluate --json
     Exit codes: 0 compared, whatever the verdict, 1 failed and safe to retry, 2 configuration or contract.
     """
-    from jobs.models.evaluate import evaluate as run  # noqa: PLC0415
-
-    run_command(is_json, with_context(lambda context: run(context, until)), model_screens.judged)
+    run_command(is_json, with_context(lambda context: evaluate_challenger(context, until)), model_screens.judged)
 
 
 @click.command()
@@ -72,9 +72,7 @@ def promote(version: str | None, force: bool, is_json: bool) -> None:
     winback promote 20260601T100000Z-1a2b3c4d --force
     Exit codes: 0 done, 1 the registry did not respond, 2 configuration or contract, 4 no challenger, or it is not better.
     """
-    from jobs.models.lifecycle import promote as run  # noqa: PLC0415
-
-    run_command(is_json, lambda settings, _: run(settings, version, force=force), model_screens.promoted)
+    run_command(is_json, lambda settings, _: promote_model(settings, version, force=force), model_screens.promoted)
 
 
 @click.command()
@@ -85,9 +83,4 @@ def rollback(is_json: bool) -> None:
     \b
     winback rollback
     """
-    from jobs.models.lifecycle import rollback as run  # noqa: PLC0415
-
-    run_command(is_json, lambda settings, _: run(settings), model_screens.promoted)
-
-
-ALL = (examples, train, evaluate, promote, rollback)
+    run_command(is_json, lambda settings, _: rollback_model(settings), model_screens.promoted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from core.progress import make_reporter
+from core.progress import logger, make_reporter
 from core.settings import Settings, read_settings
 
 as_json = click.option("--json", "is_json", is_flag=True, help="One machine-readable object on stdout.")
@@ -43,24 +44,22 @@ def run_command(is_json: bool, act: Callable[[Settings, Any], Any], show: Callab
     return answer
 
 
-def with_context(act: Callable[[Any], Any]) -> Callable[[Settings, Any], Any]:
-    """Wrap `act` so that it gets an open job context, which is closed afterwards."""
-
-    def run(settings: Settings, reporter: Any) -> Any:
-        from jobs.context import open_context  # noqa: PLC0415 - imports the warehouse's libraries; `--help` stays fast
-
-        with open_context(settings, reporter=reporter) as context:
-            return act(context)
-
-    return run
-
-
 def print_answer(answer: Any, is_json: bool, show: Callable[[Console, Any], None]) -> None:
     """Print a result as JSON, or with `show`."""
     if is_json:
         click.echo(json.dumps(_plain(answer), ensure_ascii=False))
     else:
         show(Console(), answer)
+
+
+def log_message(severity: str, text: str) -> None:
+    """Print a message to stderr: in colour on a terminal, else as a line of the log."""
+    if sys.stderr.isatty():
+        color = {"error": "red", "info": "yellow"}[severity]
+        Console(stderr=True).print(f"[{color}]{severity.capitalize()}:[/] ", end="")
+        click.echo(text, err=True)
+    else:
+        getattr(logger(), severity)(text)
 
 
 def _plain(answer: Any) -> Any:

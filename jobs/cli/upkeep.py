@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from core.errors import ContractError, RunInProgressError
 from core.settings import Settings
-from jobs.cli.runner import as_json, run_command, with_context
+from jobs.cli.contexts import with_context
+from jobs.cli.runner import as_json, run_command
+from jobs.context import open_context
 from jobs.output import runs as screens
-
-if TYPE_CHECKING:  # imports the warehouse's libraries; `--help` stays fast
-    from jobs.upkeep.migrate import Migrated
+from jobs.upkeep.compact import compact as compact_file
+from jobs.upkeep.migrate import Migrated
+from jobs.upkeep.migrate import migrate as migrate_warehouse
+from jobs.upkeep.repair_watermark import repair_watermark as repair
 
 
 @click.command("repair-watermark")
@@ -26,9 +29,7 @@ def repair_watermark(dry_run: bool, is_json: bool) -> None:
     winback repair-watermark
     Check this machine's clock first. Exit codes: 0 done or nothing to repair, 1 failed and safe to retry, 2 no history.
     """
-    from jobs.upkeep.repair_watermark import repair_watermark as run  # noqa: PLC0415
-
-    run_command(is_json, with_context(lambda context: run(context, dry_run=dry_run)), screens.repaired)
+    run_command(is_json, with_context(lambda context: repair(context, dry_run=dry_run)), screens.repaired)
 
 
 @click.command()
@@ -43,13 +44,11 @@ def migrate(dry_run: bool, is_json: bool) -> None:
     Copy the warehouse first: an older version cannot use it afterwards. If it is killed, run it again: it continues.
     Exit codes: 0 done or nothing to do, 1 failed and safe to retry, 2 configuration, contract, or a run is in progress.
     """
-    from jobs.context import open_context  # noqa: PLC0415
-    from jobs.upkeep.migrate import migrate as run  # noqa: PLC0415
 
     def act(settings: Settings, reporter: Any) -> Migrated:
         try:
             with open_context(settings, is_migrating=True, reporter=reporter) as context:
-                return run(context, dry_run=dry_run)
+                return migrate_warehouse(context, dry_run=dry_run)
         except RunInProgressError as busy:
             raise ContractError(
                 f"{busy} A migration needs the warehouse for itself: stop the schedule, wait, and run winback migrate again."
@@ -67,9 +66,4 @@ def compact(is_json: bool) -> None:
     winback compact
     winback erase u-0001193 --yes && winback compact
     """
-    from jobs.upkeep.compact import compact as run  # noqa: PLC0415
-
-    run_command(is_json, run, screens.compacted)
-
-
-ALL = (repair_watermark, migrate, compact)
+    run_command(is_json, compact_file, screens.compacted)

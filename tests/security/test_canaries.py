@@ -20,7 +20,7 @@ from crm_sync.destinations.factory import ADAPTERS, connect, load_options
 from crm_sync.destinations.http.transport import RetryBudget
 from crm_sync.field_mapping import FieldMapping, load_fields
 from crm_sync.sync import sync
-from jobs.cli import app as cli
+from jobs.cli import main as cli
 from jobs.context import open_context
 from jobs.models.train import train
 from jobs.upkeep.backfill import backfill

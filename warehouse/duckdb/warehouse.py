@@ -70,14 +70,15 @@ class DuckDBWarehouse:
     rows_per_append = 5_000
     is_exclusive = True
 
-    def __init__(self, path: Path, *, memory_limit: str | None = None) -> None:
-        """Open the file. Creates it and its folder if missing.
+    def __init__(self, path: Path, *, memory_limit: str | None = None, is_read_only: bool = False) -> None:
+        """Open the file. If it is missing, create it and its folder, unless `is_read_only`.
 
         Raises: RunInProgressError if another process holds the file, ContractError if it is not a DuckDB file.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if not is_read_only:
+            path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self.connection = connected(path, is_read_only=False)
+        self.connection = connected(path, is_read_only=is_read_only)
         if memory_limit:
             self.connection.execute("set memory_limit = $limit", {"limit": memory_limit})
 
@@ -94,6 +95,10 @@ class DuckDBWarehouse:
         """Create missing schemas and tables. Raises: ContractError for a renamed or outdated file."""
         for table in ALL:
             self.create(table)
+        self.check()
+
+    def check(self) -> None:
+        """Reject a file that was renamed, or whose tables an earlier version made. Raises: ContractError."""
         self.refuse_renamed()
         self._refuse_outdated()
 
