@@ -71,7 +71,7 @@ increments-test: $(VENV)/dev.stamp  ## run the property tests of the tables on 5
 	@INCREMENTS_EXAMPLES=$(EXAMPLES) $(BIN)/pytest tests/dbt/test_increments.py tests/dbt/test_parity.py tests/dbt/test_labels.py
 
 faults-test: $(VENV)/dev.stamp  ## make every BigQuery request of a run fail in every way; compare BigQuery and DuckDB on two apps
-	@FAULTS=all $(BIN)/pytest tests/resilience/test_bigquery_faults.py tests/end_to_end/test_both_warehouses.py tests/resilience/test_concurrency.py
+	@FAULTS=all $(BIN)/pytest tests/resilience/test_bigquery_faults.py tests/end_to_end tests/resilience/test_concurrency.py
 
 crash-test: $(VENV)/dev.stamp  ## kill runs at every effect and pause them while others work, on every CRM, in one to two hours
 	@$(BIN)/python -m tests.support.crash.kill_matrix --crm braze,hubspot,klaviyo,salesforce

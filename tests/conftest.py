@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ from dbt_common.behavior_flags import BehaviorFlagRendered
 from hypothesis import settings
 
 from sandbox.local_crm.server import LocalCrm
+from tests.support import data_tests
 from tests.support.builders.erase import told_world
 from tests.support.environment import API_KEY, NOW, World, copy_history, make_history, small_app
 from tests.support.vendor_specs import not_checked
@@ -26,9 +29,19 @@ settings.load_profile("winback")
 
 
 def pytest_configure() -> None:
+    # Data tests are a quarter of an hourly run's processor time. They run in marked tests, and in all with DATA_TESTS=all.
+    if os.environ.get("DATA_TESTS") != "all":
+        os.environ[data_tests.NAME] = data_tests.WITHOUT
     # dbt searches the call stack, frame by frame, for the module that registers each of its flags. With pytest's deep stack and
     # the thousands of imported modules, that took three seconds of every build.
     BehaviorFlagRendered._default_source = staticmethod(lambda: "tests")  # type: ignore[method-assign]
+
+
+@pytest.fixture(autouse=True)
+def _data_tests(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run dbt's data tests in a test, or a file, that is marked with `data_tests`."""
+    with data_tests.with_data_tests() if request.node.get_closest_marker("data_tests") else nullcontext():
+        yield
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

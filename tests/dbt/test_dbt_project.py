@@ -17,6 +17,8 @@ from jobs.transform.funnel import Funnel
 from tests.support.dbt.on_bigquery import record
 from tests.support.dbt.on_duckdb import MODELS, PROJECT, artifact, invoke, prepare_empty, run
 
+pytestmark = pytest.mark.data_tests
+
 HOUSE = Path(__file__).parents[2]
 
 Manifest = dict[str, Any]

@@ -14,6 +14,8 @@ from sandbox.local_crm.server import LocalCrm
 from tests.support.dbt.on_duckdb import invoke, prepare_empty
 from tests.support.environment import API_KEY, NOW, World, at, copy_history
 
+pytestmark = pytest.mark.data_tests
+
 ODD = ("prefilled", "instant", "percent", "overlapping")
 HOURS = 3
 

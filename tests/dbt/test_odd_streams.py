@@ -18,6 +18,8 @@ from tests.support.environment import API_KEY, HISTORY_UNTIL, NOW, World, at, co
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 from warehouse.tables import APP_EVENTS
 
+pytestmark = pytest.mark.data_tests
+
 LAST = 152  # the hour after the history at which the tests check
 Row = tuple[str, str, str, datetime]
 

@@ -25,6 +25,8 @@ from tests.support.dbt.partition_bounds import violations
 from tests.support.environment import World, at, settings_in, small_app
 from warehouse.tables import VOUCHER_REDEMPTIONS
 
+pytestmark = pytest.mark.data_tests
+
 # Tables that must be equal to the last bit, except for the random run ids.
 TABLES = {
     "ops.decisions": "true",

@@ -5,9 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
 from jobs.status import status
 from tests.support.environment import HISTORY_UNTIL, World, at, settings_in
 from tests.support.run_assertions import assert_crm_holds_the_desired_state, decisions, granted
+
+pytestmark = pytest.mark.data_tests
 
 
 def test_every_exit_is_decided_once_and_the_crm_follows(world: World) -> None:

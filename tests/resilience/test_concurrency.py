@@ -17,6 +17,7 @@ import pytest
 
 from core.errors import RunInProgressError
 from sandbox.local_crm.faults import Fault
+from tests.support.data_tests import for_processes
 from tests.support.environment import API_KEY, CONFIG, World
 from warehouse.duckdb.holder import Holder, describe
 from warehouse.duckdb.warehouse import DuckDBWarehouse
@@ -70,6 +71,7 @@ def environment(world: World) -> dict[str, str]:
         "WINBACK_MODELS": str(world.folder / "models"),
         "WINBACK_REGISTRY": "none",
         "WINBACK_CONFIG": str(config),
+        **for_processes(),
         "WINBACK_DBT_TARGET": str(world.folder / "dbt"),
         "WINBACK_CRM_URL": world.crm.url,
         "WINBACK_CRM_API_KEY": API_KEY,

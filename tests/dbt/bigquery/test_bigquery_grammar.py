@@ -39,6 +39,7 @@ from sandbox.synthetic_app import generate
 from tests.end_to_end.test_both_warehouses import TABLES
 from tests.support.bigquery_environment import differences
 from tests.support.challenger import challenge
+from tests.support.data_tests import with_data_tests
 from tests.support.dbt.on_bigquery import PROFILE, record
 from tests.support.dbt.on_duckdb import MODELS, PROJECT
 from tests.support.dbt.on_google_sql import dbt_reaches
@@ -149,36 +150,33 @@ def life(world: World) -> Iterator[Any]:
     """Run all commands, and yield for each of them the values that must be equal on both warehouses."""
     settings = world.settings if isinstance(world, GoogleWorld) else settings_in(world.folder)
     challenge(world)
-    with pytest.MonkeyPatch.context() as patch, world.context() as context:
-        # Skip the backfill's data tests: each also runs in the first hourly run, the nightly run or on the examples.
-        patch.setenv("DBT_EXCLUDE_RESOURCE_TYPES", "test")
+    # Without the backfill's data tests: each also runs in the first hourly run, the nightly run or on the examples.
+    with world.context() as context:
         yield backfill(context, HISTORY_UNTIL)
         yield raw_summary.summarise(context.warehouse), raw_summary.counts_by_name(context.warehouse)
-    first = world.run(6, settings=settings.model_copy(update={"shadow": True}))
+    with with_data_tests():
+        first = world.run(6, settings=settings.model_copy(update={"shadow": True}))
     yield first.scoring, first.shadow, first.sync, first.arrivals
     decided = "select user_id from ops.decisions where disposition = 'scored' order by is_eligible desc, user_id"
     users = [row["user_id"] for row in world.query(decided)]
     spoil(world, users)
-    with pytest.MonkeyPatch.context() as patch:
-        # The data tests passed above. Without them these runs take half the time.
-        patch.setenv("DBT_EXCLUDE_RESOURCE_TYPES", "test")
-        second = world.run(7)
-        yield second.scoring, second.sync, second.arrivals
-        with world.context(now=lambda: at(8)) as context:
-            yield dead_letters.listed(context)
-            yield dead_letters.retry(context)
-            # The app owns the raw tables on BigQuery, and winback on DuckDB.
-            receipts = erase(context, users[3]).receipts
-            yield sorted((r.step, r.outcome, r.count_rows or 0) for r in receipts if not r.step.startswith("raw."))
-            yield from races(context)
-        yield world.query("select * from marts.crm_pending order by user_id")
-        requests.delete(f"{world.crm.url}/_control/faults", timeout=5).raise_for_status()
-        last = world.run(24 * 18)
-        yield last.scoring, last.sync
+    second = world.run(7)
+    yield second.scoring, second.sync, second.arrivals
+    with world.context(now=lambda: at(8)) as context:
+        yield dead_letters.listed(context)
+        yield dead_letters.retry(context)
+        # The app owns the raw tables on BigQuery, and winback on DuckDB.
+        receipts = erase(context, users[3]).receipts
+        yield sorted((r.step, r.outcome, r.count_rows or 0) for r in receipts if not r.step.startswith("raw."))
+        yield from races(context)
+    yield world.query("select * from marts.crm_pending order by user_id")
+    requests.delete(f"{world.crm.url}/_control/faults", timeout=5).raise_for_status()
+    last = world.run(24 * 18)
+    yield last.scoring, last.sync
     # Both have a loaded_at in an earlier window, so only the nightly search finds them.
     world.append_event(users[4], "help_opened", at(24 * 18 - 30), at(24 * 18 - 20))
     world.append_event(users[5], "help_opened", at(24 * 12), at(24 * 17))
-    with world.context(now=lambda: at(24 * 18)) as context:
+    with with_data_tests(), world.context(now=lambda: at(24 * 18)) as context:
         night = nightly(context)
         yield night.missed, [vars(table) for table in night.tables]
         yield [vars(table) for table in audit(context, 100).tables]

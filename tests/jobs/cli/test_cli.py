@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 import requests
 
+from tests.support.command_line import Finished, run_here, run_process
 from tests.support.environment import API_KEY, World, at
 
-ROOT = Path(__file__).parents[3]
 HOUR = at(1).isoformat()
 
 
-def winback(world: World, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
-    environment = {
-        "PATH": "",
+def variables(world: World, **changes: str) -> dict[str, str]:
+    return {
         "WINBACK_WAREHOUSE": f"duckdb:///{world.folder / 'winback.duckdb'}",
         "WINBACK_MODELS": str(world.folder / "models"),
         "WINBACK_REGISTRY": "none",
@@ -30,8 +28,10 @@ def winback(world: World, *arguments: str, **changes: str) -> subprocess.Complet
         "WINBACK_MAX_WATERMARK_AGE_SECONDS": "0",  # the data is from May 2026, so its age must not matter
         **changes,
     }
-    command = [sys.executable, "-m", "jobs", *arguments]
-    return subprocess.run(command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def winback(world: World, *arguments: str, **changes: str) -> Finished:
+    return run_here(variables(world, **changes), *arguments)
 
 
 def set_fault(world: World, **fault: Any) -> None:
@@ -39,7 +39,7 @@ def set_fault(world: World, **fault: Any) -> None:
 
 
 def test_a_run_prints_one_object_on_stdout_and_lines_on_stderr(world: World) -> None:
-    done = winback(world, "hourly", "--until", HOUR, "--json")
+    done = run_process(variables(world), "hourly", "--until", HOUR, "--json")
 
     assert done.returncode == 0
     answer = json.loads(done.stdout)
@@ -111,9 +111,11 @@ def test_most_users_rejected_leaves_with_3(world: World) -> None:
     assert not [user for user in users if user in done.stdout + done.stderr]
 
 
+@pytest.mark.data_tests
 def test_no_user_is_named_in_anything_a_command_prints_or_dbt_writes(world: World) -> None:
-    commands = (["hourly", "--until", HOUR], ["nightly"], ["audit"], ["status"], ["dead-letters"], ["train"])
-    printed = "".join(done.stdout + done.stderr for done in (winback(world, *command) for command in commands))
+    commands = (["nightly"], ["audit"], ["status"], ["dead-letters"], ["train"])
+    done = [run_process(variables(world), "hourly", "--until", HOUR), *(winback(world, *each) for each in commands)]
+    printed = "".join(each.stdout + each.stderr for each in done)
     written = "".join(path.read_text(errors="replace") for path in (world.folder / "dbt").rglob("*") if path.is_file())
 
     users = world.query("select distinct user_id from raw.users")
@@ -148,6 +150,24 @@ def test_a_renamed_file_is_named_with_its_old_name(world: World) -> None:
 
     assert done.returncode == 2
     assert "other-name.duckdb was created as winback.duckdb" in done.stderr
+
+
+def test_status_of_an_empty_file_creates_no_table(tmp_path: Path) -> None:
+    file = tmp_path / "empty.duckdb"
+    duckdb.connect(str(file)).close()
+    content = file.read_bytes()
+    environment = {
+        "WINBACK_WAREHOUSE": f"duckdb:///{file}",
+        "WINBACK_MODELS": str(tmp_path / "models"),
+        "WINBACK_REGISTRY": "none",
+    }
+
+    done = run_here(environment, "status", "--json")
+
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert (answer["watermark"], answer["count_epochs"], answer["pending"], answer["reports"]) == (None, 0, 0, [])
+    assert file.read_bytes() == content
 
 
 def test_a_path_where_nothing_is_stays_empty(world: World) -> None:

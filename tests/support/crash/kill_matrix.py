@@ -7,7 +7,7 @@ A first run counts the places where a run may die: before and after every build 
 request to the CRM. Then, for each place, in a world of its own: a run is killed there by SIGKILL, another runs undisturbed, and
 the laws (tests/support/invariants.py) are checked. Exit 1 when a law is violated or a place could not be reached.
 
-    --short   only one place of each kind
+    --short   one place after each kind of effect: before the next effect nothing leaves the process
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def matrix(base: Base, *, is_short: bool, only: list[str], lanes: int) -> Found:
     found.runs = 1
     chosen = [place for place in passed if not only or str(place) in only]
     if is_short:
-        chosen = list({str(place): place for place in chosen}.values())
+        chosen = list({str(place): place for place in chosen if place.when == "after"}.values())
     found.skipped = len(passed) - len(chosen)
     for kind, count in Counter(map(str, chosen)).items():
         found.kinds[kind] = [count, 0]

@@ -18,6 +18,7 @@ from dbt_common.clients.agate_helper import table_from_data_flat
 from dbt_common.events.contextvars import get_node_info
 
 from jobs.transform.dbt import vars_text
+from tests.support.data_tests import with_data_tests
 from warehouse.tables import ALL
 
 PROJECT = Path(__file__).parents[3] / "dbt"
@@ -55,7 +56,7 @@ def record(folder: Path, *arguments: str, is_first: bool = False, **variables: A
     """
     recording = Recording()
     (folder / "profiles.yml").write_text(PROFILE)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, with_data_tests():
         patch.setenv("WINBACK_WAREHOUSE", "bigquery://some-project/winback")
         _answer(patch, recording.statements, is_first=is_first)
         outcome = dbtRunner().invoke(
