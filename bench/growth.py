@@ -1,8 +1,9 @@
 """Ratio of an hour's cost with a history ten times as long to its cost without.
 
-The short history is one season of an app's events. The long one has nine earlier seasons of other users before it, so it is ten
-times as long and the hours after it are the same. In both, every exit of the history was decided, sent and acknowledged. Then
+The short history is one season of an app's events. The long one has nine earlier seasons of other users before it. So it is ten
+times as long, and the hours after it are the same. In both, every exit of the history was decided, sent and acknowledged. Then
 the same hours run on both, alternately, and the processor time of dbt's builds is compared. Wall time is shown too.
+
     python bench/growth.py [--events 1450000] [--hours 5]
 """
 

@@ -1,8 +1,11 @@
 """Speed of the sync: at the CRM's documented limit, without a limit, and compared with another open-source reverse ETL.
 
-The local CRM runs in a process of its own, enforces the documented limits in sliding windows by arrival time, and counts every
-request over them. Figures are ratios within one run: the share of the allowed rate, users per second compared with drt-core's
-HubSpot destination (installed in its own environment under var/), and memory above that of a sync of few users.
+The local CRM runs in a process of its own, enforces the documented limits in sliding windows by arrival time, and counts requests
+over them. Figures are ratios within one run:
+
+- the share of the allowed rate
+- users per second, compared with drt-core's HubSpot destination (installed in its own environment under var/)
+- memory above that of a sync of few users
 
     python bench/sync.py [--only limits,speed,memory] [--seconds 40]
 """

@@ -1,6 +1,6 @@
 """Access check of the local CRM: refuses requests that pages of other sites make through a browser on this machine.
 
-A foreign domain that resolves to 127.0.0.1 makes the CRM part of its own site (DNS rebinding), and any page can post without
+A foreign domain that resolves to 127.0.0.1 makes the CRM part of its own site (DNS rebinding). Any page can also post without
 reading the reply. So every request must name this machine as its host, and its origin, if it has one, must be our own page.
 """
 

@@ -1,16 +1,16 @@
 """Raw tables of a synthetic tax-filing app whose users leave for known reasons.
 
-`generate` is a pure function of its arguments: it plays the transition rule of `sandbox.synthetic_app.behaviour` in rounds
-(round k is the k-th session of every user still active), then delivers the events the way a real pipeline does:
+`generate` is a pure function of its arguments. It plays the transition rule of `sandbox.synthetic_app.behaviour` in rounds:
+round k is the k-th session of every user who is still active. Then it delivers the events as a real pipeline does:
 
-- `loaded_at` is up to 5 minutes after `occurred_at` for 90 % of events, up to an hour for 9 %, up to 26 hours for 1 %,
-  and 4 to 6 days for .02 %, which is later than any look-back should reach;
-- 1 % of events are delivered twice: same id and content, a later `loaded_at`;
-- rows are in random order;
-- rows that occurred or were loaded at or after the period's end are left out.
+- `loaded_at` is up to 5 minutes after `occurred_at` for 90 % of events, up to an hour for 9 %, and up to 26 hours for 1 %.
+  For .02 % it is 4 to 6 days later, beyond any look-back.
+- 1 % of events are delivered twice: same id and content, a later `loaded_at`.
+- Rows are in random order.
+- Rows that occurred or were loaded at or after the period's end are left out.
 
-Users arrive with the weekly and daily rhythm of `synthetic_truth`, more of them towards the deadline: a day's weight
-is exp(-days to the deadline / `ARRIVAL_RAMP_DAYS`).
+Users arrive with the weekly and daily rhythm of `sandbox.synthetic_app.behaviour`, more of them towards the deadline. A day's
+weight is exp(-days to the deadline / `ARRIVAL_RAMP_DAYS`).
 """
 
 from dataclasses import dataclass

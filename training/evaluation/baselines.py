@@ -1,7 +1,7 @@
 """Baselines: the fit's average for every exit, and a logistic regression.
 
-Both learn from the same rows as the model and are measured on the same test rows. The card warns when the interval of the model's
-gain over the regression does not exclude zero, because such a model has not earned its complexity.
+Both learn from the same rows as the model and are measured on the same test rows. The model has earned its complexity if the
+interval of its gain over the regression excludes zero. Otherwise the card warns.
 """
 
 from __future__ import annotations

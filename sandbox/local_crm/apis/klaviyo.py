@@ -106,7 +106,10 @@ class KlaviyoWire:
         return response
 
     def _headers(self, per_minute: Allowance) -> dict[str, str]:
-        """Headers of the minute's limit; a 429 has none (developers.klaviyo.com/en/docs/rate_limits_and_error_handling)."""
+        """Headers of the minute's limit; a 429 has none.
+
+        https://developers.klaviyo.com/en/docs/rate_limits_and_error_handling
+        """
         if g.get("is_over"):
             return {}
         now = self.desk.now()

@@ -1,6 +1,6 @@
 """Proxy of bqemulator's REST interface: corrects replies that differ from BigQuery's.
 
-It replies to a repeated job id with 409, gives jobs the id that an upload requested, and keeps the result of a read where the
+It replies to a repeated job id with 409, and gives jobs the id that an upload requested. It keeps the result of a read where the
 Storage Read API finds it. Its changes to files and statements are in tests/support/bigquery_emulator/known_gaps.py. Tests also
 use it to see statements and to inject faults. Faults match the text of a request: its SQL, or `load dataset.table as job_id`.
 """
