@@ -11,6 +11,8 @@ from urllib.parse import unquote, urlsplit
 
 # A reader follows these; the browser loads the others by itself.
 _FOLLOWED = {("a", "href"), ("link", "href")}
+# The theme's script fetches a library from another host when a page has an element of these classes.
+_FETCHING = {"mermaid", "glightbox", "pyodide"}
 _LOADED_LINKS = {"stylesheet", "icon", "preload", "modulepreload", "manifest", "preconnect", "dns-prefetch"}
 
 
@@ -27,6 +29,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Note the tag's id and addresses."""
         values = {name: value or "" for name, value in attrs}
+        self.loaded += [f"https://unpkg.com/{name}" for name in _FETCHING & set(values.get("class", "").split())]
         self.anchors |= {values[name] for name in ("id", "name") if values.get(name)}
         for name in ("href", "src", "data", "poster"):
             if not values.get(name):

@@ -108,10 +108,12 @@ def test_a_dead_link_and_a_file_from_another_host_are_found_in_a_built_site(tmp_
     (tmp_path / "index.html").write_text(
         '<link rel="stylesheet" href="style.css"><p id="there"></p><a href="a/#top">a</a><a href="a/#end">a</a>'
         '<a href="b/">b</a><a href="https://host/">c</a><img src="x.png"><script src="https://host/s.js"></script>'
+        '<pre class="mermaid">flowchart</pre>'
     )
     assert sorted(faults(tmp_path)) == [
         "index.html: a/#end has no such anchor",
         "index.html: b/ leads nowhere",
         "index.html: loads https://host/s.js from another host",
+        "index.html: loads https://unpkg.com/mermaid from another host",
         "index.html: x.png leads nowhere",
     ]
