@@ -153,7 +153,7 @@ def test_no_user_is_granted_twice_within_the_cool_down(world: World) -> None:
 def test_the_day_s_budget_holds_over_many_runs(world: World, tmp_path: Path) -> None:
     config = tmp_path / "config"
     config.mkdir()
-    for path in settings_in(world.folder).config.iterdir():
+    for path in settings_in(world.folder).config.glob("*.yml"):
         text = (
             path.read_text()
             .replace("budget_per_day: 1000", "budget_per_day: 5")

@@ -62,7 +62,7 @@ def environment(world: World) -> dict[str, str]:
     """The environment of `winback hourly`, with batches small enough for several per hour."""
     config = world.folder / "config"
     config.mkdir()
-    for file in CONFIG.iterdir():
+    for file in CONFIG.glob("*.yml"):
         (config / file.name).write_text(file.read_text())
     (config / "crm.yml").write_text("braze: {max_batch: 5, max_in_flight: 2}\n")
     return {
