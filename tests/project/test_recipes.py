@@ -38,7 +38,7 @@ PLACES = {
 # Text that a block contains, and the commands that create the state that its page assumes.
 BEFORE = {
     "var/copy/": "mkdir -p var/copy; cp var/winback.duckdb var/copy/",
-    "winback backfill --until 2026-06-01": "rm var/winback.duckdb; winback load --events var/demo/events.parquet",
+    "winback backfill --until 2026-06-01": "rm -f var/winback.duckdb; winback load --events var/demo/events.parquet",
     "days/*.csv.gz": """mkdir days; gzip > days/1.csv.gz <<'END'
 event_id,user_id,event_name,occurred_at,loaded_at
 e1,u-1,step_viewed,2026-02-01T10:00:00Z,2026-02-01T10:05:00Z
