@@ -48,4 +48,4 @@ WORKDIR /app
 USER 10001
 VOLUME /data
 ENTRYPOINT ["winback"]
-CMD ["hourly"]
+CMD ["run"]

@@ -38,7 +38,7 @@ demo: $(VENV)/laptop.stamp  ## run the whole product on this machine, in about t
 	@$(BIN)/winback demo
 
 crm: $(VENV)/laptop.stamp  ## open the local CRM with the demo's data
-	@$(BIN)/winback crm
+	@$(BIN)/winback local-crm
 
 # The commands of examples/loan_applications/README.md, in order. It deletes var/loans first.
 example: export WINBACK_CONFIG := examples/loan_applications
@@ -52,7 +52,7 @@ example: $(if $(LOANS),$(VENV)/laptop.stamp)  ## run the job on real loan applic
 	@$(BIN)/winback load --events "$(LOANS)/app_events.parquet" --users "$(LOANS)/users.parquet"
 	@$(BIN)/winback backfill --until 2011-12-15
 	@$(BIN)/winback train
-	@$(BIN)/winback replay --until 2012-01-14 --every 6 --database var/loans/crm.sqlite
+	@$(BIN)/winback backtest --until 2012-01-14 --every 6 --database var/loans/crm.sqlite
 
 test: $(VENV)/dev.stamp  ## run the tests on all cores
 	@$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder

@@ -65,10 +65,10 @@ def main() -> int:
         winback(environment, "load", *files)
         winback(environment, "backfill", "--until", UNTIL.isoformat())
         winback(environment, "train")
-        busy = winback(environment, "hourly", "--until", (UNTIL + timedelta(hours=1)).isoformat(), "--json")
+        busy = winback(environment, "run", "--until", (UNTIL + timedelta(hours=1)).isoformat(), "--json")
         idle = [
             # A window without new rows and without exits that mature: long after the app's last event.
-            winback(environment, "hourly", "--until", (UNTIL + timedelta(days=60 + n)).isoformat(), "--json")
+            winback(environment, "run", "--until", (UNTIL + timedelta(days=60 + n)).isoformat(), "--json")
             for n in range(arguments.repeat + 1)
         ][1:]
         assert all(json.loads(printed)["scoring"]["exits"] == 0 for _, _, printed in idle)

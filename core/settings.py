@@ -85,7 +85,7 @@ class Settings(BaseSettings):
         description="`until` is this many seconds before now, so that rows still being written are not skipped.",
     )
     catch_up_days: int = Field(
-        30, ge=1, le=365, description="How many days back `winback nightly` looks for raw events that no run has read."
+        30, ge=1, le=365, description="How many days back `winback rebuild` looks for raw events that no run has read."
     )
     max_watermark_age_seconds: int = Field(
         7_200,

@@ -25,5 +25,5 @@ def check_audience_drop(now: int, before: int | None, min_ratio: float) -> Circu
     return CircuitOpenError(
         f"The audience has collapsed from {before} users to {now}: less than {min_ratio:.0%} of the last run's. Nothing was "
         "sent, because all other users would lose their scores and vouchers. Check that consents, profiles and decisions are "
-        "loaded. If the drop is correct: winback hourly --accept-audience"
+        "loaded. If the drop is correct: winback run --allow-audience-drop"
     )

@@ -13,7 +13,7 @@ from docgen.schemas import ROOT
 from scoring.policy import ELIGIBILITY_REASONS
 
 _EXITS: Mapping[int, tuple[str, str]] = {
-    0: ("Done. Also: another hourly run is in progress, and `winback hourly` leaves the work to it.", "nothing"),
+    0: ("Done. Also: another hourly run is in progress, and `winback run` leaves the work to it.", "nothing"),
     1: ("Failed. Nothing is left half done.", "run the same command again, or wait for the next hour"),
     2: ("The configuration, an input file or a contract is wrong.", "fix it first: a retry fails the same way"),
     3: ("Stopped on purpose, before doing harm. A person should look.", "read the message and the runbook page"),
@@ -128,7 +128,7 @@ def exit_codes_page() -> str:
                 for number, (means, do) in _EXITS.items()
             ],
         ),
-        "Only `winback hourly` leaves with 0 when another process holds the data, and only if that process is an\n"
+        "Only `winback run` leaves with 0 when another process holds the data, and only if that process is an\n"
         'hourly run. Its last line on stderr names the other run, and `--json` prints `{"skipped": ...}`.\n'
         "Every other command leaves with 1 then.",
         "This is enough for a scheduler: alarm at once on 2 and 3, and on 1 when it comes three times in a row.",

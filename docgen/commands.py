@@ -14,11 +14,11 @@ from jobs.cli.app import cli
 # Every command has one place here; `commands_page` fails when one is missing.
 GROUPS: dict[str, tuple[str, ...]] = {
     "Data": ("load", "backfill"),
-    "The schedule": ("hourly", "nightly", "audit"),
-    "Model": ("examples", "train", "evaluate", "promote", "rollback"),
+    "The schedule": ("run", "rebuild", "audit"),
+    "Model": ("dataset", "train", "evaluate", "promote", "rollback"),
     "Operation": ("doctor", "status", "dead-letters", "migrate", "repair-watermark"),
     "Erasure": ("erase", "compact"),
-    "Try it out": ("demo", "crm", "replay"),
+    "Try it out": ("demo", "local-crm", "backtest"),
 }
 
 

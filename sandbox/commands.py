@@ -27,11 +27,11 @@ _database = click.option(
 @click.option("--port", default=DEFAULT_PORT, show_default=True, help="Port on this machine; 0 takes a free one.")
 @_database
 @as_json
-def crm(port: int, database: Path | None, is_json: bool) -> None:
+def local_crm(port: int, database: Path | None, is_json: bool) -> None:
     """Run the local CRM and its page until Ctrl-C.
 
     \b
-    winback crm
+    winback local-crm
     """
     from sandbox.local_crm.server import LocalCrm  # noqa: PLC0415 - imports Flask only for this command
 
@@ -54,11 +54,11 @@ def crm(port: int, database: Path | None, is_json: bool) -> None:
 @click.option("--every", "hours", default=24, show_default=True, help="Hours in one run window.")
 @_database
 @as_json
-def replay(until: datetime, hours: int, database: Path | None, is_json: bool) -> None:
+def backtest(until: datetime, hours: int, database: Path | None, is_json: bool) -> None:
     """Run loaded history through the job window by window, against a local CRM, and measure the scores.
 
     \b
-    winback replay --until 2026-06-29 --every 24
+    winback backtest --until 2026-06-29 --every 24
     """
     from sandbox import output as screens  # noqa: PLC0415 - imports the model libraries only for this command
     from sandbox.backtest import replay as run  # noqa: PLC0415

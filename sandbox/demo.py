@@ -48,7 +48,7 @@ class Made:
 
 
 def run_demo(*, count_users: int, count_hours: int, seed: int, is_quiet: bool = False) -> dict[str, Any]:
-    """Run the demo in the default places, so that `winback status` and `winback crm` show it afterwards.
+    """Run the demo in the default places, so that `winback status` and `winback local-crm` show it afterwards.
 
     Raises: ContractError when those places hold data that no demo made, RunInProgressError when another process has the
     warehouse open.
@@ -91,7 +91,7 @@ def run_demo(*, count_users: int, count_hours: int, seed: int, is_quiet: bool = 
         ("The model's card", str(made.trained.folder / "card.html")),
         ("Watermark, last runs, pending work", ".venv/bin/winback status"),
         # A replay sets its clock to the hour. A run by this machine's clock would see the demo's future events.
-        ("The next hour", f".venv/bin/winback replay --until {next_hour:%Y-%m-%dT%H:%M} --every 1"),
+        ("The next hour", f".venv/bin/winback backtest --until {next_hour:%Y-%m-%dT%H:%M} --every 1"),
     ):
         console.print(f"  {what}\n    [bold]{how}[/]", highlight=False, soft_wrap=True)
     return {

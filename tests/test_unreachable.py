@@ -23,7 +23,7 @@ from tests.support.crm.scripted_server import Connection, Ticking, answers, hurr
 
 ONCE = 1e-9
 PATH = "/users/track?canary=of-a-query"
-START = "Correct WINBACK_CRM_URL, or start the local CRM (winback crm)."
+START = "Correct WINBACK_CRM_URL, or start the local CRM (winback local-crm)."
 LOOK = "Correct WINBACK_CRM_URL, or check the network of this machine and the CRM's status page."
 
 

@@ -20,7 +20,7 @@ from crm_sync.destination import Finding
 from crm_sync.destinations.http.connection import TransientError
 from crm_sync.destinations.http.connection_faults import causes_of
 
-_START = ("Correct WINBACK_CRM_URL, or start the local CRM:", "winback crm")
+_START = ("Correct WINBACK_CRM_URL, or start the local CRM:", "winback local-crm")
 _LOOK = ("Correct WINBACK_CRM_URL, or check the network of this machine and the CRM's status page.",)
 _PROXY = ("Correct WINBACK_CRM_PROXY, or check the proxy.",)
 _BY_PROXY = re.compile(r"Tunnel connection failed: (\d{3})\b")

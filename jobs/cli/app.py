@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import click
 
+from jobs.cli.runner import log_message
+
 
 class _Place(NamedTuple):
     """Module and name of a command, and its line in `winback --help`."""
@@ -31,11 +33,11 @@ COMMANDS: Mapping[str, _Place] = {
     "doctor": _Place("jobs.cli.checks", "doctor", "Check everything that a run needs; changes nothing."),
     "erase": _Place("jobs.cli.erasure", "erase", "Erase a user here and in the CRM."),
     "evaluate": _Place("jobs.cli.models", "evaluate", "Compare the challenger with the champion."),
-    "examples": _Place("jobs.cli.models", "examples", "Build and test the training examples; trains nothing."),
-    "hourly": _Place("jobs.cli.runs", "hourly", "Run once: features, scores, decisions, audience, sync."),
+    "dataset": _Place("jobs.cli.models", "dataset", "Build and test the training examples; trains nothing."),
+    "run": _Place("jobs.cli.runs", "run", "Run once: features, scores, decisions, audience, sync."),
     "load": _Place("jobs.cli.loading", "load", "Load raw data: all of it or nothing."),
     "migrate": _Place("jobs.cli.upkeep", "migrate", "Migrate a warehouse of an earlier version to this one."),
-    "nightly": _Place("jobs.cli.runs", "nightly", "Rebuild the last days, to correct lost or altered rows."),
+    "rebuild": _Place("jobs.cli.runs", "rebuild", "Rebuild the last days, to correct lost or altered rows."),
     "promote": _Place("jobs.cli.models", "promote", "Make the challenger, or a version, the champion."),
     "repair-watermark": _Place(
         "jobs.cli.upkeep", "repair_watermark", "Put the watermark back after a run with a clock ahead."
@@ -46,6 +48,16 @@ COMMANDS: Mapping[str, _Place] = {
 }
 
 
+# Names of earlier versions. They work until the next release, with a warning.
+RENAMED: Mapping[str, str] = {
+    "crm": "local-crm",
+    "examples": "dataset",
+    "hourly": "run",
+    "nightly": "rebuild",
+    "replay": "backtest",
+}
+
+
 class Commands(click.Group):
     """The commands of `COMMANDS`, and those that other packages register as entry points."""
 
@@ -53,8 +65,13 @@ class Commands(click.Group):
         """Return the names of all commands."""
         return sorted({*COMMANDS, *(entry.name for entry in entry_points(group="winback.commands"))})
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """Load a command. If its libraries are not installed, calling it names the missing one."""
+        if new := RENAMED.get(name):
+            log_message(
+                "warning", f"winback {name} is called winback {new} now. The old name works until the next release."
+            )
+            return self.get_command(ctx, new)
         if place := COMMANDS.get(name):
             own: click.Command = getattr(import_module(place.module), place.name)
             return own
@@ -98,5 +115,5 @@ def cli() -> None:
     winback load --events events.parquet --users users.parquet
     winback backfill --until 2026-06-01
     winback train
-    winback hourly
+    winback run
     """

@@ -23,12 +23,12 @@ until_option = click.option(
 @click.command()
 @until_option
 @as_json
-def examples(until: datetime | None, is_json: bool) -> None:
+def dataset(until: datetime | None, is_json: bool) -> None:
     """Build and test the training examples, and show a summary; trains nothing.
 
     \b
-    winback examples
-    winback examples --until 2026-06-01 --json
+    winback dataset
+    winback dataset --until 2026-06-01 --json
     Exit codes: 0 built, 1 failed and safe to retry, 2 configuration, contract, or no example yet.
     """
     run_command(is_json, with_context(lambda context: build_dataset(context, until)), model_screens.built)

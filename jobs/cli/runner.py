@@ -55,7 +55,7 @@ def print_answer(answer: Any, is_json: bool, show: Callable[[Console, Any], None
 def log_message(severity: str, text: str) -> None:
     """Print a message to stderr: in colour on a terminal, else as a line of the log."""
     if sys.stderr.isatty():
-        color = {"error": "red", "info": "yellow"}[severity]
+        color = {"error": "red", "warning": "yellow", "info": "yellow"}[severity]
         Console(stderr=True).print(f"[{color}]{severity.capitalize()}:[/] ", end="")
         click.echo(text, err=True)
     else:

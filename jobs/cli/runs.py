@@ -38,23 +38,24 @@ def backfill(until: datetime, is_json: bool) -> None:
     "--dry-run", is_flag=True, help="Build, score, decide and simulate the sync, but commit and send nothing."
 )
 @click.option(
-    "--accept-audience",
+    "--allow-audience-drop",
     is_flag=True,
     help="Send although the audience has collapsed. Use it only after you have checked that this is right.",
 )
+@click.option("--accept-audience", is_flag=True, hidden=True)  # an earlier name
 @as_json
-def hourly(until: datetime | None, dry_run: bool, accept_audience: bool, is_json: bool) -> None:
+def run(until: datetime | None, dry_run: bool, allow_audience_drop: bool, accept_audience: bool, is_json: bool) -> None:
     """Run once: features, scores, decisions, audience, sync.
 
     \b
-    winback hourly
-    winback hourly --until 2026-06-01T10:00 --json
+    winback run
+    winback run --until 2026-06-01T10:00 --json
     Exit codes: 0 done, 1 failed and safe to retry, 2 configuration or contract, 3 too many rejections or a collapsed audience.
     """
 
     def act(settings: Settings, reporter: Any) -> Any:
         with open_context(settings, reporter=reporter) as context:
-            return run_hourly(context, until, dry_run=dry_run, accept_audience=accept_audience)
+            return run_hourly(context, until, dry_run=dry_run, accept_audience=allow_audience_drop or accept_audience)
 
     try:
         result = run_command(is_json, act, screens.ran)
@@ -72,12 +73,12 @@ def hourly(until: datetime | None, dry_run: bool, accept_audience: bool, is_json
 
 @click.command()
 @as_json
-def nightly(is_json: bool) -> None:
+def rebuild(is_json: bool) -> None:
     """Rebuild what arrived within the last days, to correct lost or altered rows; decides and sends nothing.
 
     \b
-    winback nightly
-    winback nightly && winback hourly     (in place of one hourly run: never run the two at the same time)
+    winback rebuild
+    winback rebuild && winback run     (in place of one hourly run: never run the two at the same time)
     """
     run_command(is_json, with_context(run_nightly), screens.rebuilt)
 

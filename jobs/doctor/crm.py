@@ -70,4 +70,4 @@ def _silent(is_elsewhere: bool) -> Finding:
     says = "the CRM did not answer"
     if is_elsewhere:
         return Finding("CRM", "failed", says, ("Correct WINBACK_CRM_URL, or look at the CRM's status page.",))
-    return Finding("CRM", "warning", says, ("Start the local one, or set WINBACK_CRM_URL:", "winback crm"))
+    return Finding("CRM", "warning", says, ("Start the local one, or set WINBACK_CRM_URL:", "winback local-crm"))

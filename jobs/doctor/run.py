@@ -169,7 +169,7 @@ def _watermark(warehouse: Reader, last: ledger.Epoch, now: datetime, max_age_sec
         do = (
             "Check the clock of this machine (date -u). If it is right, put the watermark back, and continue:",
             "winback repair-watermark",
-            "winback hourly",
+            "winback run",
         )
         return [Finding("watermark", "failed", ledger.ahead(last, now), do)]
     if old := stale(warehouse, last, now, max_age_seconds):

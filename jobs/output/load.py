@@ -44,7 +44,7 @@ def loaded(console: Console, answer: LoadAnswer) -> None:
     if answer.left_out:
         _line(console, f"not loaded, because of another file type: {_listed(answer.left_out)}")
     _summary(console, answer)
-    console.print("Next: winback backfill --until TIME once, then winback hourly", style="dim")
+    console.print("Next: winback backfill --until TIME once, then winback run", style="dim")
 
 
 def _summary(console: Console, answer: LoadAnswer) -> None:

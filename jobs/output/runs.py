@@ -36,7 +36,7 @@ def backfilled(console: Console, answer: Backfilled) -> None:
         highlight=False,
     )
     console.print(f"Profiles: {answer.profiles.says}.", highlight=False)
-    console.print("Next: winback train, then winback hourly", style="dim")
+    console.print("Next: winback train, then winback run", style="dim")
 
 
 def ran(console: Console, answer: Result) -> None:
@@ -115,7 +115,7 @@ def migrated(console: Console, answer: Migrated) -> None:
     for name, what in answer.steps.items():
         console.print(f"{'·' if answer.is_dry_run else '[green]✓[/]'} {name}: {escape(what)}", highlight=False)
     console.print(
-        "Next: winback migrate" if answer.is_dry_run else "Next: winback doctor, then winback hourly", style="dim"
+        "Next: winback migrate" if answer.is_dry_run else "Next: winback doctor, then winback run", style="dim"
     )
 
 
@@ -200,7 +200,7 @@ def status(console: Console, answer: Status) -> None:
         f"{when(night.rebuilt_at)} UTC, {night.count_events_missed:,} events that no run had read, "
         f"{night.count_users_corrected:,} users corrected"
         if night
-        else "never: winback nightly"
+        else "never: winback rebuild"
     )
     console.print(f"last night       {found}", highlight=False)
     table = table_of("epoch", "until", "exits", "scored", "vouchers", title="\nlast epochs")

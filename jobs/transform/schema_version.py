@@ -32,5 +32,5 @@ def check_feature_columns(warehouse: Reader, features: Iterable[str]) -> None:
     if missing := sorted(set(features).difference(columns(warehouse, LOGGED, "exited_on"))):
         raise ContractError(
             f"marts.{LOGGED} has no column {', '.join(missing)}, which features.yml declares. "
-            "Once the dbt project has it, the next winback hourly adds it."
+            "Once the dbt project has it, the next winback run adds it."
         )

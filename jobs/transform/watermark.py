@@ -65,5 +65,5 @@ def stale(warehouse: Reader, last: ledger.Epoch | None, now: datetime, max_age_s
     return Stale(
         f"The watermark is {last.window_until:%Y-%m-%d %H:%M} UTC, {old} old: no hourly run has committed since. "
         "Check that the schedule is running.",
-        ("Look at the schedule and its last error, or run:", "winback hourly"),
+        ("Look at the schedule and its last error, or run:", "winback run"),
     )

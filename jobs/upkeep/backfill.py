@@ -39,7 +39,7 @@ def backfill(context: JobContext, until: datetime) -> Backfilled:
     committed = ledger.first_epoch(context.warehouse)
     if committed:
         raise ContractError(
-            f"History up to {committed.window_until:%Y-%m-%d %H:%M} is committed already. Go on with: winback hourly"
+            f"History up to {committed.window_until:%Y-%m-%d %H:%M} is committed already. Go on with: winback run"
         )
     not_in_the_future(context, until)
     record(context)  # first, because a backfill that was killed may be repeated

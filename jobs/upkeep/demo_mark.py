@@ -62,7 +62,7 @@ def next_of_demo(mark: DemoMark, last: Epoch) -> tuple[str, str]:
     next_until = last.window_until + timedelta(hours=1)
     if last.kind == "backfill" or next_until > mark.data_until:
         return "The demo is not finished, or its data is used up. Create it again:", "winback demo"
-    return "Run its next hour by its own clock:", f"winback replay --until {next_until:%Y-%m-%dT%H:%M} --every 1"
+    return "Run its next hour by its own clock:", f"winback backtest --until {next_until:%Y-%m-%dT%H:%M} --every 1"
 
 
 def of_demo(last: Epoch) -> str:

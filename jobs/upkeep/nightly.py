@@ -94,7 +94,7 @@ def nightly(context: JobContext) -> NightlyResult:
         if newest and newest.epoch != last.epoch:
             raise RetryableError(
                 "An hourly run committed during the nightly, and the two may have mixed. Run the nightly again while no hourly "
-                "run is active: winback nightly"
+                "run is active: winback rebuild"
             )
         tables = [_rebuilt(name, before[name], after) for name, after in _digests(context, window).items()]
         context.reporter.step("Compared", **{t.table_name: t.count_users_corrected for t in tables})

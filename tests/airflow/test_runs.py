@@ -13,7 +13,7 @@ import pytest
 
 SUNDAY = datetime(2026, 6, 7, 2, 35, tzinfo=UTC)
 MONDAY = datetime(2026, 6, 8, 5, 15, tzinfo=UTC)
-EXAMPLES, TRAIN = ([word, "--until", "2026-06-08"] for word in ("examples", "train"))
+EXAMPLES, TRAIN = ([word, "--until", "2026-06-08"] for word in ("dataset", "train"))
 DIGEST = "registry.example/winback-training@sha256:0123"
 
 
@@ -124,7 +124,7 @@ def test_a_command_sees_nothing_of_airflows_environment(run: Callable[..., Ended
 
 
 @pytest.mark.parametrize(
-    ("day", "calls", "audit"), [(SUNDAY, [["nightly"], ["audit"]], "success"), (MONDAY, [["nightly"]], "skipped")]
+    ("day", "calls", "audit"), [(SUNDAY, [["rebuild"], ["audit"]], "success"), (MONDAY, [["rebuild"]], "skipped")]
 )
 def test_the_audit_follows_the_night_on_its_day_alone(
     day: datetime, calls: list[list[str]], audit: str, run: Callable[..., Ended]
@@ -135,5 +135,5 @@ def test_the_audit_follows_the_night_on_its_day_alone(
 
 def test_a_night_that_met_an_hourly_run_is_tried_again(run: Callable[..., Ended]) -> None:
     ended = run("winback_dbt", MONDAY, {"nightly": [1, 1, 0]})
-    assert (ended.state, ended.calls) == ("success", [["nightly"]] * 3)
+    assert (ended.state, ended.calls) == ("success", [["rebuild"]] * 3)
     assert ended.told == []

@@ -28,11 +28,11 @@ EDGES = {
 UNTIL = "{{ data_interval_end | default(dag_run.run_after, true) | ds }}"
 WORDS = {
     "check_data": ["audit"],
-    "collect_examples": ["examples", "--until", UNTIL],
+    "collect_examples": ["dataset", "--until", UNTIL],
     "train": ["train", "--until", UNTIL],
     "evaluate": ["evaluate"],
     "promote": ["promote"],
-    "nightly": ["nightly"],
+    "nightly": ["rebuild"],
     "audit": ["audit"],
 }
 every_dag = pytest.mark.parametrize("name", EDGES)

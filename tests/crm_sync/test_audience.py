@@ -70,7 +70,7 @@ def test_a_collapse_stops_before_anything_is_sent_and_says_what_to_do(warehouse:
     assert str(stopped) == (
         "The audience has collapsed from 100 users to 20: less than 50% of the last run's. Nothing was sent, because "
         "all other users would lose their scores and vouchers. Check that consents, profiles and decisions are loaded. "
-        "If the drop is correct: winback hourly --accept-audience"
+        "If the drop is correct: winback run --allow-audience-drop"
     )
     assert (counts.differing, counts.suppressed, counts.deferred) == (81, {"erased": 1}, {"circuit_open": 80})
     assert (counts.audience, counts.requests) == (20, 0)

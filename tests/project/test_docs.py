@@ -180,7 +180,7 @@ def test_every_command_in_a_page_parses(page: Path) -> None:
 def test_a_command_or_option_that_does_not_exist_is_noticed() -> None:
     for arguments in (
         ["hourli"],
-        ["hourly", "--untill", "2026-06-01"],
+        ["run", "--untill", "2026-06-01"],
         ["backfill", "--until", "TIME"],
         ["backfill", "--json"],
     ):

@@ -59,7 +59,7 @@ def test_on_bigquery_a_process_that_slept_between_reply_and_log_stops_and_the_ne
 
 
 def environment(world: World) -> dict[str, str]:
-    """The environment of `winback hourly`, with batches small enough for several per hour."""
+    """The environment of `winback run`, with batches small enough for several per hour."""
     config = world.folder / "config"
     config.mkdir()
     for file in CONFIG.glob("*.yml"):
@@ -79,7 +79,7 @@ def environment(world: World) -> dict[str, str]:
     }
 
 
-HOURLY = [sys.executable, "-m", "jobs", "hourly", "--until", "2026-05-20T20:00"]
+HOURLY = [sys.executable, "-m", "jobs", "run", "--until", "2026-05-20T20:00"]
 
 
 def wait_for(happened: Any, process: subprocess.Popen[str]) -> None:
@@ -163,10 +163,10 @@ def held(file: Path, arguments: list[str]) -> Iterator[int]:
 def test_a_second_run_leaves_with_0_while_an_hourly_run_holds_the_file(world: World) -> None:
     program = world.folder / "winback"
     program.write_text(HOLDS.format(False))
-    with held(world.folder / "winback.duckdb", [str(program), "hourly", "--json"]) as process:
+    with held(world.folder / "winback.duckdb", [str(program), "run", "--json"]) as process:
         run = subprocess.run(HOURLY, check=False, cwd=ROOT, env=environment(world), capture_output=True, text=True)
     assert run.returncode == 0
-    assert f"held by winback hourly, process {process}: another run is in progress" in run.stderr
+    assert f"held by winback run, process {process}: another run is in progress" in run.stderr
 
 
 def test_a_second_run_leaves_with_1_while_a_shell_holds_the_file_and_says_so(world: World) -> None:
@@ -177,9 +177,9 @@ def test_a_second_run_leaves_with_1_while_a_shell_holds_the_file_and_says_so(wor
 
 
 HOLDERS: dict[str, tuple[list[str], str, bool]] = {
-    "a run with a time": (["hourly", "--until", "2026-05-20T20:00"], "winback hourly", True),
-    "a dry run does no work": (["hourly", "--dry-run"], "winback hourly --dry-run", False),
-    "the nightly job": (["nightly"], "winback nightly", False),
+    "a run with a time": (["run", "--until", "2026-05-20T20:00"], "winback run", True),
+    "a dry run does no work": (["run", "--dry-run"], "winback run --dry-run", False),
+    "the nightly job": (["rebuild"], "winback rebuild", False),
     "an erasure, without its user": (["erase", "ada@example.com", "--yes"], "winback erase", False),
     "no command of ours": (["/data/hourly"], "winback", False),
 }
@@ -198,10 +198,10 @@ def test_whoever_finds_the_file_held_knows_by_which_command(tmp_path: Path, case
 
 
 LINES: dict[str, tuple[str, str, bool]] = {
-    "as installed": ("/venv/bin/python3 /venv/bin/winback hourly", "winback hourly", True),
-    "as a module": ("python -m jobs hourly --json", "winback hourly", True),
-    "with options of Python": ("python3.11 -u -X dev -W error -m jobs hourly", "winback hourly", True),
-    "a program without Python": ("/usr/local/bin/winback hourly", "winback hourly", True),
+    "as installed": ("/venv/bin/python3 /venv/bin/winback run", "winback run", True),
+    "as a module": ("python -m jobs run --json", "winback run", True),
+    "with options of Python": ("python3.11 -u -X dev -W error -m jobs run", "winback run", True),
+    "a program without Python": ("/usr/local/bin/winback run", "winback run", True),
     "the demo runs its own hours": ("python -m jobs demo", "winback demo", False),
     "a notebook": (
         "/usr/bin/python3.11 -m ipykernel_launcher -f /tmp/ada.json",
@@ -209,8 +209,8 @@ LINES: dict[str, tuple[str, str, bool]] = {
         False,
     ),
     "a script named like a command": ("python hourly", "python hourly", False),
-    "code that names the command": ("python -c winback hourly", "python", False),
-    "another program over our file": ("duckdb /data/winback hourly", "duckdb", False),
+    "code that names the command": ("python -c winback run", "python", False),
+    "another program over our file": ("duckdb /data/winback run", "duckdb", False),
     "nothing": ("", "an unknown program", False),
 }
 

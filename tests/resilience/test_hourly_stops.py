@@ -128,7 +128,7 @@ def test_an_audience_that_collapsed_is_sent_only_after_a_person_has_accepted_it(
 
     stopped = world.run(25)
     assert isinstance(stopped.stopped, CircuitOpenError)
-    assert "winback hourly --accept-audience" in str(stopped.stopped)
+    assert "winback run --allow-audience-drop" in str(stopped.stopped)
     assert world.crm.store.profiles() == held
     assert isinstance(world.run(26).stopped, CircuitOpenError)  # a stopped run does not update the audience
 

@@ -17,7 +17,7 @@ from sandbox.demo_places import clear, places_of
 from scoring.features_file import load_contract
 from tests.support.environment import CONFIG, settings_in
 
-NEXT = "winback replay --until 2026-06-22T10:00 --every 1"
+NEXT = "winback backtest --until 2026-06-22T10:00 --every 1"
 
 
 def winback(folder: Path, *words: str, **changes: str) -> subprocess.CompletedProcess[str]:
@@ -74,7 +74,7 @@ def test_status_and_doctor_lead_on_to_the_next_hour_of_the_demo(after: Path) -> 
     for done in (status, doctor):
         assert NEXT in done.stdout
         assert "schedule" not in done.stdout
-        assert "winback hourly" not in done.stdout
+        assert "winback run" not in done.stdout
     found = json.loads(machine.stdout)
     assert (found["is_watermark_stale"], found["watermark_problem"]) == (False, None)
     assert NEXT in found["demo"]

@@ -270,10 +270,10 @@ def test_the_mark_is_read_as_it_was_written(places: Places) -> None:
 @pytest.mark.parametrize(
     ("has_mark", "last", "says", "command"),
     [
-        (True, epoch(1, HOUR), "demo", "winback replay --until 2026-05-20T18:00 --every 1"),
+        (True, epoch(1, HOUR), "demo", "winback backtest --until 2026-05-20T18:00 --every 1"),
         (True, epoch(0, HISTORY, "backfill"), "demo", "winback demo"),
-        (True, epoch(2, NOW - timedelta(days=2)), "schedule", "winback hourly"),
-        (False, epoch(1, HOUR), "schedule", "winback hourly"),
+        (True, epoch(2, NOW - timedelta(days=2)), "schedule", "winback run"),
+        (False, epoch(1, HOUR), "schedule", "winback run"),
         (False, epoch(0, HISTORY, "backfill"), None, None),
     ],
 )
@@ -289,7 +289,7 @@ def test_an_old_watermark_is_told_with_what_to_do_there(
     assert (old.do[1] if old else None) == command
     if old and says == "demo":
         assert old.says == of_demo(last)
-        assert "winback hourly" not in old.told
+        assert "winback run" not in old.told
 
 
 def test_the_crm_stands_beside_the_warehouse(tmp_path: Path) -> None:

@@ -319,11 +319,11 @@ def test_the_command_line_tells_of_nobody(history: Path) -> None:
     with scripted_server(Canned(200, {})) as elsewhere:
         redirect = Canned(302, PAGE, {"Location": f"{elsewhere.url}/{USER}?{KEY}"})
         with scripted_server(redirect) as script:
-            redirected = winback(history, script, "hourly", "--until", at(HOURS).isoformat(), "--json")
+            redirected = winback(history, script, "run", "--until", at(HOURS).isoformat(), "--json")
         # Some users are refused one by one. If the CRM accepted no user, the requests would be at fault.
         refusal, taken = Canned(400, {"message": QUOTED_PII}), Canned(201, {"message": "success"})
         with scripted_server(*[refusal] * 12, taken) as script:
-            refused = winback(history, script, "hourly", "--until", at(HOURS).isoformat())
+            refused = winback(history, script, "run", "--until", at(HOURS).isoformat())
             told = [asked for asked in script.asked if USER.encode() in asked.content]
             letters = winback(history, script, "dead-letters", "--json")
             doctor = winback(history, script, "doctor", "--json")

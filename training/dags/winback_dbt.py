@@ -34,7 +34,7 @@ with DAG(
         """Whether the run was scheduled for that day of the week, UTC."""
         return dag_run.run_after.isoweekday() == weekday
 
-    nightly = command(config, "nightly", ["nightly"], image="scoring")
+    nightly = command(config, "nightly", ["rebuild"], image="scoring")
     audit = command(config, "audit", ["audit"], image="scoring")
 
     nightly >> is_audit_day(times.audit_weekday) >> audit

@@ -35,7 +35,7 @@ with DAG(
 ) as dag:
     check_data = command(config, "check_data", ["audit"], image="scoring")
     # Builds and tests the examples before a large pod is requested. Training builds the same again.
-    collect_examples = command(config, "collect_examples", ["examples", "--until", UNTIL], image="scoring")
+    collect_examples = command(config, "collect_examples", ["dataset", "--until", UNTIL], image="scoring")
     train = command(config, "train", ["train", "--until", UNTIL], image="training")
     evaluate = command(config, "evaluate", ["evaluate"], image="training")
     # When the challenger is not better, this task is skipped and the run succeeds.

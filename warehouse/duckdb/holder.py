@@ -13,6 +13,8 @@ from pathlib import Path
 
 # Options of Python that take the next argument as their value.
 _WITH_VALUE = {"-X", "-W", "--check-hash-based-pycs"}
+# The command that runs an hour, and its name before.
+HOURLY = ("run", "hourly")
 _PATIENCE_SECONDS = 5
 
 
@@ -37,8 +39,8 @@ def describe(arguments: Sequence[str]) -> Holder:
     if not is_winback:
         return Holder(program)
     command = next((argument for argument in rest if not argument.startswith("-")), "")
-    is_hourly = command == "hourly" and "--dry-run" not in rest
-    dry = " --dry-run" if command == "hourly" and not is_hourly else ""
+    is_hourly = command in HOURLY and "--dry-run" not in rest
+    dry = " --dry-run" if command in HOURLY and not is_hourly else ""
     return Holder(f"winback {command}{dry}" if re.fullmatch(r"[a-z-]+", command) else "winback", is_hourly)
 
 

@@ -10,6 +10,7 @@ import duckdb
 import pytest
 import requests
 
+from jobs.cli.app import RENAMED
 from tests.support.command_line import Finished, run_here, run_process
 from tests.support.environment import API_KEY, World, at
 
@@ -39,7 +40,7 @@ def set_fault(world: World, **fault: Any) -> None:
 
 
 def test_a_run_prints_one_object_on_stdout_and_lines_on_stderr(world: World) -> None:
-    done = run_process(variables(world), "hourly", "--until", HOUR, "--json")
+    done = run_process(variables(world), "run", "--until", HOUR, "--json")
 
     assert done.returncode == 0
     answer = json.loads(done.stdout)
@@ -58,7 +59,7 @@ def test_a_run_prints_one_object_on_stdout_and_lines_on_stderr(world: World) -> 
 
 def test_a_crm_that_is_down_leaves_with_1_and_says_that_the_rest_waits(world: World) -> None:
     set_fault(world, kind="status", status=503, times=1_000)
-    done = winback(world, "hourly", "--until", HOUR)
+    done = winback(world, "run", "--until", HOUR)
 
     assert done.returncode == 1
     assert "The CRM did not take the request within 0.1 s" in json.loads(done.stderr.splitlines()[-1])["message"]
@@ -66,7 +67,7 @@ def test_a_crm_that_is_down_leaves_with_1_and_says_that_the_rest_waits(world: Wo
 
 
 def test_a_wrong_key_leaves_with_2_and_names_the_setting_but_not_the_key(world: World) -> None:
-    done = winback(world, "hourly", "--until", HOUR, WINBACK_CRM_API_KEY="canary-of-a-key")
+    done = winback(world, "run", "--until", HOUR, WINBACK_CRM_API_KEY="canary-of-a-key")
 
     assert done.returncode == 2
     assert "WINBACK_CRM_API_KEY" in json.loads(done.stderr.splitlines()[-1])["message"]
@@ -76,11 +77,11 @@ def test_a_wrong_key_leaves_with_2_and_names_the_setting_but_not_the_key(world: 
 @pytest.mark.parametrize(
     ("arguments", "changes", "told"),
     [
-        (["hourly"], {"WINBACK_CRM_URL": "http://crm.example"}, "WINBACK_CRM_URL: must be https"),
-        (["hourly"], {"WINBACK_WAREHOUSE": "bigquery://some-project"}, "must be bigquery://project/dataset_prefix"),
-        (["hourly", "--until", "soon"], {}, "is not a valid time"),
-        (["hourly", "--until", "2020-01-01"], {}, "before the watermark"),
-        (["hourly"], {"WINBACK_CONFIG": "/nowhere"}, "funnel.yml does not exist in /nowhere/"),
+        (["run"], {"WINBACK_CRM_URL": "http://crm.example"}, "WINBACK_CRM_URL: must be https"),
+        (["run"], {"WINBACK_WAREHOUSE": "bigquery://some-project"}, "must be bigquery://project/dataset_prefix"),
+        (["run", "--until", "soon"], {}, "is not a valid time"),
+        (["run", "--until", "2020-01-01"], {}, "before the watermark"),
+        (["run"], {"WINBACK_CONFIG": "/nowhere"}, "funnel.yml does not exist in /nowhere/"),
         (["backfill", "--until", "2026-01-01"], {}, "is committed already"),
         (["promote", "unknown"], {}, "complete model bundle unknown does not exist. Available: 2026"),
         (["load"], {}, "Name at least one file"),
@@ -100,11 +101,11 @@ def test_what_is_wrong_is_said_in_a_sentence_and_leaves_with_2(
 
 def test_most_users_rejected_leaves_with_3(world: World) -> None:
     until = at(24).isoformat()
-    winback(world, "hourly", "--until", until, "--dry-run")
+    winback(world, "run", "--until", until, "--dry-run")
     users = [row["user_id"] for row in world.query("select distinct user_id from marts.fct_scoring_candidates")]
     set_fault(world, kind="row_error", external_ids=users)
 
-    done = winback(world, "hourly", "--until", until)
+    done = winback(world, "run", "--until", until)
 
     assert done.returncode == 3
     assert "winback dead-letters retry" in done.stderr
@@ -113,8 +114,8 @@ def test_most_users_rejected_leaves_with_3(world: World) -> None:
 
 @pytest.mark.data_tests
 def test_no_user_is_named_in_anything_a_command_prints_or_dbt_writes(world: World) -> None:
-    commands = (["nightly"], ["audit"], ["status"], ["dead-letters"], ["train"])
-    done = [run_process(variables(world), "hourly", "--until", HOUR), *(winback(world, *each) for each in commands)]
+    commands = (["rebuild"], ["audit"], ["status"], ["dead-letters"], ["train"])
+    done = [run_process(variables(world), "run", "--until", HOUR), *(winback(world, *each) for each in commands)]
     printed = "".join(each.stdout + each.stderr for each in done)
     written = "".join(path.read_text(errors="replace") for path in (world.folder / "dbt").rglob("*") if path.is_file())
 
@@ -135,7 +136,7 @@ def test_an_audit_leaves_with_0_when_no_row_differs_and_with_3_when_one_does(wor
 
 
 def test_refused_credentials_leave_a_report_that_says_so(world: World) -> None:
-    winback(world, "hourly", "--until", HOUR, WINBACK_CRM_API_KEY="wrong")
+    winback(world, "run", "--until", HOUR, WINBACK_CRM_API_KEY="wrong")
 
     reports = world.query("select epoch, count_delivered, stopped_because from ops.reports")
     assert [(r["epoch"], r["count_delivered"]) for r in reports] == [(1, 0)]
@@ -181,8 +182,8 @@ def test_a_path_where_nothing_is_stays_empty(world: World) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        *("load", "backfill", "train", "promote", "rollback", "hourly", "nightly", "audit", "status", "dead-letters"),
-        *("crm", "demo", "replay"),
+        *("load", "backfill", "train", "promote", "rollback", "run", "rebuild", "audit", "status", "dead-letters"),
+        *("local-crm", "demo", "backtest"),
     ],
 )
 def test_every_command_has_help_with_an_example(world: World, command: str) -> None:
@@ -191,3 +192,17 @@ def test_every_command_has_help_with_an_example(world: World, command: str) -> N
     assert done.returncode == 0
     assert f"  winback {command}" in done.stdout.split("Options:")[0]
     assert "--json" in done.stdout
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_an_earlier_name_of_a_command_works_with_a_warning_and_is_not_listed(world: World, old: str, new: str) -> None:
+    done = winback(world, old, "--help")
+
+    assert done.returncode == 0
+    assert done.stdout.replace(f"winback {old}", f"winback {new}") == winback(world, new, "--help").stdout
+    assert f"winback {old} is called winback {new} now" in done.stderr
+    assert f"\n  {old} " not in winback(world, "--help").stdout
+
+
+def test_an_earlier_name_of_an_option_works(world: World) -> None:
+    assert winback(world, "run", "--accept-audience", "--until", "2020-01-01").stderr.count("before the watermark") == 1

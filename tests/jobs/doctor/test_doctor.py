@@ -129,4 +129,4 @@ def test_a_local_crm_that_is_not_running_is_told_with_its_address(world: World) 
         place = f"127.0.0.1:{listener.getsockname()[1]}"
     found = named(examined(world, crm_url=f"http://{place}"), "CRM")
     assert (found.state, found.says) == ("warning", f"nothing listens at {place} (connection refused)")
-    assert found.do == ("Correct WINBACK_CRM_URL, or start the local CRM:", "winback crm")
+    assert found.do == ("Correct WINBACK_CRM_URL, or start the local CRM:", "winback local-crm")

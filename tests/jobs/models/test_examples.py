@@ -1,4 +1,4 @@
-"""`winback examples`: its summary of the training examples, and of features that late events have changed since."""
+"""`winback dataset`: its summary of the training examples, and of features that late events have changed since."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def test_status_and_doctor_compare_the_watermark_with_now(ahead: World) -> None:
     assert (seen.is_watermark_ahead, seen.is_watermark_stale) == (True, False)
     assert "400 days ahead of now" in str(seen.watermark_problem)
     assert finding.state == "failed"
-    assert finding.do[1:] == ("winback repair-watermark", "winback hourly")
+    assert finding.do[1:] == ("winback repair-watermark", "winback run")
 
 
 @pytest.mark.parametrize(("hours", "is_stale"), [(1, False), (2.9, False), (3, True), (100, True)])
