@@ -104,6 +104,7 @@ lint: $(VENV)/dev.stamp  ## run ruff, import-linter, sqlfluff, and the workflow 
 	@$(BIN)/lint-imports
 	@cd dbt && ../$(BIN)/sqlfluff lint --disable-progress-bar models tests
 	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	@$(BIN)/hadolint Dockerfile training/Dockerfile
 
 # The columns come from the warehouse in WINBACK_WAREHOUSE, by default the demo's.
