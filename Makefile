@@ -10,7 +10,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --no-strip-extras --u
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test dags-test increments-test faults-test crash-test judge-test vendors-test recipes-test migrate-test installs-test lint docs reference site types check crm bench example lock clean
+.PHONY: help demo test check-fast dags-test increments-test faults-test crash-test judge-test vendors-test recipes-test migrate-test installs-test lint docs reference site types check crm bench example lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -56,6 +56,13 @@ example: $(if $(LOANS),$(VENV)/laptop.stamp)  ## run the job on real loan applic
 
 test: $(VENV)/dev.stamp  ## run the tests on all cores
 	@$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+# Without dbt, a warehouse or a model registry: what an edit of the sync, the policy or the settings breaks most often.
+FAST := tests/core tests/crm_sync/destinations tests/scoring tests/project/test_docs.py tests/project/test_map.py tests/project/test_plain_words.py
+SLOW := tests/crm_sync/destinations/test_bad_network.py tests/scoring/test_registry_server.py
+
+check-fast: lint types  ## lint, types and the fast tests, in a minute
+	@$(BIN)/pytest --numprocesses auto --dist loadfile $(FAST) $(addprefix --ignore=,$(SLOW))
 
 # Airflow has an environment of its own, because its dependencies conflict with the job's: docs/adr/0020-airflow-apart.md
 $(AIRFLOW_VENV)/airflow.stamp: requirements/airflow.txt requirements/uv.txt requirements/install.py | $(BIN)/python
