@@ -54,8 +54,12 @@ class Version:
 
 def versions(last: int) -> st.SearchStrategy[list[Version]]:
     """Versions that are in time, late by up to more than the allowed lateness, dated ahead, or of the same time as others."""
-    moments = st.one_of(st.integers(0, last), st.sampled_from([HISTORY - 5 * DAY, HISTORY, HISTORY + 60, HISTORY + 90]))
-    delays = st.sampled_from([0, 1, 59, 60, 61, 2 * DAY, 4 * DAY, 5 * DAY, 6 * DAY, 8 * DAY, -30, -400 * DAY])
+    moments = st.one_of(
+        st.integers(0, last),
+        st.sampled_from([HISTORY - 6 * DAY, HISTORY - 5 * DAY, HISTORY - 3 * DAY, HISTORY, HISTORY + 60, HISTORY + 90]),
+    )
+    late = st.sampled_from([4 * DAY, 5 * DAY, 6 * DAY, 8 * DAY])
+    delays = st.one_of(late, st.sampled_from([0, 1, 59, 60, 61, 2 * DAY, -30, -400 * DAY]))
     return st.lists(
         st.builds(
             lambda user, updated, delay, consent, erased: Version(
@@ -67,7 +71,7 @@ def versions(last: int) -> st.SearchStrategy[list[Version]]:
             st.booleans(),
             st.sampled_from([False, False, False, False, True]),
         ),
-        min_size=1,
+        min_size=2,
         max_size=10,
     )
 
