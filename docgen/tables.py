@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from docgen.markdown import code, page, table
+from docgen.own_tables import OWN
 from docgen.schemas import ROOT
 from warehouse.tables import ALL, MIGRATIONS
 
@@ -47,8 +48,31 @@ def tables() -> list[Described]:
         for source in document.get("sources", []):
             layer = "ops" if source["name"] == "ops" else "raw"
             found += [_described(layer, each) for each in source["tables"]]
+    found += _own({(each.layer, each.name) for each in found})
     order = list(LAYERS)
     return sorted(found, key=lambda each: (order.index(each.layer), each.name))
+
+
+def _own(described: set[tuple[str, str]]) -> list[Described]:
+    """Return the tables that Python writes and dbt does not describe.
+
+    Raises: ValueError if `own_tables` describes other tables or columns than these.
+    """
+    missing = {table.name: table for table in (*ALL, MIGRATIONS) if (table.layer, table.name) not in described}
+    columns = {name: [column.name for column in table.columns] for name, table in missing.items()}
+    if columns != {name: list(meanings) for name, (_, meanings) in OWN.items()}:
+        raise ValueError(f"docgen/own_tables.py must describe these tables and columns: {columns}")
+    return [
+        _described(
+            missing[name].layer,
+            {
+                "name": name,
+                "description": grain,
+                "columns": [{"name": column, "description": text} for column, text in meanings.items()],
+            },
+        )
+        for name, (grain, meanings) in OWN.items()
+    ]
 
 
 def _described(layer: str, each: dict[str, Any]) -> Described:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
@@ -268,6 +269,32 @@ def test_every_page_that_the_code_names_exists() -> None:
         if not (HOUSE / page).exists() or (anchor and anchor not in headings(HOUSE / page)):
             dead.append(f"{path.relative_to(HOUSE)}: {target}")
     assert dead == []
+
+
+def messages() -> str:
+    """Every text of the code that a command may print, one a line; what is filled in is left out."""
+    texts = []
+    for room in ("core", "jobs", "crm_sync", "scoring", "warehouse"):
+        for path in sorted((HOUSE / room).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.JoinedStr):
+                    texts.append("".join(str(v.value) if isinstance(v, ast.Constant) else "\0" for v in node.values))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    texts.append(node.value)
+    return "\n".join(texts)
+
+
+def test_a_message_that_the_runbook_quotes_is_one_that_the_code_prints() -> None:
+    """A quoted message has `...` where something is filled in."""
+    folder = HOUSE / "docs" / "runbook"
+    quoted = [row[0].replace("`", "") for row in table(folder / "exit-code-2.md", "the message says")]
+    for page in sorted(folder.glob("*.md")):
+        text = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        quoted += re.findall(r'"([^"\n]{6,})"', text)
+    assert len(quoted) > 25
+    printed = messages()
+    parts = [(quote, part.strip(" .")) for quote in quoted for part in re.split(r"\.\.\.|\(.*?\)", quote)]
+    assert [quote for quote, part in parts if len(part) > 3 and part not in printed] == []
 
 
 def test_the_runbook_lists_each_of_its_pages() -> None:
