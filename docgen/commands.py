@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import click
 
 from docgen.markdown import code, page, table
-from jobs.cli.app import cli
+from jobs.cli.app import RENAMED, cli
 
 # Every command has one place here; `commands_page` fails when one is missing.
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -51,6 +51,15 @@ def commands_page() -> str:
         parts.append(f"## {group}")
         for name in names:
             parts += _section(name, known[name])
+    if RENAMED:
+        parts += [
+            "## Earlier names",
+            "These names work until the next release, with a warning.",
+            table(
+                ("earlier name", "now"),
+                [(code(old), code(new)) for old, new in RENAMED.items()],
+            ),
+        ]
     return page("Commands", *parts)
 
 
