@@ -143,7 +143,7 @@ def rebuilt(console: Console, answer: NightlyResult) -> None:
     console.print(table)
     if answer.is_corrected:
         console.print(
-            "Rows had been altered or lost; they are corrected. Find the cause: docs/runbook/night-corrected-rows.md"
+            "Rows had been altered or lost; they are corrected. Find the cause: docs/runbook/rebuild-corrected-rows.md"
         )
 
 
