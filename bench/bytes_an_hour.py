@@ -177,7 +177,7 @@ READS: tuple[Read, ...] = (
     Read("crm_profiles", "erasures", None, 76),
     Read("crm_profiles", "crm_profiles", None, 405, is_merge=True),
     Read("crm_acknowledged", "crm_acknowledged", None, 662, 2),
-    Read("crm_acknowledged", "deliveries", 2, 752, 2),
+    Read("crm_acknowledged", "deliveries", 2, 768, 2),
     Read("crm_acknowledged", "crm_acknowledged__dbt_tmp", None, 662, 2),
     Read("crm_acknowledged", "erasures", None, 152, 2),
     Read("crm_acknowledged", "crm_acknowledged", None, 662, 2, is_merge=True),

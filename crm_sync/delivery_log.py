@@ -24,8 +24,12 @@ class DeliveryLog:
     After a crash before a flush, the buffered rows are in doubt: the next run sends them again with every field.
     """
 
-    def __init__(self, warehouse: Warehouse, run_id: str, epoch: int, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, warehouse: Warehouse, run_id: str, epoch: int, now: Callable[[], datetime], *, crm_number: int = 0
+    ) -> None:
+        """Store the values of every row: the run, its epoch, and the number of the CRM in `ops.crms`."""
         self._warehouse, self._run_id, self._epoch, self._now = warehouse, run_id, epoch, now
+        self._crm_number = crm_number
         self._buffer: list[_Attempts] = []
 
     def intend(self, changed: Changed) -> None:
@@ -65,7 +69,7 @@ class DeliveryLog:
             self._buffer = []
 
     def _append(self, attempts: Sequence[_Attempts]) -> None:
-        rows = [each.rows(self._run_id, self._epoch) for each in attempts]
+        rows = [each.rows(self._run_id, self._epoch, self._crm_number) for each in attempts]
         self._warehouse.append(DELIVERIES, pa.Table.from_batches(rows))
 
 
@@ -85,7 +89,7 @@ class _Attempts:
         self.outcomes += outcomes
         self.attempted_at += [now] * len(changes)
 
-    def rows(self, run_id: str, epoch: int) -> pa.RecordBatch:
+    def rows(self, run_id: str, epoch: int, crm_number: int) -> pa.RecordBatch:
         """Return the rows of `ops.deliveries`."""
         count = len(self.changes)
         known = self.states.take(pa.array([change.row for change in self.changes], pa.int32()))
@@ -101,5 +105,6 @@ class _Attempts:
             "http_status": pa.array([outcome and outcome.http_status for outcome in self.outcomes], pa.int64()),
             "error_code": pa.array([outcome and outcome.code for outcome in self.outcomes], pa.string()),
             "error_reason": pa.array([outcome and outcome.reason for outcome in self.outcomes], pa.string()),
+            "crm_number": pa.repeat(crm_number, count),
         }
         return fitted(pa.RecordBatch.from_pydict(columns), DELIVERIES.schema)

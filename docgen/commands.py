@@ -16,7 +16,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Data": ("load", "backfill"),
     "The schedule": ("run", "rebuild", "audit"),
     "Model": ("dataset", "train", "evaluate", "promote", "rollback"),
-    "Operation": ("doctor", "status", "dead-letters", "migrate", "repair-watermark"),
+    "Operation": ("doctor", "status", "dead-letters", "migrate", "switch-crm", "repair-watermark"),
     "Erasure": ("erase", "compact"),
     "Try it out": ("demo", "local-crm", "backtest"),
 }

@@ -44,6 +44,17 @@ OWN: Mapping[str, tuple[str, Mapping[str, str]]] = {
             "is_released": "Whether the holder gave it back.",
         },
     ),
+    "crms": (
+        "One row per CRM that the warehouse has served, and per step of a switch to another one.",
+        {
+            "number": "The number: 0, 1, 2, ... Each row of ops.deliveries has the number of its CRM.",
+            "crm": "Name and host of the CRM, never the key.",
+            "adopted_at": "When the row was written, UTC.",
+            "state_from": "Deliveries to CRMs with a lower number do not count as acknowledged.",
+            "kind": "`first`; `replaced`: the CRM before had confirmed nothing; `moved`: the same CRM at another address; "
+            "`forgetting`: a switch has begun; `switched`: it is complete.",
+        },
+    ),
     "migrations": (
         "One row per finished step of `winback migrate`. A missing step means that an earlier version made the warehouse.",
         {"step": "The step.", "migrated_at": "When it finished, UTC."},

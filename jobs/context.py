@@ -20,6 +20,7 @@ from crm_sync.destination import Destination
 from crm_sync.destinations.adapter import ClientCredentials
 from crm_sync.destinations.factory import connect, load_options
 from crm_sync.destinations.http.transport import Network, RetryBudget
+from crm_sync.destinations.identity import identity_of
 from crm_sync.field_mapping import FieldMapping, load_fields
 from jobs.transform.dbt import Transform, Window, release
 from jobs.transform.funnel import Funnel, load_funnel
@@ -42,6 +43,7 @@ class JobContext:
     fields: FieldMapping
     warehouse: Warehouse
     destination: Destination
+    crm: str  # the identity of the CRM: crm_sync/destinations/identity.py
     now: Callable[[], datetime] = utc_now
     monotonic: Callable[[], float] = time.monotonic
     reporter: ProgressReporter = field(default_factory=NullProgress)
@@ -156,12 +158,13 @@ def open_context(
     policy = load_policy(settings.config / "vouchers.yml")
     fields = load_fields(settings.config / "crm_fields.yml")
     destination = parts.pop("destination", None) or open_destination(settings, fields)
+    crm = parts.pop("crm", None) or identity_of(settings.crm, settings.crm_url)
     warehouse = open_warehouse(settings, is_read_only=is_read_only)
     try:
         if not is_migrating:
             warehouse.check() if is_read_only else warehouse.prepare()
             check_schema_version(warehouse)
-        yield JobContext(settings, funnel, policy, fields, warehouse, destination, **parts)
+        yield JobContext(settings, funnel, policy, fields, warehouse, destination, crm, **parts)
     finally:
         release()
         warehouse.close()

@@ -23,7 +23,7 @@ from jobs.transform.shape import changed
 from jobs.upkeep.demo_mark import read_mark, write_mark
 from sandbox import DEMO_CONFIG
 from sandbox.local_crm.server import LocalCrm
-from warehouse import ledger
+from warehouse import crms, ledger
 from warehouse.duckdb.doctor import ReadOnlyDuckDB
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 
@@ -50,8 +50,11 @@ def replay(
     """
     with (
         LocalCrm(crm_database, api_key=API_KEY) as crm,
-        open_context(_fitting(settings), reporter=reporter, destination=Braze(crm.url, API_KEY)) as context,
+        open_context(_fitting(settings), reporter=reporter, destination=Braze(crm.url, API_KEY)) as opened,
     ):
+        # The local CRM stands for the one whose state the copy holds.
+        served = crms.newest(opened.warehouse)
+        context = replace(opened, crm=served.crm) if served else opened
         first, last = ledger.history(context.warehouse, max(until, context.now()))
         if until <= last.window_until:
             raise ContractError("There is nothing to replay: choose a time after the watermark.")

@@ -33,6 +33,7 @@ COUNT_DAYS = 90
 BACKFILL_UNTIL = datetime(2026, 6, 21, 8, tzinfo=UTC)
 CATCH_UP_HOURS = 24
 API_KEY = "local-key"
+LOCAL_BRAZE = "braze local"  # the identity of the demo's CRM, whatever CRM the settings name
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def _run(
     """Load history, train, and run hour after hour by the demo's clock."""
     with (
         LocalCrm(places.crm, api_key=API_KEY) as crm,
-        open_context(settings, reporter=reporter, destination=Braze(crm.url, API_KEY)) as context,
+        open_context(settings, reporter=reporter, destination=Braze(crm.url, API_KEY), crm=LOCAL_BRAZE) as context,
     ):
         history = backfill(context, BACKFILL_UNTIL)
         trained = train(at_the_time(context, BACKFILL_UNTIL))

@@ -104,7 +104,7 @@ class Warehouse(Reader, Protocol):
         """Add an optional column."""
 
     def change(self, sql: str) -> None:
-        """Run a statement that alters a table or its rows. Only for migrations."""
+        """Run a statement that alters a table or its rows. Only for migrations and for a change of CRM."""
 
     def append(self, table: Table, rows: pa.Table | Iterator[pa.RecordBatch]) -> int:
         """Append rows in one transaction and return their number. On any error no row is appended.

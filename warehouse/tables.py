@@ -226,7 +226,8 @@ DELIVERIES = Table(
             "outcome": _TEXT,
         },
         # The state that the CRM holds, or may hold, after the delivery. The reason is the CRM's sentence without its quotes.
-        {"http_status": _COUNT, "error_code": _TEXT, "error_reason": _TEXT, **CRM_STATE},
+        # crm_number: the CRM in ops.crms that received the row. Null in rows of earlier versions, which count as 0.
+        {"http_status": _COUNT, "error_code": _TEXT, "error_reason": _TEXT, **CRM_STATE, "crm_number": _COUNT},
     ),
     partition_on="attempted_at",
 )
@@ -329,6 +330,24 @@ LEASES = Table(
     is_unique=True,
 )
 
+# The CRMs that the warehouse has served, one after another (warehouse/crms.py).
+CRMS = Table(
+    "ops",
+    "crms",
+    ("number",),
+    _columns(
+        {
+            "number": _COUNT,  # 0, 1, 2, ...
+            "crm": _TEXT,  # its identity: name and host, never the key
+            "adopted_at": TIMESTAMP,
+            "state_from": _COUNT,  # deliveries to CRMs with a lower number do not count as acknowledged
+            "kind": _TEXT,  # first | replaced | moved | forgetting | switched
+        },
+        {},
+    ),
+    is_unique=True,
+)
+
 # The finished steps of `winback migrate`. A backfill writes all of them; a missing step means that an earlier version created the
 # warehouse. So the table is not in ALL, whose tables every run creates if they are missing.
 MIGRATIONS = Table("ops", "migrations", ("step",), _columns({"step": _TEXT, "migrated_at": TIMESTAMP}, {}))
@@ -336,5 +355,5 @@ MIGRATIONS = Table("ops", "migrations", ("step",), _columns({"step": _TEXT, "mig
 RAW = {"events": APP_EVENTS, "users": USERS, "redemptions": VOUCHER_REDEMPTIONS}
 ALL = (
     *(APP_EVENTS, USERS, VOUCHER_REDEMPTIONS),
-    *(RUNS, DECISIONS, SHADOW_SCORES, DELIVERIES, REPORTS, AUDITS, NIGHTS, ERASURES, LEASES),
+    *(RUNS, DECISIONS, SHADOW_SCORES, DELIVERIES, REPORTS, AUDITS, NIGHTS, ERASURES, LEASES, CRMS),
 )

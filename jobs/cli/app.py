@@ -44,6 +44,7 @@ COMMANDS: Mapping[str, _Place] = {
     ),
     "rollback": _Place("jobs.cli.models", "rollback", "Make the previous champion the champion again."),
     "status": _Place("jobs.cli.checks", "status", "Show the last runs, what is pending, and the model."),
+    "switch-crm": _Place("jobs.cli.upkeep", "switch_crm", "Have the next run send the whole audience to another CRM."),
     "train": _Place("jobs.cli.models", "train", "Train a model and register it as the challenger."),
 }
 

@@ -1,16 +1,19 @@
-"""Commands that repair, migrate and compact a warehouse."""
+"""Commands that repair, migrate and compact a warehouse, and change its CRM."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
 
 from core.errors import ContractError, RunInProgressError
-from core.settings import Settings
+from core.settings import Settings, read_settings
 from jobs.cli.contexts import with_context
 from jobs.cli.runner import as_json, run_command
 from jobs.context import open_context
+from jobs.crm_state.switch import plan_switch
+from jobs.crm_state.switch import switch_crm as switch
 from jobs.output import runs as screens
 from jobs.upkeep.compact import compact as compact_file
 from jobs.upkeep.migrate import Migrated
@@ -55,6 +58,38 @@ def migrate(dry_run: bool, is_json: bool) -> None:
             ) from None
 
     run_command(is_json, act, screens.migrated)
+
+
+@click.command("switch-crm")
+@click.option(
+    "--keep-state", is_flag=True, help="It is the same CRM at another address, with all its data: forget nothing."
+)
+@click.option(
+    "--force", is_flag=True, help="Forget the state of the same CRM: it is another account, or it was emptied."
+)
+@click.option("--yes", "is_certain", is_flag=True, help="Do not ask for confirmation on the terminal.")
+@as_json
+def switch_crm(keep_state: bool, force: bool, is_certain: bool, is_json: bool) -> None:
+    """Make the next run send the whole audience to the CRM that the settings name; sends nothing itself.
+
+    \b
+    winback switch-crm
+    winback switch-crm --keep-state
+    The old CRM keeps what it holds. If it is killed, run it again: it does what is left.
+    Exit codes: 0 done or nothing to do, 1 not confirmed, or failed and safe to retry, 2 configuration or contract.
+    """
+    if keep_state and force:
+        raise click.UsageError("--keep-state keeps the state, and --force forgets it. Use one of them.")
+    if not is_certain:
+        if not sys.stdin.isatty():
+            raise click.UsageError("Cannot ask for confirmation: stdin is not a terminal. Pass --yes to switch.")
+        with open_context(read_settings()) as context:  # closed before the question: no run waits for a person
+            plan = plan_switch(context, keep_state=keep_state, force=force)
+        if plan.is_needed:
+            click.confirm(screens.question_of_switch(plan), abort=True, err=True)
+    run_command(
+        is_json, with_context(lambda context: switch(context, keep_state=keep_state, force=force)), screens.switched
+    )
 
 
 @click.command()

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from core.clock import utc_now
 from core.errors import ContractError, RunInProgressError, WinbackError
 from core.settings import Settings
+from crm_sync.destinations.identity import identity_of
 from jobs.context import bigquery_connection, open_warehouse
+from jobs.crm_state.check import REMEDY, other_crm
 from jobs.doctor.crm import crm
 from jobs.doctor.finding import MIGRATE, Finding, check_winback_tables, compare
 from jobs.doctor.local import dbt, files, model
@@ -102,7 +104,8 @@ def _duckdb(settings: Settings, bundle: bundles.Bundle | None, now: datetime) ->
         found.append(
             check_winback_tables("tables", {n: compare(*types) for n, types in warehouse.types().items()}, names)
         )
-        return [*found, *check_history(warehouse, bundle, now, settings.max_watermark_age_seconds, _funnel(settings))]
+        age, crm = settings.max_watermark_age_seconds, identity_of(settings.crm, settings.crm_url)
+        return [*found, *check_history(warehouse, bundle, now, age, _funnel(settings), crm=crm)]
 
 
 def _bigquery(settings: Settings, bundle: bundles.Bundle | None, now: datetime) -> list[Finding]:
@@ -125,7 +128,8 @@ def _history_in_bigquery(
     except WinbackError as error:
         return [Finding("history", "failed", str(error))]
     with closing(warehouse):
-        return check_history(warehouse, bundle, now, settings.max_watermark_age_seconds, _funnel(settings))
+        age, crm = settings.max_watermark_age_seconds, identity_of(settings.crm, settings.crm_url)
+        return check_history(warehouse, bundle, now, age, _funnel(settings), crm=crm)
 
 
 def _funnel(settings: Settings) -> Funnel | None:
@@ -140,8 +144,13 @@ def check_history(
     now: datetime | None = None,
     max_watermark_age_seconds: int = 0,
     funnel: Funnel | None = None,
+    *,
+    crm: str = "",
 ) -> list[Finding]:
-    """Check the history, the watermark, funnel.yml, the audience, the profiles, and the columns of the candidates."""
+    """Check the history, the watermark, funnel.yml, the audience, the CRM, the profiles, and the columns of the candidates.
+
+    `crm` is the identity of the CRM that the settings name; empty: not checked.
+    """
     try:
         last = ledger.last_epoch(warehouse) if warehouse.exists("ops", "runs") else None
         if last is None:
@@ -153,6 +162,7 @@ def check_history(
             *_watermark(warehouse, last, now or utc_now(), max_watermark_age_seconds),
             *_shape(last, funnel),
             *_audience(warehouse),
+            *_served_crm(warehouse, crm),
         ]
         if warehouse.exists("marts", "fct_unfinished_exits"):
             found.append(profiles(coverage_of_exits(warehouse, last.window_until)))
@@ -201,6 +211,12 @@ def _audience(warehouse: Reader) -> list[Finding]:
     except ContractError as error:
         return [Finding("version", "failed", str(error), MIGRATE)]
     return []
+
+
+def _served_crm(warehouse: Reader, crm: str) -> list[Finding]:
+    """Check that the settings name the CRM whose state the tables hold."""
+    problem = other_crm(warehouse, crm) if crm else None
+    return [Finding("state of the CRM", "failed", problem, REMEDY)] if problem else []
 
 
 def _candidates(warehouse: Reader, bundle: bundles.Bundle) -> Finding:

@@ -17,6 +17,7 @@ from core.errors import ContractError, RetryableError, WinbackError
 from crm_sync.deadline import Deadline
 from crm_sync.destination import DeadlineExceededError, Outcome, Run, UnavailableError
 from jobs.context import JobContext
+from jobs.crm_state.check import check_crm
 from jobs.erasure.records import (
     CRM,
     TOMBSTONE,
@@ -27,7 +28,8 @@ from jobs.erasure.records import (
     tombstones,
     write_tombstone,
 )
-from jobs.erasure.residual_data import stays
+from jobs.erasure.residual_data import in_former_crms, stays
+from warehouse import crms
 from warehouse.interface import UserTable
 from warehouse.tables import DELIVERIES
 
@@ -56,8 +58,10 @@ def erase(context: JobContext, user_id: str) -> Erased:
 
     A failure of the CRM or of one table does not stop the other steps; it is in `problem`.
 
-    Raises: RetryableError, ContractError if the tombstone cannot be written or the tables cannot be listed.
+    Raises: RetryableError, ContractError if the tables hold the state of another CRM, the tombstone cannot be written, or the
+    tables cannot be listed.
     """
+    check_crm(context)  # the CRM of the settings does not know the user; the other one keeps them
     context.reporter.step("Writing the tombstone")
     tombstone = write_tombstone(context, hashlib.sha256(user_id.encode()).hexdigest())
     tables = context.warehouse.user_tables()
@@ -98,7 +102,10 @@ def erase(context: JobContext, user_id: str) -> Erased:
         tombstone.erasure_id,
         tombstone.requested_at,
         receipts,
-        stays(settings.crm, is_bigquery=bool(settings.bigquery)),
+        [
+            *stays(settings.crm, is_bigquery=bool(settings.bigquery)),
+            *in_former_crms(crms.left_behind(context.warehouse)),
+        ],
         worst,
     )
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import datetime
+
 _BIGQUERY = (
     "BigQuery: deleted rows can be read by time travel for the time set on each dataset (2 to 7 days; the default is 7), and "
     "Google can restore them for 7 days more (fail-safe).",
@@ -28,3 +31,12 @@ _EVERYWHERE = (
 def stays(crm: str, *, is_bigquery: bool) -> list[str]:
     """Return the notes that apply to this CRM and this warehouse, for the person who answers the user."""
     return [*(_BIGQUERY if is_bigquery else _DUCKDB), _CRMS[crm], *_EVERYWHERE]
+
+
+def in_former_crms(left: Mapping[str | None, datetime]) -> list[str]:
+    """Return a note for each CRM that the tables do not serve any more, with the time of the change: winback cannot reach it."""
+    return [
+        f"{crm or 'The CRM before'}: served until {at:%Y-%m-%d}, may still hold the user, and winback erase does not reach it. "
+        "Delete the user there."
+        for crm, at in left.items()
+    ]

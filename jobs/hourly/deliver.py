@@ -38,9 +38,11 @@ def make_sync_plan(
 
 
 def deliver(
-    context: JobContext, held: LeaseGuard, transform: Transform, plan: Plan, started_at: datetime
+    context: JobContext, held: LeaseGuard, transform: Transform, plan: Plan, started_at: datetime, *, crm_number: int
 ) -> tuple[SyncCounts, WinbackError | None]:
     """Update the audience, send the differences, and fold the outcomes that the CRM returned.
+
+    `crm_number` is the number of the CRM in ops.crms.
 
     Raises: DeadlineExceededError if a signal stopped the sync. Acknowledged rows are logged, and the next run sends the rest.
     """
@@ -62,7 +64,7 @@ def deliver(
 
         return done
 
-    log = DeliveryLog(context.warehouse, plan.run_id, plan.epoch, context.now)
+    log = DeliveryLog(context.warehouse, plan.run_id, plan.epoch, context.now, crm_number=crm_number)
     with stop_on_signals(plan.run):
         counts, stopped = sync(context.warehouse, context.destination, context.fields, plan, announce=announce, log=log)
     if plan.run.is_stopped:

@@ -14,6 +14,7 @@ from typing import Any
 from core.errors import CircuitOpenError, ContractError, WinbackError
 from crm_sync.sync import SyncCounts
 from jobs.context import JobContext
+from jobs.crm_state.check import adopt_crm, check_crm
 from jobs.hourly.deliver import deliver, make_sync_plan, rehearse
 from jobs.hourly.lease_guard import leased
 from jobs.hourly.shadow import ShadowResult, discard_shadow, shadow_run
@@ -88,7 +89,7 @@ def hourly(
     A dry run builds, scores and decides, but commits nothing; it shows what would be sent of the rows that were already pending.
     With `accept_audience` the sync accepts an audience that has collapsed; a person must have checked it.
 
-    Raises: ContractError (no history, `until` before the watermark, no model, broken contract), WatermarkAheadError,
+    Raises: ContractError (no history, another CRM, `until` before the watermark, no model, broken contract), WatermarkAheadError,
     RetryableError (a failed build).
     """
     started_at, started = context.now(), context.monotonic()
@@ -98,7 +99,8 @@ def hourly(
     name = "dry-run" if dry_run else f"{started_at:%Y%m%dT%H%M%SZ}"
     run = Run(f"{last.epoch + 1:08d}-{name}-{uuid.uuid4().hex[:8]}", last.epoch + 1, until)
     with leased(context, run.run_id, last.window_until) as held:
-        window = window_to_build(context, held.build_from, last, until)
+        crm = check_crm(context) if dry_run else adopt_crm(context)
+        window = replace(window_to_build(context, held.build_from, last, until), crm_since=crm.state_from)
         transform = context.transform(window)
         scoring, model_version, fallback, shadow, epoch = None, None, None, None, last
         if until > last.window_until:
@@ -124,7 +126,11 @@ def hourly(
         plan = make_sync_plan(
             context, run.run_id, epoch, started, None if accept_audience else ledger.last_audience(context.warehouse)
         )
-        counts, stopped = rehearse(context, plan) if dry_run else deliver(context, held, transform, plan, started_at)
+        counts, stopped = (
+            rehearse(context, plan)
+            if dry_run
+            else deliver(context, held, transform, plan, started_at, crm_number=crm.number)
+        )
         result = Result(
             run_id=run.run_id,
             epoch=epoch.epoch,

@@ -11,6 +11,7 @@ from rich.table import Table
 from jobs.output.tables import table_of, when
 
 if TYPE_CHECKING:  # imports the libraries of dbt and the model, which `--help` does not need
+    from jobs.crm_state.switch import SwitchedCrm
     from jobs.doctor.run import Diagnosis
     from jobs.erasure.erase import Erased
     from jobs.hourly.run import Result
@@ -273,6 +274,53 @@ def repaired(console: Console, answer: Repaired) -> None:
     if answer.is_history_built_again:
         console.print("The backfill itself ended after now: history is rebuilt up to the watermark.", highlight=False)
     console.print(f"Next: winback {'repair-watermark' if answer.is_dry_run else 'hourly'}", style="dim")
+
+
+def question_of_switch(plan: SwitchedCrm) -> str:
+    """Return the question before a change of CRM: what it does, and what the old CRM keeps."""
+    before = plan.before or "the old CRM"
+    if plan.is_state_kept:
+        return (
+            f"Is {plan.now} the same CRM as {before}, with all its data? "
+            f"The state of {plan.count_users:,} users is kept, and only changes are sent."
+        )
+    erasures = f" It has not confirmed the erasure of {plan.count_erasures:,} users." if plan.count_erasures else ""
+    return (
+        f"This forgets what {before} acknowledged of {plan.count_users:,} users. The next run sends the whole audience "
+        f"to {plan.now}.\n{_old_crm_keeps(plan)}{erasures}\nForget it?"
+    )
+
+
+def _old_crm_keeps(answer: SwitchedCrm) -> str:
+    return (
+        f"{answer.before or 'The old CRM'} keeps what it holds: stop its campaigns, and delete or withdraw there what must not "
+        "stay. After the switch winback erase does not reach it, so run it before for open requests."
+    )
+
+
+def switched(console: Console, answer: SwitchedCrm) -> None:
+    """Print the old and the new CRM, and what was forgotten."""
+    if not answer.is_needed:
+        console.print(f"The tables serve {answer.now} already: nothing to do.", highlight=False)
+        return
+    before = answer.before or "not recorded"
+    console.print(f"[bold]CRM[/] {escape(before)} -> {escape(answer.now)}", highlight=False)
+    if answer.is_state_kept:
+        console.print(
+            f"The state of {answer.count_users:,} users is kept. The next run sends what changes.", highlight=False
+        )
+    else:
+        console.print(
+            f"Forgot what the old CRM acknowledged of {answer.count_users:,} users. The next run sends the whole audience.",
+            highlight=False,
+        )
+        console.print(_old_crm_keeps(answer), markup=False, highlight=False)
+        if answer.count_erasures:
+            console.print(
+                f"[yellow]![/] The old CRM has not confirmed the erasure of {answer.count_erasures:,} users. Delete them there.",
+                highlight=False,
+            )
+    console.print("Next: winback doctor, then winback run", style="dim")
 
 
 def dead_letters(console: Console, answer: Any) -> None:

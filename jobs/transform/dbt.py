@@ -29,7 +29,7 @@ class Window:
 
     `history_until` is the end of the backfill. The audience includes decisions and outcomes up to `profiles_from`.
     `fold_from_epoch` is the first epoch whose deliveries may be missing in crm_acknowledged, and `fold_from_at` is a time before
-    all of those deliveries.
+    all of those deliveries. `crm_since` is the first number of ops.crms whose deliveries count.
     """
 
     from_at: datetime
@@ -38,6 +38,7 @@ class Window:
     profiles_from: datetime = UNIX_EPOCH
     fold_from_epoch: int = 0
     fold_from_at: datetime = UNIX_EPOCH
+    crm_since: int = 0
     arrivals_from: datetime | None = None  # start of the count of loaded events, if not `from_at`
 
     def as_vars(self) -> dict[str, Any]:
@@ -48,7 +49,7 @@ class Window:
         }
         arrivals_from = self.arrivals_from or self.from_at
         times["arrivals_from"] = arrivals_from.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ")
-        return {**times, "fold_from_epoch": self.fold_from_epoch}
+        return {**times, "fold_from_epoch": self.fold_from_epoch, "crm_since": self.crm_since}
 
 
 class Transform:

@@ -13,7 +13,7 @@ from jobs.transform.dbt import Window
 from jobs.transform.shape import written
 from jobs.upkeep.migrate import record
 from jobs.upkeep.profile_coverage import Coverage, coverage_of_exits
-from warehouse import ledger
+from warehouse import crms, ledger
 from warehouse.interface import count
 
 
@@ -70,7 +70,8 @@ def build_history(context: JobContext, until: datetime) -> Backfilled:
 
     Raises: ContractError if no event was loaded before then.
     """
-    window = Window(from_at=UNIX_EPOCH, until_at=until, history_until=until)
+    since = crms.state_from(context.warehouse)
+    window = Window(from_at=UNIX_EPOCH, until_at=until, history_until=until, crm_since=since)
     context.reporter.step("Building history", window_until=until)
     context.transform(window).build("backfill", full_refresh=True)
 

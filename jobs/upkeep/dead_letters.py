@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from jobs.context import JobContext
+from jobs.crm_state.check import check_crm
 from jobs.transform.dbt import Window
 from warehouse import ledger
 from warehouse.tables import DELIVERIES
@@ -33,10 +34,14 @@ def listed(context: JobContext) -> list[dict[str, Any]]:
 
 
 def retry(context: JobContext) -> int:
-    """Mark every dead letter to be sent again by the next run; returns how many."""
+    """Mark every dead letter to be sent again by the next run; returns how many.
+
+    Raises: ContractError if the settings name another CRM than the one that rejected them.
+    """
     epoch = ledger.last_epoch(context.warehouse)
     if epoch is None or not context.warehouse.exists("marts", "crm_acknowledged"):
         return 0
+    crm = check_crm(context)
     dead = context.warehouse.query(
         f"""
         select user_id, rejected_hash as desired_hash
@@ -55,11 +60,13 @@ def retry(context: JobContext) -> int:
             "fields_sent": "",
             "attempted_at": now,
             "outcome": "retry",
+            "crm_number": crm.number,
         }
         for row in dead.to_pylist()
     ]
     context.warehouse.append(DELIVERIES, pa.Table.from_pylist(wishes, schema=DELIVERIES.schema))
     until = epoch.window_until
-    window = Window(until, until, until, fold_from_epoch=epoch.epoch, fold_from_at=now - timedelta(days=1))
+    yesterday = now - timedelta(days=1)
+    window = Window(until, until, until, fold_from_epoch=epoch.epoch, fold_from_at=yesterday, crm_since=crm.state_from)
     context.transform(window).build("acknowledged")
     return len(wishes)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from core.clock import UNIX_EPOCH
 from core.errors import ContractError
 from jobs.transform.dbt import Window
-from warehouse import ledger
+from warehouse import crms, ledger
 from warehouse.interface import Reader, count
 from warehouse.tables import MIGRATIONS, USERS
 
@@ -166,7 +166,13 @@ def _build(selector: str, *, full_refresh: bool = False) -> Callable[[JobContext
 
 def _window(context: JobContext, from_at: datetime) -> Window:
     first, last = ledger.first_epoch(context.warehouse), _last(context)
-    return Window(from_at, last.window_until, history_until=(first or last).window_until, profiles_from=UNIX_EPOCH)
+    return Window(
+        from_at,
+        last.window_until,
+        history_until=(first or last).window_until,
+        profiles_from=UNIX_EPOCH,
+        crm_since=crms.state_from(context.warehouse),
+    )
 
 
 def _last(context: JobContext) -> ledger.Epoch:
@@ -187,6 +193,7 @@ STEPS = (
     Step("tables", _tables_todo, lambda context: context.warehouse.prepare(), is_of_history=False),
     Step("profiles", _arrivals_todo, _fill_arrivals, is_of_history=False),
     Step("views", lambda _: "create the views of staging and of the sync's log again", _build("views")),
+    Step("CRM of deliveries", lambda _: "create the view of the deliveries again, with crm_number", _build("views")),
     Step("log of features", _log_todo, _fill_log),
     Step("events, sessions, exits", _rebuild_todo, _rebuild),
     Step("late events", _late_todo, _remove_late),

@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from crm_sync.delivery_log import DeliveryLog
 from crm_sync.destination import Outcome
 from crm_sync.diff import Change, Changed, changes
 from tests.support.sync.builders import (
@@ -61,8 +62,21 @@ def test_a_delivery_is_logged_with_the_state_it_left_in_the_crm(warehouse: DuckD
             **SCORED,
             "churn_reasons": reasons,
             **GRANTED,
+            "crm_number": 0,
         }
     }
+
+
+def test_every_row_has_the_number_of_the_crm(warehouse: DuckDBWarehouse) -> None:
+    found = changed("ada", "bob", "cyd")
+    log = DeliveryLog(warehouse, "00000002-run", 2, lambda: ATTEMPTED, crm_number=5)
+    log.intend(found)
+    log.write(found.changes[:2], found.states, [DELIVERED, Outcome("rejected", 400, "no_such")])
+    log.forgo(found.changes[2:], found.states)
+    log.flush()
+    rows = warehouse.query("select outcome, crm_number from ops.deliveries").to_pylist()
+    assert {row["outcome"] for row in rows} == {"sending", "delivered", "rejected", "deferred"}
+    assert {row["crm_number"] for row in rows} == {5}
 
 
 def test_a_rejection_is_logged_with_why_and_without_a_state(warehouse: DuckDBWarehouse) -> None:

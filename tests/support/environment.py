@@ -87,6 +87,7 @@ def parse_ahead(settings: Settings, parsed: dict[str, Any], window: Window) -> N
         load_fields(settings.config / "crm_fields.yml"),
         warehouse=nothing,
         destination=nothing,
+        crm="braze local",
         parsed=parsed,
     )
     context.transform(window).parse()

@@ -17,6 +17,8 @@ with deliveries as (
     where
         attempted_at >= {{ moment(var('fold_from_at')) }}
         and epoch >= {{ var('fold_from_epoch') }}
+        -- What another CRM acknowledged does not count. Rows of earlier versions have no number.
+        and coalesce(crm_number, 0) >= {{ var('crm_since') }}
 ),
 
 users as (

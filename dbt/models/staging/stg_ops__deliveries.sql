@@ -18,6 +18,7 @@ select
     is_voucher_eligible,
     voucher_reason,
     voucher_valid_until,
-    experiment_arm
+    experiment_arm,
+    crm_number
 from {{ source('ops', 'deliveries') }}
 where {{ not_erased('user_id') }}

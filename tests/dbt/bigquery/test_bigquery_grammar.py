@@ -22,6 +22,8 @@ from zetasql.core.exceptions import ServerError
 
 from crm_sync.deadline import Deadline
 from jobs.context import JobContext
+from jobs.crm_state.check import check_crm, other_crm
+from jobs.crm_state.switch import switch_crm
 from jobs.doctor.run import check_history
 from jobs.erasure.erase import erase, purge_reappeared_rows, re_erase_recent
 from jobs.models.dataset import build_examples, examples
@@ -46,7 +48,7 @@ from tests.support.dbt.on_google_sql import dbt_reaches
 from tests.support.environment import API_KEY, HISTORY_UNTIL, NOW, World, at, load_app, settings_in
 from tests.support.google_sql.engine import GoogleSql, NotBigQueryError
 from tests.support.google_sql.environment import ROOT, GoogleWorld
-from warehouse import lease, ledger
+from warehouse import crms, lease, ledger
 from warehouse.loading import summary as raw_summary
 from warehouse.tables import DECISIONS, RAW, VOUCHER_REDEMPTIONS
 
@@ -169,6 +171,7 @@ def life(world: World) -> Iterator[Any]:
         receipts = erase(context, users[3]).receipts
         yield sorted((r.step, r.outcome, r.count_rows or 0) for r in receipts if not r.step.startswith("raw."))
         yield from races(context)
+        yield from other_crms(context)
     yield world.query("select * from marts.crm_pending order by user_id")
     requests.delete(f"{world.crm.url}/_control/faults", timeout=5).raise_for_status()
     last = world.run(24 * 18)
@@ -209,6 +212,16 @@ def races(context: JobContext) -> Iterator[Any]:
     yield lease.release(warehouse, newer, at(8))
     yield re_erase_recent(context, at(7), Deadline("a-run", 60))
     yield sum(purge_reappeared_rows(context).values())
+
+
+def other_crms(context: JobContext) -> Iterator[Any]:
+    """A CRM that moves, and a switch back: the last run then sends the whole audience."""
+    other = replace(context, crm="hubspot api.hubapi.com")
+    assert other_crm(context.warehouse, other.crm)
+    yield vars(switch_crm(other, keep_state=True))
+    yield vars(switch_crm(context))
+    yield check_crm(other).kind  # the state is forgotten, and nothing has been delivered since
+    yield crms.left_behind(context.warehouse).keys()
 
 
 def spoil(world: World, users: list[str]) -> None:

@@ -15,7 +15,7 @@ from jobs.transform.schema_version import check_schema_version
 from tests.support.bigquery_emulator.process import PROJECT, Emulator
 from tests.support.bigquery_environment import BigQueryWorld, bigquery_settings, connection_to
 from tests.support.migrate import old_warehouse
-from tests.support.migrate.builders import AUDIENCE, LATE, REBUILD, VIEWS, migrated, query
+from tests.support.migrate.builders import AUDIENCE, CRM, LATE, REBUILD, VIEWS, migrated, query
 from tests.support.migrate.old_warehouse import WITHDRAWN, WITHOUT_PROFILE
 from warehouse.bigquery.warehouse import BigQueryWarehouse
 
@@ -104,9 +104,10 @@ def test_it_is_migrated_to_the_rows_of_duckdb(  # noqa: PLR0917 - fixtures
         check_schema_version(old)
     # raw.users belongs to the app, so it stays without an arrival time.
     steps = {
-        "columns": "add ops.runs.funnel",
-        "tables": "create ops.nights",
+        "columns": "add ops.runs.funnel, ops.deliveries.crm_number",
+        "tables": "create ops.nights, ops.crms",
         "views": VIEWS,
+        "CRM of deliveries": CRM,
         "events, sessions, exits": REBUILD,
         "late events": LATE,
         "audience": AUDIENCE,

@@ -158,7 +158,7 @@ def google_settings(folder: Path) -> Settings:
 def warehouse_is(warehouse: GoogleWarehouse, note: Note) -> Iterator[None]:
     """Within this block, a job that opens BigQuery gets this warehouse, and dbt uses its tables."""
     with pytest.MonkeyPatch.context() as patch, dbt_reaches(warehouse.google, note):
-        patch.setattr("jobs.context.open_warehouse", lambda settings: warehouse)
+        patch.setattr("jobs.context.open_warehouse", lambda settings, **_: warehouse)
         yield
 
 

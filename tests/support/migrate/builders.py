@@ -19,6 +19,7 @@ from warehouse.duckdb.warehouse import DuckDBWarehouse
 # The reasons differ by facts that the old code could not know.
 AUDIENCE = "build the audience again for all users, with late withdrawals of consent and the reason no_profile"
 VIEWS = "create the views of staging and of the sync's log again"
+CRM = "create the view of the deliveries again, with crm_number"
 REBUILD = "build events, sessions and exits again from the raw events"
 LATE = "remove 1 rows of marts.fct_late_events that the next run writes again"
 
