@@ -139,7 +139,7 @@ def exit_codes_page() -> str:
 
 def skip_reasons() -> set[str]:
     """Return the codes that `fct_scoring_candidates` writes, and the one that scoring adds."""
-    sql = (ROOT / "dbt" / "models" / "marts" / "fct_scoring_candidates.sql").read_text(encoding="utf-8")
+    sql = (ROOT / "dbt" / "models" / "marts" / "features" / "fct_scoring_candidates.sql").read_text(encoding="utf-8")
     return {*re.findall(r"then '([a-z_]+)'", sql), "bad_data", "finished", "gave_up", "closed"}
 
 

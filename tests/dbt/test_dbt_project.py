@@ -96,7 +96,7 @@ def test_what_python_reads_is_under_contract(manifest: Manifest) -> None:
     models = [node for node in manifest["nodes"].values() if node["resource_type"] == "model"]
     enforced = {node["name"] for node in models if node["config"]["contract"]["enforced"]}
 
-    assert enforced == {path.stem for path in PROJECT.glob("models/marts/*.sql")}
+    assert enforced == {path.stem for path in PROJECT.glob("models/marts/**/*.sql")}
 
 
 def test_the_feature_contract_is_in_the_marts_the_model_reads(manifest: Manifest) -> None:

@@ -10,7 +10,7 @@ import pytest
 from scoring.features_file import load_contract
 
 ROOT = Path(__file__).parents[2]
-SQL = (ROOT / "dbt/models/marts/fct_exit_features.sql").read_text()
+SQL = (ROOT / "dbt/models/marts/features/fct_exit_features.sql").read_text()
 # {{ per_minute(..., lowest, highest) }} as name
 BOUNDED = re.findall(r"\{\{ (?:per_minute|clipped|within)\(.*, (-?\d+), (-?\d+)\) \}\}\s+as (\w+)", SQL)
 DERIVED = [

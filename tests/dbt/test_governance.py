@@ -84,7 +84,7 @@ def test_every_model_has_an_owner_and_only_what_leaves_the_project_is_public(man
 
     assert {node["group"] for node in by_name.values()} == {group["name"] for group in manifest["groups"].values()}
     assert {name for name, node in by_name.items() if node["access"] == "public"} == {
-        path.stem for path in PROJECT.glob("models/marts/*.sql")
+        path.stem for path in PROJECT.glob("models/marts/**/*.sql")
     }
     assert {name for name, node in by_name.items() if node["access"] == "private"} == {
         "int_sessions_this_run",

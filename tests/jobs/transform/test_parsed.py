@@ -47,7 +47,7 @@ def test_what_was_parsed_is_read_again(kept: Path, project: Path) -> None:
     assert [path.name for path in kept.iterdir()] == [NAME]
 
 
-@pytest.mark.parametrize("name", ["models/marts/fct_exit_features.sql", "macros/added.sql", "dbt_project.yml"])
+@pytest.mark.parametrize("name", ["models/marts/features/fct_exit_features.sql", "macros/added.sql", "dbt_project.yml"])
 def test_another_project_is_parsed_again(kept: Path, project: Path, name: str) -> None:
     with (project / name).open("a") as file:
         file.write("\n")

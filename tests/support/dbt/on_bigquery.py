@@ -138,7 +138,7 @@ def _answer(patch: pytest.MonkeyPatch, statements: list[Statement], *, is_first:
 
 
 def _columns() -> dict[str, list[str]]:
-    files = [yaml.safe_load(path.read_text()) for path in PROJECT.glob("models/*/_*__models.yml")]
+    files = [yaml.safe_load(path.read_text()) for path in PROJECT.glob("models/**/_*__models.yml")]
     by_python = {table.name: [column.name for column in table.columns] for table in ALL}
     return by_python | {
         model["name"]: [column["name"] for column in model["columns"]] for file in files for model in file["models"]
@@ -148,6 +148,6 @@ def _columns() -> dict[str, list[str]]:
 def _views() -> set[str]:
     return {
         path.stem
-        for path in PROJECT.glob("models/*/*.sql")
+        for path in PROJECT.glob("models/**/*.sql")
         if path.parent.name == "staging" or "='view'" in path.read_text()
     }

@@ -13,7 +13,7 @@ from jobs.transform.dbt import vars_text
 from warehouse.duckdb.warehouse import DuckDBWarehouse
 
 PROJECT = Path(__file__).parents[3] / "dbt"
-MODELS = {path.stem for path in PROJECT.glob("models/*/*.sql")}
+MODELS = {path.stem for path in PROJECT.glob("models/**/*.sql")}
 
 
 def prepare(folder: Path) -> Path:

@@ -34,7 +34,7 @@ NEXT_WEEK = datetime(2026, 6, 22, 10, tzinfo=UTC)
 ATTEMPTED = datetime(2026, 6, 15, 10, 3, tzinfo=UTC)
 BLACKLISTED = "provided_external_id_is_blacklisted_and_disallowed"  # Braze's code of a row that LocalCrm refuses
 
-# The columns of dbt/models/marts/crm_pending.sql that the sync reads.
+# The columns of dbt/models/marts/audience/crm_pending.sql that the sync reads.
 PENDING = pa.schema(
     {
         "user_id": pa.string(),
