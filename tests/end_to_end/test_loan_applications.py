@@ -27,9 +27,9 @@ DATA = Path(__file__).parents[3] / "shared" / "data" / "loan_applications"
 EXAMPLE = Path(__file__).parents[2] / "examples" / "loan_applications"
 HISTORY_UNTIL = datetime(2011, 12, 15, tzinfo=UTC)
 ENDS_AT = datetime(2012, 1, 14, tzinfo=UTC)
-# Four hours one by one, then windows of two days. With FAULTS=all, as `make faults-test` has it: eight hours, then windows of
-# twelve hours while the label of an exit can still become known.
-HOURS = [*range(1, 5), *range(48, 30 * 24 + 1, 48)]
+# Four hours one by one, windows of a day while the label of an exit can still become known, then of two days. With FAULTS=all, as
+# `make faults-test` has it: eight hours, and windows of twelve hours.
+HOURS = [*range(1, 5), *range(24, 16 * 24 + 1, 24), *range(18 * 24, 30 * 24 + 1, 48)]
 if IS_ALL:
     HOURS = [*range(1, 9), *range(12, 16 * 24 + 1, 12), *range(18 * 24, 30 * 24 + 1, 48)]
 

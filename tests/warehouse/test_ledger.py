@@ -39,7 +39,8 @@ def test_the_loser_of_two_runs_at_once_leaves_no_decision_and_sends_the_winner_s
             return getattr(self.warehouse, name)
 
         def append_once(self, table: Table, row: dict[str, Any]) -> bool:
-            assert table is RUNS
+            if table is not RUNS:
+                return self.warehouse.append_once(table, row)
             staged = self.warehouse.query(f"select * from ops.decisions where run_id = '{row['run_id']}'")
             position = staged.column_names.index("run_id")
             theirs = staged.set_column(position, "run_id", [["winner"] * staged.num_rows])

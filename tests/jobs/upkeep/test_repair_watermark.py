@@ -291,7 +291,7 @@ def test_the_repair_of_a_run_killed_after_its_commit_loses_none_of_its_decisions
     good: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("jobs.hourly.run.deliver", lambda *_: 1 / 0)
+        patch.setattr("jobs.hourly.run.deliver", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(good, 2, ahead=AHEAD)
     of_the_bad = {row["user_id"] for row in decisions(good) if row["is_eligible"] and row["decided_at"] > at(3)}

@@ -72,7 +72,7 @@ def test_every_segment_holds_whom_its_rule_says(crm: LocalCrm) -> None:
 
 
 def test_the_segments_are_those_of_marketings_page(crm: LocalCrm) -> None:
-    text = (Path(__file__).parents[3] / "docs" / "segments.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "marketing" / "segments.md").read_text()
     told = text.split("## The three segments")[1].split("Four traps")[0]
     titles = [segment.title for segment in SEGMENTS.values() if segment.is_for_campaigns]
     assert titles == re.findall(r"^\*\*(.+?)\*\*", told, re.MULTILINE)

@@ -96,9 +96,9 @@ def matrix(base: Base, *, is_short: bool, only: list[str], lanes: int) -> Found:
 def killed_at(base: Base, place: Place, undisturbed: Any) -> tuple[bool, dict[str, Any]]:
     """Kill a run at a place, run again undisturbed, and check the laws."""
     with base.copy() as trial:
-        places = trial.places(stop_at=place.number)
+        places = trial.places(stop_at=place)
         code = trial.start(places=places).wait()
-        is_killed = code == -signal.SIGKILL and [each.number for each in told(places.told_in)] == [place.number]
+        is_killed = code == -signal.SIGKILL and told(places.told_in) == [place]
         trial.run(now=NEXT_RUN)
         facts = trial.facts()
     return is_killed, judged(facts, nothing_acknowledged_is_sent_again, equal_to(undisturbed))

@@ -27,11 +27,14 @@ from warehouse.tables import Table
 
 @dataclass(frozen=True)
 class Place:
-    """The number of a place in a run, from 1, and what it lies before or after: `build features`, `append ops.runs`."""
+    """What a place of a run lies before or after (`build features`, `append ops.runs`), and how often that was passed, from 1.
 
-    number: int
+    Not its number in the whole run: a request that a slow machine has to repeat would shift all later ones.
+    """
+
     when: str
     effect: str
+    number: int
 
     def __str__(self) -> str:
         return f"{self.when} {self.effect}"
@@ -39,13 +42,13 @@ class Place:
 
 @dataclass
 class Places:
-    """Counts the places that this process passes, and acts at one of them, given by number or name.
+    """Counts the places that this process passes, and acts at one of them: the place given, or the first of its name.
 
     By default the process is killed there. Effects of another `act` are not counted as places.
     """
 
     told_in: Path
-    stop_at: int | str | None = None
+    stop_at: Place | str | None = None
     act: Callable[[], object] = lambda: os.kill(os.getpid(), signal.SIGKILL)
     passed: list[Place] = field(default_factory=list)
     _is_out: bool = False
@@ -96,9 +99,10 @@ class Places:
 
     def _pass(self, when: str, effect: str) -> None:
         with self._lock:
-            place = Place(len(self.passed) + 1, when, effect)
+            number = 1 + sum((each.when, each.effect) == (when, effect) for each in self.passed)
+            place = Place(when, effect, number)
             self.passed.append(place)
-            if self.stop_at not in (place.number, str(place)):
+            if self.stop_at not in (place, str(place)):
                 return
             self.stop_at = None
             self.told_in.write_text(json.dumps([asdict(place)]))

@@ -136,7 +136,8 @@ class Hours:
         def transform(window: Window) -> Any:
             return SimpleNamespace(build=lambda _: self.tables.fold(window))
 
-        return cast("JobContext", SimpleNamespace(warehouse=self.tables.warehouse, now=now, transform=transform))
+        parts = {"warehouse": self.tables.warehouse, "now": now, "transform": transform, "crm": "braze local"}
+        return cast("JobContext", SimpleNamespace(**parts))
 
     def retry(self) -> int:
         """Do `winback dead-letters retry`."""

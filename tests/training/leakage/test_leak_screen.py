@@ -17,7 +17,7 @@ from scoring.features import Feature, FeatureContract
 from tests.support.leaky_examples import HONEST, LEAKS, RULES, Make, category, make, number, run
 from training.leakage.screen import LABEL_SIDE, LeakRules, out_of_fold_auc, refuse_label_side, refuse_later_events
 
-EXAMPLES_SQL = Path(__file__).parents[3] / "dbt" / "models" / "marts" / "fct_training_examples.sql"
+EXAMPLES_SQL = Path(__file__).parents[3] / "dbt" / "models" / "marts" / "features" / "fct_training_examples.sql"
 OUTCOMES_SQL = Path(__file__).parents[3] / "dbt" / "models" / "intermediate" / "int_outcomes.sql"
 
 # Leaks
