@@ -134,6 +134,6 @@ def test_the_audit_follows_the_night_on_its_day_alone(
 
 
 def test_a_night_that_met_an_hourly_run_is_tried_again(run: Callable[..., Ended]) -> None:
-    ended = run("winback_dbt", MONDAY, {"nightly": [1, 1, 0]})
+    ended = run("winback_dbt", MONDAY, {"rebuild": [1, 1, 0]})
     assert (ended.state, ended.calls) == ("success", [["rebuild"]] * 3)
     assert ended.told == []
