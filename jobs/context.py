@@ -162,7 +162,10 @@ def open_context(
     warehouse = open_warehouse(settings, is_read_only=is_read_only)
     try:
         if not is_migrating:
-            warehouse.check() if is_read_only else warehouse.prepare()
+            if is_read_only:
+                warehouse.check()
+            else:
+                warehouse.prepare()
             check_schema_version(warehouse)
         yield JobContext(settings, funnel, policy, fields, warehouse, destination, crm, **parts)
     finally:

@@ -27,27 +27,26 @@ COMMANDS: Mapping[str, _Place] = {
     "audit": _Place("jobs.cli.runs", "audit", "Rebuild a sample of users and compare it with the tables."),
     "backfill": _Place("jobs.cli.runs", "backfill", "Build the history; decides and sends nothing."),
     "compact": _Place("jobs.cli.upkeep", "compact", "Rewrite the DuckDB file without the bytes of deleted rows."),
+    "dataset": _Place("jobs.cli.models", "dataset", "Build and test the training examples; trains nothing."),
     "dead-letters": _Place(
         "jobs.cli.checks", "dead_letters", "List the users that the CRM rejected, or send them again."
     ),
     "doctor": _Place("jobs.cli.checks", "doctor", "Check everything that a run needs; changes nothing."),
     "erase": _Place("jobs.cli.erasure", "erase", "Erase a user here and in the CRM."),
     "evaluate": _Place("jobs.cli.models", "evaluate", "Compare the challenger with the champion."),
-    "dataset": _Place("jobs.cli.models", "dataset", "Build and test the training examples; trains nothing."),
-    "run": _Place("jobs.cli.runs", "run", "Run once: features, scores, decisions, audience, sync."),
     "load": _Place("jobs.cli.loading", "load", "Load raw data: all of it or nothing."),
     "migrate": _Place("jobs.cli.upkeep", "migrate", "Migrate a warehouse of an earlier version to this one."),
-    "rebuild": _Place("jobs.cli.runs", "rebuild", "Rebuild the last days, to correct lost or altered rows."),
     "promote": _Place("jobs.cli.models", "promote", "Make the challenger, or a version, the champion."),
+    "rebuild": _Place("jobs.cli.runs", "rebuild", "Rebuild the last days, to correct lost or altered rows."),
     "repair-watermark": _Place(
         "jobs.cli.upkeep", "repair_watermark", "Put the watermark back after a run with a clock ahead."
     ),
     "rollback": _Place("jobs.cli.models", "rollback", "Make the previous champion the champion again."),
+    "run": _Place("jobs.cli.runs", "run", "Run once: features, scores, decisions, audience, sync."),
     "status": _Place("jobs.cli.checks", "status", "Show the last runs, what is pending, and the model."),
     "switch-crm": _Place("jobs.cli.upkeep", "switch_crm", "Have the next run send the whole audience to another CRM."),
     "train": _Place("jobs.cli.models", "train", "Train a model and register it as the challenger."),
 }
-
 
 # Names of earlier versions. They work until the next release, with a warning.
 RENAMED: Mapping[str, str] = {

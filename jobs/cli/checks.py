@@ -11,7 +11,7 @@ from core.settings import Settings, read_settings
 from jobs.cli.runner import as_json, print_answer, run_command
 from jobs.context import open_context
 from jobs.doctor import run as doctors
-from jobs.output import runs as screens
+from jobs.output import checks as screens
 from jobs.status import status as read_status
 from jobs.upkeep import dead_letters as letters
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from jobs.cli.contexts import with_context
-from jobs.cli.runner import as_json, run_command
+from jobs.cli.runner import as_json, require_terminal, run_command
 from jobs.erasure.erase import erase as erase_user
-from jobs.output import runs as screens
+from jobs.output import upkeep as screens
 
 
 class RedactedArgsCommand(click.Command):
@@ -42,10 +40,7 @@ def erase(user: str, is_certain: bool, is_json: bool) -> None:
     if not user:
         raise click.UsageError("The user's id is empty.")
     if not is_certain:
-        if not sys.stdin.isatty():
-            raise click.UsageError(
-                "Cannot ask for confirmation: stdin is not a terminal. Pass --yes to erase; this cannot be undone."
-            )
+        require_terminal("Pass --yes to erase; this cannot be undone.")
         click.confirm("Erase this user here and in the CRM? This cannot be undone.", abort=True, err=True)
 
     problem = run_command(is_json, with_context(lambda context: erase_user(context, user)), screens.erased).problem

@@ -44,6 +44,12 @@ def run_command(is_json: bool, act: Callable[[Settings, Any], Any], show: Callab
     return answer
 
 
+def require_terminal(advice: str) -> None:
+    """Raise a usage error with the advice if stdin is not a terminal."""
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"Cannot ask for confirmation: stdin is not a terminal. {advice}")
+
+
 def print_answer(answer: Any, is_json: bool, show: Callable[[Console, Any], None]) -> None:
     """Print a result as JSON, or with `show`."""
     if is_json:

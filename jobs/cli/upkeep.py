@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
@@ -10,11 +9,11 @@ import click
 from core.errors import ContractError, RunInProgressError
 from core.settings import Settings, read_settings
 from jobs.cli.contexts import with_context
-from jobs.cli.runner import as_json, run_command
+from jobs.cli.runner import as_json, require_terminal, run_command
 from jobs.context import open_context
 from jobs.crm_state.switch import plan_switch
 from jobs.crm_state.switch import switch_crm as switch
-from jobs.output import runs as screens
+from jobs.output import upkeep as screens
 from jobs.upkeep.compact import compact as compact_file
 from jobs.upkeep.migrate import Migrated
 from jobs.upkeep.migrate import migrate as migrate_warehouse
@@ -81,8 +80,7 @@ def switch_crm(keep_state: bool, force: bool, is_certain: bool, is_json: bool) -
     if keep_state and force:
         raise click.UsageError("--keep-state keeps the state, and --force forgets it. Use one of them.")
     if not is_certain:
-        if not sys.stdin.isatty():
-            raise click.UsageError("Cannot ask for confirmation: stdin is not a terminal. Pass --yes to switch.")
+        require_terminal("Pass --yes to switch.")
         with open_context(read_settings()) as context:  # closed before the question: no run waits for a person
             plan = plan_switch(context, keep_state=keep_state, force=force)
         if plan.is_needed:

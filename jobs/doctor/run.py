@@ -104,8 +104,12 @@ def _duckdb(settings: Settings, bundle: bundles.Bundle | None, now: datetime) ->
         found.append(
             check_winback_tables("tables", {n: compare(*types) for n, types in warehouse.types().items()}, names)
         )
-        age, crm = settings.max_watermark_age_seconds, identity_of(settings.crm, settings.crm_url)
-        return [*found, *check_history(warehouse, bundle, now, age, _funnel(settings), crm=crm)]
+        return [*found, *_history(settings, warehouse, bundle, now)]
+
+
+def _history(settings: Settings, warehouse: Reader, bundle: bundles.Bundle | None, now: datetime) -> list[Finding]:
+    age, crm = settings.max_watermark_age_seconds, identity_of(settings.crm, settings.crm_url)
+    return check_history(warehouse, bundle, now, age, _funnel(settings), crm=crm)
 
 
 def _bigquery(settings: Settings, bundle: bundles.Bundle | None, now: datetime) -> list[Finding]:
@@ -128,8 +132,7 @@ def _history_in_bigquery(
     except WinbackError as error:
         return [Finding("history", "failed", str(error))]
     with closing(warehouse):
-        age, crm = settings.max_watermark_age_seconds, identity_of(settings.crm, settings.crm_url)
-        return check_history(warehouse, bundle, now, age, _funnel(settings), crm=crm)
+        return _history(settings, warehouse, bundle, now)
 
 
 def _funnel(settings: Settings) -> Funnel | None:

@@ -18,3 +18,9 @@ def table_of(*columns: str, title: str | None = None) -> Table:
 def when(moment: datetime | None) -> str:
     """Return a time (UTC) to the minute, or "never"."""
     return f"{moment:%Y-%m-%d %H:%M}" if moment else "never"
+
+
+def reasons_text(counts: dict[str, int]) -> str:
+    """Return counts by reason as a text, the largest first."""
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {count:,}" for name, count in ordered) or "none"

@@ -19,7 +19,7 @@ from jobs.cli.app import cli
 from jobs.crm_state.switch import SwitchedCrm
 from jobs.doctor.run import check_history
 from jobs.hourly.run import hourly
-from jobs.output.runs import question_of_switch
+from jobs.output.upkeep import question_of_switch
 from jobs.transform.dbt import Transform
 from jobs.upkeep import dead_letters
 from jobs.upkeep.migrations import _build

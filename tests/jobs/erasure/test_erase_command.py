@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import get_args
 
@@ -15,22 +13,21 @@ from core.settings import Settings
 from jobs.cli.app import cli
 from jobs.erasure.residual_data import stays
 from tests.support.builders.erase import eligible
+from tests.support.command_line import Finished, run_process
 from tests.support.environment import API_KEY, World
 from tests.support.run_assertions import restore_crm, take_crm_down
 
 ROOT = Path(__file__).parents[3]
 
 
-def winback(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:
+def winback(world: World, *arguments: str) -> Finished:
     environment = {
-        "PATH": "",
         "WINBACK_WAREHOUSE": f"duckdb:///{world.folder / 'winback.duckdb'}",
         "WINBACK_CRM_URL": world.crm.url,
         "WINBACK_CRM_API_KEY": API_KEY,
         "WINBACK_RETRY_BUDGET_SECONDS": "0.1",
     }
-    command = [sys.executable, "-m", "jobs", "erase", *arguments]
-    return subprocess.run(command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True)
+    return run_process(environment, "erase", *arguments)
 
 
 def test_the_command_leaves_with_1_until_all_is_done_and_never_prints_the_id(told: World) -> None:

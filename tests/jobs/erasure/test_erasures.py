@@ -11,7 +11,7 @@ from rich.console import Console
 
 from jobs.context import open_context
 from jobs.erasure.records import UnconfirmedErasures, unconfirmed
-from jobs.output import runs as screens
+from jobs.output import checks as screens
 from jobs.status import status
 from tests.support.environment import settings_in
 from tests.support.sync.builders import RecordingDestination

@@ -19,6 +19,7 @@ from core.errors import RetryableError
 from core.progress import NullProgress
 from jobs.context import JobContext
 from jobs.hourly.run import hourly
+from jobs.output import checks
 from jobs.output import runs as screens
 from jobs.status import Status, status
 from jobs.upkeep.audit import Audit, audit
@@ -220,7 +221,7 @@ def test_a_night_into_which_an_hour_committed_asks_to_be_run_again(world: World)
 
 
 def test_an_audit_of_healthy_tables_finds_nothing(world: World) -> None:
-    assert "never: winback audit" in shown(screens.status, seen(world))
+    assert "never: winback audit" in shown(checks.status, seen(world))
 
     every, tenth = run_audit(world, 100), run_audit(world, 10)
 
@@ -259,7 +260,7 @@ def test_an_audit_counts_the_damaged_rows_of_the_sampled_users(world: World) -> 
     last = seen(world).last_audit
     assert last is not None
     assert (last.sample_percent, last.count_rows_differing) == (10, sum(expected.values()))
-    assert f"{sum(expected.values())} of" in shown(screens.status, seen(world))
+    assert f"{sum(expected.values())} of" in shown(checks.status, seen(world))
 
 
 def test_what_a_dry_run_built_beyond_the_watermark_is_no_drift(world: World) -> None:
@@ -291,7 +292,7 @@ def test_an_event_too_late_is_counted_wherever_one_would_look(world: World) -> N
     reports = world.query("select count_events_too_late from ops.reports order by epoch desc limit 1")
     assert reports == [{"count_events_too_late": count}]
     assert f"{count} too late" in shown(screens.ran, result)
-    assert str(count) in shown(screens.status, seen(world)).split("last runs")[1].splitlines()[2].split()
+    assert str(count) in shown(checks.status, seen(world)).split("last runs")[1].splitlines()[2].split()
 
 
 def test_a_window_built_again_up_to_another_end_is_counted_once(world: World) -> None:
