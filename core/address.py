@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 _ADDRESS = re.compile(
@@ -31,6 +31,14 @@ class Address:
     def is_local(self) -> bool:
         """Whether the host is this machine, by one of its usual names."""
         return self.host in LOCAL_HOSTS
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host, an IPv6 one without brackets, is this machine: a loopback address or RFC 6761's names for it."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def address_of(url: str) -> Address | None:

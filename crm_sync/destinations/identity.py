@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
-
-from core.address import address_of
+from core.address import address_of, is_loopback
 
 
 def identity_of(name: str, url: str) -> str:
@@ -15,11 +13,4 @@ def identity_of(name: str, url: str) -> str:
     """
     address = address_of(url)
     host = address.host if address else ""
-    return f"{name} {'local' if _is_loopback(host) else host or 'unknown'}"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")  # RFC 6761, section 6.3
+    return f"{name} {'local' if is_loopback(host) else host or 'unknown'}"

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import urllib3
 
+from core.address import is_loopback
 from crm_sync.destination import Finding
 from crm_sync.destinations.http.connection import TransientError
 from crm_sync.destinations.http.connection_faults import causes_of
@@ -29,7 +30,7 @@ _NO_ROUTE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.E
 
 @dataclass(frozen=True)
 class Place:
-    """A host and its port. `is_loopback`: on this machine."""
+    """A host and its port."""
 
     host: str
     port: int
@@ -39,11 +40,6 @@ class Place:
         """The host and port of an address, without its other parts."""
         parts = urlsplit(url)
         return cls(parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443))
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether the host is this machine."""
-        return self.host in ("localhost", "::1") or bool(re.fullmatch(r"127(\.[0-9]+){3}", self.host))
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -56,7 +52,7 @@ def fault_of(error: BaseException, url: str, proxy: str = "") -> TransientError:
         place = Place.of(proxy)
         return TransientError("", finding=Finding("failed", _happened(causes, f"the proxy at {place}"), _PROXY))
     place = Place.of(url)
-    is_here = place.is_loopback
+    is_here = is_loopback(place.host)
     finding = Finding("warning" if is_here else "failed", _happened(causes, str(place)), _START if is_here else _LOOK)
     # A server on this machine will not start within the retry budget, and a person may be waiting.
     is_lasting = is_here and any(isinstance(cause, ConnectionRefusedError) for cause in causes)
